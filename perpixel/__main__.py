@@ -1,0 +1,5 @@
+"""`python -m perpixel` is `perpixel`."""
+
+from perpixel.cli.main import main
+
+main()

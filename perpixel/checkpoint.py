@@ -1,0 +1,134 @@
+"""Our checkpoint: one safetensors file with everything that prediction needs.
+
+The tensors carry the network's own key names. The header's "perpixel" entry is JSON: the recipe,
+the classes' names and colours, and the step. No pickle is read or written anywhere.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from perpixel.errors import PerpixelError
+from perpixel.models.build import build
+from perpixel.models.segmenter import Segmenter
+from perpixel.recipes import settings
+from perpixel.recipes.spec import Recipe, Spec
+
+Colour = tuple[int, int, int]
+
+
+class _Header(Spec):
+    version: Literal[1] = 1
+    recipe: Recipe
+    names: tuple[str, ...]
+    palette: tuple[Colour, ...]
+    step: int
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights by name, and what they mean. `step` counts the optimisation steps behind them."""
+
+    recipe: Recipe
+    names: tuple[str, ...]
+    palette: tuple[Colour, ...]
+    weights: Mapping[str, Tensor]
+    step: int = 0
+
+
+def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Writes the file as a whole or not at all; raises PerpixelError when it cannot."""
+    header = _Header(
+        recipe=checkpoint.recipe,
+        names=checkpoint.names,
+        palette=checkpoint.palette,
+        step=checkpoint.step,
+    )
+    tensors = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.weights.items()
+    }
+    write_whole(path, save(tensors, {"perpixel": header.model_dump_json()}))
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """The checkpoint in `path`; raises PerpixelError that says what is wrong with the file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get("perpixel")
+            if header is None:
+                raise PerpixelError(
+                    f"{path}: holds tensors, but no perpixel header. Another toolkit's checkpoint "
+                    f"is read with `perpixel convert`"
+                )
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise PerpixelError(f"{path}: no such checkpoint") from None
+    except (SafetensorError, OSError) as error:
+        raise PerpixelError(
+            f"{path}: not a safetensors checkpoint, or a damaged one ({error})"
+        ) from None
+    try:
+        meaning = _Header.model_validate_json(header)
+    except ValidationError as error:
+        raise PerpixelError(f"{path}: {settings.readable(error)}") from None
+    return Checkpoint(meaning.recipe, meaning.names, meaning.palette, weights, meaning.step)
+
+
+def network_of(checkpoint: Checkpoint) -> Segmenter:
+    """The checkpoint's network, holding its weights, in evaluation mode."""
+    network = build(checkpoint.recipe.model, classes=len(checkpoint.names))
+    load_strictly(network, checkpoint.weights)
+    return network.eval()
+
+
+def load_strictly(network: Segmenter, weights: Mapping[str, Tensor]) -> None:
+    """Copies weights in by name; raises PerpixelError that lists every mismatch at once."""
+    problems = mismatches(network.state_dict(), weights)
+    if problems:
+        raise PerpixelError(
+            f"the weights do not fit the network in {len(problems)} places:\n  "
+            + "\n  ".join(problems)
+        )
+    network.load_state_dict(dict(weights))
+
+
+def mismatches(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
+    """What is missing in `given`, left over or of another shape than wanted, an item each."""
+    problems = [
+        f"missing {name} {list(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if name not in given
+    ]
+    for name, tensor in given.items():
+        if name not in wanted:
+            problems.append(f"left over {name} {list(tensor.shape)}")
+        elif tensor.shape != wanted[name].shape:
+            problems.append(
+                f"{name} is {list(tensor.shape)} and should be {list(wanted[name].shape)}"
+            )
+    return problems
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file so that a reader, or a crash, sees the old content or the new, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise PerpixelError(f"{path}: cannot be written ({error.strerror})") from None

@@ -1,0 +1,32 @@
+"""`perpixel data`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+data = typer.Typer(help="Look after data sets.", no_args_is_help=True)
+
+
+@data.callback()
+def _group() -> None:
+    pass
+
+
+@data.command()
+def init(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Holds your pictures and their masks.")
+    ],
+) -> None:
+    """Look at your pictures and masks and write FOLDER/dataset.toml, explaining each guess.
+
+    Read it, mend it, then: perpixel train folder/semantic_fpn_r18 --data FOLDER --out RUN
+    """
+    from perpixel.data.propose import propose, write_proposal
+
+    proposal = propose(folder)
+    written = write_proposal(folder, proposal)
+    for note in proposal.notes:
+        typer.echo(note)
+    typer.echo(f"written: {', '.join(str(path) for path in written)}")

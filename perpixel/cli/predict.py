@@ -1,0 +1,80 @@
+"""`perpixel predict`."""
+
+import glob
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from perpixel.cli import options
+from perpixel.errors import PerpixelError, UsageError
+
+
+def predict(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run folder or a checkpoint.")],
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="INPUT...", help="Pictures, folders or globs.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the masks go.")],
+    overlay: Annotated[
+        bool, typer.Option("--overlay", help="Also write the pictures with their classes on top.")
+    ] = False,
+    device: options.Device = "auto",
+    precision: options.Precision = "float32",
+) -> None:
+    """Write a palette PNG of class indices for every picture.
+
+    A picture that cannot be read is named and left out; the others are written, and the command
+    ends with 1. Example: perpixel predict runs/camvid street/ photo.jpg --out masks --overlay
+    """
+    from rich.progress import track
+
+    import perpixel
+    from perpixel.images import write_image, write_mask
+
+    jobs = _jobs(inputs)
+    predictor = perpixel.load(model, device=device, precision=precision)
+    failed = []
+    for name, picture in track(jobs.items(), description="predict", transient=True):
+        try:
+            result = predictor.predict(picture)
+        except PerpixelError as error:
+            failed.append(str(error))
+            continue
+        write_mask(out / f"{name}.png", result.classes, result.palette)
+        if overlay:
+            write_image(out / f"{name}_overlay.png", result.overlay())
+    typer.echo(f"{len(jobs) - len(failed)} of {len(jobs)} pictures written to {out}")
+    if failed:
+        raise PerpixelError("left out:\n  " + "\n  ".join(failed))
+
+
+def _jobs(inputs: list[str]) -> dict[str, Path]:
+    """Pictures by the name of their result: the path below a folder, or the bare file name."""
+    from perpixel.images import IMAGE_SUFFIXES
+
+    jobs: dict[str, Path] = {}
+    for given in inputs:
+        found = (
+            [Path(given)]
+            if Path(given).exists()
+            else [Path(p) for p in sorted(glob.glob(given, recursive=True))]
+        )
+        if not found:
+            raise UsageError(f"{given}: no such picture or folder, and no file matches it")
+        for path in found:
+            pictures = [path]
+            if path.is_dir():
+                files = sorted(path.rglob("*"))
+                pictures = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
+                if not pictures:
+                    raise UsageError(f"{path}: holds no pictures ({', '.join(IMAGE_SUFFIXES)})")
+            for picture in pictures:
+                below = picture.relative_to(path) if path.is_dir() else Path(picture.name)
+                name = below.with_suffix("").as_posix()
+                if jobs.setdefault(name, picture) != picture:
+                    raise UsageError(
+                        f"{jobs[name]} and {picture} would both be written as {name}.png: predict "
+                        f"them into different folders"
+                    )
+    return jobs

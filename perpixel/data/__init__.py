@@ -1,0 +1,1 @@
+"""Where labelled pictures come from, and how batches are made of them."""

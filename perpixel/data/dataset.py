@@ -1,0 +1,182 @@
+"""What a data set is: pictures with a class for every pixel.
+
+Labels are uint8 class maps, [height, width], holding 0..classes-1, and IGNORE where there is no
+label. Whatever ids or colours the mask files hold is translated once, when a label is read.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from perpixel.errors import PerpixelError
+from perpixel.images import Array, Palette, read_image, read_mask
+from perpixel.recipes.spec import IGNORE
+
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Names and colours of the classes, in the order of their indices."""
+
+    names: tuple[str, ...]
+    palette: Palette
+
+    def __post_init__(self) -> None:
+        if len(self.names) != len(self.palette) or not 1 <= len(self.names) <= IGNORE - 1:
+            raise ValueError(f"{len(self.names)} names, {len(self.palette)} colours")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+class Dataset(Protocol):
+    """A numbered collection of labelled pictures. Reading is a pure function of the index."""
+
+    @property
+    def classes(self) -> Classes:
+        """Names and colours, in the order of the labels' indices."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def name(self, index: int) -> str:
+        """A name for messages and result files: the picture's path below the data root."""
+        ...
+
+    def image(self, index: int) -> Array:
+        """The picture, uint8 RGB [height, width, 3]."""
+        ...
+
+    def label(self, index: int) -> Array:
+        """Its class map, uint8 [height, width]: 0..classes-1, and IGNORE."""
+        ...
+
+
+class LabelTable:
+    """From what a mask file holds to class indices.
+
+    `ids` maps raw ids 0..65535, `colours` RGB values, each to a class index or IGNORE. A mask of
+    one channel goes through `ids`, one of three through `colours`. A value that is not listed is
+    an error, so that a wrong table can never train silently.
+    """
+
+    def __init__(
+        self, *, ids: Mapping[int, int] | None = None, colours: Mapping[Colour, int] | None = None
+    ) -> None:
+        self.ids = dict(ids or {})
+        self.colours = dict(colours or {})
+        self._index_of_id = np.full(2**16, -1, np.int16)
+        for raw, index in self.ids.items():
+            self._index_of_id[raw] = index
+        codes = sorted((_code(colour), index) for colour, index in self.colours.items())
+        self._codes = np.array([code for code, _ in codes], np.int64)
+        self._index_of_code = np.array([index for _, index in codes], np.int16)
+
+    def translate(self, mask: npt.NDArray[np.uint8 | np.uint16], *, origin: str) -> Array:
+        """The class map of a mask, uint8 [height, width].
+
+        Raises PerpixelError that names `origin` and the values the table lacks.
+        """
+        if mask.ndim == 3:
+            return self._translate_colours(mask, origin)
+        if not self.ids:
+            raise PerpixelError(f"{origin}: holds ids, but the data set's classes have colours")
+        indices = np.asarray(self._index_of_id[mask])
+        self._refuse(mask[indices < 0], origin, "value")
+        return indices.astype(np.uint8)
+
+    def _translate_colours(self, mask: npt.NDArray[np.uint8 | np.uint16], origin: str) -> Array:
+        if not self.colours:
+            raise PerpixelError(f"{origin}: holds RGB colours, but the data set's classes have ids")
+        wide = mask.astype(np.int64)
+        codes = wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
+        positions = np.searchsorted(self._codes, codes).clip(max=len(self._codes) - 1)
+        unknown = codes[self._codes[positions] != codes]
+        self._refuse(unknown, origin, "colour")
+        return np.asarray(self._index_of_code[positions], np.uint8)
+
+    def _refuse(self, values: npt.NDArray[np.generic], origin: str, kind: str) -> None:
+        if not values.size:
+            return
+        found = [_shown(int(value), kind) for value in np.unique(values)]
+        shown = ", ".join(found[:8]) + (", ..." if len(found) > 8 else "")
+        count = len({*self.ids.values(), *self.colours.values()} - {IGNORE})
+        listed = f"ids {_ranges(self.ids)}" if kind == "value" else f"{len(self.colours)} colours"
+        raise PerpixelError(
+            f"{origin}: label {kind} {shown} at {values.size} pixels is not in the data set's "
+            f"table ({count} classes; {listed}). Mend the mask, or list the {kind} as a class "
+            f"or as ignored."
+        )
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """A data set of picture and mask files."""
+
+    root: Path
+    files: tuple[tuple[str, str], ...]
+    """Picture and mask of every sample, as paths below `root`."""
+    classes: Classes
+    table: LabelTable
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def name(self, index: int) -> str:
+        """The picture's path below `root`."""
+        return self.files[index][0]
+
+    def image(self, index: int) -> Array:
+        """The picture, uint8 RGB [height, width, 3]."""
+        return read_image(self.root / self.files[index][0])
+
+    def label(self, index: int) -> Array:
+        """Its class map, uint8 [height, width]: 0..classes-1, and IGNORE."""
+        path = self.root / self.files[index][1]
+        return self.table.translate(read_mask(path), origin=str(path))
+
+
+def read_pair(dataset: Dataset, index: int) -> tuple[Array, Array]:
+    """Picture and class map of one sample; raises PerpixelError when their sizes differ."""
+    image, label = dataset.image(index), dataset.label(index)
+    if image.shape[:2] != label.shape:
+        raise PerpixelError(
+            f"{dataset.name(index)}: the picture is {image.shape[1]}x{image.shape[0]} (width x "
+            f"height), its mask {label.shape[1]}x{label.shape[0]}; they must be the same size"
+        )
+    return image, label
+
+
+def require_folder(root: Path, *, dataset: str, holds: str) -> Path:
+    """`root` if it is a folder; else a PerpixelError that says what the data set keeps there."""
+    if not root.is_dir():
+        raise PerpixelError(
+            f"{root}: no such folder. --data names the root of {dataset}, which holds {holds}"
+        )
+    return root
+
+
+def _code(colour: Colour) -> int:
+    return colour[0] << 16 | colour[1] << 8 | colour[2]
+
+
+def _shown(value: int, kind: str) -> str:
+    if kind == "value":
+        return str(value)
+    return f"({value >> 16}, {value >> 8 & 255}, {value & 255})"
+
+
+def _ranges(values: Mapping[int, int]) -> str:
+    """Sorted numbers as "0-11, 255"."""
+    parts: list[list[int]] = []
+    for value in sorted(values):
+        if parts and value == parts[-1][-1] + 1:
+            parts[-1] = [parts[-1][0], value]
+        else:
+            parts.append([value])
+    return ", ".join("-".join(str(end) for end in part) for part in parts)

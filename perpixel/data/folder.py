@@ -1,0 +1,333 @@
+"""A user's own pictures and masks, described by a dataset.toml in the folder that holds them.
+
+The shortest description. Masks hold the classes' positions, 0 and 1, and 255 where there is no
+label; the mask of train/images/sub/a.jpg is train/masks/sub/a.png:
+
+    classes = ["background", "building"]
+
+    [splits.train]
+    images = "train/images"
+    masks = "train/masks"
+
+All there is to say:
+
+    image_suffixes = ["_rgb.jpg"]       # how picture files end; default: in any known format
+    mask_suffix = "_mask.png"           # what masks have in its place; default: ".png"
+    ignored_ids = [0, 255]              # mask values without a class; default: 255, if no class's
+    ignored_colours = [[255, 255, 255]] # the same for RGB masks; default: none
+    classes = [
+      { name = "road", colour = [128, 64, 128], ids = [7, 8] },
+      { name = "car", colour = [0, 0, 142], ids = [26] },
+    ]
+    [splits.train]
+    images = "images"
+    masks = "masks"
+    list = "train.txt"                  # one stem ("sub/a") per line; default: every picture
+
+`colour` is for display and, by default, the class's colour in RGB masks too; without it a palette
+is generated. `ids` are what single-channel masks hold for the class, `colours` what RGB masks do,
+as in colours = [[0, 0, 142], [0, 0, 70]]. Each of the three is given to all classes or to none.
+"""
+
+import os
+import reprlib
+import tomllib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from perpixel.data.dataset import Classes, Colour, LabelTable, Pairs, require_folder
+from perpixel.errors import PerpixelError
+from perpixel.images import IMAGE_SUFFIXES, distinct_palette
+from perpixel.recipes.settings import suggestion
+from perpixel.recipes.spec import IGNORE
+
+FILE = "dataset.toml"
+
+_Value = TypeVar("_Value", bound=int | Colour)
+
+
+def open_folder(root: Path, split: str) -> Pairs:
+    """The pairs of `split` as ROOT/dataset.toml describes them, in the order of its list or name.
+
+    Raises PerpixelError, naming the file and the key, for whatever in it is not as it should be,
+    for a split it does not have, and for pictures without masks.
+    """
+    require_folder(root, dataset="your pictures and masks", holds=f"them and a {FILE}")
+    described = _read(root / FILE)
+    try:
+        table, classes = _label_table(described), _classes(described)
+        if split not in described.splits:
+            raise PerpixelError(
+                f"there is no split {split!r}, but {', '.join(described.splits)}."
+                f"{suggestion(split, described.splits)} Describe it under [splits.{split}]"
+            )
+        files = _pairs(root, described, split)
+    except PerpixelError as error:
+        raise PerpixelError(f"{root / FILE}: {error}") from None
+    return Pairs(root, files, classes, table)
+
+
+def files_below(folder: Path) -> list[str]:
+    """The files in `folder` and its sub-folders, links followed, hidden ones left out; sorted."""
+    found: list[str] = []
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        below = PurePosixPath(Path(place).relative_to(folder).as_posix())
+        found += [str(below / name) for name in names if not name.startswith(".")]
+    return sorted(found)
+
+
+def stem_of(path: str, suffixes: Iterable[str]) -> str | None:
+    """`path` less the longest of `suffixes` that it ends in, in upper or lower case; or None."""
+    fitting = [suffix for suffix in suffixes if path.lower().endswith(suffix.lower())]
+    return path[: -len(max(fitting, key=len))] if fitting else None
+
+
+def _ending(text: str) -> str:
+    _, dot, kind = text.rpartition(".")
+    if not dot or not kind.isalnum():
+        raise ValueError("write the whole ending, such as '.png' or '_mask.png'")
+    return text
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+_Text = Annotated[str, Field(min_length=1)]
+_Ending = Annotated[str, AfterValidator(_ending)]
+_Byte = Annotated[int, Field(ge=0, le=255)]
+_Colour = tuple[_Byte, _Byte, _Byte]
+# One id or colour may stand without the list around it.
+_Ids = Annotated[
+    tuple[Annotated[int, Field(ge=0, lt=2**16)], ...],
+    BeforeValidator(lambda value: [value] if isinstance(value, int) else value),
+]
+_Colours = Annotated[
+    tuple[_Colour, ...],
+    BeforeValidator(
+        lambda value: (
+            [value] if isinstance(value, list) and value and isinstance(value[0], int) else value
+        )
+    ),
+]
+
+
+class _Class(_Spec):
+    name: _Text
+    colour: _Colour | None = None
+    ids: _Ids | None = Field(None, min_length=1)
+    colours: _Colours | None = Field(None, min_length=1)
+
+
+class _Split(_Spec):
+    images: _Text
+    masks: _Text
+    listing: _Text | None = Field(None, alias="list")
+
+
+class _Description(_Spec):
+    classes: tuple[
+        Annotated[
+            _Class,
+            BeforeValidator(lambda value: {"name": value} if isinstance(value, str) else value),
+        ],
+        ...,
+    ] = Field(min_length=1, max_length=IGNORE - 1)
+    splits: dict[str, _Split] = Field(min_length=1)
+    image_suffixes: tuple[_Ending, ...] = Field(IMAGE_SUFFIXES, min_length=1)
+    mask_suffix: _Ending = ".png"
+    ignored_ids: _Ids | None = None
+    ignored_colours: _Colours = ()
+
+
+_KEYS = {
+    "classes": ("name", "colour", "ids", "colours"),
+    "splits": ("images", "masks", "list"),
+    "": tuple(_Description.model_fields),
+}
+
+
+def _read(path: Path) -> _Description:
+    if not path.is_file():
+        raise PerpixelError(
+            f"{path}: no such file. It describes your pictures and masks; "
+            f"`perpixel data init {path.parent}` proposes one"
+        )
+    try:
+        return _Description.model_validate(tomllib.loads(path.read_text("utf-8-sig")))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise PerpixelError(f"{path}: not a TOML file: {error}") from None
+    except ValidationError as error:
+        errors = error.errors(include_url=False)
+        # A list whose only item is wrong counts as empty, too; the item's error is the one to see.
+        inner = {one["loc"][:depth] for one in errors for depth in range(len(one["loc"]))}
+        problems = [_problem(one) for one in errors if one["loc"] not in inner]
+        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise PerpixelError(f"{path}: {'; '.join(problems[:5])}{more}") from None
+
+
+def _problem(error: Any) -> str:
+    """What pydantic says of one key, in the words of someone who wrote TOML."""
+    *parents, key = error["loc"]
+    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"])
+    where = where.removeprefix(".")
+    known = _KEYS[parents[0] if parents else ""]
+    given = reprlib.repr(error["input"])
+    match error["type"]:
+        case "extra_forbidden":
+            keys = f"The keys there are {', '.join(known)}."
+            return f"unknown key {where}. {keys}{suggestion(str(key), known)}"
+        case "missing":
+            return f"{where} is missing"
+        case "model_type" | "dict_type":
+            return f"{where} = {given}: should be a table of {', '.join(known)}"
+        case _:
+            message = error["msg"].removeprefix("Value error, ")
+            message = message.replace("Tuple", "List").replace("tuple", "list")
+            return f"{where} = {given}: {message}"
+
+
+def _classes(described: _Description) -> Classes:
+    names = tuple(one.name for one in described.classes)
+    _refuse_twice(names, "name")
+    colours = _of_all(described, "colour")
+    _refuse_twice(colours, "colour")
+    display = colours or [several[0] for several in _of_all(described, "colours")]
+    return Classes(names, tuple(display) or distinct_palette(len(names)))
+
+
+def _label_table(described: _Description) -> LabelTable:
+    ids, colours = _of_all(described, "ids"), _of_all(described, "colours")
+    if not ids and not colours:
+        # The mask files themselves then tell which of the two applies.
+        ids = [(position,) for position in range(len(described.classes))]
+        colours = [(colour,) for colour in _of_all(described, "colour")]
+    ignored = described.ignored_ids
+    if ignored is None:
+        ignored = () if not ids or any(IGNORE in several for several in ids) else (IGNORE,)
+    names = [one.name for one in described.classes]
+    return LabelTable(
+        ids=_indices(names, ids, ignored, "ids"),
+        colours=_indices(names, colours, described.ignored_colours, "colours"),
+    )
+
+
+def _of_all(described: _Description, key: str) -> list[Any]:
+    """What every class has under `key`, or an empty list when none has it."""
+    values = [getattr(one, key) for one in described.classes]
+    without = [one.name for one in described.classes if getattr(one, key) is None]
+    if 0 < len(without) < len(values):
+        raise PerpixelError(
+            f"{len(without)} of {len(values)} classes have no {key} ({_some(without)}): "
+            f"give {key} to every class or to none"
+        )
+    return [] if without else values
+
+
+def _indices(
+    names: Sequence[str], classes: Sequence[Iterable[_Value]], ignored: Iterable[_Value], kind: str
+) -> dict[_Value, int]:
+    """From every raw value to its class's position in `classes`, or to IGNORE."""
+    owned = [(value, index) for index, several in enumerate(classes) for value in several]
+    indices: dict[_Value, int] = {}
+    for value, index in [*owned, *((value, IGNORE) for value in ignored)]:
+        if value in indices:
+            owners = [
+                f"ignored_{kind}" if one == IGNORE else f"the {kind} of class {names[one]!r}"
+                for one in (indices[value], index)
+            ]
+            raise PerpixelError(
+                f"{value} is listed twice, in {owners[0]} and in {owners[1]}; keep one of them"
+            )
+        indices[value] = index
+    return indices
+
+
+def _refuse_twice(values: Sequence[object], kind: str) -> None:
+    twice = [value for value, count in Counter(values).items() if count > 1]
+    if twice:
+        raise PerpixelError(f"more than one class has the {kind} {twice[0]!r}; change one of them")
+
+
+def _pairs(root: Path, described: _Description, name: str) -> tuple[tuple[str, str], ...]:
+    split, where = described.splits[name], f"splits.{name}"
+    images = _folder(root, split.images, f"{where}.images")
+    masks = _folder(root, split.masks, f"{where}.masks")
+    mask_of = _by_stem(root, masks, (described.mask_suffix,), set())
+    # Masks that lie among the pictures or below them are not pictures.
+    among = {masks, *masks.parents} if masks != images else {images}
+    taken = set(mask_of.values()) if images in among else set()
+    picture_of = _by_stem(root, images, described.image_suffixes, taken)
+    stems = list(picture_of)
+    if split.listing:
+        stems = _listed(root, split.listing, f"{where}.list")
+        unknown = [stem for stem in stems if stem not in picture_of]
+        if unknown:
+            raise PerpixelError(
+                f"{where}.list: {len(unknown)} of {len(stems)} lines of {split.listing} name no "
+                f"picture in {images} ({_some(unknown)}). A line is a picture's path below "
+                f"{images} without its suffix"
+            )
+    if not stems:
+        raise PerpixelError(
+            f"{where}.images: {split.images} holds no pictures. They end in "
+            f"{', '.join(described.image_suffixes)}; image_suffixes changes that"
+        )
+    bare = [stem for stem in stems if stem not in mask_of]
+    if bare:
+        raise PerpixelError(
+            f"{where}: {len(bare)} of {len(stems)} pictures have no mask "
+            f"({_some(picture_of[stem] for stem in bare)}); that of the first would be "
+            f"{masks / bare[0]}{described.mask_suffix}. Correct mask_suffix or {where}.masks, "
+            f"add the masks, or name the pictures to use in a file with {where}.list"
+        )
+    return tuple((picture_of[stem], mask_of[stem]) for stem in stems)
+
+
+def _folder(root: Path, text: str, where: str) -> PurePosixPath:
+    path = PurePosixPath(text)
+    if path.is_absolute() or ".." in path.parts:
+        raise PerpixelError(
+            f"{where} = {text!r}: write folders relative to the one of {FILE} and below it; "
+            f"a link brings in another one"
+        )
+    if not (root / path).is_dir():
+        there = sorted(child.name for child in root.iterdir() if child.is_dir())
+        raise PerpixelError(f"{where} = {text!r}: no such folder; there are {_some(there)}")
+    return path
+
+
+def _by_stem(
+    root: Path, folder: PurePosixPath, suffixes: Sequence[str], taken: set[str]
+) -> dict[str, str]:
+    """Paths below `root` of the files in `folder` that end in one of `suffixes`, by their stem."""
+    found: dict[str, str] = {}
+    for file in files_below(root / folder):
+        path, stem = str(folder / file), stem_of(file, suffixes)
+        if stem is None or path in taken:
+            continue
+        if stem in found:
+            raise PerpixelError(
+                f"{found[stem]} and {path} have the same stem, so that their masks cannot be told "
+                f"apart; rename one, or leave one kind out with image_suffixes or mask_suffix"
+            )
+        found[stem] = path
+    return found
+
+
+def _listed(root: Path, name: str, where: str) -> list[str]:
+    path = root / name
+    if not path.is_file():
+        raise PerpixelError(f"{where} = {name!r}: no such file below {root}")
+    lines = path.read_text("utf-8-sig").splitlines()
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _some(values: Iterable[str]) -> str:
+    listed = list(values)
+    return ", ".join(listed[:5]) + (", ..." if len(listed) > 5 else "") if listed else "none"

@@ -1,0 +1,136 @@
+"""Pictures and masks in and out of files, palettes and overlays.
+
+Pictures are uint8 RGB, [height, width, 3]. OpenCV reads them, as the toolkits do (its bilinear
+and JPEG results are the reference's); Pillow reads and writes masks, because a palette PNG must
+give its indices and not its colours.
+"""
+
+import colorsys
+import io
+import os
+from pathlib import Path
+
+# OpenCV, which reads this when it loads, would print its own account of a damaged file beside
+# the error that names it.
+os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from perpixel.errors import PerpixelError
+
+Array = npt.NDArray[np.uint8]
+Palette = tuple[tuple[int, int, int], ...]
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+
+_PLAIN_MODES = {"LA": "L", "RGBA": "RGB", "CMYK": "RGB", "YCbCr": "RGB"}
+
+
+def read_image(path: Path) -> Array:
+    """The picture at `path`, uint8 RGB, [height, width, 3], turned as its EXIF tag says.
+
+    Grey is repeated over the channels, alpha is dropped and 16 bits are scaled to 8.
+    Raises PerpixelError naming the file when there is none or it cannot be decoded.
+    """
+    image = cv2.imdecode(_bytes(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise PerpixelError(f"{path}: not a picture that can be decoded, or a damaged one")
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def read_mask(path: Path) -> npt.NDArray[np.uint8 | np.uint16]:
+    """A mask as its file holds it: ids, [height, width], or colours, [height, width, 3] RGB.
+
+    A palette PNG gives its indices, a 1-bit file 0 and 1; alpha is dropped. Raises PerpixelError
+    naming the file.
+    """
+    content = io.BytesIO(_bytes(path).tobytes())
+    try:
+        with Image.open(content) as file:
+            mask = np.asarray(file.convert(_PLAIN_MODES.get(file.mode, file.mode)))
+    except UnidentifiedImageError:
+        raise PerpixelError(f"{path}: not a picture in a format that can be read") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise PerpixelError(f"{path}: not a mask that can be decoded ({error})") from None
+    if mask.dtype.kind not in "biu" or mask.shape[2:] not in ((), (3,)):
+        raise PerpixelError(f"{path}: a mask is 8 or 16 bits of grey, a palette or RGB colours")
+    if mask.min() < 0 or mask.max() >= 2**16:
+        raise PerpixelError(
+            f"{path}: holds values from {mask.min()} to {mask.max()}; a mask's are 0 to 65535"
+        )
+    return mask.astype(np.uint8 if mask.itemsize == 1 else np.uint16)
+
+
+def read_palette(path: Path) -> Palette | None:
+    """The colours a palette file gives its indices, in their order; None for any other file."""
+    try:
+        with Image.open(path) as file:
+            values = file.getpalette() if file.mode == "P" else None
+    except (OSError, SyntaxError, ValueError):
+        raise PerpixelError(f"{path}: not a picture in a format that can be read") from None
+    if values is None:
+        return None
+    return tuple(zip(values[::3], values[1::3], values[2::3], strict=True))
+
+
+def write_image(path: Path, image: Array) -> None:
+    """Writes a picture, uint8 RGB [height, width, 3]; the suffix decides the format."""
+    _write(path, Image.fromarray(image))
+
+
+def write_mask(path: Path, classes: Array, palette: Palette) -> None:
+    """Writes a class map, uint8 [height, width], as a PNG of indices with `palette`'s colours."""
+    file = Image.fromarray(classes)
+    file.putpalette(palette_table(palette).tobytes())
+    _write(path, file)
+
+
+def palette_table(palette: Palette) -> Array:
+    """All 256 colours, uint8 [256, 3]: the palette's, then black; 255 (no label) is white."""
+    table = np.zeros((256, 3), np.uint8)
+    table[: len(palette)] = palette
+    table[255] = 255
+    return table
+
+
+def distinct_palette(count: int) -> Palette:
+    """`count` different colours, 1 to 255, neighbours far apart; for classes that have none."""
+    # Steps of the golden ratio spread any number of hues; the brightness tells near hues apart.
+    hsv = ((index * 0.618034 % 1, 0.85, (1.0, 0.7, 0.45)[index % 3]) for index in range(count))
+    colours = (colorsys.hsv_to_rgb(*colour) for colour in hsv)
+    return tuple((round(r * 255), round(g * 255), round(b * 255)) for r, g, b in colours)
+
+
+def colourise(classes: Array, palette: Palette) -> Array:
+    """A class map, uint8 [height, width], in its palette's colours, uint8 [height, width, 3]."""
+    return palette_table(palette)[classes]
+
+
+def overlay(image: Array, classes: Array, palette: Palette, *, opacity: float = 0.5) -> Array:
+    """The picture with its classes' colours laid over it; `opacity` 0 shows the picture alone."""
+    return np.asarray(
+        cv2.addWeighted(image, 1 - opacity, colourise(classes, palette), opacity, 0), np.uint8
+    )
+
+
+def _bytes(path: Path) -> npt.NDArray[np.uint8]:
+    try:
+        content = np.fromfile(path, np.uint8)
+    except FileNotFoundError:
+        raise PerpixelError(f"{path}: no such file") from None
+    except OSError as error:
+        raise PerpixelError(f"{path}: cannot be read ({error.strerror})") from None
+    if content.size == 0:
+        raise PerpixelError(f"{path}: the file is empty")
+    return content
+
+
+def _write(path: Path, file: Image.Image) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file.save(path)
+    except (OSError, ValueError) as error:
+        raise PerpixelError(f"{path}: cannot be written ({error})") from None

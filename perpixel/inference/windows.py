@@ -1,0 +1,148 @@
+"""From one picture to its class map: whole or in windows, at one or several scales, flipped or not.
+
+The semantics are data (`Inference`): mmsegmentation's and sssegmentation's differ in the number of
+resizes and in what is averaged over scales and flips.
+"""
+
+from collections.abc import Iterator
+from typing import assert_never
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate, pad
+
+from perpixel.images import Array
+from perpixel.models.inputs import normalise
+from perpixel.models.segmenter import Segmenter
+from perpixel.recipes.spec import Inference, Recipe
+
+Size = tuple[int, int]
+
+
+@torch.inference_mode()
+def class_map(network: Segmenter, image: Array, recipe: Recipe, *, dtype: torch.dtype) -> Array:
+    """The class of every pixel, uint8 [H, W], of a uint8 RGB picture [H, W, 3].
+
+    The network runs where its weights are, in `dtype`.
+    """
+    return best_class(scores(network, image, recipe, dtype=dtype))
+
+
+@torch.inference_mode()
+def scores(network: Segmenter, image: Array, recipe: Recipe, *, dtype: torch.dtype) -> Tensor:
+    """Scores at the picture's own size, float32 [classes, H, W].
+
+    Logits for a single pass; with several scales or flips the mean over the passes of class
+    probabilities or logits, as the recipe's `inference.average` says.
+    """
+    passes = list(_passes(network, image, recipe, dtype))
+    if len(passes) == 1:
+        return passes[0]
+    match recipe.inference.average:
+        case "probabilities":
+            total = sum((logits.softmax(dim=0) for logits in passes), torch.zeros(()))
+        case "logits":
+            total = sum(passes, torch.zeros(()))
+        case _:
+            assert_never(recipe.inference.average)
+    return total / len(passes)
+
+
+def best_class(values: Tensor) -> Array:
+    """Index of the largest score per pixel: [classes, H, W] to uint8 [H, W]."""
+    return values.argmax(dim=0).to(torch.uint8).cpu().numpy()
+
+
+def window_grid(size: Size, crop: Size, stride: Size) -> list[Size]:
+    """Top-left corners of the windows that cover a picture of `size` (all are height, width).
+
+    The last row and column are moved inward to end at the border (mmsegmentation
+    encoder_decoder.py, slide_inference; sssegmentation base.py has the same grid).
+    """
+    tops, lefts = (
+        [
+            max(min(index * stride[axis], size[axis] - crop[axis]), 0)
+            for index in range(-(-max(size[axis] - crop[axis], 0) // stride[axis]) + 1)
+        ]
+        for axis in (0, 1)
+    )
+    return [(top, left) for top in tops for left in lefts]
+
+
+def input_size(size: Size, scale: float, inference: Inference) -> Size:
+    """The size at which a picture of `size` enters the network for one of the scales.
+
+    With `base_size` the box is scaled, its sides truncated, and the picture fitted into it
+    (mmsegmentation 0.x); else both sides are scaled and rounded half up.
+    """
+    if inference.base_size is None:
+        return max(int(size[0] * scale + 0.5), 1), max(int(size[1] * scale + 0.5), 1)
+    long, short = (int(side * scale) for side in inference.base_size)
+    factor = min(max(long, short) / max(size), min(long, short) / min(size))
+    return int(size[0] * factor + 0.5), int(size[1] * factor + 0.5)
+
+
+def _passes(
+    network: Segmenter, image: Array, recipe: Recipe, dtype: torch.dtype
+) -> Iterator[Tensor]:
+    """Logits [classes, H, W] at the picture's size, of every scale with and without its flip."""
+    device = next(network.parameters()).device
+    picture_size = image.shape[0], image.shape[1]
+    for scale in recipe.inference.scales:
+        size = input_size(picture_size, scale, recipe.inference)
+        resized = image
+        if size != picture_size:
+            resized = np.asarray(cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR))
+        pixels = torch.from_numpy(np.array(resized))[None].to(device)
+        fed = normalise(pixels, recipe.input)
+        for flipped in (False, True) if recipe.inference.flip else (False,):
+            with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+                logits = _logits(network, fed.flip(3) if flipped else fed, recipe, picture_size)
+            yield (logits.flip(3) if flipped else logits)[0]
+
+
+def _logits(network: Segmenter, fed: Tensor, recipe: Recipe, picture_size: Size) -> Tensor:
+    """Logits [1, classes, *picture_size] of one normalised picture [1, 3, H, W]."""
+    align = recipe.model.align_corners
+    size = fed.shape[2], fed.shape[3]
+    if recipe.inference.windows == "slide":
+        logits = _slide(network, fed, recipe)
+    else:
+        divisor = recipe.input.size_divisor
+        padded = pad(fed, (0, -size[1] % divisor, 0, -size[0] % divisor))
+        logits = network(padded).main.float()
+        if padded.shape != fed.shape:  # the padding is cut off before the picture's size is made
+            whole = (padded.shape[2], padded.shape[3])
+            logits = _enlarge(logits, whole, align)[..., : size[0], : size[1]]
+    if recipe.inference.two_resizes:
+        logits = _enlarge(logits, size, align)
+    return _enlarge(logits, picture_size, align)
+
+
+def _slide(network: Segmenter, fed: Tensor, recipe: Recipe) -> Tensor:
+    """Mean logits [1, classes, H, W] of the windows over a normalised picture [1, 3, H, W]."""
+    crop, stride = recipe.inference.crop, recipe.inference.stride
+    assert crop is not None
+    assert stride is not None
+    height, width = fed.shape[2:]
+    tall, wide = min(crop[0], height), min(crop[1], width)
+    total: Tensor | None = None
+    count = torch.zeros(height, width, device=fed.device)
+    for top, left in window_grid((height, width), (tall, wide), stride):
+        window = slice(top, top + tall), slice(left, left + wide)
+        logits = network(fed[..., *window]).main.float()
+        logits = _enlarge(logits, (tall, wide), recipe.model.align_corners)
+        if total is None:
+            total = logits.new_zeros(1, logits.shape[1], height, width)
+        total[..., *window] += logits
+        count[window] += 1
+    assert total is not None
+    return total / count
+
+
+def _enlarge(logits: Tensor, size: Size, align_corners: bool) -> Tensor:
+    if logits.shape[2:] == size:
+        return logits
+    return interpolate(logits, size=size, mode="bilinear", align_corners=align_corners)

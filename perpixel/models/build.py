@@ -1,0 +1,82 @@
+"""From a spec to a network: the one place that chooses."""
+
+from typing import assert_never
+
+import torch
+from torch import nn
+
+from perpixel.models.fcn import FCNHead
+from perpixel.models.resnet import BasicBlock, Bottleneck, ResNet
+from perpixel.models.segmenter import Segmenter
+from perpixel.models.semantic_fpn import SemanticFPNHead
+from perpixel.recipes.spec import FCN, Model, SemanticFPN
+
+
+def build(spec: Model, *, classes: int) -> Segmenter:
+    """The network of `spec` for so many classes, with fresh random weights (see `initialise`)."""
+    backbone = ResNet(spec.backbone)
+    head: FCNHead | SemanticFPNHead
+    match spec.head:
+        case FCN() as fcn:
+            head = FCNHead(
+                backbone.widths[-1],
+                classes,
+                convs=fcn.convs,
+                width=fcn.width,
+                kernel=fcn.kernel,
+                dilation=fcn.dilation,
+                concat_input=fcn.concat_input,
+                dropout_share=fcn.dropout,
+                dropout_kind=fcn.dropout_kind,
+            )
+        case SemanticFPN() as semantic_fpn:
+            head = SemanticFPNHead(
+                backbone.widths, classes, semantic_fpn, align_corners=spec.align_corners
+            )
+        case _:
+            assert_never(spec.head)
+    auxiliary = None
+    if spec.auxiliary is not None:
+        auxiliary = FCNHead(
+            backbone.widths[-2],
+            spec.auxiliary.classes or classes,
+            convs=spec.auxiliary.convs,
+            width=spec.auxiliary.width,
+            dropout_share=spec.auxiliary.dropout,
+            dropout_kind=spec.auxiliary.dropout_kind,
+        )
+    network = Segmenter(spec, backbone, head, auxiliary)
+    initialise(network, zero_init_residual=spec.backbone.zero_init_residual)
+    return network
+
+
+def place(network: Segmenter, device: torch.device | str) -> Segmenter:
+    """Moves the network to a device, its convolutions laid out channels-last (faster there)."""
+    return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def initialise(network: Segmenter, *, zero_init_residual: bool) -> None:
+    """He et al. (2015) for convolutions, N(0, 0.01) for classifiers (mmsegmentation), 1/0 norms.
+
+    The neck's convolutions, which no ReLU follows, have Xavier's uniform (mmsegmentation's FPN).
+    """
+    for name, module in network.named_modules():
+        match module:
+            case nn.Conv2d():
+                if name.endswith("classifier"):
+                    nn.init.normal_(module.weight, std=0.01)
+                elif module.bias is not None:
+                    nn.init.xavier_uniform_(module.weight)
+                else:
+                    nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            case BasicBlock() if zero_init_residual:
+                _zero_scale(module.bn2)
+            case Bottleneck() if zero_init_residual:
+                _zero_scale(module.bn3)
+
+
+def _zero_scale(norm: nn.Module) -> None:
+    if isinstance(norm, nn.BatchNorm2d):
+        nn.init.zeros_(norm.weight)

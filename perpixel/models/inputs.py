@@ -1,0 +1,20 @@
+"""From pictures to what a network is fed."""
+
+import torch
+from torch import Tensor
+
+from perpixel.recipes.spec import Input
+
+
+def normalise(images: Tensor, spec: Input) -> Tensor:
+    """(value - mean) / std in the network's channel order, on the pictures' own device.
+
+    images: uint8 RGB [N, H, W, 3]; returns float32 [N, 3, H, W], laid out channels-last.
+    """
+    planes = images.permute(0, 3, 1, 2)
+    if spec.channel_order == "bgr":
+        planes = planes.flip(1)
+    mean = torch.tensor(spec.mean, device=images.device).view(1, 3, 1, 1)
+    std = torch.tensor(spec.std, device=images.device).view(1, 3, 1, 1)
+    fed = planes.float().sub_(mean).div_(std)
+    return fed.contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,59 @@
+"""The pieces that every network here is made of."""
+
+import torch
+from torch import Tensor, nn
+
+
+def conv_norm_relu(
+    inputs: int,
+    outputs: int,
+    *,
+    kernel: int = 3,
+    stride: int = 1,
+    dilation: int = 1,
+    norm: str = "batch",
+) -> nn.Sequential:
+    """Convolution without bias, normalisation, ReLU; padded to keep the size at stride 1.
+
+    `norm` is "batch" or "group" (32 groups). Keys: 0 convolution, 1 normalisation.
+    """
+    return nn.Sequential(
+        nn.Conv2d(
+            inputs,
+            outputs,
+            kernel,
+            stride=stride,
+            padding=dilation * (kernel // 2),
+            dilation=dilation,
+            bias=False,
+        ),
+        nn.GroupNorm(32, outputs) if norm == "group" else nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    )
+
+
+def dropout(share: float, *, kind: str) -> nn.Module:
+    """Drops whole feature maps ("channel") or single values ("element")."""
+    return nn.Dropout2d(share) if kind == "channel" else nn.Dropout(share)
+
+
+class FrozenBatchNorm2d(nn.Module):
+    """Batch norm whose scale, shift and statistics are constants (detectron2 layers/batch_norm)."""
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.ones(channels))
+        self.register_buffer("bias", torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[N, C, h, w] to [N, C, h, w]."""
+        return nn.functional.batch_norm(
+            features, self.running_mean, self.running_var, self.weight, self.bias, training=False
+        )

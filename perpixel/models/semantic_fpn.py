@@ -1,0 +1,76 @@
+"""Semantic FPN (Kirillov et al., 2019, "Panoptic Feature Pyramid Networks", section 3).
+
+Departures from the paper: dropout before the classifier and batch norm in the scale heads
+(mmsegmentation, sssegmentation; GroupNorm as in the paper and detectron2 by `norm`); the logits
+stay at stride 4, enlargement is not the network's business. `align_corners` holds inside the head
+too (mmsegmentation decode_heads/fpn_head.py, sssegmentation semanticfpn.py).
+"""
+
+from collections.abc import Sequence
+from typing import cast
+
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from perpixel.models.layers import conv_norm_relu
+from perpixel.recipes.spec import SemanticFPN
+
+_CONVS = (1, 1, 2, 3)  # per level, strides 4, 8, 16, 32
+
+
+class SemanticFPNHead(nn.Module):
+    """Neck and head. Keys: `lateral.L`, `output.L`, `scales.L.K.{0,1}`, `classifier`."""
+
+    def __init__(
+        self, inputs: Sequence[int], classes: int, spec: SemanticFPN, *, align_corners: bool = False
+    ) -> None:
+        super().__init__()
+        self._align_corners = align_corners
+        neck = spec.neck_width
+        if spec.neck_norm:
+            self.lateral = nn.ModuleList(conv_norm_relu(width, neck, kernel=1) for width in inputs)
+            self.output = nn.ModuleList(conv_norm_relu(neck, neck) for _ in inputs)
+        else:
+            self.lateral = nn.ModuleList(nn.Conv2d(width, neck, 1) for width in inputs)
+            self.output = nn.ModuleList(nn.Conv2d(neck, neck, 3, padding=1) for _ in inputs)
+        self.scales = nn.ModuleList(
+            nn.ModuleList(
+                conv_norm_relu(neck if index == 0 else spec.width, spec.width, norm=spec.norm)
+                for index in range(count)
+            )
+            for count in _CONVS
+        )
+        self.dropout = nn.Dropout2d(spec.dropout)
+        self.classifier = nn.Conv2d(spec.width, classes, 1)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Features at strides 4, 8, 16, 32 to logits [N, classes, H/4, W/4]."""
+        levels = [lateral(feature) for lateral, feature in zip(self.lateral, features, strict=True)]
+        for fine in range(len(levels) - 2, -1, -1):
+            levels[fine] = levels[fine] + interpolate(
+                levels[fine + 1], size=levels[fine].shape[-2:], mode="nearest"
+            )
+        scaled = []
+        for level, convs in enumerate(self.scales):
+            feature = self.output[level](levels[level])
+            for conv in cast(nn.ModuleList, convs):
+                feature = conv(feature)
+                if level > 0:  # from its own stride to stride 4, one doubling per convolution
+                    feature = interpolate(
+                        feature,
+                        scale_factor=2.0,
+                        mode="bilinear",
+                        align_corners=self._align_corners,
+                    )
+            scaled.append(feature)
+        merged = scaled[0]
+        for feature in scaled[1:]:  # at odd sizes doubling overshoots by a few pixels
+            merged = merged + _fit(feature, merged.shape[-2:], self._align_corners)
+        logits: Tensor = self.classifier(self.dropout(merged))
+        return logits
+
+
+def _fit(feature: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
+    if feature.shape[-2:] == size:
+        return feature
+    return interpolate(feature, size=list(size), mode="bilinear", align_corners=align_corners)

@@ -1,0 +1,43 @@
+"""Every recipe there is, by name."""
+
+import fnmatch
+import runpy
+from pathlib import Path
+
+from perpixel.errors import UsageError
+from perpixel.recipes import camvid, folder, scenes
+from perpixel.recipes.settings import suggestion
+from perpixel.recipes.spec import Recipe
+
+_ALL: dict[str, Recipe] = {
+    recipe.name: recipe for module in (camvid, folder, scenes) for recipe in module.RECIPES
+}
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe called `name`, or the value `x` of a Python file given as "file.py:x".
+
+    Raises UsageError when there is none.
+    """
+    path, colon, variable = name.rpartition(":")
+    if colon and path.endswith(".py"):
+        return _from_file(path, variable)
+    if name not in _ALL:
+        raise UsageError(
+            f"no recipe is called {name!r}.{suggestion(name, _ALL)} `perpixel zoo` lists them all."
+        )
+    return _ALL[name]
+
+
+def recipes(pattern: str = "*") -> list[str]:
+    """Names of the recipes that match a shell pattern, such as "camvid/*"."""
+    return fnmatch.filter(_ALL, pattern)
+
+
+def _from_file(path: str, variable: str) -> Recipe:
+    if not Path(path).is_file():
+        raise UsageError(f"{path}: no such recipe file")
+    value = runpy.run_path(path).get(variable)
+    if not isinstance(value, Recipe):
+        raise UsageError(f"{path}: {variable!r} is {type(value).__name__}, not a Recipe")
+    return value

@@ -1,0 +1,110 @@
+"""Change a recipe by paths ("train.steps=100"), and carry it in and out of JSON."""
+
+import difflib
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import ValidationError
+
+from perpixel.errors import PerpixelError, UsageError
+from perpixel.recipes.spec import Recipe
+
+
+def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
+    """Returns the recipe with every "path=value" of `settings` applied, in order.
+
+    A value is JSON where it parses as such (100, 0.5, true, null, [512, 512]); 512x1024 is a size;
+    anything else is text. Raises UsageError for a path or value the recipe does not have.
+    """
+    values = recipe.model_dump(mode="json")
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        if not equals:
+            raise UsageError(
+                f"--set {setting!r}: write it as path=value, for example train.steps=100"
+            )
+        _assign(values, path.strip(), _value(text.strip()))
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise UsageError(readable(error)) from None
+
+
+def dump(recipe: Recipe) -> str:
+    """The recipe as indented JSON text."""
+    return recipe.model_dump_json(indent=2)
+
+
+def load(text: str, *, origin: str) -> Recipe:
+    """The recipe that `dump` wrote; `origin` names the file in errors."""
+    try:
+        return Recipe.model_validate_json(text)
+    except ValidationError as error:
+        raise PerpixelError(f"{origin}: not a recipe: {readable(error)}") from None
+
+
+def differences(old: Recipe, new: Recipe) -> list[str]:
+    """Paths in which two recipes differ, as "train.steps: 100 -> 200"."""
+    before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
+    paths = sorted(before.keys() | after.keys())
+    return [
+        f"{path}: {before.get(path)} -> {after.get(path)}"
+        for path in paths
+        if before.get(path) != after.get(path)
+    ]
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """' Did you mean X?' for the nearest of `known`, or an empty text."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" Did you mean {near[0]}?" if near else ""
+
+
+def readable(error: ValidationError) -> str:
+    """pydantic's complaints as "train.steps='many': Input should be ..."."""
+    parts = []
+    for problem in error.errors(include_url=False):
+        where = ".".join(str(part) for part in problem["loc"])
+        parts.append(f"{where}={problem['input']!r}: {problem['msg']}")
+    return "; ".join(parts)
+
+
+def _assign(values: dict[str, Any], path: str, value: Any) -> None:
+    *parents, leaf = path.split(".")
+    node: Any = values
+    for depth, part in enumerate([*parents, leaf]):
+        where = ".".join(path.split(".")[:depth]) or "the recipe"
+        if not isinstance(node, dict):
+            raise UsageError(f"unknown setting {path!r}: {where} is {node!r} and has no parts.")
+        if part not in node:
+            known = sorted(_flat(values))
+            raise UsageError(
+                f"unknown setting {path!r}: {where} has {', '.join(sorted(node))}."
+                + suggestion(path, known)
+            )
+        if depth < len(parents):
+            node = node[part]
+    node[leaf] = value
+
+
+def _value(text: str) -> Any:
+    if text.lower() == "none":
+        return None
+    height, x, width = text.partition("x")
+    if x and height.isdigit() and width.isdigit():
+        return [int(height), int(width)]
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

@@ -1,0 +1,266 @@
+"""The vocabulary of a recipe: frozen, typed values, with no torch and no I/O.
+
+A recipe says everything that decides the numbers of a run and nothing about the machine it runs on.
+Sizes are (height, width) unless a field says otherwise.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Size = tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(gt=0)]
+
+
+IGNORE = 255
+"""The label of a pixel without a class, in every class map."""
+
+
+class Spec(BaseModel):
+    """A frozen value; an unknown field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ResNet(Spec):
+    """ResNet (He et al., 2015, table 1), dilated to the wanted output stride.
+
+    `stem` "deep" is three 3x3 convolutions of 32, 32 and 64 channels (the "v1c" of open-mmlab).
+    `stride_in_1x1` puts a bottleneck's stride in its first 1x1 convolution (Caffe, detectron2).
+    `frozen_norm` holds batch norm's statistics and scale as constants (detectron2).
+    `zero_init_residual` starts every residual branch at zero (Goyal et al., 2017, section 5.1).
+    """
+
+    depth: Literal[18, 34, 50, 101] = 50
+    stem: Literal["7x7", "deep"] = "7x7"
+    output_stride: Literal[8, 16, 32] = 32
+    stride_in_1x1: bool = False
+    frozen_norm: bool = False
+    zero_init_residual: bool = False
+
+
+class FCN(Spec):
+    """Convolutions on the last stage and a 1x1 classifier (Long et al., 2015; the toolkits' heads).
+
+    `concat_input` appends the backbone's features to the head's and fuses them with one more
+    convolution (mmsegmentation). `dropout_kind` "channel" drops whole feature maps (Dropout2d),
+    "element" single values (torchvision).
+    """
+
+    kind: Literal["fcn"] = "fcn"
+    convs: Annotated[int, Field(ge=0)] = 2
+    width: Positive = 512
+    kernel: Literal[1, 3] = 3
+    dilation: Positive = 1
+    concat_input: bool = False
+    dropout: Share = 0.1
+    dropout_kind: Literal["channel", "element"] = "channel"
+
+    @model_validator(mode="after")
+    def _fuse_needs_convs(self) -> "FCN":
+        if self.concat_input and self.convs == 0:
+            raise ValueError("concat_input needs at least one convolution (convs >= 1)")
+        return self
+
+
+class SemanticFPN(Spec):
+    """A feature pyramid merged at stride 4 (Kirillov et al., 2019, "Panoptic FPN", section 3).
+
+    `neck_norm` gives the neck's convolutions batch norm and ReLU in place of a bias
+    (sssegmentation). `norm` "group" uses GroupNorm with 32 groups in the scale heads (detectron2).
+    """
+
+    kind: Literal["semantic_fpn"] = "semantic_fpn"
+    neck_width: Positive = 256
+    neck_norm: bool = False
+    width: Positive = 128
+    norm: Literal["batch", "group"] = "batch"
+    dropout: Share = 0.1
+
+
+class Auxiliary(Spec):
+    """A small FCN head on the third stage, used in training only.
+
+    `classes` is set only where a published checkpoint's auxiliary head counts other classes than
+    its main head (mmsegmentation's Pascal Context files of 2020).
+    """
+
+    convs: Positive = 1
+    width: Positive = 256
+    dropout: Share = 0.1
+    dropout_kind: Literal["channel", "element"] = "channel"
+    classes: Positive | None = None
+
+
+class Model(Spec):
+    """A network. `align_corners` holds for every resize of its logits, in training and testing."""
+
+    backbone: ResNet = ResNet()
+    head: Annotated[FCN | SemanticFPN, Field(discriminator="kind")] = FCN()
+    auxiliary: Auxiliary | None = None
+    align_corners: bool = False
+
+
+class Input(Spec):
+    """What the network is fed: (pixel - mean) / std on 0..255 values, in this channel order.
+
+    Pictures are padded at the bottom and right with normalised zeros to a multiple of
+    `size_divisor`.
+    """
+
+    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    channel_order: Literal["rgb", "bgr"] = "rgb"
+    size_divisor: Positive = 1
+
+
+class Data(Spec):
+    """Which data set, and which of its splits to train and evaluate on."""
+
+    name: str
+    train_split: str = "train"
+    eval_split: str = "val"
+
+
+class Photometric(Spec):
+    """Random colour distortion, each kind with probability 1/2 (SSD, Liu et al., 2016, 2.2)."""
+
+    brightness: Annotated[float, Field(ge=0)] = 32
+    contrast: tuple[float, float] = (0.5, 1.5)
+    saturation: tuple[float, float] = (0.5, 1.5)
+    hue: Annotated[int, Field(ge=0, le=89)] = 18
+
+
+class Augment(Spec):
+    """What happens to a training picture, in this order: scale, crop, flip, colour, pad.
+
+    `base_size` (long side, short side) is the box a picture is fitted into, keeping its shape,
+    before the random `scale`; None starts from the picture's own size. A crop in which one class
+    covers `max_class_share` or more of the labelled pixels is drawn again, up to `crop_tries`
+    draws in all; the last is kept.
+    """
+
+    base_size: Size | None = None
+    scale: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.5, 2.0)
+    max_class_share: Share = 0.75
+    crop_tries: Positive = 10
+    flip: Share = 0.5
+    photometric: Photometric | None = Photometric()
+    pad: Literal["bottom-right", "centre"] = "bottom-right"
+    pad_value: Literal["mean", "black"] = "mean"
+
+    @model_validator(mode="after")
+    def _scale_in_order(self) -> "Augment":
+        if self.scale[0] > self.scale[1]:
+            raise ValueError(f"scale runs from small to large, not {self.scale}")
+        return self
+
+
+class Loss(Spec):
+    """Cross-entropy of the enlarged logits; unlabelled pixels never count in the sum.
+
+    `mean` "valid" divides by the labelled pixels, "all" by all of them (mmsegmentation).
+    """
+
+    mean: Literal["valid", "all"] = "valid"
+    auxiliary_weight: Annotated[float, Field(ge=0)] = 0.4
+
+
+class Optimizer(Spec):
+    """SGD with momentum; weight decay on every parameter, norms and biases included."""
+
+    lr: Annotated[float, Field(gt=0)] = 0.01
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    backbone_lr_scale: Annotated[float, Field(gt=0)] = 1.0
+
+
+class Schedule(Spec):
+    """Polynomial decay: lr_i = (lr - floor) * (1 - i/N)^power + floor, for steps i = 0..N-1.
+
+    `reaches_floor` uses i/(N-1), so that the last step runs at the floor (mmsegmentation 1.x).
+    """
+
+    power: Annotated[float, Field(ge=0)] = 0.9
+    floor: Annotated[float, Field(ge=0)] = 1e-4
+    reaches_floor: bool = False
+
+
+class Train(Spec):
+    """The length and shape of a run; `images_per_step` counts the pictures of all ranks."""
+
+    steps: Positive = 40_000
+    images_per_step: Positive = 8
+    crop: Size = (512, 1024)
+    seed: Annotated[int, Field(ge=0)] = 0
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    log_every: Positive = 50
+    save_every: Positive = 2000
+
+
+class Inference(Spec):
+    """How a picture becomes a class map.
+
+    `base_size` (long side, short side) is the box a picture is fitted into first, keeping its
+    shape; None takes it as it is. "slide" averages the logits of overlapping windows of `crop`,
+    `stride` apart. `two_resizes` enlarges logits to the network's input size and from there to
+    the picture's (mmsegmentation); otherwise in one step. `average` says what is averaged over
+    scales and flips: class probabilities (mmsegmentation) or logits (sssegmentation).
+    """
+
+    base_size: Size | None = None
+    windows: Literal["whole", "slide"] = "whole"
+    crop: Size | None = None
+    stride: Size | None = None
+    two_resizes: bool = False
+    scales: tuple[Annotated[float, Field(gt=0)], ...] = (1.0,)
+    flip: bool = False
+    average: Literal["probabilities", "logits"] = "probabilities"
+
+    @model_validator(mode="after")
+    def _slide_needs_windows(self) -> "Inference":
+        if not self.scales:
+            raise ValueError("scales names at least one factor")
+        if self.windows == "slide":
+            if self.crop is None or self.stride is None:
+                raise ValueError('windows "slide" needs crop and stride')
+            if self.stride[0] > self.crop[0] or self.stride[1] > self.crop[1]:
+                raise ValueError(f"stride {self.stride} leaves gaps between crops of {self.crop}")
+        return self
+
+
+class Evaluate(Spec):
+    """`every` so many steps, and at the end; `every` None evaluates at the end only."""
+
+    every: Positive | None = None
+
+
+class Published(Spec):
+    """What a source prints for a training: mIoU in percent, training memory, frames per second."""
+
+    miou: float | None = None
+    miou_ms_flip: float | None = None
+    memory_gb: float | None = None
+    fps: float | None = None
+    config_url: str | None = None
+    weights_url: str | None = None
+    log_url: str | None = None
+
+
+class Recipe(Spec):
+    """One training, complete: what to train, on what, how, and what its source reports."""
+
+    name: str
+    source: str
+    data: Data
+    model: Model
+    input: Input = Input()
+    augment: Augment = Augment()
+    loss: Loss = Loss()
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    train: Train = Train()
+    inference: Inference = Inference()
+    evaluate: Evaluate = Evaluate()
+    published: Published = Published()

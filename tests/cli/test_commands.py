@@ -1,0 +1,222 @@
+"""The command line as a user meets it, on a miniature data set."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from perpixel.cli import main
+from perpixel.data.scenes import Scenes
+from perpixel.images import read_image
+
+QUICK = [
+    "--set", "train.steps=2", "--set", "train.images_per_step=2", "--set", "train.crop=32x32",
+    "--set", "train.precision=float32",
+]  # fmt: skip
+
+
+@pytest.fixture
+def perpixel(monkeypatch, capsys):
+    """Runs a command line; returns its exit code, stdout and stderr."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["perpixel", *map(str, words)])
+        code = 0
+        try:
+            main.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(mini: Path, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "mini"
+    command = [
+        sys.executable, "-m", "perpixel", "train", "camvid/fcn_r18-d8",
+        "--data", mini, "--out", out, "--device", "cpu", *QUICK,
+    ]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True)
+    return out
+
+
+def test_help_teaches(perpixel):
+    code, out, _ = perpixel("--help")
+    assert code == 0
+    for command in ("demo", "train", "eval", "predict", "zoo", "data"):
+        assert command in out
+        words = ("data", "init") if command == "data" else (command,)
+        code, text, _ = perpixel(*words, "--help")
+        assert code == 0
+        assert len(text) > 200
+    assert perpixel("--version")[1].startswith("perpixel ")
+
+
+def test_zoo_lists_shows_and_prints_json(perpixel):
+    rows = json.loads(perpixel("zoo", "--json")[1])
+    assert {"name", "method", "backbone", "dataset", "published", "source", "weights_url"} <= set(
+        rows[0]
+    )
+    assert set(rows[0]["published"]) == {"miou", "miou_ms_flip", "memory_gb", "fps"}
+    shown = json.loads(perpixel("zoo", "show", rows[0]["name"])[1])
+    assert shown["name"] == rows[0]["name"]
+    listed = perpixel("zoo", "camvid/*")[1]
+    assert "camvid/fcn_r18-d8" in listed
+    assert "scenes/" not in listed
+
+
+def test_a_dry_run_prints_the_recipe_and_touches_nothing(perpixel, tmp_path):
+    code, out, _ = perpixel(
+        "train", "camvid/fcn_r18-d8", "--out", tmp_path / "run", "--dry-run", *QUICK
+    )
+    assert code == 0
+    assert json.loads(out)["train"]["steps"] == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_eval_writes_its_scores_and_prints_the_runs_own(perpixel, mini, trained, tmp_path):
+    code, out, _ = perpixel(
+        "eval", trained, "--data", mini, "--json", tmp_path / "s.json", "--out", tmp_path
+    )
+    assert code == 0
+    scores = json.loads((tmp_path / "s.json").read_text())
+    assert scores["miou"] == json.loads((trained / "evaluate.json").read_text())["miou"]
+    assert f"mIoU {scores['miou']:.2f}" in out
+    assert scores["images"] == 3
+    assert len(scores["iou"]) == 11
+    table = (tmp_path / "confusion.csv").read_text().splitlines()
+    counts = np.array([row.split(",")[1:] for row in table[1:]], np.int64)
+    assert counts.shape == (11, 11)
+    assert 100 * counts.trace() / counts.sum() == pytest.approx(scores["pixel_accuracy"])
+
+
+def test_eval_can_slide_scale_and_flip(perpixel, mini, trained):
+    code, out, err = perpixel(
+        "eval", trained, "--data", mini, "--windows", "slide", "--scales", "0.5,1", "--flip"
+    )
+    assert (code, err) == (0, "")
+    assert "mIoU" in out
+
+
+def test_predict_writes_palette_masks_and_overlays(perpixel, mini, trained, tmp_path):
+    code, out, _ = perpixel("predict", trained, mini / "val", "--out", tmp_path, "--overlay")
+    assert code == 0
+    assert "3 of 3" in out
+    with Image.open(tmp_path / "00.png") as mask:
+        assert mask.mode == "P"
+        assert mask.size == (64, 48)
+        assert np.asarray(mask).max() < 11
+    assert read_image(tmp_path / "00_overlay.png").shape == (48, 64, 3)
+
+
+def test_predict_takes_globs_and_names_what_it_leaves_out(perpixel, mini, trained, tmp_path):
+    (tmp_path / "broken.png").write_text("no picture")
+    (tmp_path / "empty.png").write_bytes(b"")
+    out = tmp_path / "out"
+    code, said, err = perpixel(
+        "predict", trained, f"{mini}/val/0[01].png", tmp_path / "broken.png",
+        tmp_path / "empty.png", "--out", out,
+    )  # fmt: skip
+    assert code == 1
+    assert "2 of 4" in said
+    assert "broken.png" in err
+    assert "empty.png" in err
+    assert "Traceback" not in err
+    assert sorted(path.name for path in out.iterdir()) == ["00.png", "01.png"]
+
+
+def test_demo_draws_what_it_sees(perpixel, tmp_path, monkeypatch):
+    from perpixel.recipes import _ALL
+    from perpixel.recipes.settings import override
+
+    name = "scenes/semantic_fpn_r18"
+    quick = override(_ALL[name], ["train.steps=2", "evaluate.every=null", "train.crop=32x32"])
+    monkeypatch.setitem(_ALL, name, quick)
+    code, out, _ = perpixel("demo", "--out", tmp_path)
+    assert code == 0
+    assert "60 scenes not trained on" in out
+    height, width = Scenes("val").image(0).shape[:2]
+    assert read_image(tmp_path / "demo.png").shape == (6 * height, 6 * width, 3)
+    assert len(list((tmp_path / "overlays").iterdir())) == 12
+    assert perpixel("demo", "--out", tmp_path)[0] == 0  # again: nothing left to train
+
+
+def bad_mask(root: Path) -> None:
+    mask = np.array(Image.open(root / "trainannot/00.png"))
+    mask[0, 0] = 77
+    Image.fromarray(mask).save(root / "trainannot/00.png")
+
+
+def small_mask(root: Path) -> None:
+    Image.fromarray(np.zeros((4, 5), np.uint8)).save(root / "trainannot/00.png")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["train", "camvid/fcn_r18-d8", "--data", "absent", "--out", "r"], 1, "absent: no such"),
+        (["train", "camvid/fcn_r18-d8", "--out", "r"], 2, "--data ROOT"),
+        (["train", "camvid/fcn_r18", "--out", "r"], 2, "Did you mean camvid/fcn_r18-d8"),
+        (["train", "camvid/fcn_r18-d8", "--out", "r", "--set", "train.step=1"], 2, "train.steps"),
+        (["train", "camvid/fcn_r18-d8", "--out", "r", "--dataset", "camvit"], 2, "camvid"),
+        (["eval", "absent"], 2, "absent: no such run folder"),
+        (["zoo", "nothing/*"], 2, "no recipe matches"),
+        (["predict", "absent", "nowhere.png", "--out", "o"], 2, "nowhere.png"),
+        (["data", "init", "absent"], 1, "absent"),
+    ],
+)
+def test_wrong_requests_are_one_readable_paragraph(
+    perpixel, tmp_path, monkeypatch, words, code, says
+):
+    monkeypatch.chdir(tmp_path)
+    found, _, err = perpixel(*words)
+    assert found == code
+    assert err.startswith("perpixel: ")
+    assert says in err
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (bad_mask, ("trainannot/00.png", "77", "11 classes")),
+        (small_mask, ("train/00.png", "64x48", "5x4")),
+        (lambda root: (root / "train/00.png").unlink(), ("train/00.png", "no such file")),
+        (lambda root: (root / "train/00.png").write_bytes(b"x"), ("train/00.png", "decoded")),
+        (lambda root: (root / "train.txt").unlink(), ("train.txt", "splits there: val")),
+        (lambda root: (root / "train.txt").write_text("\n"), ("no pictures",)),
+    ],
+    ids=["value-77", "sizes", "missing", "damaged", "no-list", "empty-list"],
+)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_bad_data_is_named(perpixel, mini, tmp_path, damage, says, workers):
+    import shutil
+
+    root = tmp_path / "data"
+    shutil.copytree(mini, root)
+    damage(root)
+    steps = ["--set", "train.steps=9", "--set", "train.images_per_step=2"]
+    code, _, err = perpixel(
+        "train", "camvid/fcn_r18-d8", "--data", root, "--out", tmp_path / "run",
+        "--workers", workers, *QUICK, *steps,
+    )  # fmt: skip
+    assert code == 1
+    last = err.strip().splitlines()[-1]
+    assert "Traceback" not in err
+    for part in says:
+        assert part in last
+
+
+def test_debug_shows_the_traceback(mini):
+    command = [sys.executable, "-m", "perpixel", "eval", "absent", "--debug"]
+    found = subprocess.run(command, capture_output=True, text=True)
+    assert found.returncode == 1
+    assert "Traceback" in found.stderr

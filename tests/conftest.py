@@ -1,0 +1,41 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from perpixel.data.scenes import Scenes
+from perpixel.images import write_image
+from perpixel.recipes.spec import IGNORE
+
+CAMVID = Path(__file__).parents[2] / "shared" / "data" / "camvid"
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def camvid() -> Path:
+    """The real CamVid pictures, where this machine has them."""
+    if not CAMVID.is_dir():
+        pytest.skip("CamVid is not on this machine (looked in ../shared/data/camvid)")
+    return CAMVID
+
+
+@pytest.fixture(scope="session")
+def mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A miniature data set in CamVid's layout: 12 + 3 scenes of 48x64 as PNG files."""
+    root = tmp_path_factory.mktemp("mini")
+    for split, count in (("train", 12), ("val", 3)):
+        scenes = Scenes(split, count=count, size=(48, 64))
+        lines = []
+        for index in range(count):
+            label = scenes.label(index)
+            label[label == IGNORE] = 11
+            image, mask = f"{split}/{index:02}.png", f"{split}annot/{index:02}.png"
+            write_image(root / image, scenes.image(index))
+            write_image(root / mask, label)
+            lines.append(f"/SegNet/CamVid/{image} /SegNet/CamVid/{mask}")
+        (root / f"{split}.txt").write_text("\n".join(lines) + "\n")
+    return root

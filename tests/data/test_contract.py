@@ -1,0 +1,54 @@
+"""What holds for every data set: sizes agree, labels are classes or void, reading is repeatable."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from perpixel.data.catalog import NAMES, open_dataset
+from perpixel.data.dataset import Dataset, read_pair
+from perpixel.errors import UsageError
+from perpixel.recipes.spec import IGNORE
+
+
+@pytest.fixture(params=NAMES)
+def dataset(request, mini: Path, tmp_path: Path) -> Dataset:
+    if request.param == "folder":
+        (tmp_path / "images").symlink_to(mini / "train")
+        (tmp_path / "masks").symlink_to(mini / "trainannot")
+        names = ", ".join(f'"{index}"' for index in range(11))
+        (tmp_path / "dataset.toml").write_text(
+            f"classes = [{names}]\nignored_ids = [11]\n"
+            '[splits.train]\nimages = "images"\nmasks = "masks"\n'
+        )
+        return open_dataset("folder", tmp_path, "train")
+    return open_dataset(request.param, mini, "train")
+
+
+def test_every_sample_is_a_picture_with_classes(dataset: Dataset):
+    assert len(dataset) >= 12
+    assert len(dataset.classes.names) == len(set(dataset.classes.names)) >= 6
+    assert len(dataset.classes.palette) == len(set(dataset.classes.palette))
+    for index in range(4):
+        image, label = read_pair(dataset, index)
+        assert image.dtype == label.dtype == np.uint8
+        assert image.shape == (*label.shape, 3)
+        assert set(np.unique(label)) <= {*range(len(dataset.classes)), IGNORE}
+    assert len({dataset.name(index) for index in range(len(dataset))}) == len(dataset)
+
+
+def test_reading_is_a_function_of_the_index(dataset: Dataset):
+    first = [dataset.image(2), dataset.label(2)]
+    dataset.image(3)
+    assert all((a == b).all() for a, b in zip(first, read_pair(dataset, 2), strict=True))
+    first[0][:] = 0
+    first[1][:] = 0
+    assert dataset.image(2).any()  # what a caller does to a picture stays with the caller
+    assert dataset.label(2).any()
+
+
+def test_unknown_names_and_missing_roots_are_explained():
+    with pytest.raises(UsageError, match="Did you mean camvid"):
+        open_dataset("camvit", None, "train")
+    with pytest.raises(UsageError, match="--data ROOT"):
+        open_dataset("camvid", None, "train")

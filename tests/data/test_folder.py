@@ -1,0 +1,326 @@
+"""dataset.toml: what it may say, what it means, and that every mistake in it gets an answer."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from perpixel.data.dataset import read_pair
+from perpixel.data.folder import open_folder
+from perpixel.errors import PerpixelError
+from perpixel.images import distinct_palette, write_image
+from perpixel.recipes.spec import IGNORE
+
+SPLIT = """
+[splits.train]
+images = "images"
+masks = "masks"
+"""
+SHORTEST = 'classes = ["background", "building"]\n' + SPLIT
+IDS = np.array([[0, 1, 255], [1, 1, 0]], np.uint8)
+
+
+def _write(root, toml, *, pictures=("images/a.jpg",), masks=("masks/a.png",), mask=IDS):
+    (root / "dataset.toml").write_text(toml, "utf-8")
+    for name in pictures:
+        write_image(root / name, np.full((*mask.shape[:2], 3), 100, np.uint8))
+    for name in masks:
+        write_image(root / name, mask)
+
+
+def _error(root, split="train"):
+    with pytest.raises(PerpixelError) as error:
+        open_folder(root, split)
+    message = str(error.value)
+    assert message.startswith(f"{root / 'dataset.toml'}: ")
+    assert "\n" not in message
+    return message
+
+
+def _label(root):
+    return open_folder(root, "train").label(0).tolist()
+
+
+# --- What the file means -------------------------------------------------------------------------
+
+
+def test_the_shortest_description(tmp_path):
+    _write(tmp_path, SHORTEST)
+    pairs = open_folder(tmp_path, "train")
+    assert pairs.files == (("images/a.jpg", "masks/a.png"),)
+    assert pairs.classes.names == ("background", "building")
+    assert pairs.classes.palette == distinct_palette(2)
+    image, label = read_pair(pairs, 0)
+    assert image.shape == (2, 3, 3)
+    assert np.array_equal(label, IDS)
+
+
+def test_every_key_at_once(tmp_path):
+    toml = """
+    image_suffixes = ["_rgb.jpg", "_rgb.JPEG"]
+    mask_suffix = "_mask.png"
+    ignored_ids = [0, 255]
+    classes = [
+      { name = "road", colour = [128, 64, 128], ids = [7, 8] },
+      { name = "car", colour = [0, 0, 142], ids = 26 },
+    ]
+    [splits.test]
+    images = "images"
+    masks = "masks"
+    list = "lists/test.txt"
+    """
+    pictures = ["images/a/1_rgb.jpg", "images/b/1_rgb.jpeg", "images/b/2_rgb.jpg", "images/x.jpg"]
+    masks = ["masks/a/1_mask.png", "masks/b/1_mask.png", "masks/a/1_other.png"]
+    mask = np.array([[7, 8, 26], [0, 255, 7]], np.uint8)
+    _write(tmp_path, toml, pictures=pictures, masks=masks, mask=mask)
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists/test.txt").write_text("\ufeffb/1\r\na/1\r\n\r\n", "utf-8")
+    pairs = open_folder(tmp_path, "test")
+    assert pairs.files == (
+        ("images/b/1_rgb.jpeg", "masks/b/1_mask.png"),
+        ("images/a/1_rgb.jpg", "masks/a/1_mask.png"),
+    )
+    assert pairs.classes.palette == ((128, 64, 128), (0, 0, 142))
+    assert pairs.label(0).tolist() == [[0, 0, 1], [IGNORE, IGNORE, 0]]
+
+
+def test_without_a_list_every_picture_counts_in_the_order_of_names(tmp_path):
+    names = ["b", "a", "sub/c", "sub/deep/d"]
+    _write(
+        tmp_path,
+        SHORTEST,
+        pictures=[f"images/{name}.png" for name in names],
+        masks=[f"masks/{name}.png" for name in [*names, "unused"]],
+    )
+    (tmp_path / "images/notes.txt").write_text("not a picture")
+    (tmp_path / "images/.hidden.png").write_text("nor this")
+    pairs = open_folder(tmp_path, "train")
+    assert [pairs.name(index) for index in range(4)] == [f"images/{n}.png" for n in sorted(names)]
+    assert pairs.files[3] == ("images/sub/deep/d.png", "masks/sub/deep/d.png")
+
+
+def test_folders_may_be_links(tmp_path):
+    _write(tmp_path, SHORTEST, pictures=["elsewhere/a.jpg"], masks=["masks/city/a.png"])
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/city").symlink_to(tmp_path / "elsewhere")
+    assert open_folder(tmp_path, "train").files == (("images/city/a.jpg", "masks/city/a.png"),)
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "suffix", "picture", "mask"),
+    [
+        (".", ".", "_mask.png", "a.png", "a_mask.png"),
+        (".", ".", ".png", "a.jpg", "a.png"),
+        (".", "masks", ".png", "a.png", "masks/a.png"),
+        ("x", "x/masks", "_L.png", "x/b/a.png", "x/masks/b/a_L.png"),
+        ("./x/", "x", "_L.png", "x/a.png", "x/a_L.png"),
+        ("images", ".", ".png", "images/a.png", "a.png"),
+    ],
+)
+def test_masks_may_lie_among_the_pictures(tmp_path, images, masks, suffix, picture, mask):
+    toml = f'classes = ["a", "b"]\nmask_suffix = "{suffix}"\n' + SPLIT.replace(
+        '"images"', f'"{images}"'
+    ).replace('"masks"', f'"{masks}"')
+    _write(tmp_path, toml, pictures=[picture], masks=[mask])
+    assert open_folder(tmp_path, "train").files == ((picture, mask),)
+
+
+def test_255_is_ignored_unless_a_class_has_it(tmp_path):
+    toml = 'classes = [{name = "a", ids = 0}, {name = "b", ids = [1, 255]}]\n' + SPLIT
+    _write(tmp_path, toml)
+    assert _label(tmp_path) == [[0, 1, 1], [1, 1, 0]]
+
+
+def test_nothing_is_ignored_when_the_list_is_empty(tmp_path):
+    _write(tmp_path, "ignored_ids = []\n" + SHORTEST)
+    with pytest.raises(PerpixelError, match=r"label value 255 .*2 classes; ids 0-1"):
+        _label(tmp_path)
+
+
+RGB = np.array([[(9, 9, 9), (0, 0, 142)], [(0, 0, 70), (255, 255, 255)]], np.uint8)
+
+
+def test_rgb_masks_hold_the_colours(tmp_path):
+    toml = """
+    ignored_colours = [255, 255, 255]
+    classes = [
+      { name = "road", colours = [9, 9, 9] },
+      { name = "car", colours = [[0, 0, 142], [0, 0, 70]] },
+    ]
+    """
+    _write(tmp_path, toml + SPLIT, mask=RGB)
+    assert _label(tmp_path) == [[0, 1], [1, IGNORE]]
+    assert open_folder(tmp_path, "train").classes.palette == ((9, 9, 9), (0, 0, 142))
+    Image.fromarray(IDS).save(tmp_path / "masks/a.png")
+    with pytest.raises(PerpixelError, match=r"a\.png: holds ids, but .* colours"):
+        _label(tmp_path)
+
+
+COLOURED = """
+ignored_colours = [[255, 255, 255]]
+classes = [
+  { name = "a", colour = [9, 9, 9] },
+  { name = "b", colour = [0, 0, 142] },
+  { name = "c", colour = [0, 0, 70] },
+]
+"""
+
+
+def test_with_nothing_but_display_colours_the_masks_may_hold_them_or_positions(tmp_path):
+    _write(tmp_path, COLOURED + SPLIT, mask=RGB)
+    assert _label(tmp_path) == [[0, 1], [2, IGNORE]]
+    Image.fromarray(IDS).save(tmp_path / "masks/a.png")
+    assert _label(tmp_path) == IDS.tolist()
+
+
+def test_generated_colours_are_not_expected_in_masks(tmp_path):
+    _write(tmp_path, SHORTEST, mask=RGB)
+    with pytest.raises(PerpixelError, match=r"a\.png: holds RGB colours, but .* ids"):
+        _label(tmp_path)
+
+
+def test_a_value_without_a_class_is_named_with_file_and_class_count(tmp_path):
+    _write(tmp_path, SHORTEST, mask=np.full((2, 2), 77, np.uint8))
+    with pytest.raises(PerpixelError, match=r"masks/a\.png: label value 77 .*\(2 classes; ids"):
+        _label(tmp_path)
+
+
+# --- Mistakes ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("toml", "parts"),
+    [
+        ("classes: [", ["not a TOML file", "line 1"]),
+        ("", ["classes is missing", "splits is missing"]),
+        ("class = []\n" + SHORTEST, ["unknown key class.", "Did you mean classes?"]),
+        (SHORTEST + 'mask = "x"', ["unknown key splits.train.mask.", "Did you mean masks?"]),
+        (
+            'classes = [{name = "a", color = [1, 2, 3]}]' + SPLIT,
+            ["unknown key classes[0].color.", "name, colour, ids", "Did you mean colour?"],
+        ),
+        ("classes = [{ids = [1]}]" + SPLIT, ["classes[0].name is missing"]),
+        ("classes = []" + SPLIT, ["classes = []", "at least 1 item"]),
+        ('classes = ["a", ""]' + SPLIT, ["classes[1].name = ''"]),
+        ('classes = ["a", 3]' + SPLIT, ["classes[1] = 3: should be a table of name, colour"]),
+        ('classes = "a"' + SPLIT, ["classes = 'a'", "list"]),
+        ('splits = "a"\nclasses = ["a"]', ["splits = 'a': should be a table"]),
+        ('classes = ["a"]\n[splits]', ["splits = {}"]),
+        ('classes = ["a"]\n[splits.x]\nimages = "a"', ["splits.x.masks is missing"]),
+        ('classes = [{name = "a", ids = 65536}]' + SPLIT, ["classes[0].ids[0] = 65536"]),
+        ('classes = [{name = "a", ids = []}]' + SPLIT, ["classes[0].ids = []"]),
+        ('classes = [{name = "a", colour = [1, 2]}]' + SPLIT, ["classes[0].colour[2] is missing"]),
+        ('classes = [{name = "a", colour = [1, 2, 256]}]' + SPLIT, ["colour[2] = 256"]),
+        ('classes = ["a", "b", "a"]' + SPLIT, ["more than one class has the name 'a'"]),
+        (
+            COLOURED.replace("142", "70") + SPLIT,
+            ["(0, 0, 70) is listed twice, in the colours of class 'b'", "class 'c'"],
+        ),
+        (
+            'classes = [{name = "a", colour = [1, 2, 3], ids = 1}, '
+            '{name = "b", colour = [1, 2, 3], ids = 2}]' + SPLIT,
+            ["more than one class has the colour (1, 2, 3)"],
+        ),
+        (
+            'classes = [{name = "a", ids = [1, 2]}, {name = "b", ids = 2}]' + SPLIT,
+            ["2 is listed twice, in the ids of class 'a' and in the ids of class 'b'"],
+        ),
+        (
+            "ignored_ids = [1]\n" + SHORTEST,
+            ["1 is listed twice, in the ids of class 'building' and in ignored_ids"],
+        ),
+        (
+            "ignored_colours = [[9, 9, 9]]" + COLOURED.partition("]]")[2] + SPLIT,
+            ["(9, 9, 9) is listed", "class 'a' and in ignored_colours"],
+        ),
+        ("ignored_colours = [[9, 9, 9], [9, 9, 9]]\n" + SHORTEST, ["twice, in ignored_colours"]),
+        (
+            'classes = ["a", {name = "b", ids = [1]}, "c"]' + SPLIT,
+            ["2 of 3 classes have no ids (a, c)", "every class or to none"],
+        ),
+        ('mask_suffix = "png"\n' + SHORTEST, ["mask_suffix = 'png'", "'_mask.png'"]),
+        ("image_suffixes = []\n" + SHORTEST, ["image_suffixes = []"]),
+        (f"classes = {[str(index) for index in range(255)]}" + SPLIT, ["classes", "254"]),
+    ],
+)
+def test_a_mistake_in_the_file_is_named(tmp_path, toml, parts):
+    _write(tmp_path, toml)
+    message = _error(tmp_path)
+    for part in parts:
+        assert part in message
+    assert "_Class" not in message
+    assert "_Split" not in message
+    assert "uple" not in message
+
+
+def test_each_mistake_is_told_once_and_many_are_cut_short(tmp_path):
+    _write(tmp_path, 'classes = [{name = "a", color = [1, 2, 3]}]' + SPLIT)
+    assert _error(tmp_path).endswith("Did you mean colour?")
+    _write(tmp_path, f"classes = {list(range(300, 310))}" + SPLIT)
+    assert _error(tmp_path).count("should be a table") == 5
+    assert _error(tmp_path).endswith("; and 5 more")
+
+
+def test_two_hundred_and_fifty_four_classes_are_fine(tmp_path):
+    _write(tmp_path, f"classes = {[str(index) for index in range(254)]}" + SPLIT)
+    assert len(open_folder(tmp_path, "train").classes) == 254
+
+
+def test_a_missing_description_can_be_proposed(tmp_path):
+    assert f"perpixel data init {tmp_path}" in _error(tmp_path)
+    with pytest.raises(PerpixelError, match=r"nowhere: no such folder.*dataset\.toml"):
+        open_folder(tmp_path / "nowhere", "train")
+
+
+def test_a_file_in_another_encoding_is_named(tmp_path):
+    (tmp_path / "dataset.toml").write_bytes(SHORTEST.replace("building", "café").encode("latin-1"))
+    assert "not a TOML file" in _error(tmp_path)
+
+
+def test_a_split_that_is_not_there_lists_those_that_are(tmp_path):
+    _write(tmp_path, SHORTEST + SPLIT.replace("train", "val"))
+    message = _error(tmp_path, "vall")
+    assert "no split 'vall', but train, val. Did you mean val?" in message
+    assert "[splits.vall]" in message
+
+
+@pytest.mark.parametrize("key", ["images", "masks"])
+def test_folders_that_are_not_there_or_not_below_are_named(tmp_path, key):
+    _write(tmp_path, SHORTEST)
+    _write(tmp_path, SHORTEST.replace(f'"{key}"', '"imgs"'))
+    assert f"splits.train.{key} = 'imgs': no such folder; there are images, masks" in _error(
+        tmp_path
+    )
+    for outside in ("../x", "/x"):
+        _write(tmp_path, SHORTEST.replace(f'"{key}"', f'"{outside}"'))
+        assert f"splits.train.{key} = '{outside}': write folders relative" in _error(tmp_path)
+
+
+def test_pictures_without_masks_are_counted_and_the_first_are_listed(tmp_path):
+    names = [f"images/{index}.jpg" for index in range(9)]
+    _write(tmp_path, SHORTEST, pictures=names, masks=["masks/0.png"])
+    message = _error(tmp_path)
+    assert "splits.train: 8 of 9 pictures have no mask (images/1.jpg, images/2.jpg" in message
+    assert "images/5.jpg, ...)" in message
+    assert "masks/1.png" in message
+    assert "mask_suffix" in message
+
+
+def test_a_folder_without_pictures_says_what_was_looked_for(tmp_path):
+    _write(tmp_path, 'image_suffixes = [".tga"]\n' + SHORTEST)
+    message = _error(tmp_path)
+    assert "splits.train.images: images holds no pictures. They end in .tga" in message
+
+
+def test_pictures_that_would_share_a_mask_are_refused(tmp_path):
+    _write(tmp_path, SHORTEST, pictures=("images/a.jpg", "images/a.png"))
+    assert "images/a.jpg and images/a.png have the same stem" in _error(tmp_path)
+
+
+def test_a_list_that_does_not_fit_is_named(tmp_path):
+    _write(tmp_path, SHORTEST + 'list = "train.txt"')
+    assert "splits.train.list = 'train.txt': no such file" in _error(tmp_path)
+    (tmp_path / "train.txt").write_text("a\nb.jpg\n")
+    message = _error(tmp_path)
+    assert "splits.train.list: 1 of 2 lines of train.txt name no picture in images" in message
+    assert "b.jpg" in message
+    assert "without its suffix" in message

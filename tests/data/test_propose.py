@@ -1,0 +1,347 @@
+"""What is proposed for the usual layouts, and that the proposal can be opened and read."""
+
+import tomllib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from perpixel.data.dataset import read_pair
+from perpixel.data.folder import open_folder
+from perpixel.data.propose import propose, write_proposal
+from perpixel.errors import PerpixelError
+from perpixel.images import write_image, write_mask
+from perpixel.recipes.spec import IGNORE
+
+IDS = np.array([[0, 1, 2, 255], [2, 2, 2, 2]], np.uint8)
+TEN = [f"{index:03}" for index in range(10)]
+
+
+def _pictures(root, *names):
+    for name in names:
+        write_image(root / name, np.full((2, 4, 3), 100, np.uint8))
+
+
+def _masks(root, *names, mask=IDS):
+    for name in names:
+        write_image(root / name, mask)
+
+
+def _proposed(root):
+    """The proposal as a dictionary, after every label of every split has been read."""
+    proposal = propose(root)
+    write_proposal(root, proposal)
+    described = tomllib.loads(proposal.toml)
+    for split in described["splits"]:
+        pairs = open_folder(root, split)
+        assert pairs.classes.names == tuple(one["name"] for one in described["classes"])
+        for index in range(len(pairs)):
+            read_pair(pairs, index)
+    return described
+
+
+def _size(root, split):
+    return len(open_folder(root, split))
+
+
+# --- Layouts -------------------------------------------------------------------------------------
+
+LAYOUTS = [
+    # picture, mask, expected images, masks, image_suffixes, mask_suffix
+    ("images/*.jpg", "masks/*.png", "images", "masks", None, ".png"),
+    ("img/*.jpg", "label/*.png", "img", "label", None, ".png"),
+    ("data/rgb/*.PNG", "data/gt/*.TIF", "data/rgb", "data/gt", None, ".TIF"),
+    ("images/*.jpg", "masks/*_mask.png", "images", "masks", None, "_mask.png"),
+    ("images/s/*.jpg", "labels/s/*_L.png", "images", "labels", None, "_L.png"),
+    ("raw/*.jpg", "masks/*.png", "raw", "masks", None, ".png"),
+    ("*.jpg", "masks/*.png", ".", "masks", None, ".png"),
+    ("*.jpg", "*.png", ".", ".", None, ".png"),
+    ("x/*.jpg", "x/*_label.png", ".", ".", None, "_label.png"),
+    ("*_sat.jpg", "*_mask.png", ".", ".", ["_sat.jpg"], "_mask.png"),
+    ("*.png", "*mask.png", ".", ".", None, "mask.png"),
+    ("*.rgb.png", "*.mask.png", ".", ".", [".rgb.png"], ".mask.png"),
+    (
+        "a/leftImg8bit/c/*_leftImg8bit.png", "a/gtFine/c/*_gtFine_labelIds.png",
+        "a/leftImg8bit", "a/gtFine", ["_leftImg8bit.png"], "_gtFine_labelIds.png",
+    ),
+    (
+        "JPEGImages/*.jpg", "SegmentationClass/*.png",
+        "JPEGImages", "SegmentationClass", None, ".png",
+    ),
+    ("data/raw/*.jpg", "data/masks/*.png", "data/raw", "data/masks", None, ".png"),
+    ("raw/s/*.jpg", "masks/s/*.png", "raw", "masks", None, ".png"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("picture", "mask", "images", "masks", "image_suffixes", "mask_suffix"), LAYOUTS
+)
+def test_folders_and_endings_are_found(
+    tmp_path, picture, mask, images, masks, image_suffixes, mask_suffix
+):
+    _pictures(tmp_path, *[picture.replace("*", name) for name in TEN])
+    _masks(tmp_path, *[mask.replace("*", name) for name in TEN])
+    (tmp_path / "notes.txt").write_text("something else")
+    described = _proposed(tmp_path)
+    assert described.get("image_suffixes") == image_suffixes
+    assert described["mask_suffix"] == mask_suffix
+    for split, lines in (("train", 8), ("val", 2)):
+        found = described["splits"][split]
+        assert found == {"images": images, "masks": masks, "list": f"{split}.txt"}
+        assert _size(tmp_path, split) == lines
+
+
+@pytest.mark.parametrize(
+    ("picture", "mask"),
+    [
+        ("SPLIT/*.png", "SPLITannot/*.png"),
+        ("SPLIT/images/*.jpg", "SPLIT/masks/*.png"),
+        ("images/SPLIT/*.jpg", "annotations/SPLIT/*.png"),
+        ("set/SPLIT_images/a/*.jpg", "set/SPLIT_labels/a/*.png"),
+        ("SPLIT/*.jpg", "SPLIT/*_mask.png"),
+        ("images/*.jpg", "masks/SPLIT/*.png"),
+    ],
+)
+@pytest.mark.parametrize("words", [("train", "val", "test"), ("training", "validation", "testing")])
+def test_splits_are_found(tmp_path, picture, mask, words):
+    for word, names in zip(words, (TEN[:6], TEN[6:9], TEN[9:]), strict=True):
+        for name in names:
+            _pictures(tmp_path, picture.replace("SPLIT", word).replace("*", name))
+            _masks(tmp_path, mask.replace("SPLIT", word).replace("*", name))
+    described = _proposed(tmp_path)
+    assert list(described["splits"]) == ["train", "val", "test"]
+    assert [_size(tmp_path, split) for split in described["splits"]] == [6, 3, 1]
+    assert described["splits"]["val"]["masks"] == mask.rpartition("/")[0].replace(
+        "SPLIT", words[1]
+    ).removesuffix("/a")
+
+
+def test_without_a_val_split_every_fifth_picture_to_train_with_is_held_out(tmp_path):
+    for split, names in (("train", TEN), ("test", ["t"])):
+        _pictures(tmp_path, *[f"{split}/images/{name}.jpg" for name in names])
+        _masks(tmp_path, *[f"{split}/masks/{name}.png" for name in names])
+    _proposed(tmp_path)
+    assert (tmp_path / "val.txt").read_text() == "004\n009\n"
+    assert (tmp_path / "train.txt").read_text().split() == [n for n in TEN if n not in "004 009"]
+    assert [_size(tmp_path, split) for split in ("train", "val", "test")] == [8, 2, 1]
+    assert open_folder(tmp_path, "test").files == (("test/images/t.jpg", "test/masks/t.png"),)
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(1, (1, 1)), (2, (1, 1)), (6, (5, 1))])
+def test_a_few_pictures_can_be_divided(tmp_path, count, sizes):
+    _pictures(tmp_path, *[f"images/{name}.jpg" for name in TEN[:count]])
+    _masks(tmp_path, *[f"masks/{name}.png" for name in TEN[:count]])
+    _proposed(tmp_path)
+    assert (_size(tmp_path, "train"), _size(tmp_path, "val")) == sizes
+
+
+def test_lists_that_divide_the_pictures_are_used(tmp_path):
+    _pictures(tmp_path, *[f"JPEGImages/{name}.jpg" for name in [*TEN, "bare"]])
+    _masks(tmp_path, *[f"SegmentationClass/{name}.png" for name in TEN])
+    _masks(tmp_path, *[f"SegmentationObject/{name}.png" for name in TEN])
+    for folder, name, lines in (
+        ("Segmentation", "train", TEN[:7]),
+        ("Segmentation", "val", TEN[7:]),
+        ("Main", "train", [*TEN[:7], "bare"]),
+        ("Segmentation", "trainval", TEN),
+    ):
+        (tmp_path / f"ImageSets/{folder}").mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"ImageSets/{folder}/{name}.txt").write_text("\n".join(lines))
+    assert not propose(tmp_path).lists
+    described = _proposed(tmp_path)
+    assert described["splits"]["train"]["list"] == "ImageSets/Segmentation/train.txt"
+    assert described["splits"]["train"]["masks"] == "SegmentationClass"
+    assert (_size(tmp_path, "train"), _size(tmp_path, "val")) == (7, 3)
+
+
+def test_a_list_file_of_another_kind_is_neither_used_nor_overwritten(tmp_path):
+    _pictures(tmp_path, *[f"images/{name}.jpg" for name in TEN])
+    _masks(tmp_path, *[f"masks/{name}.png" for name in TEN])
+    (tmp_path / "train.txt").write_text("images/000.jpg masks/000.png\n")
+    described = _proposed(tmp_path)
+    assert described["splits"]["train"]["list"] == "dataset.toml.train.txt"
+    assert (tmp_path / "train.txt").read_text() == "images/000.jpg masks/000.png\n"
+
+
+def test_pictures_without_masks_are_left_out_and_noted(tmp_path):
+    for split, names in (("train", [*TEN, "bare"]), ("val", TEN)):
+        _pictures(tmp_path, *[f"images/{split}/{name}.jpg" for name in names])
+        _masks(tmp_path, *[f"masks/{split}/{name}.png" for name in TEN])
+    _pictures(tmp_path, "images/test/x.jpg", "photos/y.jpg")
+    described = _proposed(tmp_path)
+    assert "list" in described["splits"]["train"]
+    assert "list" not in described["splits"]["val"]
+    assert _size(tmp_path, "train") == 10
+    notes = "\n".join(propose(tmp_path).notes)
+    assert "1 pictures in images/train have no mask" in notes
+    assert "images/test (1 files), photos (1 files)" in notes
+
+
+def test_class_masks_are_preferred_to_instances_and_pictures_of_masks(tmp_path):
+    _pictures(tmp_path, *[f"images/{name}.jpg" for name in TEN])
+    for kind in ("color", "instanceIds", "labelIds"):
+        _masks(tmp_path, *[f"gt/{name}_{kind}.png" for name in TEN])
+    assert _proposed(tmp_path)["mask_suffix"] == "_labelIds.png"
+
+
+# --- Values --------------------------------------------------------------------------------------
+
+
+def _pair(root, mask):
+    _pictures(root, "images/a.png")
+    (root / "masks").mkdir()
+    mask.save(root / "masks/a.png") if isinstance(mask, Image.Image) else _masks(
+        root, "masks/a.png", mask=mask
+    )
+
+
+def test_ids_become_classes_and_255_is_ignored(tmp_path):
+    _pair(tmp_path, IDS)
+    described = _proposed(tmp_path)
+    assert [(one["name"], one["ids"]) for one in described["classes"]] == [
+        ("class_0", [0]),
+        ("class_1", [1]),
+        ("class_2", [2]),
+    ]
+    assert described["ignored_ids"] == [255]
+    toml = propose(tmp_path).toml
+    assert "ids = [2] },  # 62.50%" in toml
+    assert "255 is for pixels without a label (12.50% of all)" in toml
+    assert "read 1 of the 1 masks" in toml
+    assert open_folder(tmp_path, "train").label(0)[0].tolist() == [0, 1, 2, IGNORE]
+
+
+@pytest.mark.parametrize(
+    ("values", "names", "ignored"),
+    [
+        ((0, 255), {"background": [0], "foreground": [255]}, None),
+        ((0, 1), {"background": [0], "foreground": [1]}, None),
+        ((0, 1, 255), {"background": [0], "foreground": [1]}, [255]),
+        ((3, 5), {"class_3": [3], "class_5": [5]}, None),
+        ((0, 7, 7000), {"class_0": [0], "class_7": [7], "class_7000": [7000]}, None),
+        ((4,), {"class_4": [4]}, None),
+    ],
+)
+def test_few_values(tmp_path, values, names, ignored):
+    mask = np.resize(np.array(values, np.uint16 if max(values) > 255 else np.uint8), (2, 4))
+    _pair(tmp_path, mask)
+    described = _proposed(tmp_path)
+    assert {one["name"]: one["ids"] for one in described["classes"]} == names
+    assert described.get("ignored_ids") == ignored
+
+
+def test_one_bit_masks_are_background_and_foreground(tmp_path):
+    _pair(tmp_path, Image.fromarray(np.array([[0, 255, 0, 0]] * 2, np.uint8)).convert("1"))
+    assert [one["ids"] for one in _proposed(tmp_path)["classes"]] == [[0], [1]]
+
+
+def test_a_palette_gives_the_colours(tmp_path):
+    _pictures(tmp_path, "images/a.png")
+    write_mask(tmp_path / "masks/a.png", IDS, ((0, 0, 0), (128, 0, 0), (0, 128, 0)))
+    described = _proposed(tmp_path)
+    assert [one["colour"] for one in described["classes"]] == [[0, 0, 0], [128, 0, 0], [0, 128, 0]]
+    assert [one["ids"] for one in described["classes"]] == [[0], [1], [2]]
+    assert described["ignored_ids"] == [255]
+
+
+def test_a_grey_or_ambiguous_palette_is_not_used(tmp_path):
+    _pictures(tmp_path, "images/a.png")
+    for palette in [((0,) * 3, (1,) * 3, (2,) * 3), ((9, 0, 0), (9, 0, 0), (0, 0, 9))]:
+        write_mask(tmp_path / "masks/a.png", IDS, palette)
+        assert "made up, too" in propose(tmp_path).toml
+
+
+def _rgb(*colours):
+    return np.resize(np.array(colours, np.uint8), (2, 4, 3))
+
+
+def test_rgb_masks_give_classes_by_colour_and_voc_void_is_ignored(tmp_path):
+    _pair(tmp_path, _rgb((128, 0, 0), (0, 0, 0), (224, 224, 192), (0, 0, 128)))
+    described = _proposed(tmp_path)
+    assert described["classes"] == [
+        {"name": "class_0", "colour": [0, 0, 0]},
+        {"name": "class_1", "colour": [0, 0, 128]},
+        {"name": "class_2", "colour": [128, 0, 0]},
+    ]
+    assert described["ignored_colours"] == [[224, 224, 192]]
+    assert open_folder(tmp_path, "train").label(0)[0].tolist() == [2, 0, IGNORE, 1]
+
+
+def test_white_in_rgb_masks_is_a_class(tmp_path):
+    _pair(tmp_path, _rgb((255, 255, 255), (255, 0, 0)))
+    described = _proposed(tmp_path)
+    assert [one["colour"] for one in described["classes"]] == [[255, 0, 0], [255, 255, 255]]
+
+
+@pytest.mark.parametrize(
+    ("values", "names", "ignored"),
+    [
+        ((0, 255), ["background", "foreground"], None),
+        ((0, 1, 2, 255), ["class_0", "class_1", "class_2"], [[255, 255, 255]]),
+    ],
+)
+def test_ids_that_were_saved_as_grey_rgb_are_shown_in_colours(tmp_path, values, names, ignored):
+    _pair(tmp_path, _rgb(*[(value,) * 3 for value in values]))
+    described = _proposed(tmp_path)
+    assert [one["name"] for one in described["classes"]] == names
+    assert described["classes"][1]["colours"] == [[values[1]] * 3]
+    assert len(set(described["classes"][1]["colour"])) > 1
+    assert described.get("ignored_colours") == ignored
+
+
+def test_a_spread_of_two_hundred_masks_is_read(tmp_path):
+    names = [f"{index:03}" for index in range(450)]
+    _pictures(tmp_path, *[f"images/{name}.png" for name in names])
+    _masks(tmp_path, *[f"masks/{name}.png" for name in names])
+    _masks(tmp_path, "masks/449.png", mask=np.full((2, 4), 7, np.uint8))
+    (tmp_path / "masks/001.png").write_text("damaged, but not in the sample")
+    toml = propose(tmp_path).toml
+    assert "read 200 of the 450 masks" in toml
+    assert "class_7" in toml
+
+
+# --- What cannot be proposed ---------------------------------------------------------------------
+
+
+def test_nothing_is_overwritten(tmp_path):
+    _pair(tmp_path, IDS)
+    proposal = propose(tmp_path)
+    (tmp_path / "dataset.toml").write_text("mine")
+    with pytest.raises(PerpixelError, match=r"dataset\.toml: is there already"):
+        write_proposal(tmp_path, proposal)
+    assert (tmp_path / "dataset.toml").read_text() == "mine"
+    assert not (tmp_path / "train.txt").exists()
+
+
+def test_a_folder_without_masks_says_how_masks_are_told(tmp_path):
+    with pytest.raises(PerpixelError, match=r"none: no such folder"):
+        propose(tmp_path / "none")
+    _pictures(tmp_path, "images/a.jpg", "b.png")
+    with pytest.raises(PerpixelError, match=r"found 2 pictures, but no masks .*dataset\.toml"):
+        propose(tmp_path)
+
+
+def test_jpeg_files_are_no_masks(tmp_path):
+    _pictures(tmp_path, "images/a.jpg", "masks/a.jpg")
+    with pytest.raises(PerpixelError, match="JPEG files cannot be masks"):
+        propose(tmp_path)
+
+
+def test_masks_with_too_many_values_are_named(tmp_path):
+    _pair(tmp_path, np.arange(256, dtype=np.uint16).reshape(2, 128) + 1)
+    with pytest.raises(PerpixelError, match=r"masks/a\.png: .* 256 different values, .* 254"):
+        propose(tmp_path)
+
+
+def test_masks_of_two_kinds_are_named(tmp_path):
+    _pair(tmp_path, IDS)
+    _pictures(tmp_path, "images/b.png", "masks/b.png")
+    with pytest.raises(PerpixelError, match=r"masks/a\.png and .*b\.png: one holds RGB colours"):
+        propose(tmp_path)
+
+
+def test_a_damaged_mask_is_named(tmp_path):
+    _pair(tmp_path, IDS)
+    (tmp_path / "masks/a.png").write_text("not a mask")
+    with pytest.raises(PerpixelError, match=r"masks/a\.png: not a picture"):
+        propose(tmp_path)

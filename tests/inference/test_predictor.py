@@ -1,0 +1,55 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+import perpixel
+from perpixel.checkpoint import Checkpoint
+from perpixel.errors import PerpixelError, UsageError
+from perpixel.inference.predictor import Predictor
+
+RECIPE = perpixel.override(perpixel.recipe("camvid/fcn_r18-d8"), ["model.head.width=8"])
+IMAGE = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    network = perpixel.build(RECIPE, classes=2)
+    weights = network.state_dict()
+    return Predictor(Checkpoint(RECIPE, ("a", "b"), ((255, 0, 0), (0, 0, 255)), weights))
+
+
+def test_paths_arrays_and_pil_pictures_give_the_same(predictor: Predictor, tmp_path):
+    Image.fromarray(IMAGE).save(tmp_path / "x.png")
+    expected = predictor.predict(IMAGE).classes
+    assert expected.shape == (40, 50)
+    assert expected.dtype == np.uint8
+    for given in (tmp_path / "x.png", str(tmp_path / "x.png"), Image.fromarray(IMAGE)):
+        assert (predictor.predict(given).classes == expected).all()
+
+
+def test_a_result_knows_names_shares_and_colours(predictor: Predictor):
+    result = predictor.predict(IMAGE)
+    assert result.names == ("a", "b")
+    assert sum(result.shares().values()) == pytest.approx(1)
+    assert (result.overlay(opacity=0) == IMAGE).all()
+    full = result.overlay(opacity=1)
+    assert (full[result.classes == 0] == (255, 0, 0)).all()
+    assert (full[result.classes == 1] == (0, 0, 255)).all()
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (4, 4, 4), (0, 4, 3), (4, 4, 1)])
+def test_other_arrays_are_refused(predictor: Predictor, shape):
+    with pytest.raises(UsageError, match="uint8 RGB array"):
+        predictor.predict(np.zeros(shape, np.uint8))
+    with pytest.raises(UsageError, match="float32"):
+        predictor.predict(np.zeros((4, 4, 3), np.float32))
+
+
+def test_a_missing_file_is_named(predictor: Predictor, tmp_path):
+    with pytest.raises(PerpixelError, match=r"absent\.png: no such file"):
+        predictor.predict(tmp_path / "absent.png")
+
+
+def test_an_unknown_device_is_an_error(tmp_path):
+    with pytest.raises(UsageError, match="'warp' cannot be used"):
+        perpixel.load(tmp_path, device="warp")

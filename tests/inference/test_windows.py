@@ -1,0 +1,145 @@
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn.functional import interpolate
+
+import perpixel
+from perpixel.errors import UsageError
+from perpixel.inference import windows
+from perpixel.models.build import build
+from perpixel.models.inputs import normalise
+from perpixel.recipes.spec import Input
+
+RECIPE = perpixel.override(perpixel.recipe("camvid/fcn_r18-d8"), ["model.head.width=8"])
+IMAGE = np.random.default_rng(0).integers(0, 256, (45, 70, 3), np.uint8)
+
+
+@pytest.fixture
+def network():
+    return build(RECIPE.model, classes=4).eval()
+
+
+def scores(network, *changes: str, image: np.ndarray = IMAGE) -> torch.Tensor:
+    recipe = perpixel.override(RECIPE, changes)
+    return windows.scores(network, image, recipe, dtype=torch.float32)
+
+
+def close(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return bool((a - b).abs().max() <= 1e-4 * b.abs().max())
+
+
+def plain(network, image: np.ndarray) -> torch.Tensor:
+    """Logits at the picture's own size, by hand."""
+    pixels = torch.from_numpy(image.astype(np.float32))
+    mean, std = torch.tensor(RECIPE.input.mean), torch.tensor(RECIPE.input.std)
+    fed = ((pixels - mean) / std).permute(2, 0, 1)[None]
+    with torch.inference_mode():
+        return interpolate(network(fed).main, size=image.shape[:2], mode="bilinear")[0]
+
+
+def test_a_whole_picture_is_one_pass(network):
+    expected = plain(network, IMAGE)
+    assert close(scores(network), expected)
+    found = windows.class_map(network, IMAGE, RECIPE, dtype=torch.float32)
+    assert found.dtype == np.uint8
+    assert found.shape == (45, 70)
+    assert (found == expected.argmax(0).numpy()).mean() > 0.999
+
+
+def test_scales_and_flips_average_probabilities_or_logits(network):
+    passes = []
+    for size in ((45, 70), (68, 105)):
+        resized = cv2.resize(IMAGE, size[::-1], interpolation=cv2.INTER_LINEAR)
+        for flip in (False, True):
+            seen = np.ascontiguousarray(resized[:, ::-1]) if flip else resized
+            fed = normalise(torch.from_numpy(seen)[None], RECIPE.input)
+            with torch.inference_mode():
+                logits = interpolate(network(fed).main, size=(45, 70), mode="bilinear")[0]
+            passes.append(logits.flip(2) if flip else logits)
+    asked = ["inference.scales=[1, 1.5]", "inference.flip=true"]
+    probabilities = torch.stack([logits.softmax(0) for logits in passes]).mean(0)
+    assert close(scores(network, *asked), probabilities)
+    logits = torch.stack(passes).mean(0)
+    assert close(scores(network, *asked, "inference.average=logits"), logits)
+
+
+def test_one_window_that_covers_the_picture_is_the_whole_picture(network):
+    asked = ["inference.crop=100x100", "inference.stride=50x50", "inference.windows=slide"]
+    assert close(scores(network, *asked), scores(network))
+
+
+def test_windows_average_where_they_overlap(network):
+    found = scores(
+        network, "inference.crop=45x40", "inference.stride=45x30", "inference.windows=slide"
+    )
+    left, right = plain(network, IMAGE[:, :40]), plain(network, IMAGE[:, 30:])
+    assert close(found[:, :, :30], left[:, :, :30])
+    assert close(found[:, :, 40:], right[:, :, 10:])
+    assert close(found[:, :, 30:40], (left[:, :, 30:] + right[:, :, :10]) / 2)
+
+
+def test_padding_to_a_divisor_is_cut_off_again(network):
+    found = scores(network, "input.size_divisor=32")
+    padded = np.zeros((64, 96, 3), np.float32)
+    padded[:] = RECIPE.input.mean
+    padded[:45, :70] = IMAGE
+    assert close(found, plain(network, padded)[:, :45, :70])
+
+
+def test_two_resizes_go_by_way_of_the_input_size(network):
+    asked = ["inference.base_size=160x96"]
+    resized = cv2.resize(IMAGE, (149, 96), interpolation=cv2.INTER_LINEAR)
+    once = scores(network, *asked)
+    twice = scores(network, *asked, "inference.two_resizes=true")
+    expected = interpolate(plain(network, resized)[None], size=(45, 70), mode="bilinear")[0]
+    assert close(twice, expected)
+    assert not close(once, expected)
+
+
+@given(
+    size=st.tuples(st.integers(1, 300), st.integers(1, 300)),
+    crop=st.tuples(st.integers(1, 120), st.integers(1, 120)),
+    part=st.tuples(st.floats(0.2, 1), st.floats(0.2, 1)),
+)
+def test_windows_cover_every_pixel_and_stay_inside(size, crop, part):
+    stride = (max(1, int(crop[0] * part[0])), max(1, int(crop[1] * part[1])))
+    covered = np.zeros(size, bool)
+    grid = windows.window_grid(size, crop, stride)
+    assert len(set(grid)) == len(grid)
+    for top, left in grid:
+        assert top >= 0
+        assert left >= 0
+        if crop[0] <= size[0] and crop[1] <= size[1]:
+            assert top + crop[0] <= size[0]
+            assert left + crop[1] <= size[1]
+        covered[top : top + crop[0], left : left + crop[1]] = True
+    assert covered.all()
+
+
+def test_the_published_grid_has_eight_windows():
+    assert len(windows.window_grid((1025, 2049), (769, 769), (513, 513))) == 8
+
+
+def test_bgr_networks_are_fed_bgr():
+    fed = normalise(
+        torch.tensor([[[[1, 2, 3]]]], dtype=torch.uint8),
+        Input(mean=(3, 2, 0), std=(1, 1, 2), channel_order="bgr"),
+    )
+    assert fed[0, :, 0, 0].tolist() == [0, 0, 0.5]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (7, 3)])
+def test_the_smallest_pictures_work(network, size):
+    image = np.zeros((*size, 3), np.uint8)
+    assert windows.class_map(network, image, RECIPE, dtype=torch.float32).shape == size
+
+
+def test_gaps_between_windows_are_refused():
+    with pytest.raises(UsageError, match="leaves gaps"):
+        perpixel.override(
+            RECIPE,
+            ["inference.crop=10x10", "inference.stride=11x5", "inference.windows=slide"],
+        )

@@ -1,0 +1,185 @@
+"""What holds for every network: shapes, strides, key names, gradients, sizes."""
+
+import pytest
+import torch
+
+import perpixel
+from perpixel.models.build import build
+from perpixel.recipes.spec import FCN, Auxiliary, Model, ResNet, SemanticFPN
+
+VARIANTS = {
+    "fcn-r18-d8-deep": Model(
+        backbone=ResNet(depth=18, stem="deep", output_stride=8),
+        head=FCN(width=16, concat_input=True),
+        auxiliary=Auxiliary(width=8),
+    ),
+    "fcn-r34-d16": Model(
+        backbone=ResNet(depth=34, output_stride=16),
+        head=FCN(convs=1, width=16, dropout_kind="element"),
+    ),
+    "fcn-r50-d32-1x1": Model(
+        backbone=ResNet(depth=50), head=FCN(convs=3, width=16, kernel=1, dilation=2)
+    ),
+    "fcn-r18-linear": Model(backbone=ResNet(depth=18), head=FCN(convs=0)),
+    "fpn-r18": Model(backbone=ResNet(depth=18), head=SemanticFPN(neck_width=32, width=32)),
+    "fpn-r50-neck-norm": Model(
+        backbone=ResNet(depth=50, stem="deep"),
+        head=SemanticFPN(neck_norm=True, neck_width=32, width=32),
+    ),
+    "fpn-r50-caffe": Model(
+        backbone=ResNet(depth=50, stride_in_1x1=True, frozen_norm=True),
+        head=SemanticFPN(norm="group", neck_width=32, width=32),
+    ),
+}
+STRIDE = {
+    name: 4 if spec.head.kind == "semantic_fpn" else spec.backbone.output_stride
+    for name, spec in VARIANTS.items()
+}
+
+
+@pytest.fixture(params=VARIANTS)
+def variant(request) -> str:
+    return request.param
+
+
+def test_logits_have_the_heads_own_stride(variant: str):
+    network = build(VARIANTS[variant], classes=5).eval()
+    with torch.inference_mode():
+        for height, width in ((64, 96), (65, 97), (33, 70)):
+            logits = network(torch.randn(2, 3, height, width)).main
+            stride = STRIDE[variant]
+            assert logits.shape == (2, 5, -(-height // stride), -(-width // stride))
+
+
+def test_the_auxiliary_head_answers_only_when_asked(variant: str):
+    network = build(VARIANTS[variant], classes=5).eval()
+    images = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        assert network(images).auxiliary is None
+        extra = network(images, auxiliary=True).auxiliary
+        if VARIANTS[variant].auxiliary is None:
+            assert extra is None
+        else:
+            assert extra is not None
+            assert extra.shape == (1, 5, 8, 8)
+
+
+def test_every_trainable_weight_gets_a_gradient(variant: str):
+    network = build(VARIANTS[variant], classes=5)
+    output = network(torch.randn(2, 3, 64, 64), auxiliary=True)
+    loss = output.main.square().mean()
+    if output.auxiliary is not None:
+        loss = loss + output.auxiliary.square().mean()
+    loss.backward()
+    without = [name for name, p in network.named_parameters() if p.grad is None]
+    assert without == []
+
+
+def test_pictures_of_a_batch_do_not_meet(variant: str):
+    network = build(VARIANTS[variant], classes=5).eval()
+    images = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        both, alone = network(images).main, network(images[1:]).main
+    assert (both[1:] - alone).abs().max() < 1e-3 * alone.abs().max()
+
+
+def test_key_names_are_these():
+    keys = build(VARIANTS["fcn-r18-d8-deep"], classes=5).state_dict().keys()
+    for key in (
+        "backbone.stem.0.weight",
+        "backbone.stem.7.running_mean",
+        "backbone.layer2.0.downsample.0.weight",
+        "backbone.layer4.1.bn2.bias",
+        "head.convs.1.0.weight",
+        "head.convs.1.1.running_var",
+        "head.fuse.0.weight",
+        "head.classifier.bias",
+        "auxiliary.convs.0.0.weight",
+        "auxiliary.classifier.weight",
+    ):
+        assert key in keys
+    keys = build(VARIANTS["fpn-r18"], classes=5).state_dict().keys()
+    for key in (
+        "backbone.conv1.weight",
+        "backbone.bn1.weight",
+        "head.lateral.3.bias",
+        "head.output.0.weight",
+        "head.scales.3.2.0.weight",
+        "head.scales.0.0.1.num_batches_tracked",
+    ):
+        assert key in keys
+
+
+# FACTS of the toolkits' instantiated models: mmsegmentation, sssegmentation, pytorch-auto-drive.
+def _mmseg(depth: int, stem: str, *, auxiliary: bool = True) -> Model:
+    wide = depth != 18
+    return Model(
+        backbone=ResNet(depth=depth, stem=stem, output_stride=8),
+        head=FCN(convs=2, width=512 if wide else 128, concat_input=True),
+        auxiliary=Auxiliary(width=256 if wide else 64) if auxiliary else None,
+    )
+
+
+def _sssegmentation(depth: int, head: str) -> Model:
+    fcn = head == "fcn"
+    return Model(
+        backbone=ResNet(depth=depth, stem="deep", output_stride=8 if fcn else 32),
+        head=FCN(convs=2, width=512) if fcn else SemanticFPN(neck_norm=True),
+        auxiliary=Auxiliary(width=512) if fcn else None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("spec", "classes", "parameters"),
+    [
+        (_mmseg(18, "deep"), 19, 12_822_342),
+        (_mmseg(18, "7x7"), 19, 12_803_110),
+        (_mmseg(50, "deep"), 19, 49_497_734),
+        (_mmseg(50, "7x7"), 19, 49_478_502),
+        (_mmseg(50, "deep", auxiliary=False), 19, 47_133_043),
+        (_mmseg(50, "deep"), 150, 49_598_604),
+        (_mmseg(101, "deep"), 60, 68_521_432),
+        (_sssegmentation(50, "fcn"), 21, 40_066_954),
+        (_sssegmentation(101, "fcn"), 150, 59_191_436),
+        (_sssegmentation(50, "fpn"), 21, 28_500_213),
+        (_sssegmentation(101, "fpn"), 19, 47_492_083),
+        (
+            Model(backbone=ResNet(depth=50, stem="deep"), head=SemanticFPN()),
+            150,
+            28_514_806,
+        ),
+        (
+            Model(
+                backbone=ResNet(depth=101, output_stride=8),
+                head=FCN(convs=1, width=512, dropout_kind="element"),
+            ),
+            19,
+            51_948_115,
+        ),
+    ],
+)
+def test_parameter_counts_are_the_toolkits(spec: Model, classes: int, parameters: int):
+    with torch.device("meta"):
+        network = build(spec, classes=classes)
+    assert sum(p.numel() for p in network.parameters()) == parameters
+
+
+def test_the_first_block_of_a_dilated_stage_keeps_the_previous_dilation():
+    network = build(_mmseg(50, "deep"), classes=2)
+    dilations = [
+        [block.conv2.dilation[0] for block in stage]
+        for stage in (network.backbone.layer3, network.backbone.layer4)
+    ]
+    assert dilations == [[1, 2, 2, 2, 2, 2], [2, 4, 4]]
+
+
+def test_zero_init_makes_every_residual_branch_silent():
+    spec = ResNet(depth=50, zero_init_residual=True)
+    network = build(Model(backbone=spec), classes=2)
+    assert not network.backbone.layer2[1].bn3.weight.any()
+    assert network.backbone.layer2[1].bn2.weight.all()
+
+
+def test_the_python_door_builds_a_recipes_network():
+    network = perpixel.build(perpixel.recipe("camvid/fcn_r18-d8"), classes=11)
+    assert network(torch.randn(1, 3, 64, 64)).main.shape == (1, 11, 8, 8)

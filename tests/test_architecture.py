@@ -1,0 +1,112 @@
+"""The rules of docs/architecture.md that a machine can hold: arrows, sizes, exported names."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import perpixel
+
+PACKAGE = Path(perpixel.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+# What each room may import. `errors` is open to all.
+ARROWS: dict[str, set[str]] = {
+    "errors": set(),
+    "recipes": set(),
+    "distributed": set(),
+    "images": set(),
+    "data": {"recipes", "images"},
+    "models": {"recipes"},
+    "losses": {"recipes"},
+    "checkpoint": {"models", "recipes"},
+    "conversion": {"checkpoint", "models", "recipes"},
+    "zoo": {"conversion", "checkpoint", "recipes"},
+    "inference": {"checkpoint", "models", "images", "recipes"},
+    "evaluation": {"inference", "data", "models", "images", "distributed", "recipes"},
+    "training": {
+        "evaluation", "conversion", "checkpoint", "losses", "models", "data", "distributed",
+        "recipes",
+    },
+}  # fmt: skip
+ANYTHING = {"api", "cli", "__init__", "__main__"}
+HEAVY = {"torch", "cv2", "numpy", "safetensors", "PIL"}
+MAY_BE_LONG = {"perpixel/training/loop.py:train": 150}
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(tree: ast.AST) -> list[str]:
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [name.name for name in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            if node.module == "perpixel":
+                found += [f"perpixel.{name.name}" for name in node.names]
+            else:
+                found.append(node.module)
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_follow_the_arrows(path: Path):
+    here = room(path)
+    if here in ANYTHING:
+        return
+    allowed = ARROWS[here] | {here, "errors"}
+    for name in imports(ast.parse(path.read_text())):
+        if name.startswith("perpixel."):
+            assert name.split(".")[1] in allowed, f"{here} may not import {name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_sizes_stay_readable(path: Path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            key = f"perpixel/{path.relative_to(PACKAGE)}:{node.name}"
+            assert node.end_lineno is not None
+            assert node.end_lineno - node.lineno + 1 <= MAY_BE_LONG.get(key, 80), key
+
+
+def test_recipes_hold_no_torch_and_no_pictures():
+    for path in (PACKAGE / "recipes").rglob("*.py"):
+        top = {name.split(".")[0] for name in imports(ast.parse(path.read_text()))}
+        assert not top & HEAVY, path
+
+
+def test_the_public_surface_is_this():
+    assert set(perpixel.__all__) == {
+        "PerpixelError", "Recipe", "UsageError", "build", "evaluate", "load", "override",
+        "recipe", "recipes", "train",
+    }  # fmt: skip
+    for name in perpixel.__all__:
+        assert getattr(perpixel, name).__doc__
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import perpixel",
+        "import perpixel; perpixel.recipe('scenes/semantic_fpn_r18'); perpixel.recipes()",
+        "import runpy, sys; sys.argv = ['perpixel', '--help']\n"
+        "try: runpy.run_module('perpixel', run_name='__main__')\n"
+        "except SystemExit: pass",
+        "import runpy, sys; sys.argv = ['perpixel', 'train', '--help']\n"
+        "try: runpy.run_module('perpixel', run_name='__main__')\n"
+        "except SystemExit: pass",
+        "import runpy, sys; sys.argv = ['perpixel', 'zoo']\n"
+        "try: runpy.run_module('perpixel', run_name='__main__')\n"
+        "except SystemExit: pass",
+    ],
+    ids=["import", "recipes", "help", "train-help", "zoo"],
+)
+def test_torch_is_not_imported_by(code: str):
+    check = f"{code}\nimport sys; assert 'torch' not in sys.modules, 'torch was imported'"
+    subprocess.run([sys.executable, "-c", check], check=True, capture_output=True)

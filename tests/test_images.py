@@ -1,0 +1,231 @@
+"""Files in, arrays out: what each kind of picture and mask file gives, and what is refused."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from perpixel.errors import PerpixelError
+from perpixel.images import (
+    IMAGE_SUFFIXES,
+    colourise,
+    distinct_palette,
+    overlay,
+    palette_table,
+    read_image,
+    read_mask,
+    read_palette,
+    write_image,
+    write_mask,
+)
+
+IDS = np.array([[0, 1, 2], [2, 1, 255]], np.uint8)
+PALETTE = ((10, 20, 30), (200, 0, 0), (0, 0, 200))
+RGB = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [9, 8, 7]]], np.uint8)
+
+
+def _picture(height: int, width: int) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+# --- Pictures ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".PNG"])
+def test_a_written_picture_is_read_back_in_rgb_order(tmp_path, suffix):
+    write_image(tmp_path / f"new/folder/a{suffix}", RGB)
+    image = read_image(tmp_path / f"new/folder/a{suffix}")
+    assert image.dtype == np.uint8
+    assert np.array_equal(image, RGB)
+
+
+@pytest.mark.parametrize("suffix", IMAGE_SUFFIXES)
+def test_every_listed_format_can_be_read(tmp_path, suffix):
+    Image.fromarray(np.full((8, 8, 3), (200, 100, 0), np.uint8)).save(tmp_path / f"a{suffix}")
+    image = read_image(tmp_path / f"a{suffix}")
+    assert np.abs(image.astype(int) - (200, 100, 0)).max() <= 6
+
+
+def test_grey_is_repeated_and_alpha_dropped(tmp_path):
+    Image.fromarray(IDS).save(tmp_path / "grey.png")
+    assert np.array_equal(read_image(tmp_path / "grey.png"), np.dstack([IDS] * 3))
+    opaque = np.full((2, 2), 255, np.uint8)
+    for name, alpha in (("opaque", opaque), ("clear", opaque * 0)):
+        Image.fromarray(np.dstack([RGB, alpha])).save(tmp_path / f"{name}.png")
+        assert np.array_equal(read_image(tmp_path / f"{name}.png"), RGB)
+
+
+def test_sixteen_bits_are_scaled_to_eight(tmp_path):
+    wide = np.array([[0, 257 * 7, 257 * 128, 65535]], np.uint16)
+    cv2.imwrite(str(tmp_path / "a.png"), wide)
+    assert read_image(tmp_path / "a.png")[0, :, 0].tolist() == [0, 7, 128, 255]
+
+
+def test_a_picture_is_turned_as_its_exif_says(tmp_path):
+    upright = np.zeros((16, 32, 3), np.uint8)
+    upright[:, 16:] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored turned by a quarter, to be shown turned back
+    stored = Image.fromarray(np.rot90(upright))
+    stored.save(tmp_path / "a.jpg", exif=exif)
+    image = read_image(tmp_path / "a.jpg")
+    assert image.shape == (16, 32, 3)
+    assert image[:, :12].max() < 10
+    assert image[:, 20:].min() > 245
+
+
+# --- Masks ---------------------------------------------------------------------------------------
+
+
+def test_a_palette_mask_gives_its_indices(tmp_path):
+    write_mask(tmp_path / "a.png", IDS, PALETTE)
+    mask = read_mask(tmp_path / "a.png")
+    assert mask.dtype == np.uint8
+    assert np.array_equal(mask, IDS)
+    colours = read_palette(tmp_path / "a.png")
+    assert colours is not None
+    assert colours[:3] == PALETTE
+    assert colours[255] == (255, 255, 255)
+    assert np.array_equal(read_image(tmp_path / "a.png"), colourise(IDS, PALETTE))
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_a_palette_mask_of_few_bits_gives_its_indices(tmp_path, bits):
+    ids = np.array([[0, 1], [1, 0]], np.uint8)
+    file = Image.fromarray(ids)
+    file.putpalette([1, 2, 3, 4, 5, 6])
+    file.save(tmp_path / "a.png", bits=bits)
+    assert np.array_equal(read_mask(tmp_path / "a.png"), ids)
+
+
+def test_a_palette_mask_with_transparency_gives_its_indices(tmp_path):
+    file = Image.fromarray(IDS)
+    file.putpalette(palette_table(PALETTE).tobytes())
+    file.save(tmp_path / "a.png", transparency=0)
+    assert np.array_equal(read_mask(tmp_path / "a.png"), IDS)
+
+
+def test_only_palette_files_have_a_palette(tmp_path):
+    Image.fromarray(IDS).save(tmp_path / "grey.png")
+    assert read_palette(tmp_path / "grey.png") is None
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_a_mask_of_sixteen_bits_keeps_them(tmp_path, suffix):
+    ids = np.array([[0, 300], [7000, 65535]], np.uint16)
+    Image.fromarray(ids).save(tmp_path / f"a{suffix}")
+    mask = read_mask(tmp_path / f"a{suffix}")
+    assert mask.dtype == np.uint16
+    assert np.array_equal(mask, ids)
+
+
+def test_a_mask_in_foreign_byte_order_or_32_bits_becomes_sixteen(tmp_path):
+    ids = np.array([[0, 300], [7000, 65535]], np.uint16)
+    swapped = Image.frombytes("I;16B", (2, 2), ids.astype(">u2").tobytes())
+    swapped.save(tmp_path / "swapped.tif")
+    Image.fromarray(ids.astype(np.int32)).save(tmp_path / "wide.tif")
+    for name in ("swapped.tif", "wide.tif"):
+        mask = read_mask(tmp_path / name)
+        assert mask.dtype == np.uint16
+        assert np.array_equal(mask, ids)
+
+
+def test_a_mask_of_one_bit_gives_0_and_1(tmp_path):
+    # Not 0 and 255: 255 would be taken for "no label" and nothing would be learnt.
+    ids = np.array([[0, 1], [1, 0]], np.uint8)
+    Image.fromarray(ids * 255).convert("1").save(tmp_path / "a.png")
+    mask = read_mask(tmp_path / "a.png")
+    assert mask.dtype == np.uint8
+    assert np.array_equal(mask, ids)
+
+
+def test_masks_lose_their_alpha(tmp_path):
+    alpha = np.full((2, 2), 128, np.uint8)
+    Image.fromarray(np.dstack([RGB, alpha])).save(tmp_path / "rgba.png")
+    assert np.array_equal(read_mask(tmp_path / "rgba.png"), RGB)
+    grey = np.array([[0, 3], [255, 1]], np.uint8)
+    Image.fromarray(np.dstack([grey, alpha]), mode="LA").save(tmp_path / "la.png")
+    assert np.array_equal(read_mask(tmp_path / "la.png"), grey)
+
+
+@pytest.mark.parametrize("values", [[[0, 65536]], [[-1, 3]]])
+def test_ids_out_of_range_are_refused(tmp_path, values):
+    Image.fromarray(np.array(values, np.int32)).save(tmp_path / "a.tif")
+    with pytest.raises(PerpixelError, match=r"a\.tif: holds values from .* 0 to 65535"):
+        read_mask(tmp_path / "a.tif")
+
+
+def test_fractions_are_not_a_mask(tmp_path):
+    Image.fromarray(np.zeros((2, 2), np.float32)).save(tmp_path / "a.tif")
+    with pytest.raises(PerpixelError, match=r"a\.tif: a mask is 8 or 16 bits"):
+        read_mask(tmp_path / "a.tif")
+
+
+# --- What cannot be read -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("read", [read_image, read_mask])
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".bmp"])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9])
+def test_a_file_that_is_cut_off_is_named(tmp_path, capfd, read, suffix, share):
+    whole, cut = tmp_path / f"whole{suffix}", tmp_path / f"cut{suffix}"
+    Image.fromarray(_picture(60, 80)).save(whole)
+    cut.write_bytes(whole.read_bytes()[: int(share * whole.stat().st_size)])
+    with pytest.raises(PerpixelError) as error:
+        read(cut)
+    assert str(error.value).startswith(f"{cut}: ")
+    assert "BytesIO" not in str(error.value)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("read", [read_image, read_mask, read_palette])
+def test_what_is_not_a_picture_is_named(tmp_path, read):
+    (tmp_path / "text.png").write_text("not a picture\n" * 50)
+    (tmp_path / "folder.png").mkdir()
+    for name in ("text.png", "folder.png", "none.png"):
+        with pytest.raises(PerpixelError) as error:
+            read(tmp_path / name)
+        assert str(error.value).startswith(f"{tmp_path / name}: ")
+
+
+def test_what_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(PerpixelError, match=r"file/a\.png: cannot be written"):
+        write_image(tmp_path / "file/a.png", RGB)
+    with pytest.raises(PerpixelError, match=r"a\.unknown: cannot be written"):
+        write_image(tmp_path / "a.unknown", RGB)
+
+
+# --- Colours -------------------------------------------------------------------------------------
+
+
+def test_unlabelled_is_white_and_the_rest_of_the_table_black():
+    table = palette_table(PALETTE)
+    assert table.shape == (256, 3)
+    assert table[:3].tolist() == [list(colour) for colour in PALETTE]
+    assert table[255].tolist() == [255, 255, 255]
+    assert not table[3:255].any()
+
+
+def test_overlay_mixes_the_picture_and_the_colours():
+    image = np.full((2, 3, 3), 100, np.uint8)
+    assert np.array_equal(overlay(image, IDS, PALETTE, opacity=0), image)
+    assert np.array_equal(overlay(image, IDS, PALETTE, opacity=1), colourise(IDS, PALETTE))
+    assert overlay(image, IDS, PALETTE)[0, 1].tolist() == [150, 50, 50]
+
+
+def test_generated_colours_differ():
+    assert distinct_palette(3) == distinct_palette(255)[:3]
+    assert len(set(distinct_palette(255))) == 255
+    few = np.array(distinct_palette(12), int)
+    distances = np.abs(few[:, None] - few).sum(-1)
+    assert distances[~np.eye(12, dtype=bool)].min() > 60
+
+
+def test_paths_may_hold_any_letters(tmp_path):
+    path: Path = tmp_path / "Straße ü.png"
+    write_image(path, RGB)
+    assert np.array_equal(read_image(path), RGB)

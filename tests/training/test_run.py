@@ -1,0 +1,160 @@
+"""Whole runs on a miniature data set: what they leave behind, and that they can be stopped."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import perpixel
+from perpixel.checkpoint import read_checkpoint
+from perpixel.errors import PerpixelError
+
+TINY = perpixel.override(
+    perpixel.recipe("camvid/fcn_r18-d8"),
+    [
+        "train.steps=6",
+        "train.images_per_step=2",
+        "train.crop=32x32",
+        "train.log_every=1",
+        "train.save_every=2",
+        "evaluate.every=null",
+        "model.head.width=8",
+        "model.auxiliary.width=8",
+        "train.precision=float32",
+    ],
+)
+
+
+def losses(run: Path) -> list[float]:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [row["loss"] for row in rows if "loss" in row]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return dict(read_checkpoint(run / "checkpoints" / "model.safetensors").weights)
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.fixture(scope="module")
+def straight(mini: Path, tmp_path_factory) -> Path:
+    """The uninterrupted run."""
+    folder = tmp_path_factory.mktemp("straight")
+    perpixel.train(TINY, data=mini, out=folder, device="cpu")
+    return folder
+
+
+def test_a_run_leaves_everything_behind(straight: Path):
+    names = {str(path.relative_to(straight)) for path in straight.rglob("*") if path.is_file()}
+    assert names == {
+        "recipe.json", "metrics.jsonl", "log.txt", "evaluate.json",
+        "checkpoints/last.safetensors", "checkpoints/best.safetensors",
+        "checkpoints/model.safetensors",
+    }  # fmt: skip
+    rows = [json.loads(line) for line in (straight / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4, 5, 6]
+    assert rows[0]["lr"] == TINY.optimizer.lr
+    stored = read_checkpoint(straight / "checkpoints" / "model.safetensors")
+    assert stored.recipe == TINY
+    assert stored.step == 6
+
+
+def test_evaluating_a_run_gives_its_own_score_again(mini: Path, straight: Path):
+    again = perpixel.evaluate(straight, data=mini)
+    stored = json.loads((straight / "evaluate.json").read_text())
+    assert again.miou == stored["miou"]
+    assert again.iou == stored["iou"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_number_of_workers_changes_no_loss(mini: Path, straight: Path, tmp_path, workers: int):
+    perpixel.train(TINY, data=mini, out=tmp_path, device="cpu", workers=workers)
+    assert losses(tmp_path) == losses(straight)
+    assert same(weights(tmp_path), weights(straight))
+
+
+def test_killed_at_any_moment_it_resumes_exactly(mini: Path, straight: Path, tmp_path):
+    script = (
+        "import sys, perpixel\n"
+        "from perpixel.recipes import settings\n"
+        "recipe = settings.load(open(sys.argv[1]).read(), origin='test')\n"
+        "perpixel.train(recipe, data=sys.argv[3], out=sys.argv[2], device='cpu')\n"
+    )
+    recipe = straight / "recipe.json"
+    process = subprocess.Popen([sys.executable, "-c", script, recipe, tmp_path, mini])
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if (tmp_path / "checkpoints" / "last.safetensors").exists():
+            break
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    perpixel.train(TINY, data=mini, out=tmp_path, resume=True, device="cpu")
+    assert losses(tmp_path) == losses(straight)
+    assert same(weights(tmp_path), weights(straight))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_at_the_next_step(mini: Path, straight: Path, tmp_path, monkeypatch, number):
+    from perpixel.training import journal
+
+    def stop_after_three(self, step: int, status: str | None = None) -> None:
+        if step == 3:
+            os.kill(os.getpid(), number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal.Journal, "advance", stop_after_three)
+        with pytest.raises(PerpixelError, match="stopped after step 3 of 6"):
+            perpixel.train(TINY, data=mini, out=tmp_path, device="cpu")
+    assert signal.getsignal(number) == (
+        signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler
+    )
+    perpixel.train(TINY, data=mini, out=tmp_path, resume=True, device="cpu")
+    assert losses(tmp_path) == losses(straight)
+    assert same(weights(tmp_path), weights(straight))
+
+
+def test_a_run_is_not_overwritten(mini: Path, straight: Path):
+    with pytest.raises(PerpixelError, match="holds a run already"):
+        perpixel.train(TINY, data=mini, out=straight)
+
+
+def test_resuming_with_another_recipe_is_refused(mini: Path, straight: Path):
+    other = perpixel.override(TINY, ["optimizer.lr=0.5"])
+    with pytest.raises(PerpixelError, match=r"optimizer.lr: 0.05 -> 0.5"):
+        perpixel.train(other, data=mini, out=straight, resume=True, device="cpu")
+    assert read_checkpoint(straight / "checkpoints" / "model.safetensors").recipe == TINY
+
+
+def test_resuming_nothing_is_an_error(mini: Path, tmp_path):
+    with pytest.raises(PerpixelError, match="nothing to resume"):
+        perpixel.train(TINY, data=mini, out=tmp_path / "new", resume=True, device="cpu")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_damaged_checkpoint_is_named(mini: Path, straight: Path, tmp_path):
+    last = tmp_path / "checkpoints" / "last.safetensors"
+    last.parent.mkdir()
+    whole = (straight / "checkpoints" / "last.safetensors").read_bytes()
+    last.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(PerpixelError, match=r"last.safetensors: damaged"):
+        perpixel.train(TINY, data=mini, out=tmp_path, resume=True, device="cpu")
+
+
+def test_a_loss_that_is_no_number_stops_the_run(mini: Path, tmp_path):
+    wild = perpixel.override(TINY, ["optimizer.lr=1e30", "schedule.floor=0"])
+    with pytest.raises(PerpixelError, match=r"loss is .* at step \d: lower optimizer.lr"):
+        perpixel.train(wild, data=mini, out=tmp_path, device="cpu")
+
+
+def test_bfloat16_trains_too(mini: Path, tmp_path):
+    low = perpixel.override(TINY, ["train.precision=bfloat16", "train.steps=2"])
+    assert perpixel.train(low, data=mini, out=tmp_path, device="cpu").scores.images == 3

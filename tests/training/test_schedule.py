@@ -1,0 +1,39 @@
+import pytest
+
+import perpixel
+from perpixel.models.build import build
+from perpixel.recipes.spec import Optimizer, Schedule
+from perpixel.training.optimizer import make_optimizer, set_learning_rate
+from perpixel.training.schedule import learning_rate
+
+
+def rates(schedule: Schedule, steps: int, lr: float = 0.01) -> list[float]:
+    return [learning_rate(step, steps=steps, lr=lr, schedule=schedule) for step in range(steps)]
+
+
+def test_poly_is_the_toolkits_closed_form():
+    found = rates(Schedule(), 40_000)
+    for step in (0, 1, 17_000, 39_999):
+        expected = (1 - step / 40_000) ** 0.9 * (0.01 - 1e-4) + 1e-4
+        assert found[step] == pytest.approx(expected, rel=1e-12)
+
+
+def test_only_mmsegmentation_1_reaches_the_floor():
+    assert rates(Schedule(reaches_floor=True), 10)[-1] == pytest.approx(1e-4, rel=1e-12)
+    assert rates(Schedule(), 10)[-1] > 1e-3
+    assert rates(Schedule(floor=0), 10)[-1] > 0
+    assert rates(Schedule(reaches_floor=True), 1) == [0.01]
+
+
+def test_a_floor_above_the_rate_does_not_raise_it():
+    assert rates(Schedule(floor=0.1), 5) == [0.01] * 5
+
+
+def test_the_backbone_may_learn_more_slowly():
+    network = build(perpixel.recipe("camvid/fcn_r18-d8").model, classes=3)
+    optimizer = make_optimizer(network, Optimizer(lr=1, backbone_lr_scale=0.1))
+    set_learning_rate(optimizer, 0.5)
+    rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert len(rate) == len(list(network.parameters()))
+    for name, parameter in network.named_parameters():
+        assert rate[id(parameter)] == (0.05 if name.startswith("backbone.") else 0.5)
