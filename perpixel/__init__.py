@@ -1,5 +1,11 @@
 """perpixel: semantic segmentation baselines as recipes. Importing it does not import torch."""
 
+import os
+
+# OpenCV would print its own account of a damaged file beside the error that names the file. It
+# reads this when it loads, so this comes before whatever imports it.
+os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+
 from perpixel.api import build, evaluate, load, override, recipe, recipes, train
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.recipes.spec import Recipe

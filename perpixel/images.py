@@ -7,12 +7,7 @@ give its indices and not its colours.
 
 import colorsys
 import io
-import os
 from pathlib import Path
-
-# OpenCV, which reads this when it loads, would print its own account of a damaged file beside
-# the error that names it.
-os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
 
 import cv2
 import numpy as np
