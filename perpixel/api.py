@@ -63,17 +63,28 @@ def train(
     data: str | Path | None = None,
     out: str | Path,
     resume: bool = False,
+    init: str | Path | None = None,
     device: str = "auto",
     workers: int | None = None,
 ) -> Run:
     """Trains a recipe on the data set below `data` into the run folder `out`.
 
-    See perpixel.training.loop.train. Raises PerpixelError for anything the user can mend.
+    init: a run, a checkpoint or another toolkit's file to start from; None is the ImageNet file
+    that the recipe names, if any, and "none" random weights. See perpixel.training.loop.train.
+    Raises PerpixelError for anything the user can mend.
     """
+    from perpixel import zoo
     from perpixel.training.loop import train as run
 
-    root = None if data is None else Path(data)
-    return run(recipe, data=root, out=Path(out), resume=resume, device=device, workers=workers)
+    return run(
+        recipe,
+        data=None if data is None else Path(data),
+        out=Path(out),
+        resume=resume,
+        init=None if resume else zoo.initial_weights(recipe, init),
+        device=device,
+        workers=workers,
+    )
 
 
 def evaluate(

@@ -1,11 +1,17 @@
 """From whatever names a model to its checkpoint."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
+from torch import Tensor
+
+from perpixel import conversion, download
 from perpixel.checkpoint import Checkpoint, read_checkpoint
+from perpixel.conversion import backbone, files
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.recipes import recipes
 from perpixel.recipes.settings import suggestion
+from perpixel.recipes.spec import Recipe
 
 
 def find(source: str | Path) -> Checkpoint:
@@ -27,6 +33,29 @@ def find(source: str | Path) -> Checkpoint:
         f"{source}: no such run folder, checkpoint file or recipe."
         + suggestion(str(source), recipes())
     )
+
+
+def initial_weights(recipe: Recipe, init: str | Path | None) -> Mapping[str, Tensor] | None:
+    """Weights, by our names, for a training of `recipe` to start from; None for random ones.
+
+    init: None for what the recipe names, "none" for nothing, or a run folder, our checkpoint or
+    another toolkit's file, be it a whole network or an ImageNet backbone. Raises PerpixelError.
+    """
+    if init == "none" or (init is None and recipe.train.init is None):
+        return None
+    if init is None:
+        assert recipe.train.init is not None
+        init = download.fetch(recipe.train.init.url, sha256=recipe.train.init.sha256)
+    path = Path(init)
+    if files.is_ours(path) or not path.is_file():
+        return find(init).weights
+    state = files.read_source(path).state
+    try:
+        if backbone.is_backbone(state):
+            return backbone.backbone_weights(state)
+        return conversion.find(state, like=recipe.model).weights
+    except PerpixelError as error:
+        raise PerpixelError(f"{path}: {error}") from None
 
 
 def _of_run(folder: Path) -> Path:

@@ -18,17 +18,17 @@ ARROWS: dict[str, set[str]] = {
     "recipes": set(),
     "distributed": set(),
     "images": set(),
+    "download": set(),
     "data": {"recipes", "images"},
     "models": {"recipes"},
     "losses": {"recipes"},
     "checkpoint": {"models", "recipes"},
     "conversion": {"checkpoint", "models", "recipes"},
-    "zoo": {"conversion", "checkpoint", "recipes"},
+    "zoo": {"conversion", "checkpoint", "download", "recipes"},
     "inference": {"checkpoint", "models", "images", "recipes"},
     "evaluation": {"inference", "data", "models", "images", "distributed", "recipes"},
     "training": {
-        "evaluation", "conversion", "checkpoint", "losses", "models", "data", "distributed",
-        "recipes",
+        "evaluation", "checkpoint", "losses", "models", "data", "distributed", "recipes",
     },
 }  # fmt: skip
 ANYTHING = {"api", "cli", "__init__", "__main__"}

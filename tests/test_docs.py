@@ -8,6 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+import perpixel
+from perpixel.conversion import to_state_dict
+from perpixel.conversion.names import to_theirs
+from perpixel.conversion.sssegmentation import SSSEGMENTATION
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 SHORT = "--set train.steps=2 --set train.images_per_step=2 --set train.crop=32x32 --device cpu"
@@ -25,7 +31,28 @@ def place(mini: Path, tmp_path_factory) -> Path:
     shutil.copy(folder / "CamVid/val/00.png", folder / "CamVid/val/0016E5_07959.png")
     shutil.copytree(mini / "train", folder / "photos/images")
     shutil.copytree(mini / "trainannot", folder / "photos/masks")
+    _write_foreign_files(folder)
     return folder
+
+
+def _write_foreign_files(folder: Path) -> None:
+    """Small stand-ins, in the toolkits' layouts, for the checkpoints that README converts."""
+    network = perpixel.build(perpixel.recipe("camvid/fcn_r18-d8"), classes=19)
+    mmseg = to_state_dict(network, toolkit="mmseg")
+    torch.save(
+        {"meta": {}, "state_dict": mmseg},
+        folder / "fcn_r50-d8_512x1024_40k_cityscapes.pth",
+    )
+    plain = perpixel.override(
+        perpixel.recipe("camvid/fcn_r18-d8"),
+        ["model.backbone.stem=deep", "model.head.concat_input=false"],
+    )
+    ours = perpixel.build(plain, classes=19).state_dict()
+    names = to_theirs(SSSEGMENTATION.rows, ours)
+    state = {names[name]: tensor for name, tensor in ours.items()}
+    torch.save({"model": state, "epoch": 220}, folder / "fcn_resnet101_os16.pth")
+    backbone = network.backbone.state_dict() | {"fc.weight": torch.zeros(10, 512)}
+    torch.save(backbone, folder / "resnet18-f37072fd.pth")
 
 
 def run(place: Path, *command: str) -> None:

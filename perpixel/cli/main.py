@@ -5,6 +5,7 @@ import sys
 import typer
 
 from perpixel import __version__
+from perpixel.cli.convert import convert
 from perpixel.cli.data import data
 from perpixel.cli.demo import demo
 from perpixel.cli.evaluate import evaluate
@@ -25,6 +26,7 @@ app.command()(train)
 app.command("eval")(evaluate)
 app.command()(predict)
 app.command()(zoo)
+app.command()(convert)
 app.add_typer(data, name="data")
 
 

@@ -27,6 +27,14 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from RUN's last checkpoint.")
     ] = False,
+    init: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL|none",
+            help="Start from a run, a checkpoint, another toolkit's file or an ImageNet backbone; "
+            "none: from random weights. By default from what the recipe names.",
+        ),
+    ] = None,
     device: options.Device = "auto",
     workers: Annotated[
         int | None,
@@ -50,4 +58,6 @@ def train(
     if dry_run:
         typer.echo(dump(chosen))
         return
-    perpixel.train(chosen, data=data, out=out, resume=resume, device=device, workers=workers)
+    perpixel.train(
+        chosen, data=data, out=out, resume=resume, init=init, device=device, workers=workers
+    )

@@ -94,7 +94,11 @@ class Auxiliary(Spec):
 
 
 class Model(Spec):
-    """A network. `align_corners` holds for every resize of its logits, in training and testing."""
+    """A network.
+
+    `align_corners` holds for every bilinear resize of its logits, in training and testing, and
+    inside Semantic FPN's head.
+    """
 
     backbone: ResNet = ResNet()
     head: Annotated[FCN | SemanticFPN, Field(discriminator="kind")] = FCN()
@@ -187,11 +191,22 @@ class Schedule(Spec):
     reaches_floor: bool = False
 
 
+class Download(Spec):
+    """A file on the network, and its sha256: the first eight or more hex digits of it."""
+
+    url: str
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
+
+
 class Train(Spec):
-    """The length and shape of a run; `images_per_step` counts the pictures of all ranks."""
+    """The length and shape of a run; `images_per_step` counts the pictures of all ranks.
+
+    `init` is the ImageNet file that the backbone starts from; without it, random weights.
+    """
 
     steps: Positive = 40_000
     images_per_step: Positive = 8
+    init: Download | None = None
     crop: Size = (512, 1024)
     seed: Annotated[int, Field(ge=0)] = 0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

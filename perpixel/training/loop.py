@@ -5,12 +5,13 @@ import math
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from perpixel import distributed
 from perpixel.checkpoint import Checkpoint, write_checkpoint, write_whole
@@ -24,6 +25,7 @@ from perpixel.models.build import build, place
 from perpixel.models.inputs import normalise
 from perpixel.recipes import settings
 from perpixel.recipes.spec import Recipe
+from perpixel.training.initial import start_from
 from perpixel.training.journal import Clock, Journal
 from perpixel.training.optimizer import make_optimizer, set_learning_rate
 from perpixel.training.schedule import learning_rate
@@ -44,13 +46,15 @@ def train(
     data: Path | None,
     out: Path,
     resume: bool = False,
+    init: Mapping[str, Tensor] | None = None,
     device: str = "auto",
     workers: int | None = None,
 ) -> Run:
     """Trains `recipe` on the data set below `data` and leaves everything in the folder `out`.
 
     `workers` processes prepare the pictures (None: one per core on CUDA, none on a CPU, whose
-    cores are busy); their number does not change the run. With `resume` the run goes on from
+    cores are busy); their number does not change the run. `init` holds weights to start from, by
+    our names: the backbone's, and the heads' where they fit. With `resume` the run goes on from
     `out`'s last checkpoint, step for step as if it had never stopped. SIGINT or SIGTERM ends the
     run after the step at hand, saved. Raises PerpixelError for anything the user can mend.
     """
@@ -66,9 +70,11 @@ def train(
     torch.manual_seed(recipe.train.seed)
     network = place(build(recipe.model, classes=len(train_set.classes)), where).train()
     optimizer = make_optimizer(network, recipe.optimizer)
-    progress = Progress()
+    progress, started = Progress(), "random initial weights"
     if resume:
         progress = read_state(last, network, optimizer, recipe=recipe)
+    elif init is not None:
+        started = start_from(network, init)
     write_whole(out / "recipe.json", settings.dump(recipe).encode())
 
     def checkpoint() -> Checkpoint:
@@ -79,7 +85,8 @@ def train(
     steps = recipe.train.steps
     scores: Scores | None = None
     with Journal(out, first_step=progress.step, steps=steps) as journal, _stop_flag() as stop:
-        journal.say(_opening(recipe, len(train_set), where, dtype, progress.step))
+        journal.say(_opening(recipe, len(train_set), where, dtype))
+        journal.say(f"resumed after step {progress.step}" if resume else started)
         clock = Clock()
         if workers is None:
             workers = min(os.cpu_count() or 1, 8) if where.type == "cuda" else 0
@@ -166,13 +173,10 @@ def _log_scores(journal: Journal, step: int, scores: Scores) -> None:
     journal.record(row, line)
 
 
-def _opening(
-    recipe: Recipe, pictures: int, where: torch.device, dtype: torch.dtype, step: int
-) -> str:
+def _opening(recipe: Recipe, pictures: int, where: torch.device, dtype: torch.dtype) -> str:
     return (
         f"{recipe.name}: {pictures} pictures, {recipe.train.steps} steps of "
         f"{recipe.train.images_per_step}, on {where} in {str(dtype).removeprefix('torch.')}"
-        + (f", from step {step}" if step else "")
     )
 
 

@@ -1,5 +1,6 @@
 """Whole runs on a miniature data set: what they leave behind, and that they can be stopped."""
 
+import hashlib
 import json
 import os
 import signal
@@ -158,3 +159,56 @@ def test_a_loss_that_is_no_number_stops_the_run(mini: Path, tmp_path):
 def test_bfloat16_trains_too(mini: Path, tmp_path):
     low = perpixel.override(TINY, ["train.precision=bfloat16", "train.steps=2"])
     assert perpixel.train(low, data=mini, out=tmp_path, device="cpu").scores.images == 3
+
+
+def test_a_run_can_start_from_another_or_from_a_backbone(straight: Path, mini: Path, tmp_path):
+    started = perpixel.override(TINY, ["train.steps=1", "optimizer.lr=1e-30", "schedule.floor=0"])
+    perpixel.train(started, data=mini, out=tmp_path / "all", init=straight, device="cpu")
+    assert (
+        "initial weights for the backbone and the head and the auxiliary"
+        in (tmp_path / "all" / "log.txt").read_text()
+    )
+    trained, source = weights(tmp_path / "all"), weights(straight)
+    learned = [name for name in source if "running_" not in name and "num_batches" not in name]
+    assert all(torch.equal(trained[name], source[name]) for name in learned)
+
+    wider = perpixel.override(started, ["model.head.width=12", "model.auxiliary=none"])
+    perpixel.train(wider, data=mini, out=tmp_path / "part", init=straight, device="cpu")
+    log = (tmp_path / "part" / "log.txt").read_text()
+    assert "initial weights for the backbone; the head from random numbers" in log
+
+    deeper = perpixel.override(started, ["model.backbone.depth=34"])
+    with pytest.raises(PerpixelError, match=r"missing backbone\.layer1\.2"):
+        perpixel.train(deeper, data=mini, out=tmp_path / "deep", init=straight, device="cpu")
+
+
+def test_the_imagenet_file_a_recipe_names_is_downloaded(mini: Path, tmp_path, monkeypatch):
+    network = perpixel.build(TINY, classes=3)
+    state = {
+        name.removeprefix("backbone."): tensor
+        for name, tensor in network.state_dict().items()
+        if name.startswith("backbone.") and "num_batches" not in name
+    }
+    file = tmp_path / "mirror" / "resnet18-00000000.pth"
+    file.parent.mkdir()
+    torch.save(state | {"fc.weight": torch.zeros(9, 512), "fc.bias": torch.zeros(9)}, file)
+    monkeypatch.setenv("PERPIXEL_MIRROR", str(file.parent))
+    monkeypatch.setenv("PERPIXEL_CACHE", str(tmp_path / "cache"))
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    named = perpixel.override(
+        TINY,
+        [
+            "train.steps=1",
+            f'train.init={{"url": "http://far.invalid/{file.name}", "sha256": "{digest[:8]}"}}',
+        ],
+    )
+    perpixel.train(named, data=mini, out=tmp_path / "run", device="cpu")
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert "initial weights for the backbone; the head and the auxiliary from random" in log
+    perpixel.train(named, data=mini, out=tmp_path / "fresh", init="none", device="cpu")
+    assert "random initial weights" in (tmp_path / "fresh" / "log.txt").read_text()
+    file.write_bytes(b"<html>")
+    monkeypatch.setenv("PERPIXEL_CACHE", str(tmp_path / "empty"))
+    with pytest.raises(PerpixelError, match="damaged on the way"):
+        perpixel.train(named, data=mini, out=tmp_path / "bad", device="cpu")
+    assert not (tmp_path / "bad").exists()

@@ -1,0 +1,230 @@
+"""The files that toolkits keep their weights in.
+
+Unpickling runs whatever code a file brings along. So files of torch.save are read with
+weights_only=True and pickles of NumPy arrays with an unpickler that knows nothing else; a file
+that needs more is refused, or loaded in a process of its own when the caller trusts it.
+"""
+
+import io
+import json
+import pickle
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from torch.serialization import MAGIC_NUMBER
+
+from perpixel.errors import PerpixelError
+
+Palette = tuple[tuple[int, int, int], ...]
+
+_LEGACY = pickle.dumps(MAGIC_NUMBER, protocol=2)  # torch.save before 1.6
+
+_HEADER = "perpixel-source"
+
+EXPECTED = 3
+"""Exit code of the separate process where it says itself what is wrong with a file."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a file holds: weights by the toolkit's own names, and the classes if it names them."""
+
+    state: Mapping[str, Any]
+    names: tuple[str, ...] | None = None
+    palette: Palette | None = None
+
+
+def read_source(path: Path, *, trust: bool = False) -> Source:
+    """The state dict of a toolkit's file and what else the file says.
+
+    Layouts: mmsegmentation `{meta, state_dict}`; sssegmentation, pytorch-auto-drive and detectron2
+    `{model, ...}`, of torch.save or as a pickle of NumPy arrays; torchvision's bare state dict; a
+    safetensors file of any of their names. A file that brings code along is loaded only with
+    `trust`, in a separate process. Raises PerpixelError naming the file.
+    """
+    try:
+        match file_kind(path):
+            case "safetensors":
+                return Source(_safetensors(path))
+            case "torch":
+                return unpack(torch.load(path, map_location="cpu", weights_only=True))
+            case "pickle":
+                return unpack(_ArrayUnpickler(io.BytesIO(path.read_bytes())).load())
+    except PerpixelError as error:
+        raise PerpixelError(f"{path}: {error}") from None
+    except Exception as error:  # damaged bytes can make an unpickler raise anything
+        wanted = _foreign_code(error)
+        if wanted is None:
+            raise PerpixelError(
+                f"{path}: a damaged file, perhaps cut short in a download ({_brief(error)})"
+            ) from None
+    if trust:
+        return _read_apart(path)
+    raise PerpixelError(
+        f"{path}: this file holds more than tensors and plain values ({wanted}), and loading it "
+        f"could run any code it brings. If you trust where it comes from, --trust loads it in a "
+        f"separate process"
+    )
+
+
+def is_ours(path: Path) -> bool:
+    """Whether this is a perpixel checkpoint or a folder, which can only be a run's."""
+    if path.is_dir():
+        return True
+    try:
+        with safe_open(path, framework="pt") as file:
+            return "perpixel" in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
+
+
+def file_kind(path: Path) -> Literal["safetensors", "torch", "pickle"]:
+    """The format, by the first bytes. Raises PerpixelError for anything else."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(256)
+    except OSError as error:
+        raise PerpixelError(f"cannot be read ({error.strerror})") from None
+    if not head:
+        raise PerpixelError("the file is empty")
+    if head.lstrip().startswith(b"<"):
+        raise PerpixelError("a web page, not a checkpoint; the link leads to a page about the file")
+    if head.startswith((b"PK\x03\x04", _LEGACY)):
+        return "torch"
+    if head[8:9] == b"{":
+        return "safetensors"
+    if head.startswith(b"\x80"):
+        return "pickle"
+    raise PerpixelError("neither a file of torch.save nor a pickle nor safetensors")
+
+
+def unpack(content: object) -> Source:
+    """The state dict within what a file held. Raises PerpixelError where there is none."""
+    match content:
+        case {"state_dict": dict() as state, "meta": dict() as meta}:
+            return Source(state, *_classes(meta))
+        case {"state_dict": dict() as state}:
+            return Source(state)
+        case {"model": dict() as state}:  # not model_ema: the published figures are model's
+            return Source(state)
+        case dict() if content and all(
+            isinstance(v, Tensor | np.ndarray) for v in content.values()
+        ):
+            return Source(content)
+        case dict():
+            keys = ", ".join(str(key) for key in list(content)[:8]) or "nothing"
+            raise PerpixelError(f"no state dict in it, but {keys}")
+    raise PerpixelError(f"holds {type(content).__name__}, not a dict of tensors")
+
+
+def hand_over(source: Source, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Writes what `_read_apart` reads."""
+    from safetensors.torch import save_file
+
+    said = {"names": source.names, "palette": source.palette}
+    save_file(dict(tensors), path, {_HEADER: json.dumps(said)})
+
+
+def _read_apart(path: Path) -> Source:
+    """Loads the file in another process, which hands back plain tensors and text."""
+    with tempfile.TemporaryDirectory() as folder:
+        plain = Path(folder) / "plain.safetensors"
+        command = [sys.executable, "-m", "perpixel.conversion.trusted", str(path), str(plain)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            said = done.stderr.strip() or f"exit code {done.returncode}"
+            if done.returncode != EXPECTED:
+                said = said.splitlines()[-1]
+            raise PerpixelError(f"{path}: cannot be loaded, trusted or not: {said}")
+        state = _safetensors(plain)
+        with safe_open(plain, framework="pt") as file:
+            header = json.loads(file.metadata()[_HEADER])
+    names, palette = header["names"], header["palette"]
+    return Source(
+        state,
+        None if names is None else tuple(names),
+        None if palette is None else tuple((r, g, b) for r, g, b in palette),
+    )
+
+
+def _safetensors(path: Path) -> dict[str, Tensor]:
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def _classes(meta: Mapping[str, Any]) -> tuple[tuple[str, ...] | None, Palette | None]:
+    """Names and colours of mmsegmentation's meta: CLASSES and PALETTE, or 1.x's dataset_meta."""
+    said = {str(key).lower(): value for key, value in meta.items()}
+    inner = said.get("dataset_meta")
+    if isinstance(inner, dict):
+        said |= {str(key).lower(): value for key, value in inner.items()}
+    names = said.get("classes")
+    colours = said.get("palette")
+    return (
+        tuple(str(name).strip() for name in names) if isinstance(names, list | tuple) else None,
+        tuple((int(r), int(g), int(b)) for r, g, b in colours)
+        if isinstance(colours, list | tuple | np.ndarray)
+        else None,
+    )
+
+
+class _Foreign(pickle.UnpicklingError):
+    """A pickle that asks for something other than NumPy arrays."""
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Loads NumPy arrays, numbers, text, lists and dicts; nothing it can look up runs code."""
+
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file, encoding="latin1")  # detectron2's model files are Python 2's
+
+    def find_class(self, module: str, name: str) -> Any:
+        found = _ARRAYS.get((module.replace("numpy.core.", "numpy._core."), name))
+        if found is None:
+            raise _Foreign(f"{module}.{name}")
+        return found
+
+
+def _bytes(text: str, encoding: str) -> bytes:
+    """What Python 3 stores in place of bytes in protocol 2, for _codecs.encode."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"bytes stored as {encoding}")
+    return text.encode("latin1")
+
+
+# NumPy's own functions, under the names that any of its versions pickles them by.
+_ARRAYS: dict[tuple[str, str], Any] = {
+    ("numpy._core.multiarray", "_reconstruct"): np.empty(0).__reduce_ex__(2)[0],
+    ("numpy._core.numeric", "_frombuffer"): np.empty(0).__reduce_ex__(5)[0],
+    ("numpy._core.multiarray", "scalar"): np.float32(0).__reduce__()[0],
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("collections", "OrderedDict"): dict,
+    ("_codecs", "encode"): _bytes,
+}
+
+
+def _foreign_code(error: Exception) -> str | None:
+    """What a file asked for beyond plain data, where that is why it was not loaded."""
+    if isinstance(error, _Foreign):
+        return str(error)
+    if not isinstance(error, pickle.UnpicklingError):
+        return None
+    text = str(error)
+    asked = re.search(r"GLOBAL (\S+)", text) or re.search(r"(Unsupported [^\n]*)", text)
+    return None if asked is None else asked[1]
+
+
+def _brief(error: Exception) -> str:
+    text = str(error).strip().partition("\n")[0].partition(". ")[0]
+    return text or type(error).__name__

@@ -1,0 +1,58 @@
+"""mmsegmentation, 0.x and 1.x.
+
+Sources: mmseg/models/{backbones/resnet,decode_heads/fcn_head,decode_heads/fpn_head,necks/fpn}.py
+and configs/_base_/models/{fcn_r50-d8,fpn_r50}.py; inference as in mmseg/models/segmentors/
+{base,encoder_decoder}.py. The configs of 769x769 recipes set align_corners, the "d6" ones a head
+dilation of 6: names and shapes do not show either.
+"""
+
+from perpixel.conversion.toolkit import Toolkit
+from perpixel.recipes.spec import FCN, Auxiliary, Inference, Input, Model, ResNet, SemanticFPN
+
+_ROWS = (
+    ("backbone.conv1",                            "backbone.conv1"),
+    ("backbone.bn1",                              "backbone.bn1"),
+    ("backbone.stem.{i}",                         "backbone.stem.{i}"),
+    ("backbone.layer{stage}.{b}.conv{k}",         "backbone.layer{stage}.{b}.conv{k}"),
+    ("backbone.layer{stage}.{b}.bn{k}",           "backbone.layer{stage}.{b}.bn{k}"),
+    ("backbone.layer{stage}.{b}.downsample.{i}",  "backbone.layer{stage}.{b}.downsample.{i}"),
+    ("decode_head.convs.{k}.conv",                "head.convs.{k}.0"),
+    ("decode_head.convs.{k}.bn",                  "head.convs.{k}.1"),
+    ("decode_head.conv_cat.conv",                 "head.fuse.0"),
+    ("decode_head.conv_cat.bn",                   "head.fuse.1"),
+    ("neck.lateral_convs.{level}.conv",           "head.lateral.{level}"),
+    ("neck.fpn_convs.{level}.conv",               "head.output.{level}"),
+    ("decode_head.scale_heads.{level}.{2k}.conv", "head.scales.{level}.{k}.0"),
+    ("decode_head.scale_heads.{level}.{2k}.bn",   "head.scales.{level}.{k}.1"),
+    ("decode_head.conv_seg",                      "head.classifier"),
+    ("auxiliary_head.convs.{k}.conv",             "auxiliary.convs.{k}.0"),
+    ("auxiliary_head.convs.{k}.bn",               "auxiliary.convs.{k}.1"),
+    ("auxiliary_head.conv_seg",                   "auxiliary.classifier"),
+)  # fmt: skip
+
+
+def _inexpressible(model: Model) -> list[str]:
+    reasons = []
+    if model.backbone.frozen_norm:
+        reasons.append("batch norm with constant statistics (backbone.frozen_norm)")
+    if isinstance(model.head, SemanticFPN):
+        if model.head.neck_norm:
+            reasons.append("batch norm and ReLU in the neck (head.neck_norm)")
+        if model.head.norm == "group":
+            reasons.append("GroupNorm in the scale heads (head.norm)")
+    return reasons
+
+
+MMSEG = Toolkit(
+    name="mmseg",
+    rows=_ROWS,
+    fcn=Model(
+        backbone=ResNet(depth=50, stem="deep", output_stride=8),
+        head=FCN(convs=2, width=512, concat_input=True),
+        auxiliary=Auxiliary(width=256),
+    ),
+    semantic_fpn=Model(backbone=ResNet(depth=50, stem="deep"), head=SemanticFPN()),
+    input=Input(),
+    inference=Inference(two_resizes=True, average="probabilities"),
+    inexpressible=_inexpressible,
+)

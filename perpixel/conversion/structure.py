@@ -1,0 +1,139 @@
+"""The network that a state dict belongs to, read off our names of its entries and their shapes."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from perpixel.errors import PerpixelError
+from perpixel.models.resnet import BLOCKS
+from perpixel.recipes.spec import FCN, Auxiliary, Model, ResNet, SemanticFPN, Spec
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+_AnySpec = TypeVar("_AnySpec", bound=Spec)
+
+
+def is_pyramid(shapes: Shapes) -> bool:
+    """Whether these are the names of a Semantic FPN (else of an FCN)."""
+    return _any(shapes, r"head\.(lateral|output|scales)\..*")
+
+
+def read_model(shapes: Shapes, example: Model) -> tuple[Model, int]:
+    """The nearest network, and its number of classes.
+
+    What names and shapes do not tell is the `example`'s, whose head is of the same kind. Where an
+    entry is missing the most likely value stands in: checking for missing entries comes after.
+    Raises PerpixelError for a value that no network here can have.
+    """
+    classes = _size(shapes, "head.classifier.weight", 0) or _size(shapes, "head.classifier.bias", 0)
+    auxiliary = None
+    if _any(shapes, r"auxiliary\..*"):
+        auxiliary = _auxiliary(shapes, example, classes or 1)
+    match example.head:
+        case FCN() as fcn:
+            head: FCN | SemanticFPN = _fcn(shapes, fcn)
+        case SemanticFPN() as semantic_fpn:
+            head = _semantic_fpn(shapes, semantic_fpn)
+    model = Model(
+        backbone=_backbone(shapes, example.backbone),
+        head=head,
+        auxiliary=auxiliary,
+        align_corners=example.align_corners,
+    )
+    return model, classes or 1
+
+
+def _backbone(shapes: Shapes, example: ResNet) -> ResNet:
+    blocks = [_count(shapes, rf"backbone\.layer{stage}\.(\d+)\..*") for stage in (1, 2, 3, 4)]
+    depths = (50, 101) if _any(shapes, r"backbone\.layer.*\.conv3\.weight") else (18, 34)
+    nearest = min(
+        depths,
+        key=lambda depth: sum(abs(a - b) for a, b in zip(BLOCKS[depth], blocks, strict=True)),
+    )
+    counted = _any(shapes, r"backbone\..*\.num_batches_tracked")
+    return _changed(
+        example,
+        {
+            "depth": nearest,
+            "stem": "deep" if _any(shapes, r"backbone\.stem\..*") else "7x7",
+            "frozen_norm": example.frozen_norm and not counted,
+        },
+    )
+
+
+def _fcn(shapes: Shapes, example: FCN) -> FCN:
+    convs = _count(shapes, r"head\.convs\.(\d+)\..*")
+    width = _size(shapes, "head.convs.0.0.weight", 0) or _size(shapes, "head.classifier.weight", 1)
+    return _changed(
+        example,
+        {
+            "convs": convs,
+            "width": (width if convs else None) or example.width,
+            "kernel": _size(shapes, "head.convs.0.0.weight", 2) or example.kernel,
+            "concat_input": _any(shapes, r"head\.fuse\..*"),
+        },
+    )
+
+
+def _semantic_fpn(shapes: Shapes, example: SemanticFPN) -> SemanticFPN:
+    batch = _any(shapes, r"head\.scales\..*\.1\.running_mean")
+    return _changed(
+        example,
+        {
+            "neck_width": _size(shapes, "head.output.0.weight", 0)
+            or _size(shapes, "head.output.0.0.weight", 0)
+            or example.neck_width,
+            "neck_norm": _any(shapes, r"head\.(lateral|output)\.\d+\.1\..*"),
+            "width": _size(shapes, "head.scales.0.0.0.weight", 0) or example.width,
+            "norm": "batch" if batch else "group",
+        },
+    )
+
+
+def _auxiliary(shapes: Shapes, example: Model, classes: int) -> Auxiliary:
+    like = example.auxiliary
+    if like is None:
+        like = Auxiliary(dropout=example.head.dropout)
+        if isinstance(example.head, FCN):
+            like = _changed(like, {"dropout_kind": example.head.dropout_kind})
+    own = _size(shapes, "auxiliary.classifier.weight", 0) or classes
+    return _changed(
+        like,
+        {
+            "convs": _count(shapes, r"auxiliary\.convs\.(\d+)\..*"),
+            "width": _size(shapes, "auxiliary.convs.0.0.weight", 0) or like.width,
+            "classes": own if own != classes else None,
+        },
+    )
+
+
+def _size(shapes: Shapes, name: str, axis: int) -> int | None:
+    """One side of an entry, None where the entry is missing or has fewer axes."""
+    shape = shapes.get(name, ())
+    return shape[axis] if axis < len(shape) else None
+
+
+def _count(shapes: Shapes, pattern: str) -> int:
+    """One more than the largest number that the pattern's group finds among the names."""
+    found = (re.fullmatch(pattern, name) for name in shapes)
+    return max((int(match[1]) for match in found if match), default=-1) + 1
+
+
+def _any(shapes: Shapes, pattern: str) -> bool:
+    return any(re.fullmatch(pattern, name) for name in shapes)
+
+
+def _changed(spec: _AnySpec, values: Mapping[str, Any]) -> _AnySpec:
+    try:
+        return type(spec).model_validate({**spec.model_dump(), **values})
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{problem['loc'][0] if problem['loc'] else type(spec).__name__} "
+            f"{problem['input']!r}: {problem['msg']}"
+            for problem in error.errors(include_url=False)
+        )
+        raise PerpixelError(
+            f"by its names and shapes this is a network that cannot be built here: {problems}"
+        ) from None

@@ -1,0 +1,29 @@
+"""What there is to say about a toolkit: its names for our modules, and what names cannot tell."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from perpixel.conversion.names import Rows
+from perpixel.recipes.spec import Inference, Input, Model
+
+
+@dataclass(frozen=True)
+class Toolkit:
+    """A toolkit's naming and semantics.
+
+    `fcn` and `semantic_fpn` are networks as the toolkit builds them, None where it has no such
+    thing. Conversion replaces what a state dict's names and shapes tell (depth, stem, widths, ...)
+    and keeps what they cannot: output stride, dilations, the place of the stride in a bottleneck,
+    align_corners, dropout. `constants` are entries of old files that hold `input`'s mean and std.
+    `inexpressible` lists what of a network the toolkit cannot build; None where nothing is written
+    in its layout.
+    """
+
+    name: str
+    rows: Rows
+    fcn: Model | None
+    semantic_fpn: Model | None
+    input: Input
+    inference: Inference
+    constants: tuple[str, str] | None = None
+    inexpressible: Callable[[Model], list[str]] | None = None

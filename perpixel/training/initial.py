@@ -1,0 +1,43 @@
+"""Where a training's first weights come from, when not from random numbers alone."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from perpixel.checkpoint import mismatches
+from perpixel.errors import PerpixelError
+from perpixel.models.segmenter import Segmenter
+
+_PARTS = ("backbone", "head", "auxiliary")
+
+
+def start_from(network: Segmenter, weights: Mapping[str, Tensor]) -> str:
+    """Copies `weights` (our names) into `network`; returns a line that says what was taken.
+
+    The backbone must fit: if not, PerpixelError lists every mismatch. A head is taken when all of
+    it fits, and otherwise keeps its fresh random weights, as with other classes.
+    """
+    own = network.state_dict()
+    taken, fresh = [], []
+    for part in _PARTS:
+        wanted, given = _below(part, own), _below(part, weights)
+        if not wanted:
+            continue
+        problems = mismatches(wanted, given)
+        if problems and part == "backbone":
+            raise PerpixelError(
+                f"the initial weights do not fit the recipe's backbone in {len(problems)} "
+                f"places:\n  " + "\n  ".join(problems)
+            )
+        if problems:
+            fresh.append(part)
+        else:
+            own |= given
+            taken.append(part)
+    network.load_state_dict(own)
+    line = f"initial weights for the {' and the '.join(taken)}"
+    return line + (f"; the {' and the '.join(fresh)} from random numbers" if fresh else "")
+
+
+def _below(part: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in weights.items() if name.startswith(f"{part}.")}

@@ -1,0 +1,104 @@
+"""The command, from file to file."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from perpixel.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from perpixel.cli.convert import convert
+from perpixel.conversion import from_state_dict, to_state_dict
+from perpixel.data.scenes import CLASSES
+from perpixel.errors import PerpixelError, UsageError
+from perpixel.models.build import build
+from perpixel.recipes import recipe
+
+FCN = recipe("scenes/fcn_r18-d8")
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("ours") / "ours.safetensors"
+    network = build(FCN.model, classes=len(CLASSES))
+    write_checkpoint(path, Checkpoint(FCN, CLASSES.names, CLASSES.palette, network.state_dict()))
+    return path
+
+
+@pytest.fixture
+def theirs(ours: Path, tmp_path: Path) -> Path:
+    convert(ours, tmp_path / "theirs.pth", toolkit="mmseg")
+    return tmp_path / "theirs.pth"
+
+
+def test_there_and_back(ours: Path, theirs: Path, tmp_path: Path, capsys):
+    meta = torch.load(theirs, weights_only=True)["meta"]
+    assert tuple(meta["CLASSES"]) == tuple(meta["dataset_meta"]["classes"]) == CLASSES.names
+    convert(theirs, tmp_path / "back.safetensors")
+    assert "Classes and colours: the file's" in capsys.readouterr().out
+    before, after = read_checkpoint(ours), read_checkpoint(tmp_path / "back.safetensors")
+    assert (after.names, after.palette) == (before.names, before.palette)
+    assert after.recipe.name == "mmseg/theirs"
+    assert after.recipe.model == before.recipe.model
+    assert after.recipe.inference.two_resizes
+    assert after.weights.keys() == before.weights.keys()
+    assert all(torch.equal(after.weights[name], before.weights[name]) for name in before.weights)
+
+
+def test_the_recipe_is_checked(theirs: Path, tmp_path: Path):
+    out = tmp_path / "out.safetensors"
+    convert(theirs, out, recipe=FCN.name)
+    assert read_checkpoint(out).recipe == FCN
+    with pytest.raises(PerpixelError, match=r"head\.kind: semantic_fpn -> fcn"):
+        convert(theirs, tmp_path / "other.safetensors", recipe="scenes/semantic_fpn_r18")
+    with pytest.raises(PerpixelError, match="output_stride: 8 -> 16"):
+        convert(theirs, tmp_path / "other.safetensors", recipe=FCN.name, output_stride=16)
+    assert not (tmp_path / "other.safetensors").exists()
+
+
+def test_classes_from_the_data_set_or_from_nowhere(ours: Path, tmp_path: Path, capsys):
+    source, out = tmp_path / "flat.pth", tmp_path / "out.safetensors"
+    convert(ours, source, toolkit="mmseg")
+    torch.save(torch.load(source)["state_dict"], source)
+    convert(source, out, recipe=FCN.name)
+    assert read_checkpoint(out).names == CLASSES.names
+    capsys.readouterr()
+    convert(source, out)
+    assert "class_0 to class_6" in capsys.readouterr().out
+    found = read_checkpoint(out)
+    assert found.names[:2] == ("class_0", "class_1")
+    assert len(set(found.palette)) == len(CLASSES)
+
+
+def test_torchvision_without_auxiliary_head_is_said_to_be_a_guess(tmp_path: Path, capsys):
+    model = FCN.model.model_copy(
+        update={"backbone": FCN.model.backbone.model_copy(update={"output_stride": 32})}
+    )
+    state = to_state_dict(build(model, classes=3), toolkit="torchvision")
+    torch.save(state, tmp_path / "flat.pth")
+    convert(tmp_path / "flat.pth", tmp_path / "out.safetensors", output_stride=32)
+    assert "torchvision's names too" in capsys.readouterr().out
+    assert from_state_dict(state, toolkit="torchvision").spec.align_corners is False
+
+
+def test_a_file_that_does_not_fit_leaves_nothing(theirs: Path, tmp_path: Path):
+    content = torch.load(theirs)
+    content["state_dict"]["backbone.bn1.weight"] = torch.ones(3)
+    torch.save(content, theirs)
+    out = tmp_path / "out" / "out.safetensors"
+    with pytest.raises(PerpixelError, match=r"(?s)theirs\.pth: .*bn1\.weight is \[3\]"):
+        convert(theirs, out)
+    theirs.write_bytes(theirs.read_bytes()[:1000])
+    with pytest.raises(PerpixelError, match=r"theirs\.pth: a damaged file"):
+        convert(theirs, out)
+    assert not out.parent.exists()
+
+
+def test_wrong_commands(ours: Path, tmp_path: Path):
+    out = tmp_path / "out.pth"
+    with pytest.raises(UsageError, match="--toolkit mmseg or torchvision"):
+        convert(ours, out)
+    with pytest.raises(UsageError, match="not for 'detectron2'"):
+        convert(ours, out, toolkit="detectron2")
+    with pytest.raises(UsageError, match="--recipe"):
+        convert(ours, out, toolkit="mmseg", trust=True)
+    assert not out.exists()

@@ -1,0 +1,173 @@
+"""Toolkits' real file layouts, and files that are no checkpoint or a dangerous one."""
+
+import os
+import pickle
+import sys
+import types
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from perpixel.conversion.files import read_source
+from perpixel.errors import PerpixelError
+
+STATE = OrderedDict({"a.weight": torch.arange(20_000.0).view(100, 200), "a.bias": torch.ones(2)})
+ARRAYS = {name: tensor.numpy() for name, tensor in STATE.items()}
+OPTIMIZER = {"state": {0: {"momentum_buffer": torch.ones(2)}}, "param_groups": [{"lr": 0.1}]}
+NAMES, COLOURS = ("road", "bed "), [[128, 64, 128], [0, 1, 2]]
+
+
+class Poison:
+    """Leaves the number of the process that unpickles it in a file."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self):
+        return exec, (f"import os, pathlib; pathlib.Path({str(self.marker)!r}).write_text(str(os.getpid()))",)  # noqa: E501  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        STATE,
+        {"state_dict": STATE, "meta": {"epoch": 3, "mmseg_version": "0.11.0"}},
+        {"epoch": 60, "model": STATE, "optimizer": OPTIMIZER},
+        {"cur_epoch": 1, "cur_iter": 2, "model": STATE, "model_ema": {}, "optimizer": OPTIMIZER},
+        {"model": STATE, "optimizer": None, "lr_scheduler": None},
+        {"model": STATE, "optimizer": OPTIMIZER, "scheduler": {}, "iteration": 89999},
+    ],
+    ids=["torchvision", "mmseg", "sssegmentation", "its newer", "auto-drive", "detectron2"],
+)
+@pytest.mark.parametrize("zipped", [True, False])
+def test_layouts_of_torch_save(tmp_path: Path, content: dict, zipped: bool):
+    path = tmp_path / "file.pth"
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    _holds_the_state(read_source(path).state)
+
+
+@pytest.mark.parametrize(
+    "meta",
+    [
+        {"CLASSES": NAMES, "PALETTE": COLOURS},
+        {"dataset_meta": {"classes": NAMES, "palette": COLOURS}, "cfg": "model = dict()"},
+    ],
+    ids=["0.x", "1.x"],
+)
+def test_classes_of_mmseg(tmp_path: Path, meta: dict):
+    path = tmp_path / "file.pth"
+    torch.save({"meta": meta, "state_dict": STATE}, path)
+    found = read_source(path)
+    assert found.names == ("road", "bed")
+    assert found.palette == ((128, 64, 128), (0, 1, 2))
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_pickled_arrays(tmp_path: Path, protocol: int):
+    path = tmp_path / "model_final.pkl"
+    path.write_bytes(pickle.dumps({"model": ARRAYS, "__author__": "x"}, protocol=protocol))
+    _holds_the_state(read_source(path).state)
+
+
+def test_safetensors(tmp_path: Path):
+    save_file(dict(STATE), tmp_path / "file.safetensors")
+    _holds_the_state(read_source(tmp_path / "file.safetensors").state)
+
+
+@pytest.fixture
+def with_message_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file as mmsegmentation 1.x saves them, read where mmengine is not installed."""
+    module = types.ModuleType("mmengine.logging.history_buffer")
+    module.HistoryBuffer = type("HistoryBuffer", (), {"__module__": module.__name__})
+    for name in ("mmengine", "mmengine.logging", module.__name__):
+        monkeypatch.setitem(sys.modules, name, module)
+    buffer = module.HistoryBuffer()
+    buffer.history = np.ones(3)
+    hub = {"log_scalars": OrderedDict(loss=buffer), "runtime_info": {"iter": 1}}
+    meta = {"dataset_meta": {"classes": NAMES, "palette": COLOURS}}
+    torch.save({"meta": meta, "state_dict": STATE, "message_hub": hub}, tmp_path / "hub.pth")
+    return tmp_path / "hub.pth"
+
+
+def test_message_hub_is_refused_and_trusted(with_message_hub: Path):
+    with pytest.raises(PerpixelError, match=r"hub\.pth: .*HistoryBuffer.*--trust"):
+        read_source(with_message_hub)
+    found = read_source(with_message_hub, trust=True)
+    _holds_the_state(found.state)
+    assert found.names == ("road", "bed")
+    assert found.palette == ((128, 64, 128), (0, 1, 2))
+
+
+@pytest.mark.parametrize("kind", ["torch", "pickle"])
+def test_poison_never_runs_in_this_process(tmp_path: Path, kind: str):
+    marker, path = tmp_path / "ran", tmp_path / "file.pth"
+    content = {"model": STATE if kind == "torch" else ARRAYS, "args": Poison(marker)}
+    if kind == "torch":
+        torch.save(content, path)
+    else:
+        path.write_bytes(pickle.dumps(content))
+    with pytest.raises(PerpixelError, match=r"file\.pth: .*exec.*--trust"):
+        read_source(path)
+    assert not marker.exists()
+    _holds_the_state(read_source(path, trust=True).state)
+    assert int(marker.read_text()) != os.getpid()
+
+
+def test_trusting_does_not_make_a_checkpoint(tmp_path: Path):
+    path = tmp_path / "file.pth"
+    torch.save(torch.nn.Linear(2, 2), path)
+    with pytest.raises(PerpixelError, match=r"file\.pth: .*holds Linear"):
+        read_source(path, trust=True)
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy", "pickle", "safetensors"])
+@pytest.mark.parametrize("share", [0.0003, 0.01, 0.5, 0.999])
+def test_a_truncated_file(tmp_path: Path, kind: str, share: float):
+    path = tmp_path / "file.pth"
+    match kind:
+        case "zip":
+            torch.save(STATE, path)
+        case "legacy":
+            torch.save(STATE, path, _use_new_zipfile_serialization=False)
+        case "pickle":
+            path.write_bytes(pickle.dumps(ARRAYS, protocol=2))
+        case "safetensors":
+            save_file(dict(STATE), path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(PerpixelError, match=r"file\.pth: a damaged file, perhaps cut short"):
+        read_source(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "empty"),
+        (b"\n<!DOCTYPE html><html></html>", "a web page"),
+        (b'{"message": "Not Found"}', "neither a file of torch.save"),
+        (b"version https://git-lfs.github.com/spec/v1", "neither a file of torch.save"),
+        (pickle.dumps([1, 2]), "holds list"),
+        (pickle.dumps({"epoch": 3, "weights": {}}), "no state dict in it, but epoch, weights"),
+        (pickle.dumps({}), "no state dict in it, but nothing"),
+    ],
+)
+def test_no_checkpoint(tmp_path: Path, content: bytes, message: str):
+    path = tmp_path / "file.pth"
+    path.write_bytes(content)
+    with pytest.raises(PerpixelError, match=rf"file\.pth: .*{message}"):
+        read_source(path, trust=True)
+
+
+def test_no_file(tmp_path: Path):
+    with pytest.raises(PerpixelError, match=r"none\.pth: cannot be read \(No such file"):
+        read_source(tmp_path / "none.pth")
+
+
+def _holds_the_state(state: dict) -> None:
+    assert set(state) == set(STATE)
+    for name, value in state.items():
+        np.testing.assert_array_equal(np.asarray(value), ARRAYS[name])

@@ -1,0 +1,318 @@
+"""Names to networks and back, for networks that no parity case holds."""
+
+import numpy as np
+import pytest
+import torch
+
+from perpixel.conversion import find, from_state_dict, to_state_dict
+from perpixel.conversion.finding import TOOLKITS
+from perpixel.conversion.names import to_ours, to_theirs
+from perpixel.errors import PerpixelError, UsageError
+from perpixel.models.build import build
+from perpixel.recipes.spec import FCN, Auxiliary, Model, ResNet, SemanticFPN
+
+R18 = ResNet(depth=18, output_stride=8)
+SMALL = Model(backbone=R18, head=FCN(convs=2, width=8, concat_input=True))
+
+# toolkit, network, classes, in a few depths, stems, widths and heads
+NETWORKS = [
+    ("mmseg", SMALL, 3),
+    ("mmseg", SMALL.model_copy(update={"auxiliary": Auxiliary(convs=2, width=4)}), 150),
+    ("mmseg", Model(backbone=ResNet(depth=34, stem="deep"), head=FCN(convs=1, width=8)), 2),
+    ("mmseg", Model(backbone=R18, head=FCN(convs=0)), 5),
+    ("mmseg", Model(backbone=R18, head=FCN(convs=3, width=8, kernel=1)), 5),
+    ("mmseg", Model(backbone=ResNet(depth=34), head=SemanticFPN(neck_width=16, width=8)), 19),
+    ("mmseg", Model(backbone=ResNet(depth=50), head=SemanticFPN(neck_width=16, width=8)), 7),
+    ("sssegmentation", Model(backbone=R18, head=FCN(convs=3, width=8)), 21),
+    ("sssegmentation", Model(backbone=R18, head=FCN(convs=0), auxiliary=Auxiliary(convs=2)), 4),
+    (
+        "sssegmentation",
+        Model(
+            backbone=ResNet(depth=34, stem="deep"),
+            head=SemanticFPN(neck_width=8, width=8, neck_norm=True),
+        ),
+        9,
+    ),
+    (
+        "torchvision",
+        Model(
+            backbone=ResNet(depth=34),
+            head=FCN(convs=1, width=128, dropout_kind="element"),
+            auxiliary=Auxiliary(width=64, dropout_kind="element"),
+        ),
+        21,
+    ),
+    (
+        "pytorch-auto-drive",
+        Model(
+            backbone=R18,
+            head=FCN(convs=1, width=128, dropout_kind="element"),
+            align_corners=True,
+        ),
+        19,
+    ),
+    (
+        "detectron2",
+        Model(
+            backbone=ResNet(depth=18, stride_in_1x1=True, frozen_norm=True),
+            head=SemanticFPN(neck_width=32, width=64, norm="group", dropout=0.0),
+        ),
+        54,
+    ),
+    (
+        "detectron2",
+        Model(
+            backbone=ResNet(depth=50, stride_in_1x1=True, frozen_norm=False),
+            head=SemanticFPN(neck_width=8, width=8, norm="batch", dropout=0.0),
+        ),
+        2,
+    ),
+]
+
+
+def named(toolkit: str, model: Model, classes: int) -> dict[str, torch.Tensor]:
+    """A network's weights, random, under a toolkit's names."""
+    with torch.device("meta"):
+        own = build(model, classes=classes).state_dict()
+    theirs = to_theirs(TOOLKITS[toolkit].rows, own)
+    return {theirs[name]: torch.rand(tensor.shape).to(tensor.dtype) for name, tensor in own.items()}
+
+
+@pytest.mark.parametrize(("toolkit", "model", "classes"), NETWORKS)
+def test_names_and_shapes_tell_the_network(toolkit: str, model: Model, classes: int):
+    state = named(toolkit, model, classes)
+    found = find(state, output_stride=model.backbone.output_stride)
+    assert (found.toolkit.name, found.model, found.classes) == (toolkit, model, classes)
+    ours = to_ours(found.toolkit.rows, state)
+    assert set(found.weights) == set(ours.values())
+    assert all(torch.equal(found.weights[ours[name]], state[name]) for name in state)
+
+
+@pytest.mark.parametrize(
+    ("toolkit", "model", "classes"), [n for n in NETWORKS if n[0] in ("mmseg", "torchvision")]
+)
+def test_export_round_trip(toolkit: str, model: Model, classes: int):
+    network = build(model, classes=classes).eval()
+    state = to_state_dict(network, toolkit=toolkit)
+    back = from_state_dict(
+        state, output_stride=model.backbone.output_stride, align_corners=model.align_corners
+    )
+    assert back.spec.backbone == model.backbone
+    assert not back.training
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(back.state_dict()[name], tensor)
+    again = to_state_dict(back, toolkit=toolkit)
+    assert list(again) == list(state)
+
+
+# Counted on the toolkits' own modules (key count, trainable values).
+PLAIN, DEEP = {"stem": "7x7"}, {"stem": "deep"}
+CAT, CAT18 = FCN(concat_input=True), FCN(width=128, concat_input=True)
+COUNTED = [
+    ("mmseg", ResNet(depth=18, **DEEP), CAT18, 64, 19, 160, 12_822_342),
+    ("mmseg", ResNet(depth=18, **PLAIN), CAT18, 64, 19, 148, 12_803_110),
+    ("mmseg", ResNet(depth=50, **DEEP), CAT, 256, 19, 358, 49_497_734),
+    ("mmseg", ResNet(depth=50, **DEEP), CAT, None, 19, 350, 47_133_043),
+    ("mmseg", ResNet(depth=50, **DEEP), CAT, 256, 150, 358, 49_598_604),
+    ("mmseg", ResNet(depth=101, **PLAIN), CAT, 256, 19, 652, 68_470_630),
+    ("mmseg", ResNet(depth=101, **DEEP), CAT, 256, 60, 664, 68_521_432),
+    ("mmseg", ResNet(depth=101, **DEEP), SemanticFPN(), None, 19, 696, 47_490_035),
+    ("sssegmentation", ResNet(depth=50, **DEEP), FCN(), 512, 19, 352, 40_064_902),
+    ("sssegmentation", ResNet(depth=101, **DEEP), FCN(), 512, 150, 658, 59_191_436),
+    ("sssegmentation", ResNet(**DEEP), SemanticFPN(neck_norm=True), None, 150, 422, 28_516_854),
+    ("pytorch-auto-drive", ResNet(depth=101), FCN(convs=1), None, 19, 632, 51_948_115),
+    ("torchvision", ResNet(depth=101), FCN(convs=1), 256, 21, 640, 54_314_346),
+]
+
+
+@pytest.mark.parametrize(
+    ("toolkit", "backbone", "head", "auxiliary", "classes", "keys", "parameters"), COUNTED
+)
+def test_counts(toolkit, backbone, head, auxiliary, classes, keys, parameters):
+    model = Model(
+        backbone=backbone,
+        head=head,
+        auxiliary=None if auxiliary is None else Auxiliary(width=auxiliary),
+    )
+    with torch.device("meta"):
+        network = build(model, classes=classes)
+    assert len(to_theirs(TOOLKITS[toolkit].rows, network.state_dict())) == keys
+    assert sum(p.numel() for p in network.parameters()) == parameters
+
+
+def test_prefix_counters_halves_and_arrays():
+    state = named("mmseg", SMALL, 3)
+    odd = {
+        f"module.{name}": tensor.half().numpy() if "head" in name else tensor.half()
+        for name, tensor in state.items()
+        if not name.endswith("num_batches_tracked")
+    }
+    found = find(odd, output_stride=8).weights
+    for name, tensor in find(state, output_stride=8).weights.items():
+        if name.endswith("num_batches_tracked"):
+            assert found[name] == 0
+        else:
+            assert found[name].dtype == torch.float32
+            torch.testing.assert_close(found[name], tensor.half().float())
+
+
+def test_auxiliary_head_of_another_class_count():
+    model = SMALL.model_copy(update={"auxiliary": Auxiliary(width=4, classes=19)})
+    network = from_state_dict(named("mmseg", model, 60), output_stride=8)
+    output = network(torch.zeros(1, 3, 32, 32), auxiliary=True)
+    assert (output.main.shape[1], output.auxiliary.shape[1]) == (60, 19)
+    assert network.spec.auxiliary.classes == 19
+
+
+def test_mean_and_std_in_old_detectron2_files():
+    state = named("detectron2", NETWORKS[-2][1], 54)
+    assert find(state).input is None
+    state["pixel_mean"] = torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1)
+    state["pixel_std"] = torch.tensor([4.0, 5.0, 6.0]).view(3, 1, 1)
+    found = find(state).input
+    assert (found.mean, found.std, found.channel_order) == ((1, 2, 3), (4, 5, 6), "bgr")
+
+
+def test_the_network_is_its_own():
+    state = named("mmseg", SMALL, 3)
+    before = torch.get_rng_state()
+    network = from_state_dict(state)
+    assert torch.equal(torch.get_rng_state(), before)
+    with torch.no_grad():
+        network.head.classifier.weight.zero_()
+    assert state["decode_head.conv_seg.weight"].any()
+    assert all(parameter.requires_grad for parameter in network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("toolkit", "stride", "corners"),
+    [("mmseg", 8, False), ("sssegmentation", 8, False), ("torchvision", 8, False)],
+)
+def test_defaults_and_arguments(toolkit: str, stride: int, corners: bool):
+    state = named(toolkit, Model(backbone=R18, head=FCN(convs=1, width=128)), 3)
+    network = from_state_dict(state, toolkit=toolkit)
+    assert network.spec.backbone.output_stride == stride
+    assert network.spec.align_corners == corners
+    other = from_state_dict(state, toolkit=toolkit, output_stride=16, align_corners=True)
+    assert other.spec.backbone.output_stride == 16
+    assert other.spec.align_corners
+    assert other(torch.zeros(1, 3, 64, 64)).main.shape[2:] == (4, 4)
+
+
+def test_align_corners_reaches_into_the_pyramid():
+    model = Model(backbone=ResNet(depth=18), head=SemanticFPN(neck_width=8, width=8))
+    state, images = named("mmseg", model, 3), torch.rand(1, 3, 64, 96)
+    found = [from_state_dict(state, align_corners=align)(images).main for align in (False, True)]
+    assert found[0].shape == found[1].shape
+    assert not torch.allclose(*found)
+
+
+def test_what_is_missing_left_over_or_misshapen_is_one_error():
+    state = named("mmseg", SMALL, 3)
+    del state["backbone.layer3.1.conv2.weight"], state["decode_head.convs.1.conv.weight"]
+    state["decode_head.extra.weight"] = torch.zeros(2)
+    state["backbone.layer5.0.conv1.weight"] = torch.zeros(2, 3)
+    state["backbone.bn1.bias"] = torch.zeros(65)
+    with pytest.raises(PerpixelError) as error:
+        from_state_dict(state)
+    text = str(error.value)
+    assert "5 in all" in text
+    for part in (
+        "missing backbone.layer3.1.conv2.weight [256, 256, 3, 3]",
+        "missing decode_head.convs.1.conv.weight [8, 8, 3, 3]",
+        "left over decode_head.extra.weight [2]",
+        "left over backbone.layer5.0.conv1.weight [2, 3]",
+        "backbone.bn1.bias is [65] and should be [64]",
+    ):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    "name", ["backbone.conv1.weight", "decode_head.conv_seg.weight", "decode_head.conv_seg.bias"]
+)
+def test_any_missing_name_is_named(name: str):
+    state = named("mmseg", SMALL, 3)
+    del state[name]
+    with pytest.raises(PerpixelError, match=f"missing {name}"):
+        from_state_dict(state)
+
+
+def test_a_missing_block_and_a_wrong_class_count():
+    state = named("mmseg", SMALL, 3)
+    cut = {name: tensor for name, tensor in state.items() if ".layer4.1." not in name}
+    with pytest.raises(PerpixelError, match=r"missing backbone\.layer4\.1\.conv1\.weight"):
+        from_state_dict(cut)
+    state["decode_head.conv_seg.bias"] = torch.zeros(4)
+    with pytest.raises(PerpixelError, match=r"conv_seg\.bias is \[4\] and should be \[3\]"):
+        from_state_dict(state)
+
+
+def test_neck_without_norm_is_not_taken_for_one_with():
+    model = Model(backbone=ResNet(depth=18), head=SemanticFPN(neck_width=8, width=8))
+    state = named("mmseg", model, 3)
+    renamed = {name.replace("neck.", "fpn_neck.").replace("s.0.conv.", "s.0.0."): value
+               for name, value in state.items()}  # fmt: skip
+    with pytest.raises(PerpixelError, match="left over"):
+        from_state_dict(renamed, toolkit="mmseg")
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({"conv1.weight": np.ones((64, 3, 7, 7)), "fc.weight": np.ones((9, 9))}, "classification"),
+        ({"state_dict.fc1000_w": np.ones((9, 9))}, "classification"),
+        ({"encoder.block.0.weight": np.ones(3)}, "no FCN or Semantic FPN head"),
+        ({"backbone.conv1.weight": np.ones((64, 3, 7, 7))}, "no FCN or Semantic FPN head"),
+        ({}, "no FCN or Semantic FPN head"),
+        ({"a": "text", "b": np.ones(2), "c": np.array([None])}, "a is str, not a tensor"),
+        ({"a": np.ones(2, np.uint8)}, "not floating-point"),
+        ({"decode_head.conv_seg.bias": np.ones(2), "decoder.7.bias": np.ones(2)}, "a mixture of"),
+        ({"module.a.bias": np.ones(2), "a.bias": np.ones(2)}, "with and without module"),
+    ],
+)
+def test_no_network(state: dict, message: str):
+    with pytest.raises(PerpixelError, match=message):
+        from_state_dict(state)
+
+
+def test_a_kernel_that_no_head_here_has():
+    state = named("mmseg", SMALL, 3)
+    state["decode_head.convs.0.conv.weight"] = torch.zeros(8, 512, 5, 5)
+    with pytest.raises(PerpixelError, match="kernel 5"):
+        from_state_dict(state)
+
+
+def test_wrong_arguments():
+    state = named("mmseg", SMALL, 3)
+    with pytest.raises(PerpixelError, match="not sssegmentation's names, but mmseg's"):
+        from_state_dict(state, toolkit="sssegmentation")
+    with pytest.raises(UsageError, match="Did you mean mmseg"):
+        from_state_dict(state, toolkit="mmsg")
+    with pytest.raises(UsageError, match="output_stride"):
+        from_state_dict(state, output_stride=4)
+
+
+@pytest.mark.parametrize(
+    ("toolkit", "model", "reason"),
+    [
+        ("mmseg", Model(backbone=ResNet(depth=18, frozen_norm=True)), "frozen_norm"),
+        ("mmseg", Model(backbone=R18, head=SemanticFPN(neck_norm=True)), "neck_norm"),
+        ("mmseg", Model(backbone=R18, head=SemanticFPN(norm="group")), "GroupNorm"),
+        ("torchvision", SMALL, "another head"),
+        ("torchvision", Model(backbone=ResNet(depth=18), head=SemanticFPN()), "another head"),
+        ("torchvision", Model(backbone=R18, head=FCN(convs=1, width=128)), "dilated"),
+        (
+            "torchvision",
+            Model(backbone=ResNet(depth=18, stem="deep"), auxiliary=Auxiliary(width=4)),
+            "deep stem.*another auxiliary head",
+        ),
+    ],
+)
+def test_what_a_toolkit_cannot_express(toolkit: str, model: Model, reason: str):
+    with pytest.raises(PerpixelError, match=reason):
+        to_state_dict(build(model, classes=2), toolkit=toolkit)
+
+
+def test_export_for_the_others_is_not_offered():
+    with pytest.raises(UsageError, match="mmseg or torchvision"):
+        to_state_dict(build(SMALL, classes=2), toolkit="detectron2")

@@ -1,0 +1,125 @@
+"""Our networks and inference against what the toolkits themselves computed (cases/README.md)."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import pad
+
+from perpixel.conversion import find, network_of
+from perpixel.inference.windows import best_class, scores
+from perpixel.models.inputs import normalise
+from perpixel.models.segmenter import Segmenter
+from perpixel.recipes.spec import Data, Recipe
+
+from . import weights
+
+CASES = sorted(path.stem for path in (Path(__file__).parent / "cases").glob("*.npz"))
+OUTPUT_STRIDE = {"sssegmentation_fcn_resnet101os16_cityscapes": 16}  # else the default
+
+RELATIVE = 1e-3  # the promise; measured errors are below 1e-5
+NOISE = 1e-4  # of the largest score: classes are compared where the best one leads by more
+
+
+@dataclass
+class Case:
+    name: str
+    said: dict
+    arrays: dict
+    image: np.ndarray
+    network: Segmenter
+    recipe: Recipe
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request: pytest.FixtureRequest) -> Iterator[Case]:
+    name = request.param
+    path = Path(__file__).parent / "cases" / name
+    said = json.loads(path.with_suffix(".json").read_text())
+    finding = find(
+        weights.fill(said["shapes"]),
+        output_stride=OUTPUT_STRIDE.get(name),
+        align_corners=said["align_corners"],
+    )
+    assert said["toolkit"].split()[0].replace("mmsegmentation", "mmseg") == finding.toolkit.name
+    assert finding.classes == said["num_classes"]
+    fed = finding.toolkit.input
+    assert fed.channel_order == said.get("channel_order", "RGB").lower()
+    np.testing.assert_allclose(fed.mean, said["mean"], rtol=1e-6)
+    np.testing.assert_allclose(fed.std, said["std"], rtol=1e-6)
+    recipe = Recipe(
+        name=name,
+        source=said["config"],
+        data=Data(name="folder"),
+        model=finding.model,
+        input=fed,
+        inference=finding.toolkit.inference,
+    )
+    with np.load(path.with_suffix(".npz")) as arrays:
+        image = weights.image(*said["image"])
+        yield Case(name, said, dict(arrays), image, network_of(finding), recipe)
+
+
+def test_parameters(case: Case):
+    parameters = case.network.parameters()
+    assert sum(p.numel() for p in parameters if p.requires_grad) == case.said["params"]
+
+
+def test_logits(case: Case):
+    fed = normalise(torch.from_numpy(case.image)[None], case.recipe.input)
+    divisor = case.recipe.input.size_divisor
+    fed = pad(fed, (0, -fed.shape[3] % divisor, 0, -fed.shape[2] % divisor))
+    with torch.inference_mode():
+        output = case.network(fed, auxiliary=True)
+    _close(output.main[0], case.arrays["logits"])
+    assert (output.auxiliary is None) == ("aux_logits" not in case.arrays)
+    if output.auxiliary is not None:
+        _close(output.auxiliary[0], case.arrays["aux_logits"])
+
+
+def test_whole(case: Case):
+    found = scores(case.network, case.image, case.recipe, dtype=torch.float32)
+    sure = case.arrays["margin"] > NOISE * np.abs(case.arrays["logits"]).max()
+    assert sure.mean() > 0.99
+    np.testing.assert_array_equal(best_class(found)[sure], case.arrays["pred_whole"][sure])
+
+
+def test_slide(case: Case):
+    if not case.said.get("slide"):
+        pytest.skip("no sliding windows in this case")
+    crop, stride = case.said["slide"]
+    found = _scores(case, {"windows": "slide", "crop": tuple(crop), "stride": tuple(stride)})
+    _same_classes(found, case.arrays["pred_slide"])
+    _close(found.mean(dim=(1, 2)), case.arrays["logits_slide_mean"])
+
+
+def test_scales_and_flip(case: Case):
+    if not case.said.get("tta"):
+        pytest.skip("one scale in this case")
+    found = _scores(case, {"scales": tuple(case.said["tta"]), "flip": True})
+    _same_classes(found, case.arrays["pred_tta"])
+    _close(found.mean(dim=(1, 2)), case.arrays["prob_tta"])
+
+
+def _scores(case: Case, inference: dict) -> torch.Tensor:
+    changed = case.recipe.inference.model_copy(update=inference)
+    recipe = case.recipe.model_copy(update={"inference": changed})
+    return scores(case.network, case.image, recipe, dtype=torch.float32)
+
+
+def _same_classes(found: torch.Tensor, expected: np.ndarray) -> None:
+    """Equal wherever the best score leads by more than the noise."""
+    best, second = found.topk(2, dim=0).values
+    sure = (best - second > NOISE * found.abs().max()).numpy()
+    assert sure.mean() > 0.99
+    np.testing.assert_array_equal(best_class(found)[sure], expected[sure])
+
+
+def _close(ours: torch.Tensor, theirs: np.ndarray) -> None:
+    error = np.abs(ours.numpy() - theirs).max() / np.abs(theirs).max()
+    print(f"relative error {error:.1e}")
+    assert error < RELATIVE

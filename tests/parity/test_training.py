@@ -1,0 +1,70 @@
+"""Ten steps of mmsegmentation's own training code, from our loss, optimizer and schedule."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from perpixel.conversion import from_state_dict, to_state_dict
+from perpixel.losses import segmentation_loss
+from perpixel.models.inputs import normalise
+from perpixel.models.layers import dropout
+from perpixel.recipes.spec import Input, Loss, Optimizer, Schedule
+from perpixel.training.optimizer import make_optimizer, set_learning_rate
+from perpixel.training.schedule import learning_rate
+
+from . import weights
+
+SAID = json.loads((Path(__file__).parent / "cases" / "train_mmseg_fcn_r18-d8.json").read_text())
+LOSS = Loss(mean="all", auxiliary_weight=0.4)
+OPTIMIZER = Optimizer(lr=0.01, momentum=0.9, weight_decay=5e-4)
+SCHEDULE = Schedule(power=0.9, floor=1e-4, reaches_floor=True)
+
+
+def test_ten_steps():
+    network = from_state_dict(weights.fill(SAID["shapes"]), align_corners=False).train()
+    for head in (network.head, network.auxiliary):
+        head.dropout = dropout(0.0, kind="channel")
+    optimizer = make_optimizer(network, OPTIMIZER)
+    images, labels = _batch()
+    steps = len(SAID["steps"])
+    for index, said in enumerate(SAID["steps"]):
+        lr = learning_rate(index, steps=steps, lr=OPTIMIZER.lr, schedule=SCHEDULE)
+        assert lr == pytest.approx(said["lr"], rel=1e-6)
+        set_learning_rate(optimizer, lr)
+        output = network(images, auxiliary=True)
+        main = segmentation_loss(output.main, labels, LOSS)
+        auxiliary = LOSS.auxiliary_weight * segmentation_loss(output.auxiliary, labels, LOSS)
+        assert main.item() == pytest.approx(said["loss_decode"], rel=1e-3)
+        assert auxiliary.item() == pytest.approx(said["loss_aux"], rel=1e-3)
+        assert (main + auxiliary).item() == pytest.approx(said["loss"], rel=1e-3)
+        print(f"loss {(main + auxiliary).item() / said['loss'] - 1:+.1e}")
+        assert _accuracy(output.main, labels) == pytest.approx(said["acc"], abs=0.2)
+        optimizer.zero_grad(set_to_none=True)
+        (main + auxiliary).backward()
+        optimizer.step()
+
+    state = to_state_dict(network, toolkit="mmseg")
+    norms = {name: state[name].double().norm().item() for name in SAID["final_norms"]}
+    print(f"norms {max(abs(norms[n] / said - 1) for n, said in SAID['final_norms'].items()):.1e}")
+    assert norms == pytest.approx(SAID["final_norms"], rel=1e-3)
+    assert {name for name in state if not name.endswith("num_batches_tracked")} == set(norms)
+
+
+def _batch() -> tuple[torch.Tensor, torch.Tensor]:
+    height, width = SAID["size"]
+    images = np.stack([weights.image(height, width, seed) for seed in (1, 2)])
+    labels = np.stack([weights.image(height, width, seed)[..., 0] for seed in (3, 4)])
+    labels = labels.astype(np.int64) * SAID["num_classes"] // 256
+    labels[:, :5] = 255
+    # Laid out as the toolkit's own: ten steps of batch norm on two small pictures amplify the
+    # rounding of another layout's kernels to a few 1e-4.
+    return normalise(torch.from_numpy(images), Input()).contiguous(), torch.from_numpy(labels)
+
+
+def _accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    full = torch.nn.functional.interpolate(logits, size=labels.shape[-2:], mode="bilinear")
+    known = labels != 255
+    return 100 * (full.argmax(dim=1) == labels)[known].float().mean().item()

@@ -1,0 +1,172 @@
+"""Downloads against a server on loopback that cuts connections and serves damaged bytes."""
+
+import hashlib
+import http.server
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from perpixel import download
+from perpixel.errors import PerpixelError
+
+CONTENT = np.random.default_rng(0).bytes(300_000)
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves CONTENT; `cuts` bytes at most per connection, ranges only if `ranges`."""
+
+    cuts: int | None = None
+    ranges = True
+    content = CONTENT
+    status = 200
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.requests: list[str | None] = []
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self):
+        wanted = self.headers.get("Range")
+        self.server.requests.append(wanted)
+        if self.server.status != 200:
+            self.send_error(self.server.status)
+            return
+        content, first = self.server.content, 0
+        if wanted and self.server.ranges:
+            first = int(wanted.removeprefix("bytes=").rstrip("-"))
+            if first >= len(content):
+                self.send_error(416)
+                return
+            self.send_response(206)
+        else:
+            self.send_response(200)
+        self.send_header("Content-Length", str(len(content) - first))
+        self.end_headers()
+        last = None if self.server.cuts is None else first + self.server.cuts
+        self.wfile.write(content[first:last])
+
+    def log_message(self, *words):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch, tmp_path):
+    monkeypatch.setenv("PERPIXEL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("PERPIXEL_MIRROR", raising=False)
+    monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
+    with Server() as found:
+        thread = threading.Thread(target=found.serve_forever, daemon=True)
+        thread.start()
+        yield found
+        found.shutdown()
+
+
+def url(server: Server) -> str:
+    return f"http://127.0.0.1:{server.server_port}/weights/net-{SHA256[:8]}.pth"
+
+
+def files(tmp_path: Path) -> set[str]:
+    return {path.name for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock"}
+
+
+def test_a_file_arrives_once(server: Server, tmp_path):
+    path = download.fetch(url(server), sha256=SHA256[:8])
+    assert path.read_bytes() == CONTENT
+    assert files(tmp_path) == {path.name}
+    assert download.fetch(url(server), sha256=SHA256) == path
+    assert len(server.requests) == 1
+
+
+def test_cut_connections_are_resumed(server: Server):
+    server.cuts = 100_000
+    assert download.fetch(url(server), sha256=SHA256).read_bytes() == CONTENT
+    assert server.requests == [None, "bytes=100000-", "bytes=200000-"]
+
+
+def test_a_server_without_ranges_starts_again(server: Server):
+    server.cuts, server.ranges = 100_000, False
+    with pytest.raises(PerpixelError, match="cannot be downloaded"):
+        download.fetch(url(server), sha256=SHA256)
+    server.cuts = None
+    assert download.fetch(url(server), sha256=SHA256).read_bytes() == CONTENT
+
+
+def test_what_has_arrived_is_kept_for_the_next_call(server: Server, tmp_path):
+    server.cuts = 10_000
+    with pytest.raises(PerpixelError, match="cannot be downloaded"):
+        download.fetch(url(server), sha256=SHA256)
+    (part,) = files(tmp_path)
+    assert part.endswith(".part")
+    server.cuts = None
+    assert download.fetch(url(server), sha256=SHA256).read_bytes() == CONTENT
+    assert server.requests[-1] == "bytes=50000-"
+
+
+def test_damaged_bytes_are_never_kept(server: Server, tmp_path):
+    server.content = CONTENT[:-1] + b"?"
+    with pytest.raises(PerpixelError, match="damaged on the way"):
+        download.fetch(url(server), sha256=SHA256)
+    assert files(tmp_path) == set()
+    server.content = CONTENT
+    assert download.fetch(url(server), sha256=SHA256).read_bytes() == CONTENT
+
+
+def test_a_damaged_cache_is_mended(server: Server):
+    path = download.fetch(url(server), sha256=SHA256)
+    path.write_bytes(b"broken")
+    assert download.fetch(url(server), sha256=SHA256).read_bytes() == CONTENT
+
+
+def test_a_part_that_is_whole_already_is_taken(server: Server, tmp_path):
+    (tmp_path / "cache").mkdir()
+    name = url(server).rpartition("/")[2]
+    (tmp_path / "cache" / f"{name}.part").write_bytes(CONTENT)
+    assert download.fetch(url(server), sha256=SHA256).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(("status", "tries"), [(404, 1), (403, 1), (503, 5)])
+def test_only_passing_faults_are_tried_again(server: Server, status: int, tries: int):
+    server.status = status
+    with pytest.raises(PerpixelError, match=str(status)):
+        download.fetch(url(server), sha256=SHA256)
+    assert len(server.requests) == tries
+
+
+def test_a_mirror_is_asked_in_place_of_the_network(server: Server, monkeypatch, tmp_path):
+    mirror, name = tmp_path / "mirror", f"net-{SHA256[:8]}.pth"
+    mirror.mkdir()
+    monkeypatch.setenv("PERPIXEL_MIRROR", str(mirror))
+    with pytest.raises(PerpixelError, match=f"{name}: the mirror PERPIXEL_MIRROR lacks it"):
+        download.fetch(f"http://far.invalid/{name}", sha256=SHA256)
+    (mirror / name).write_bytes(CONTENT)
+    assert download.fetch(f"http://far.invalid/{name}", sha256=SHA256).read_bytes() == CONTENT
+    monkeypatch.setenv("PERPIXEL_MIRROR", f"http://127.0.0.1:{server.server_port}/a/")
+    monkeypatch.setenv("PERPIXEL_CACHE", str(tmp_path / "other"))
+    assert download.fetch(f"http://far.invalid/{name}", sha256=SHA256).read_bytes() == CONTENT
+
+
+def test_two_at_once_download_it_once(server: Server):
+    found = []
+    threads = [
+        threading.Thread(target=lambda: found.append(download.fetch(url(server), sha256=SHA256)))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 4
+    assert len(server.requests) == 1
+
+
+def test_an_unwritable_cache_is_named(server: Server, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("PERPIXEL_CACHE", str(tmp_path / "file"))
+    with pytest.raises(PerpixelError, match="cannot be written"):
+        download.fetch(url(server), sha256=SHA256)
