@@ -2,30 +2,141 @@
 
 from typing import assert_never
 
+import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, interpolate
+from torch.nn.functional import cross_entropy, interpolate, one_hot
 
-from perpixel.recipes.spec import IGNORE, Loss
+from perpixel.errors import PerpixelError
+from perpixel.recipes.spec import IGNORE, OHEM, Loss
 
 
 def segmentation_loss(
     logits: Tensor, labels: Tensor, spec: Loss, *, align_corners: bool = False
 ) -> Tensor:
-    """Cross-entropy of bilinearly enlarged logits, a float32 scalar.
+    """The sum of `spec`'s terms on bilinearly enlarged logits: a scalar, float32 or the logits'
+    float64.
 
     logits: [N, classes, h, w]; labels: [N, H, W] integers, 0..classes-1 or 255 where there is no
-    label. `spec.mean` "valid" divides the sum by the labelled pixels (F.cross_entropy's mean),
-    "all" by N * H * W (mmsegmentation losses/cross_entropy_loss.py). Without any labelled pixel
-    the loss is 0 and so are its gradients.
+    label. Without any labelled pixel the loss is 0 and so are its gradients. Raises PerpixelError
+    when `spec.class_weights` are not as many as the classes.
     """
-    full = interpolate(
-        logits.float(), size=labels.shape[-2:], mode="bilinear", align_corners=align_corners
-    )
-    total = cross_entropy(full, labels.long(), ignore_index=IGNORE, reduction="sum")
+    exact = logits if logits.dtype == torch.float64 else logits.float()
+    full = interpolate(exact, size=labels.shape[-2:], mode="bilinear", align_corners=align_corners)
+    labels = labels.long()
+    loss = full.new_zeros(())
+    if spec.cross_entropy or spec.focal:
+        weights = _class_weights(full, spec)
+        loss = loss + _pixel_sum(full, labels, spec, weights) / _divisor(labels, spec, weights)
+    if spec.dice or spec.lovasz:
+        known = labels != IGNORE
+        probabilities, truth = full.softmax(dim=1).movedim(1, -1)[known], labels[known]
+        if spec.dice:
+            loss = loss + spec.dice * dice_loss(probabilities, truth)
+        if spec.lovasz:
+            loss = loss + spec.lovasz * lovasz_softmax(probabilities, truth)
+    return loss
+
+
+def dice_loss(probabilities: Tensor, truth: Tensor) -> Tensor:
+    """1 - D, averaged over the classes in `truth`; 0 without pixels.
+
+    D = 2 sum(p g) / (sum(p^2) + sum(g^2)) over all pixels, p the probability of the class and g 1
+    where it is the label, else 0 (Milletari et al., 2016, "V-Net", section 3).
+    probabilities: [pixels, classes]; truth: [pixels], 0..classes-1.
+    """
+    member = one_hot(truth, probabilities.shape[1]).to(probabilities.dtype)
+    area = member.sum(dim=0)
+    present = area > 0  # an absent class's D is 0 whatever the network says
+    overlap = (probabilities * member).sum(dim=0)[present]
+    areas = ((probabilities**2).sum(dim=0) + area)[present]
+    return (1 - 2 * overlap / areas).sum() / present.sum().clamp(min=1)
+
+
+def lovasz_softmax(probabilities: Tensor, truth: Tensor) -> Tensor:
+    """The Lovasz extension of the Jaccard loss, averaged over the classes in `truth`; 0 without
+    pixels.
+
+    The errors of a class, 1 - p at its pixels and p elsewhere, from the largest on, each times
+    the rise of the Jaccard loss when that pixel joins the wrong ones (Berman et al., 2018,
+    section 3.2 and algorithm 1). All pictures of a batch count as one.
+    probabilities: [pixels, classes]; truth: [pixels], 0..classes-1.
+    """
+    losses = []
+    for index in truth.bincount().nonzero().flatten().tolist():
+        member = truth == index
+        errors, order = (
+            (member.to(probabilities.dtype) - probabilities[:, index]).abs().sort(descending=True)
+        )
+        found = member[order].long()
+        # float64: the rises are differences of numbers near 1.
+        intersection = (found.sum() - found.cumsum(0)).double()
+        union = found.sum() + (1 - found).cumsum(0)
+        jaccard = 1 - intersection / union
+        rises = jaccard.diff(prepend=jaccard.new_zeros(1))
+        losses.append(errors @ rises.to(errors.dtype))
+    return torch.stack(losses).mean() if losses else probabilities.sum()
+
+
+def _pixel_sum(full: Tensor, labels: Tensor, spec: Loss, weights: Tensor | None) -> Tensor:
+    """Cross-entropy and focal loss, summed over the pixels.
+
+    The focal loss is w (1 - p)^gamma (-log p), with p the label's probability and w its class's
+    weight (Lin et al., 2017, equation 5, of the softmax in place of the sigmoid).
+    """
+    if spec.ohem is None and not spec.focal:
+        total = cross_entropy(full, labels, weight=weights, ignore_index=IGNORE, reduction="sum")
+        return spec.cross_entropy * total
+    plain = cross_entropy(full, labels, ignore_index=IGNORE, reduction="none")
+    pixels = spec.cross_entropy * plain
+    if spec.focal:
+        doubt = (-torch.expm1(-plain)).clamp(min=torch.finfo(plain.dtype).tiny)
+        pixels = pixels + spec.focal * doubt**spec.focal_gamma * plain
+    if weights is not None:
+        pixels = pixels * weights[labels.where(labels != IGNORE, 0)]
+    if spec.ohem is not None:
+        pixels = pixels * _hard(pixels.detach(), plain.detach(), labels != IGNORE, spec.ohem)
+    return pixels.sum()
+
+
+def _hard(pixels: Tensor, plain: Tensor, known: Tensor, spec: OHEM) -> Tensor:
+    """Which pixels are hard, bool [N, H, W] (mmseg/core/seg/sampler/ohem_pixel_sampler.py).
+
+    pixels: their losses; plain: -log p of the label; known: where there is a label.
+    """
+    kept = spec.min_kept * len(known)
+    if spec.threshold is None:
+        hardest = pixels[known].argsort(descending=True)[:kept]
+        chosen = torch.zeros_like(pixels[known], dtype=torch.bool)
+        chosen[hardest] = True
+        return torch.zeros_like(known).masked_scatter(known, chosen)
+    chances = (-plain).exp()
+    ascending = chances[known].sort().values
+    if not len(ascending):
+        return known
+    return known & (chances < ascending[min(kept, len(ascending) - 1)].clamp(min=spec.threshold))
+
+
+def _divisor(labels: Tensor, spec: Loss, weights: Tensor | None) -> Tensor | int:
+    """What a mean divides by: F.cross_entropy's, or mmsegmentation losses/cross_entropy_loss.py."""
     match spec.mean:
         case "valid":
-            return total / (labels != IGNORE).sum().clamp(min=1)
+            if weights is None:
+                return (labels != IGNORE).sum().clamp(min=1)
+            total = weights[labels[labels != IGNORE]].sum()
+            return total.where(total > 0, 1)  # then every pixel's loss is 0, too
         case "all":
-            return total / labels.numel()
+            return labels.numel()
         case _:
             assert_never(spec.mean)
+
+
+def _class_weights(full: Tensor, spec: Loss) -> Tensor | None:
+    if spec.class_weights is None:
+        return None
+    classes = full.shape[1]
+    if len(spec.class_weights) != classes:
+        raise PerpixelError(
+            f"loss.class_weights has {len(spec.class_weights)} numbers for {classes} classes: "
+            f"give one for each; `perpixel data check` prints them"
+        )
+    return full.new_tensor(spec.class_weights)

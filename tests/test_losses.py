@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from perpixel.errors import PerpixelError
 from perpixel.losses import segmentation_loss
-from perpixel.recipes.spec import IGNORE, Loss
+from perpixel.recipes.spec import IGNORE, OHEM, Loss
 
 VALID, ALL = Loss(mean="valid"), Loss(mean="all")
 
@@ -60,3 +61,201 @@ def test_low_precision_logits_are_summed_in_float32():
     assert low.item() == pytest.approx(
         segmentation_loss(logits.bfloat16().float(), labels, VALID).item(), rel=1e-6
     )
+
+
+# --- Every term against its formula, pixel by pixel ----------------------------------------------
+
+CLASS_WEIGHTS = (0.5, 2.0, 0.0, 1.25)
+TERMS = {
+    "weights": Loss(class_weights=CLASS_WEIGHTS),
+    "weights-all": Loss(class_weights=CLASS_WEIGHTS, mean="all"),
+    "focal": Loss(cross_entropy=0, focal=1),
+    "focal-weights": Loss(cross_entropy=0.5, focal=2, focal_gamma=0.5, class_weights=CLASS_WEIGHTS),
+    "ohem": Loss(ohem=OHEM(threshold=0.4, min_kept=2)),
+    "ohem-least": Loss(ohem=OHEM(threshold=0.01, min_kept=9), mean="all"),
+    "ohem-top": Loss(ohem=OHEM(threshold=None, min_kept=9), class_weights=CLASS_WEIGHTS),
+    "dice": Loss(cross_entropy=0, dice=1),
+    "lovasz": Loss(cross_entropy=0, lovasz=1),
+    "all": Loss(
+        cross_entropy=0.3, focal=0.7, dice=0.9, lovasz=1.1, ohem=OHEM(threshold=0.5, min_kept=3)
+    ),
+}
+PARTS = pytest.mark.parametrize("spec", TERMS.values(), ids=TERMS)
+
+
+def plain_terms(logits: torch.Tensor, labels: torch.Tensor, spec: Loss) -> float:
+    """The whole of `spec` with loops over pixels and sets of pixels, in float64."""
+    scores = logits.detach().double().numpy()
+    chances = np.exp(scores - scores.max(axis=1, keepdims=True))
+    chances /= chances.sum(axis=1, keepdims=True)
+    pixels = [
+        (int(labels[n, y, x]), chances[n, :, y, x])
+        for n, y, x in np.ndindex(*labels.shape)
+        if labels[n, y, x] != IGNORE
+    ]
+    if not pixels:
+        return 0.0
+    terms = {
+        "pixels": _plain_pixels(pixels, labels, spec),
+        "dice": spec.dice * _plain_dice(pixels),
+        "lovasz": spec.lovasz * _plain_lovasz(pixels),
+    }
+    return sum(terms.values())
+
+
+def _plain_pixels(pixels: list, labels: torch.Tensor, spec: Loss) -> float:
+    weight = spec.class_weights or (1.0,) * 100
+    losses = []
+    for label, chance in pixels:
+        p = chance[label]
+        part = -spec.cross_entropy * np.log(p)
+        part += spec.focal * (1 - p) ** spec.focal_gamma * -np.log(p)
+        losses.append(weight[label] * part)
+    kept = losses
+    if spec.ohem is not None:
+        count = spec.ohem.min_kept * len(labels)
+        if spec.ohem.threshold is None:
+            kept = sorted(losses, reverse=True)[:count]
+        else:
+            ps = [chance[label] for label, chance in pixels]
+            limit = max(sorted(ps)[min(count, len(ps) - 1)], spec.ohem.threshold)
+            kept = [loss for loss, p in zip(losses, ps, strict=True) if p < limit]
+    whole = sum(weight[label] for label, _ in pixels) if spec.mean == "valid" else labels.numel()
+    return sum(kept) / whole if whole else 0.0
+
+
+def _plain_dice(pixels: list) -> float:
+    scores = []
+    for index in {label for label, _ in pixels}:
+        both = sum(chance[index] for label, chance in pixels if label == index)
+        areas = sum(chance[index] ** 2 + (label == index) for label, chance in pixels)
+        scores.append(1 - 2 * both / areas)
+    return sum(scores) / len(scores)
+
+
+def _plain_lovasz(pixels: list) -> float:
+    """The extension's definition: sum of m_i (F({1..i}) - F({1..i-1})) for sorted errors m, where
+    F(wrong) = |wrong| / |truth or wrong| (Berman et al., 2018, definition 1 and equation 4)."""
+    losses = []
+    for index in {label for label, _ in pixels}:
+        truth = {i for i, (label, _) in enumerate(pixels) if label == index}
+        errors = [abs((i in truth) - chance[index]) for i, (_, chance) in enumerate(pixels)]
+        total, wrong, before = 0.0, set(), 0.0
+        for i in sorted(range(len(pixels)), key=lambda i: -errors[i]):
+            wrong.add(i)
+            now = len(wrong) / len(truth | wrong)
+            total += errors[i] * (now - before)
+            before = now
+        losses.append(total)
+    return sum(losses) / len(losses)
+
+
+def batch(classes: int = 4, size: tuple[int, int] = (5, 7)) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits, float64, and labels of two pictures, their first rows void, the last class absent."""
+    labels = torch.randint(0, max(classes - 1, 1), (2, *size), dtype=torch.uint8)
+    labels[:, : size[0] // 2] = IGNORE
+    return 2 * torch.randn(2, classes, *size, dtype=torch.float64), labels
+
+
+@PARTS
+def test_every_term_equals_its_formula(spec: Loss):
+    logits, labels = batch()
+    expected = plain_terms(logits, labels, spec)
+    found = segmentation_loss(logits, labels, spec)
+    assert expected > 0
+    assert found.dtype == torch.float64
+    assert found.item() == pytest.approx(expected, rel=1e-10)
+    in_float32 = segmentation_loss(logits.float(), labels, spec)
+    assert in_float32.dtype == torch.float32
+    assert in_float32.item() == pytest.approx(expected, rel=1e-4)
+
+
+@PARTS
+def test_gradients_are_those_of_finite_differences(spec: Loss):
+    logits, labels = batch(size=(3, 4))
+    small = logits[..., :2, :2].clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: segmentation_loss(x, labels, spec), small)
+    segmentation_loss(small, labels, spec).backward()
+    assert small.grad is not None
+    assert small.grad.any()
+
+
+@PARTS
+def test_void_pixels_have_no_gradient(spec: Loss):
+    logits, labels = batch()
+    logits.requires_grad_()
+    segmentation_loss(logits, labels, spec).backward()
+    void = (labels == IGNORE)[:, None].expand_as(logits)
+    assert not logits.grad[void].any()
+
+
+@PARTS
+def test_nothing_but_void_is_a_loss_of_nothing(spec: Loss):
+    logits = torch.randn(2, 4, 3, 3, requires_grad=True)
+    loss = segmentation_loss(logits, torch.full((2, 6, 6), IGNORE, dtype=torch.uint8), spec)
+    loss.backward()
+    assert loss.item() == 0
+    assert not logits.grad.any()
+
+
+@PARTS
+@pytest.mark.parametrize("certain", [-1e4, 1e4], ids=["wrong", "right"])
+def test_extreme_logits_give_finite_gradients(spec: Loss, certain: float):
+    _, labels = batch()
+    truth = labels.long().where(labels != IGNORE, 0)
+    logits = certain * torch.nn.functional.one_hot(truth, 4).movedim(-1, 1).float()
+    logits.requires_grad_()
+    loss = segmentation_loss(logits, labels, spec)
+    loss.backward()
+    assert loss.isfinite()
+    assert logits.grad.isfinite().all()
+    assert (loss.item() < 1e-6) == (certain > 0)
+
+
+@PARTS
+def test_one_class_and_one_pixel(spec: Loss):
+    single = spec.model_copy(update={"class_weights": None})
+    one_class, labels = batch(classes=1)
+    assert segmentation_loss(one_class, labels, single).item() == pytest.approx(0, abs=1e-12)
+    logits, pixel = torch.randn(1, 4, 1, 1).double(), torch.ones(1, 1, 1, dtype=torch.uint8)
+    expected = plain_terms(logits, pixel, spec)
+    assert segmentation_loss(logits, pixel, spec).item() == pytest.approx(expected, rel=1e-10)
+
+
+def test_a_batch_of_weightless_classes_is_a_loss_of_nothing():
+    logits = torch.randn(1, 2, 3, 3, requires_grad=True)
+    spec = Loss(class_weights=(0, 1))
+    loss = segmentation_loss(logits, torch.zeros(1, 3, 3, dtype=torch.uint8), spec)
+    loss.backward()
+    assert loss.item() == 0
+    assert not logits.grad.any()
+
+
+def test_the_plain_loss_is_torchs_own():
+    logits, labels = batch()
+    weights = torch.tensor(CLASS_WEIGHTS).double()
+    for spec, weight in ((Loss(), None), (Loss(class_weights=CLASS_WEIGHTS), weights)):
+        expected = torch.nn.functional.cross_entropy(
+            logits, labels.long(), weight=weight, ignore_index=IGNORE
+        )
+        assert segmentation_loss(logits, labels, spec).item() == pytest.approx(expected.item())
+
+
+def test_too_few_class_weights_are_refused_with_both_numbers():
+    logits, labels = batch()
+    with pytest.raises(PerpixelError, match=r"class_weights has 2 numbers for 4 classes"):
+        segmentation_loss(logits, labels, Loss(class_weights=(1, 1)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"cross_entropy": 0}, "above 0"),
+        ({"cross_entropy": 0, "dice": 1, "ohem": OHEM()}, "which are 0"),
+        ({"cross_entropy": 0, "lovasz": 1, "class_weights": (1, 2)}, "which are 0"),
+        ({"class_weights": (1, -1)}, "greater than or equal to 0"),
+    ],
+)
+def test_losses_that_mean_nothing_are_refused(settings: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        Loss(**settings)

@@ -161,14 +161,48 @@ class Augment(Spec):
         return self
 
 
-class Loss(Spec):
-    """Cross-entropy of the enlarged logits; unlabelled pixels never count in the sum.
+Weight = Annotated[float, Field(ge=0)]
 
-    `mean` "valid" divides by the labelled pixels, "all" by all of them (mmsegmentation).
+
+class OHEM(Spec):
+    """Only hard pixels count (mmsegmentation's OHEMPixelSampler).
+
+    Hard is a pixel whose label has a probability below `threshold`, or below that of the pixel in
+    place `min_kept` * pictures from the hardest, where that is higher. `threshold` None keeps just
+    so many pixels of the greatest loss. The mean still divides as without OHEM.
     """
 
+    threshold: Share | None = 0.7
+    min_kept: Positive = 100_000
+
+
+class Loss(Spec):
+    """A weighted sum of terms on the enlarged logits; unlabelled pixels never count in any.
+
+    `cross_entropy` and `focal` (Lin et al., 2017, with exponent `focal_gamma`) are sums over
+    pixels, to which `class_weights`, one for every class, and `ohem` apply. `mean` "valid" divides
+    them by the labelled pixels, each counted with its class's weight, "all" by all pixels
+    (mmsegmentation). `dice` (Milletari et al., 2016) and `lovasz` (Berman et al., 2018) compare
+    areas, and average over the classes that a batch shows.
+    """
+
+    cross_entropy: Weight = 1.0
+    focal: Weight = 0.0
+    dice: Weight = 0.0
+    lovasz: Weight = 0.0
+    focal_gamma: Annotated[float, Field(ge=0)] = 2.0
+    class_weights: tuple[Weight, ...] | None = None
+    ohem: OHEM | None = None
     mean: Literal["valid", "all"] = "valid"
-    auxiliary_weight: Annotated[float, Field(ge=0)] = 0.4
+    auxiliary_weight: Weight = 0.4
+
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> "Loss":
+        if not any((self.cross_entropy, self.focal, self.dice, self.lovasz)):
+            raise ValueError("one of cross_entropy, focal, dice and lovasz is above 0")
+        if not (self.cross_entropy or self.focal) and (self.class_weights or self.ohem):
+            raise ValueError("class_weights and ohem apply to cross_entropy and focal, which are 0")
+        return self
 
 
 class Optimizer(Spec):
