@@ -134,8 +134,8 @@ def _plain_dice(pixels: list) -> float:
 
 
 def _plain_lovasz(pixels: list) -> float:
-    """The extension's definition: sum of m_i (F({1..i}) - F({1..i-1})) for sorted errors m, where
-    F(wrong) = |wrong| / |truth or wrong| (Berman et al., 2018, definition 1 and equation 4)."""
+    """The definition of a Lovasz extension: the sum of m_i (F({1..i}) - F({1..i-1})) for errors m
+    from large to small; here F(wrong) = |wrong| / |truth or wrong|, the Jaccard loss."""
     losses = []
     for index in {label for label, _ in pixels}:
         truth = {i for i, (label, _) in enumerate(pixels) if label == index}

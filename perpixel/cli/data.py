@@ -1,11 +1,27 @@
 """`perpixel data`."""
 
+import json
+from itertools import groupby
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from perpixel.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from perpixel.data.doctor import Report, Split
+    from perpixel.recipes.spec import Size
+
 data = typer.Typer(help="Look after data sets.", no_args_is_help=True)
+
+_SHOWN = 8
+"""How many findings of a kind the terminal lists; the JSON file has all."""
+
+_COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 
 
 @data.callback()
@@ -21,7 +37,7 @@ def init(
 ) -> None:
     """Look at your pictures and masks and write FOLDER/dataset.toml, explaining each guess.
 
-    Read it, mend it, then: perpixel train folder/semantic_fpn_r18 --data FOLDER --out RUN
+    Read it, mend it, then: perpixel data check folder FOLDER
     """
     from perpixel.data.propose import propose, write_proposal
 
@@ -30,3 +46,131 @@ def init(
     for note in proposal.notes:
         typer.echo(note)
     typer.echo(f"written: {', '.join(str(path) for path in written)}")
+
+
+@data.command()
+def check(
+    dataset: Annotated[
+        str, typer.Argument(metavar="DATASET", help="camvid, folder, ...: as recipes name it.")
+    ],
+    root: Annotated[Path, typer.Argument(metavar="ROOT", help="The data set's root folder.")],
+    split: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Look at this split only. May be given again."),
+    ] = None,
+    crop: Annotated[
+        str | None,
+        typer.Option(metavar="HxW", help="The training crop to measure the pictures against."),
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write everything as JSON.")
+    ] = None,
+) -> None:
+    """Read every picture and mask and report all that is wrong; exit 1 if something must be mended.
+
+    Files that are missing, damaged or unused, sizes, label values, classes and their weights,
+    pictures that occur twice. Example: perpixel data check camvid CamVid --crop 360x480
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    from perpixel.data import doctor
+
+    size = _size(crop)
+    columns = TextColumn("check"), BarColumn(), MofNCompleteColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("check", total=None)
+
+        def show(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        report = doctor.check(dataset, root, only=split or (), crop=size, progress=show)
+    _print(report, Console(highlight=False, soft_wrap=True))
+    if json_file is not None:
+        try:
+            json_file.parent.mkdir(parents=True, exist_ok=True)
+            json_file.write_text(json.dumps(report.as_json(), indent=2) + "\n", "utf-8")
+        except OSError as error:
+            raise UsageError(f"--json {json_file}: cannot be written ({error.strerror})") from None
+    if report.count("error"):
+        raise typer.Exit(1)
+
+
+def _size(text: str | None) -> "Size | None":
+    if text is None:
+        return None
+    height, _, width = text.partition("x")
+    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+        raise UsageError(f"--crop {text!r}: write it as HEIGHTxWIDTH, for example 512x1024")
+    return int(height), int(width)
+
+
+def _print(report: "Report", console: "Console") -> None:
+    from rich.markup import escape
+
+    for split in report.splits:
+        console.print(escape(_line(split)))
+    if report.balance is not None:
+        console.print(_table(report))
+    for kind, group in groupby(report.findings, key=lambda finding: finding.kind):
+        found = list(group)
+        colour = _COLOURS[kind.severity]
+        console.print(f"\n[bold {colour}]{kind.severity}[/]: {kind.title}: {len(found)}")
+        for one in found[:_SHOWN]:
+            words = (one.split, one.subject, one.detail)
+            console.print("  " + escape("  ".join(word for word in words if word)))
+        if len(found) > _SHOWN:
+            console.print(f"  ... and {len(found) - _SHOWN} more; --json FILE lists all")
+    if report.balance is not None:
+        _print_weights(report.balance, console)
+    pairs = sum(split.pairs for split in report.splits)
+    counts = [_many(report.count(severity), severity) for severity in _COLOURS]
+    console.print(f"\n{_many(pairs, 'pair')} looked at: {', '.join(counts)}")
+
+
+def _print_weights(split: "Split", console: "Console") -> None:
+    console.print(
+        f"\nClass weights from {split.name}, in case rare classes are missed:", markup=False
+    )
+    kinds = {"median frequency": split.median_frequency, "ENet": split.enet}
+    for kind, weights in kinds.items():
+        numbers = json.dumps(weights, separators=(",", ":"))
+        console.print(f"  {kind}: --set loss.class_weights={numbers}", markup=False)
+
+
+def _many(count: int, thing: str) -> str:
+    return f"{count} {thing}{'s' * (count != 1)}"
+
+
+def _line(split: "Split") -> str:
+    labelled = sum(split.pixels)
+    text = f"{split.name}: {_many(split.pairs, 'pair')}"
+    if labelled + split.void:
+        text += f", {split.void / (labelled + split.void):.1%} of the pixels without a label"
+    if split.sizes:
+        (smallest, _), (largest, _) = split.sizes[0], split.sizes[-1]
+        commonest, count = max(split.sizes, key=lambda item: item[1])
+        text += f", pictures {_wide(commonest)}"
+        if len(split.sizes) > 1:
+            text += f" ({count} of them), from {_wide(smallest)} to {_wide(largest)}"
+    return text
+
+
+def _wide(size: "Size") -> str:
+    return f"{size[1]}x{size[0]}"
+
+
+def _table(report: "Report") -> "Table":
+    """A row for every class: its share of each split's labelled pixels, and the pictures in it."""
+    from rich.table import Table
+
+    table = Table("class")
+    for split in report.splits:
+        table.add_column(f"{split.name}: share", justify="right")
+        table.add_column("pictures", justify="right")
+    for index, name in enumerate(report.classes):
+        cells = []
+        for split in report.splits:
+            cells += [f"{split.shares[index]:.2%}", str(split.pictures[index])]
+        table.add_row(name, *cells)
+    return table

@@ -31,10 +31,11 @@ def open_camvid(root: Path, split: str) -> Pairs:
     if not listing.is_file():
         there = ", ".join(sorted(path.stem for path in root.glob("*.txt"))) or "none"
         raise PerpixelError(f"{listing}: no such list; splits there: {there}")
-    files = tuple(
-        (_below_root(image), _below_root(mask))
-        for image, mask in (line.split() for line in listing.read_text().splitlines() if line)
-    )
+    lines = [line.split() for line in listing.read_text().splitlines() if line.strip()]
+    wrong = next((line for line in lines if len(line) != 2), None)
+    if wrong is not None:
+        raise PerpixelError(f"{listing}: {' '.join(wrong)!r} is not a picture and its mask")
+    files = tuple((_below_root(image), _below_root(mask)) for image, mask in lines)
     table = LabelTable(ids={**{index: index for index in range(len(CLASSES))}, _VOID: IGNORE})
     return Pairs(root, files, CLASSES, table)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from perpixel.data.camvid import open_camvid
 from perpixel.data.dataset import Dataset
-from perpixel.data.folder import open_folder
+from perpixel.data.folder import open_folder, splits_of_folder
 from perpixel.data.scenes import Scenes
 from perpixel.errors import UsageError
 from perpixel.recipes.settings import suggestion
@@ -12,10 +12,18 @@ from perpixel.recipes.settings import suggestion
 NAMES = ("camvid", "folder", "scenes")
 
 
-def open_dataset(name: str, root: Path | None, split: str) -> Dataset:
+def splits(name: str, root: Path) -> tuple[str, ...]:
+    """The labelled splits to look at in the data set called `name`, below `root`."""
+    if name == "folder":
+        return splits_of_folder(root)
+    return ("train", "val", "test") if (root / "test.txt").is_file() else ("train", "val")
+
+
+def open_dataset(name: str, root: Path | None, split: str, *, complete: bool = True) -> Dataset:
     """The split of the data set called `name`, below `root` ("scenes" needs none).
 
-    Raises UsageError for an unknown name or a missing root, PerpixelError for bad contents.
+    Raises UsageError for an unknown name or a missing root, PerpixelError for bad contents; with
+    `complete` false not for pairs whose files are absent: those are listed with the others.
     """
     if name == "scenes":
         return Scenes(split)
@@ -30,4 +38,4 @@ def open_dataset(name: str, root: Path | None, split: str) -> Dataset:
         case "camvid":
             return open_camvid(root, split)
         case _:
-            return open_folder(root, split)
+            return open_folder(root, split, complete=complete)

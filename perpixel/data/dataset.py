@@ -17,6 +17,7 @@ from perpixel.images import Array, Palette, read_image, read_mask
 from perpixel.recipes.spec import IGNORE
 
 Colour = tuple[int, int, int]
+RawMask = npt.NDArray[np.uint8 | np.uint16]
 
 
 @dataclass(frozen=True)
@@ -77,41 +78,54 @@ class LabelTable:
         self._codes = np.array([code for code, _ in codes], np.int64)
         self._index_of_code = np.array([index for _, index in codes], np.int16)
 
-    def translate(self, mask: npt.NDArray[np.uint8 | np.uint16], *, origin: str) -> Array:
+    def translate(self, mask: RawMask, *, origin: str) -> Array:
         """The class map of a mask, uint8 [height, width].
 
         Raises PerpixelError that names `origin` and the values the table lacks.
         """
-        if mask.ndim == 3:
-            return self._translate_colours(mask, origin)
-        if not self.ids:
-            raise PerpixelError(f"{origin}: holds ids, but the data set's classes have colours")
-        indices = np.asarray(self._index_of_id[mask])
-        self._refuse(mask[indices < 0], origin, "value")
+        indices = self.lookup(mask, origin=origin)
+        unknown = mask[indices < 0]
+        if len(unknown):
+            raise PerpixelError(self._complaint(unknown, origin))
         return indices.astype(np.uint8)
 
-    def _translate_colours(self, mask: npt.NDArray[np.uint8 | np.uint16], origin: str) -> Array:
+    def lookup(self, mask: RawMask, *, origin: str) -> npt.NDArray[np.int16]:
+        """The class index or IGNORE of every pixel, and -1 for a value that the table lacks.
+
+        Raises PerpixelError when the mask holds colours and the table ids, or the reverse.
+        """
+        if mask.ndim == 2:
+            if not self.ids:
+                raise PerpixelError(f"{origin}: holds ids, but the data set's classes have colours")
+            return np.asarray(self._index_of_id[mask])
         if not self.colours:
             raise PerpixelError(f"{origin}: holds RGB colours, but the data set's classes have ids")
-        wide = mask.astype(np.int64)
-        codes = wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
+        codes = _codes(mask)
         positions = np.searchsorted(self._codes, codes).clip(max=len(self._codes) - 1)
-        unknown = codes[self._codes[positions] != codes]
-        self._refuse(unknown, origin, "colour")
-        return np.asarray(self._index_of_code[positions], np.uint8)
+        found = self._codes[positions] == codes
+        return np.where(found, self._index_of_code[positions], np.int16(-1))
 
-    def _refuse(self, values: npt.NDArray[np.generic], origin: str, kind: str) -> None:
-        if not values.size:
-            return
-        found = [_shown(int(value), kind) for value in np.unique(values)]
+    def _complaint(self, unknown: RawMask, origin: str) -> str:
+        kind = "value" if unknown.ndim == 1 else "colour"
+        found = list(value_counts(unknown))
         shown = ", ".join(found[:8]) + (", ..." if len(found) > 8 else "")
         count = len({*self.ids.values(), *self.colours.values()} - {IGNORE})
         listed = f"ids {_ranges(self.ids)}" if kind == "value" else f"{len(self.colours)} colours"
-        raise PerpixelError(
-            f"{origin}: label {kind} {shown} at {values.size} pixels is not in the data set's "
+        return (
+            f"{origin}: label {kind} {shown} at {len(unknown)} pixels is not in the data set's "
             f"table ({count} classes; {listed}). Mend the mask, or list the {kind} as a class "
             f"or as ignored."
         )
+
+
+def value_counts(values: RawMask) -> dict[str, int]:
+    """How often each of some pixels' values occurs: "7" for ids [n], "(64, 0, 128)" for [n, 3]."""
+    codes = values.astype(np.int64) if values.ndim == 1 else _codes(values)
+    found, counts = np.unique(codes, return_counts=True)
+    return {
+        str(code) if values.ndim == 1 else f"({code >> 16}, {code >> 8 & 255}, {code & 255})": count
+        for code, count in zip(found.tolist(), counts.tolist(), strict=True)
+    }
 
 
 @dataclass(frozen=True)
@@ -137,8 +151,12 @@ class Pairs:
 
     def label(self, index: int) -> Array:
         """Its class map, uint8 [height, width]: 0..classes-1, and IGNORE."""
-        path = self.root / self.files[index][1]
-        return self.table.translate(read_mask(path), origin=str(path))
+        origin = str(self.root / self.files[index][1])
+        return self.table.translate(self.mask(index), origin=origin)
+
+    def mask(self, index: int) -> RawMask:
+        """What its mask file holds: ids, [height, width], or RGB colours, [height, width, 3]."""
+        return read_mask(self.root / self.files[index][1])
 
 
 def read_pair(dataset: Dataset, index: int) -> tuple[Array, Array]:
@@ -165,10 +183,9 @@ def _code(colour: Colour) -> int:
     return colour[0] << 16 | colour[1] << 8 | colour[2]
 
 
-def _shown(value: int, kind: str) -> str:
-    if kind == "value":
-        return str(value)
-    return f"({value >> 16}, {value >> 8 & 255}, {value & 255})"
+def _codes(colours: RawMask) -> npt.NDArray[np.int64]:
+    wide = colours.astype(np.int64)
+    return np.asarray(wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2])
 
 
 def _ranges(values: Mapping[int, int]) -> str:

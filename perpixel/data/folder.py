@@ -50,14 +50,14 @@ FILE = "dataset.toml"
 _Value = TypeVar("_Value", bound=int | Colour)
 
 
-def open_folder(root: Path, split: str) -> Pairs:
+def open_folder(root: Path, split: str, *, complete: bool = True) -> Pairs:
     """The pairs of `split` as ROOT/dataset.toml describes them, in the order of its list or name.
 
     Raises PerpixelError, naming the file and the key, for whatever in it is not as it should be,
-    for a split it does not have, and for pictures without masks.
+    for a split it does not have, and for pictures without masks; with `complete` false those are
+    listed with the masks they should have.
     """
-    require_folder(root, dataset="your pictures and masks", holds=f"them and a {FILE}")
-    described = _read(root / FILE)
+    described = _described(root)
     try:
         table, classes = _label_table(described), _classes(described)
         if split not in described.splits:
@@ -65,10 +65,15 @@ def open_folder(root: Path, split: str) -> Pairs:
                 f"there is no split {split!r}, but {', '.join(described.splits)}."
                 f"{suggestion(split, described.splits)} Describe it under [splits.{split}]"
             )
-        files = _pairs(root, described, split)
+        files = _pairs(root, described, split, complete=complete)
     except PerpixelError as error:
         raise PerpixelError(f"{root / FILE}: {error}") from None
     return Pairs(root, files, classes, table)
+
+
+def splits_of_folder(root: Path) -> tuple[str, ...]:
+    """The splits that ROOT/dataset.toml describes; raises PerpixelError as `open_folder` does."""
+    return tuple(_described(root).splits)
 
 
 def files_below(folder: Path) -> list[str]:
@@ -150,6 +155,11 @@ _KEYS = {
     "splits": ("images", "masks", "list"),
     "": tuple(_Description.model_fields),
 }
+
+
+def _described(root: Path) -> _Description:
+    require_folder(root, dataset="your pictures and masks", holds=f"them and a {FILE}")
+    return _read(root / FILE)
 
 
 def _read(path: Path) -> _Description:
@@ -254,7 +264,9 @@ def _refuse_twice(values: Sequence[object], kind: str) -> None:
         raise PerpixelError(f"more than one class has the {kind} {twice[0]!r}; change one of them")
 
 
-def _pairs(root: Path, described: _Description, name: str) -> tuple[tuple[str, str], ...]:
+def _pairs(
+    root: Path, described: _Description, name: str, *, complete: bool
+) -> tuple[tuple[str, str], ...]:
     split, where = described.splits[name], f"splits.{name}"
     images = _folder(root, split.images, f"{where}.images")
     masks = _folder(root, split.masks, f"{where}.masks")
@@ -267,7 +279,7 @@ def _pairs(root: Path, described: _Description, name: str) -> tuple[tuple[str, s
     if split.listing:
         stems = _listed(root, split.listing, f"{where}.list")
         unknown = [stem for stem in stems if stem not in picture_of]
-        if unknown:
+        if unknown and complete:
             raise PerpixelError(
                 f"{where}.list: {len(unknown)} of {len(stems)} lines of {split.listing} name no "
                 f"picture in {images} ({_some(unknown)}). A line is a picture's path below "
@@ -279,14 +291,21 @@ def _pairs(root: Path, described: _Description, name: str) -> tuple[tuple[str, s
             f"{', '.join(described.image_suffixes)}; image_suffixes changes that"
         )
     bare = [stem for stem in stems if stem not in mask_of]
-    if bare:
+    if bare and complete:
         raise PerpixelError(
             f"{where}: {len(bare)} of {len(stems)} pictures have no mask "
             f"({_some(picture_of[stem] for stem in bare)}); that of the first would be "
             f"{masks / bare[0]}{described.mask_suffix}. Correct mask_suffix or {where}.masks, "
             f"add the masks, or name the pictures to use in a file with {where}.list"
         )
-    return tuple((picture_of[stem], mask_of[stem]) for stem in stems)
+    ending = described.image_suffixes[0]
+    return tuple(
+        (
+            picture_of.get(stem, f"{images / stem}{ending}"),
+            mask_of.get(stem, f"{masks / stem}{described.mask_suffix}"),
+        )
+        for stem in stems
+    )
 
 
 def _folder(root: Path, text: str, where: str) -> PurePosixPath:

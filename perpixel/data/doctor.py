@@ -1,0 +1,291 @@
+"""Look through a whole data set and report everything that is wrong with it, in one run."""
+
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from perpixel.data.catalog import open_dataset, splits
+from perpixel.data.dataset import Pairs
+from perpixel.data.examination import Examined, Finding, Kind, examine
+from perpixel.errors import PerpixelError, UsageError
+from perpixel.images import IMAGE_SUFFIXES
+from perpixel.recipes.spec import IGNORE, Size
+
+Progress = Callable[[int, int], None]
+
+_PAIRS_PER_PROCESS = 32
+"""Starting another process takes as long as reading about so many pairs."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """What the readable masks and pictures of a split hold, together."""
+
+    name: str
+    pairs: int
+    pixels: tuple[int, ...]
+    """Pixels of every class."""
+    void: int
+    pictures: tuple[int, ...]
+    """How many pictures show every class."""
+    area: tuple[int, ...]
+    """Labelled pixels of the pictures that show a class, for every class."""
+    sizes: tuple[tuple[Size, int], ...]
+    """(height, width) of the pictures and how many have it, from small to large."""
+
+    @cached_property
+    def shares(self) -> tuple[float, ...]:
+        """Every class's part of the labelled pixels."""
+        return tuple(count / max(sum(self.pixels), 1) for count in self.pixels)
+
+    @cached_property
+    def median_frequency(self) -> tuple[float, ...]:
+        """Class weights median(f) / f; 1 for a class that is not there.
+
+        f is a class's part of the labelled pixels of the pictures that show it (Eigen and Fergus,
+        2015).
+        """
+        parts = [count / max(area, 1) for count, area in zip(self.pixels, self.area, strict=True)]
+        seen = [part for part in parts if part]
+        return tuple(_rounded(np.median(seen) / part) if part else 1.0 for part in parts)
+
+    @cached_property
+    def enet(self) -> tuple[float, ...]:
+        """Class weights 1 / ln(1.02 + share) (Paszke et al., 2016, "ENet")."""
+        return tuple(_rounded(1 / np.log(1.02 + share)) for share in self.shares)
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, in JSON's types; lists are in the classes' order."""
+        sizes = [{"height": h, "width": w, "pictures": count} for (h, w), count in self.sizes]
+        return asdict(self) | {"shares": self.shares, "sizes": sizes}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found in a data set; `findings` are sorted by kind and in the splits' order."""
+
+    dataset: str
+    root: Path
+    classes: tuple[str, ...]
+    splits: tuple[Split, ...]
+    findings: tuple[Finding, ...]
+
+    def count(self, severity: str) -> int:
+        """How many findings are an "error", a "warning" or a "note"."""
+        return sum(finding.kind.severity == severity for finding in self.findings)
+
+    @property
+    def balance(self) -> Split | None:
+        """The split that class weights are for: "train", or else the first that shows a class."""
+        shown = [split for split in self.splits if any(split.pixels)]
+        return next((split for split in shown if split.name == "train"), next(iter(shown), None))
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, in JSON's types."""
+        balance = self.balance
+        return {
+            "dataset": self.dataset,
+            "root": str(self.root),
+            "errors": self.count("error"),
+            "warnings": self.count("warning"),
+            "notes": self.count("note"),
+            "findings": [
+                {
+                    "severity": one.kind.severity,
+                    "kind": one.kind.name.lower(),
+                    "split": one.split,
+                    "subject": one.subject,
+                    "detail": one.detail,
+                }
+                for one in self.findings
+            ],
+            "classes": self.classes,
+            "splits": [split.as_json() for split in self.splits],
+            "class_weights": balance
+            and {
+                "split": balance.name,
+                "median_frequency": balance.median_frequency,
+                "enet": balance.enet,
+            },
+        }
+
+
+def check(
+    name: str,
+    root: Path,
+    *,
+    only: Sequence[str] = (),
+    crop: Size | None = None,
+    processes: int | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Looks at every pair of the data set called `name` below `root`.
+
+    `only` names splits to look at (default: all), `crop` (height, width) the training crop to
+    measure pictures against, `processes` how many read files (default: one per core). The report
+    does not depend on their number. `progress` is told (pairs looked at, pairs in all). Raises
+    UsageError for a data set that is not known or has no files, PerpixelError when none of its
+    splits can be told.
+    """
+    if name == "scenes":
+        raise UsageError("scenes are drawn by a program: there are no files to check")
+    findings: list[Finding] = []
+    opened: dict[str, Pairs] = {}
+    wanted = tuple(dict.fromkeys(only or splits(name, root)))
+    for split in wanted:
+        try:
+            opened[split] = _pairs(name, root, split)
+        except UsageError:
+            raise
+        except PerpixelError as error:
+            findings.append(Finding(Kind.UNOPENED, split, split, str(error)))
+    jobs = [(split, index) for split, pairs in opened.items() for index in range(len(pairs))]
+    if processes is None:
+        processes = min(os.cpu_count() or 1, len(jobs) // _PAIRS_PER_PROCESS)
+    examined: dict[str, list[Examined]] = {split: [] for split in opened}
+    for done, (job, one) in enumerate(
+        zip(jobs, _scan(opened, jobs, crop, processes), strict=True), start=1
+    ):
+        examined[job[0]].append(one)
+        findings += one.findings
+        if progress is not None:
+            progress(done, len(jobs))
+
+    classes = next((pairs.classes.names for pairs in opened.values()), ())
+    summaries = [_summary(split, examined[split], len(classes)) for split in opened]
+    findings += _unseen(summaries, classes)
+    findings += _repeated(opened, examined)
+    findings += _unused(_all_pairs(name, root, opened))
+    order = list(Kind)
+    findings.sort(key=lambda finding: order.index(finding.kind))
+    return Report(name, root, classes, tuple(summaries), tuple(findings))
+
+
+def _pairs(name: str, root: Path, split: str) -> Pairs:
+    dataset = open_dataset(name, root, split, complete=False)
+    assert isinstance(dataset, Pairs)
+    if not len(dataset):
+        raise PerpixelError(f"{root}: the split {split!r} lists no pictures")
+    return dataset
+
+
+def _all_pairs(name: str, root: Path, opened: dict[str, Pairs]) -> list[Pairs]:
+    """The pairs of every split, so that another split's files do not count as unused."""
+    found = list(opened.values())
+    for split in splits(name, root):
+        if split not in opened:
+            try:
+                found.append(_pairs(name, root, split))
+            except PerpixelError:
+                continue
+    return found
+
+
+# --- Reading, in several processes ---------------------------------------------------------------
+
+_SHARED: tuple[dict[str, Pairs], Size | None] = ({}, None)
+
+
+def _scan(
+    opened: dict[str, Pairs], jobs: list[tuple[str, int]], crop: Size | None, processes: int
+) -> Iterator[Examined]:
+    """Every job's pair, in the order of the jobs."""
+    if processes < 2:
+        for split, index in jobs:
+            yield examine(opened[split], index, split=split, crop=crop)
+        return
+    # Spawned, not forked: the caller may have threads, and locks that they hold.
+    with ProcessPoolExecutor(processes, get_context("spawn"), _share, (opened, crop)) as pool:
+        yield from pool.map(_examine, jobs, chunksize=4)
+
+
+def _share(opened: dict[str, Pairs], crop: Size | None) -> None:
+    global _SHARED
+    _SHARED = opened, crop
+    cv2.setNumThreads(0)
+
+
+def _examine(job: tuple[str, int]) -> Examined:
+    (opened, crop), (split, index) = _SHARED, job
+    return examine(opened[split], index, split=split, crop=crop)
+
+
+# --- What only many pairs together tell ----------------------------------------------------------
+
+
+def _summary(split: str, examined: Sequence[Examined], classes: int) -> Split:
+    pixels, area, pictures = Counter[int](), Counter[int](), Counter[int]()
+    for one in examined:
+        pixels.update(one.pixels)
+        pictures.update(one.pixels.keys())
+        labelled = one.pixels.total() - one.pixels[IGNORE]
+        area.update(dict.fromkeys(one.pixels, labelled))
+    sizes = Counter(one.size for one in examined if one.size is not None)
+    return Split(
+        name=split,
+        pairs=len(examined),
+        pixels=tuple(pixels[index] for index in range(classes)),
+        void=pixels[IGNORE],
+        pictures=tuple(pictures[index] for index in range(classes)),
+        area=tuple(area[index] for index in range(classes)),
+        sizes=tuple(sorted(sizes.items(), key=lambda item: (item[0][0] * item[0][1], item[0]))),
+    )
+
+
+def _unseen(summaries: Iterable[Split], classes: Sequence[str]) -> Iterator[Finding]:
+    for split in summaries:
+        for name, count in zip(classes, split.pixels, strict=True):
+            if count == 0:
+                yield Finding(Kind.UNSEEN_CLASS, split.name, name)
+
+
+def _repeated(opened: dict[str, Pairs], examined: dict[str, list[Examined]]) -> Iterator[Finding]:
+    same: dict[bytes, list[tuple[str, str]]] = defaultdict(list)
+    for split, pairs in opened.items():
+        for index, one in enumerate(examined[split]):
+            if one.digest is not None:
+                same[one.digest].append((split, pairs.name(index)))
+    for (split, picture), *others in same.values():
+        if others:
+            several = {split} != {other for other, _ in others}
+            kind = Kind.IN_SEVERAL_SPLITS if several else Kind.REPEATED
+            detail = ", ".join(f"{name} in {other}" for other, name in others)
+            yield Finding(kind, split, picture, f"the same as {detail}")
+
+
+def _unused(sets: Iterable[Pairs]) -> Iterator[Finding]:
+    """Files that lie beside the sets' files and end as they do, but are in no pair."""
+    beside: dict[Path, set[str]] = defaultdict(set)
+    for pairs in sets:
+        for name in (name for pair in pairs.files for name in pair):
+            beside[(pairs.root / name).parent].add(name)
+    for folder, names in beside.items():
+        if not folder.is_dir():
+            continue
+        below = Path(next(iter(names))).parent
+        ending = _common_ending(Path(name).name for name in names)
+        for file in sorted(folder.iterdir()):
+            name = (below / file.name).as_posix()
+            fits = file.name.endswith(ending) and file.name.lower().endswith(IMAGE_SUFFIXES)
+            if fits and name not in names and not file.name.startswith(".") and file.is_file():
+                yield Finding(Kind.UNUSED, "", name)
+
+
+def _common_ending(names: Iterable[str]) -> str:
+    """The longest ending from a "_", "-" or "." on that all names have, as "_labelIds.png"."""
+    endings = [{name[mark.start() :] for mark in re.finditer("[-_.]", name)} for name in names]
+    return max(set.intersection(*endings), key=len, default="")
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.4g}")

@@ -1,0 +1,175 @@
+"""What one pair of picture and mask files is like: everything wrong with it, and its pixels."""
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from perpixel.data.dataset import Pairs, RawMask, value_counts
+from perpixel.errors import PerpixelError
+from perpixel.images import Array
+from perpixel.recipes.spec import IGNORE
+
+_ORIENTATION = 0x0112  # EXIF's tag; 1 is upright
+
+
+class Kind(Enum):
+    """What may be found in a data set: how bad it is, and what it is called in the plural.
+
+    An error stops a training or an evaluation, a warning may spoil its result.
+    """
+
+    UNOPENED = "error", "splits that cannot be opened"
+    MISSING_PICTURE = "error", "listed pictures that are not there"
+    MISSING_MASK = "error", "listed masks that are not there"
+    UNREADABLE_PICTURE = "error", "pictures that cannot be decoded"
+    UNREADABLE_MASK = "error", "masks that cannot be decoded"
+    DIFFERENT_SIZES = "error", "pictures and masks of different sizes"
+    UNKNOWN_VALUES = "error", "masks with values that are not in the data set's table"
+    ONLY_VOID = "warning", "masks without a single labelled pixel"
+    UNSEEN_CLASS = "warning", "classes that a split never shows"
+    IN_SEVERAL_SPLITS = "warning", "pictures that are in more than one split"
+    REPEATED = "warning", "pictures that are more than once in a split"
+    UNUSED = "warning", "files beside the others that no pair uses"
+    SIXTEEN_BITS = "note", "pictures of more than 8 bits, scaled to 8 when read"
+    ALPHA = "note", "pictures with transparency, dropped when read"
+    CMYK = "note", "pictures in CMYK, made RGB when read; colours may be off"
+    TURNED = "note", "pictures turned by their EXIF tag when read; masks must fit that"
+    BELOW_CROP = "note", "pictures smaller than the crop, padded in training"
+
+    @property
+    def severity(self) -> str:
+        """ "error", "warning" or "note"."""
+        return self.value[0]
+
+    @property
+    def title(self) -> str:
+        """What is found, in the plural."""
+        return self.value[1]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing found: the file, class or split it is about, and what there is to say of it."""
+
+    kind: Kind
+    split: str
+    subject: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Examined:
+    """One pair, looked at in full. What could not be read is None."""
+
+    size: tuple[int, int] | None
+    """The picture's (height, width)."""
+    digest: bytes | None
+    """Equal for pictures of equal pixels."""
+    pixels: Counter[int]
+    """How many pixels the mask has of each class, and of IGNORE."""
+    findings: tuple[Finding, ...]
+
+
+def examine(pairs: Pairs, index: int, *, split: str, crop: tuple[int, int] | None) -> Examined:
+    """Reads one pair as training does, and reports whatever is wrong instead of raising."""
+    picture, mask = pairs.files[index]
+    image, of_picture = _picture(pairs, index, crop)
+    raw, pixels, of_mask = _mask(pairs, index)
+    findings = [Finding(kind, split, picture, detail) for kind, detail in of_picture]
+    findings += [Finding(kind, split, mask, detail) for kind, detail in of_mask]
+    if image is not None and raw is not None and image.shape[:2] != raw.shape[:2]:
+        detail = f"{_written(image)}, its mask {mask} {_written(raw)} (width x height)"
+        findings.append(Finding(Kind.DIFFERENT_SIZES, split, picture, detail))
+    if image is None:
+        return Examined(None, None, pixels, tuple(findings))
+    size = image.shape[0], image.shape[1]
+    return Examined(size, _digest(image), pixels, tuple(findings))
+
+
+_Remarks = list[tuple[Kind, str]]
+
+
+def _picture(
+    pairs: Pairs, index: int, crop: tuple[int, int] | None
+) -> tuple[Array | None, _Remarks]:
+    path = pairs.root / pairs.files[index][0]
+    if not path.is_file():
+        return None, [(Kind.MISSING_PICTURE, f"its mask is {pairs.files[index][1]}")]
+    try:
+        image = pairs.image(index)
+        remarks = _peculiarities(path)
+    except PerpixelError as error:
+        return None, [(Kind.UNREADABLE_PICTURE, _reason(error, path))]
+    if crop is not None and (image.shape[0] < crop[0] or image.shape[1] < crop[1]):
+        remarks.append((Kind.BELOW_CROP, _written(image)))
+    return image, remarks
+
+
+def _mask(pairs: Pairs, index: int) -> tuple[RawMask | None, Counter[int], _Remarks]:
+    path = pairs.root / pairs.files[index][1]
+    if not path.is_file():
+        return None, Counter(), [(Kind.MISSING_MASK, f"its picture is {pairs.files[index][0]}")]
+    try:
+        raw = pairs.mask(index)
+    except PerpixelError as error:
+        return None, Counter(), [(Kind.UNREADABLE_MASK, _reason(error, path))]
+    try:
+        indices = pairs.table.lookup(raw, origin=str(path))
+    except PerpixelError as error:
+        return raw, Counter(), [(Kind.UNKNOWN_VALUES, _reason(error, path))]
+    counts = np.bincount(indices[indices >= 0], minlength=IGNORE + 1)
+    pixels = Counter({int(value): int(counts[value]) for value in np.flatnonzero(counts)})
+    if (indices < 0).any():
+        return raw, pixels, [(Kind.UNKNOWN_VALUES, _listed(value_counts(raw[indices < 0])))]
+    return raw, pixels, [(Kind.ONLY_VOID, "")] if pixels.keys() == {IGNORE} else []
+
+
+def _peculiarities(path: Path) -> _Remarks:
+    """What Pillow knows of a picture that OpenCV could read.
+
+    Raises PerpixelError when the file is cut off: some versions of OpenCV fill up such a JPEG with
+    grey and say nothing.
+    """
+    remarks = []
+    try:
+        with Image.open(path) as file:
+            if ";16" in str(file.tile) or file.mode[0] in "IF":
+                remarks.append((Kind.SIXTEEN_BITS, file.mode))
+            if "A" in file.getbands() or "transparency" in file.info:
+                remarks.append((Kind.ALPHA, file.mode))
+            if file.mode == "CMYK":
+                remarks.append((Kind.CMYK, ""))
+            if file.getexif().get(_ORIENTATION, 1) != 1:
+                remarks.append((Kind.TURNED, f"orientation {file.getexif()[_ORIENTATION]}"))
+            file.load()
+    except (UnidentifiedImageError, Image.DecompressionBombError):
+        pass  # OpenCV reads more formats, and greater pictures
+    except (OSError, SyntaxError, ValueError) as error:
+        if "not available" not in str(error):  # a codec that this Pillow was built without
+            raise PerpixelError(f"{path}: damaged or cut off ({error})") from None
+    return remarks
+
+
+def _digest(image: Array) -> bytes:
+    return hashlib.blake2b(image.tobytes() + str(image.shape).encode(), digest_size=16).digest()
+
+
+def _reason(error: PerpixelError, path: Path) -> str:
+    return str(error).removeprefix(f"{path}: ")
+
+
+def _written(image: RawMask) -> str:
+    return f"{image.shape[1]}x{image.shape[0]}"
+
+
+def _listed(counts: dict[str, int]) -> str:
+    """ "77 at 12 pixels, 200 at 3 pixels", the commonest first."""
+    commonest = sorted(counts.items(), key=lambda item: -item[1])
+    parts = [f"{value} at {count} pixel{'s' * (count != 1)}" for value, count in commonest[:12]]
+    more = len(commonest) - 12
+    return ", ".join([*parts, *([f"{more} more values"] if more > 0 else [])])

@@ -1,0 +1,309 @@
+"""The doctor on sets with known damage: all of it is found, named, and in one run."""
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from perpixel.cli import main
+from perpixel.data.doctor import Report, check
+from perpixel.data.examination import Kind
+from perpixel.errors import PerpixelError, UsageError
+from perpixel.images import read_image, write_image
+
+
+def names(root: Path, split: str) -> list[str]:
+    """The names of a split's pictures, in its list's order."""
+    lines = (root / f"{split}.txt").read_text().splitlines()
+    return [Path(line.split()[0]).name for line in lines]
+
+
+def replace(path: Path, content: bytes) -> None:
+    """A new file in the place of one that may be a link to a file that is not ours."""
+    path.unlink()
+    path.write_bytes(content)
+
+
+def change_mask(path: Path, change) -> None:
+    mask = np.array(Image.open(path))
+    path.unlink()
+    write_image(path, change(mask))
+
+
+def filled(mask: np.ndarray, *, at: tuple, value: object) -> np.ndarray:
+    mask[at] = value
+    return mask
+
+
+def damage(root: Path) -> dict[Kind, set[str]]:
+    """Eleven kinds of damage to a data set in CamVid's layout, and the names to be reported."""
+    train, val = names(root, "train"), names(root, "val")
+    image, mask = root / "train", root / "trainannot"
+
+    (image / train[0]).unlink()
+    (mask / train[1]).unlink()
+    cut = (image / train[2]).read_bytes()
+    replace(image / train[2], cut[: len(cut) // 2])
+    replace(mask / train[3], b"this is no picture")
+    change_mask(mask / train[4], lambda old: old[:-7])
+    change_mask(mask / train[5], lambda old: filled(old, at=np.s_[:2, :3], value=77))
+    change_mask(mask / train[6], lambda old: np.full_like(old, 11))
+    replace(image / train[8], (image / train[7]).read_bytes())
+    replace(root / "val" / val[0], (image / train[9]).read_bytes())
+    shutil.copy(image / train[10], image / "not_listed.png")
+    write_image(image / "not_listed.png", 255 - read_image(image / "not_listed.png"))
+    for name in val:
+        label = np.array(Image.open(root / "valannot" / name))
+        if (label == 3).any():  # the road
+            change_mask(root / "valannot" / name, lambda old: filled(old, at=old == 3, value=4))
+    return {
+        Kind.MISSING_PICTURE: {f"train/{train[0]}"},
+        Kind.MISSING_MASK: {f"trainannot/{train[1]}"},
+        Kind.UNREADABLE_PICTURE: {f"train/{train[2]}"},
+        Kind.UNREADABLE_MASK: {f"trainannot/{train[3]}"},
+        Kind.DIFFERENT_SIZES: {f"train/{train[4]}"},
+        Kind.UNKNOWN_VALUES: {f"trainannot/{train[5]}"},
+        Kind.ONLY_VOID: {f"trainannot/{train[6]}"},
+        Kind.REPEATED: {f"train/{train[7]}"},
+        Kind.IN_SEVERAL_SPLITS: {f"train/{train[9]}"},
+        Kind.UNUSED: {"train/not_listed.png"},
+        Kind.UNSEEN_CLASS: {"road"},
+    }
+
+
+def found(report: Report) -> dict[Kind, set[str]]:
+    subjects: dict[Kind, set[str]] = {}
+    for finding in report.findings:
+        subjects.setdefault(finding.kind, set()).add(finding.subject)
+    return subjects
+
+
+def detail(report: Report, kind: Kind) -> str:
+    (text,) = {finding.detail for finding in report.findings if finding.kind is kind}
+    return text
+
+
+@pytest.fixture
+def root(mini: Path, tmp_path: Path) -> Path:
+    """A miniature CamVid of our own, in which every split shows every class."""
+    root = tmp_path / "CamVid"
+    shutil.copytree(mini, root)
+    row = np.s_[-1, :11]
+    for split in ("train", "val"):
+        for name in names(root, split):
+            path = root / f"{split}annot" / name
+            change_mask(path, lambda old: filled(old, at=row, value=np.arange(11)))
+    return root
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Runs `perpixel data check`; returns its exit code, stdout and stderr."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["perpixel", "data", "check", *map(str, words)])
+        code = 0
+        try:
+            main.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def test_a_clean_set_is_clean(root: Path, command, tmp_path: Path):
+    code, out, _ = command("camvid", root, "--json", tmp_path / "check.json")
+    assert code == 0
+    assert "15 pairs looked at: 0 errors, 0 warnings, 0 notes" in out
+    said = json.loads((tmp_path / "check.json").read_text())
+    assert said["findings"] == []
+    assert [split["pairs"] for split in said["splits"]] == [12, 3]
+
+
+def test_eleven_kinds_of_damage_in_one_run(root: Path, command, tmp_path: Path):
+    expected = damage(root)
+    report = check("camvid", root, processes=0)
+    assert found(report) == expected
+    code, out, err = command("camvid", root, "--json", tmp_path / "out/check.json")
+    assert code == 1, err
+    for kind, subjects in expected.items():
+        assert f"{kind.severity}: {kind.title}: {len(subjects)}" in out
+        assert all(subject in out for subject in subjects)
+    said = json.loads((tmp_path / "out/check.json").read_text())
+    assert (said["errors"], said["warnings"], said["notes"]) == (6, 5, 0)
+    assert {one["kind"] for one in said["findings"]} == {kind.name.lower() for kind in expected}
+    assert detail(report, Kind.UNKNOWN_VALUES) == "77 at 6 pixels"
+    assert "64x48, its mask" in detail(report, Kind.DIFFERENT_SIZES)
+    assert "64x41 (width x height)" in detail(report, Kind.DIFFERENT_SIZES)
+    assert "val/00.png in val" in detail(report, Kind.IN_SEVERAL_SPLITS)
+
+
+def test_the_report_does_not_depend_on_the_number_of_processes(root: Path):
+    damage(root)
+    reports = [check("camvid", root, processes=count).as_json() for count in (0, 2)]
+    assert reports[0] == reports[1]
+
+
+def test_the_real_camvid_damaged(camvid: Path, tmp_path: Path):
+    root = tmp_path / "CamVid"
+    shutil.copytree(camvid, root, copy_function=os.symlink)
+    for split in ("train", "val"):
+        replace(root / f"{split}.txt", (camvid / f"{split}.txt").read_bytes())
+    expected = damage(root)
+    report = check("camvid", root)
+    assert found(report) == expected
+    assert report.splits[0].sizes == (((360, 480), 365),)  # one is missing, one cut off
+
+
+# --- What it says of a set that is in order ------------------------------------------------------
+
+
+def small(root: Path, masks: list[list[list[int]]], *, classes: str = '"a", "b", "c"') -> Path:
+    """A folder whose split "train" has these masks, and black pictures but for their numbers."""
+    for number, mask in enumerate(masks):
+        label = np.array(mask, np.uint8)
+        write_image(root / f"masks/{number}.png", label)
+        write_image(root / f"images/{number}.png", np.full((*label.shape, 3), number, np.uint8))
+    (root / "dataset.toml").write_text(
+        f'classes = [{classes}]\n[splits.train]\nimages = "images"\nmasks = "masks"\n'
+    )
+    return root
+
+
+def test_class_weights_are_the_papers(tmp_path: Path):
+    root = small(tmp_path, [[[0, 0, 0, 1]], [[0, 255, 255, 255]], [[0, 1]]], classes='"a","b","c"')
+    (train,) = check("folder", root).splits
+    assert (train.pixels, train.void, train.pictures) == ((5, 2, 0), 3, (3, 2, 0))
+    frequency = 5 / 7, 2 / 6  # of the labelled pixels of the pictures that show the class
+    median = sum(frequency) / 2
+    assert train.median_frequency == pytest.approx(
+        [median / frequency[0], median / frequency[1], 1], rel=1e-3
+    )
+    assert train.enet == pytest.approx(
+        [1 / np.log(1.02 + 5 / 7), 1 / np.log(1.02 + 2 / 7), 1 / np.log(1.02)], rel=1e-3
+    )
+    assert train.sizes == (((1, 2), 1), ((1, 4), 2))
+
+
+def test_printed_class_weights_can_be_set(root: Path, command):
+    import perpixel
+
+    _, out, _ = command("camvid", root)
+    settings = [line.split()[-1] for line in out.splitlines() if "--set" in line]
+    assert len(settings) == 2
+    for setting in settings:
+        recipe = perpixel.override(perpixel.recipe("camvid/semantic_fpn_r18"), [setting])
+        assert len(recipe.loss.class_weights or ()) == 11
+
+
+def test_odd_pictures_are_noted_and_read(tmp_path: Path):
+    root = small(tmp_path, [[[0, 1, 2], [0, 0, 0]]] * 4)
+    images = tmp_path / "images"
+    for path in images.iterdir():
+        path.unlink()
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (2, 3, 4), np.uint8)
+    Image.fromarray(pixels).save(images / "0.png")
+    Image.fromarray(pixels[..., 0].astype(np.uint16) * 256).save(images / "1.png")
+    Image.fromarray(pixels, "CMYK").save(images / "2.jpg")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels[..., :3].swapaxes(0, 1).copy()).save(images / "3.jpg", exif=exif)
+    report = check("folder", root, crop=(2, 4))
+    assert found(report) == {
+        Kind.ALPHA: {"images/0.png"},
+        Kind.SIXTEEN_BITS: {"images/1.png"},
+        Kind.CMYK: {"images/2.jpg"},
+        Kind.TURNED: {"images/3.jpg"},
+        Kind.BELOW_CROP: {f"images/{name}" for name in ("0.png", "1.png", "2.jpg", "3.jpg")},
+    }
+    assert Kind.BELOW_CROP not in found(check("folder", root, crop=(2, 3)))
+
+
+def test_a_jpeg_that_opencv_fills_with_grey_is_damaged(tmp_path: Path, monkeypatch):
+    root = small(tmp_path, [[[0, 1, 2]]])
+    path = tmp_path / "images/0.jpg"
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    write_image(path, noise)
+    path.write_bytes(path.read_bytes()[:-900])
+    (tmp_path / "images/0.png").unlink()
+    monkeypatch.setattr(
+        "perpixel.data.dataset.read_image", lambda path: np.zeros((1, 3, 3), np.uint8)
+    )
+    report = check("folder", root)
+    assert found(report) == {Kind.UNREADABLE_PICTURE: {"images/0.jpg"}}
+    assert "truncated" in detail(report, Kind.UNREADABLE_PICTURE)
+
+
+# --- Sets that do not even open ------------------------------------------------------------------
+
+
+def test_a_folder_with_bare_pictures_and_lines_is_still_looked_at(tmp_path: Path, command):
+    root = small(tmp_path, [[[0, 1, 2]], [[0, 1, 2]], [[0, 1, 9]]])
+    (root / "masks/1.png").unlink()
+    with (root / "dataset.toml").open("a") as file:
+        file.write('list = "train.txt"\n')
+    (root / "train.txt").write_text("0\n1\n2\nnowhere\n")
+    report = check("folder", root)
+    assert found(report) == {
+        Kind.MISSING_PICTURE: {"images/nowhere.png"},
+        Kind.MISSING_MASK: {"masks/1.png", "masks/nowhere.png"},
+        Kind.UNKNOWN_VALUES: {"masks/2.png"},
+    }
+    assert command("folder", root)[0] == 1
+
+
+def test_a_split_that_does_not_open_leaves_the_others(root: Path):
+    (root / "val.txt").write_text("/SegNet/CamVid/val/00.png\n")
+    report = check("camvid", root)
+    assert found(report)[Kind.UNOPENED] == {"val"}
+    assert "val.txt" in detail(report, Kind.UNOPENED)
+    assert [split.name for split in report.splits] == ["train"]
+    (root / "val.txt").write_text("\n")
+    assert "lists no pictures" in detail(check("camvid", root), Kind.UNOPENED)
+    (root / "val.txt").unlink()
+    assert "no such list" in detail(check("camvid", root), Kind.UNOPENED)
+
+
+def test_masks_of_the_wrong_kind_are_named(tmp_path: Path):
+    root = small(tmp_path, [[[0, 1, 2]], [[0, 1, 2]]])
+    write_image(root / "masks/1.png", np.zeros((1, 3, 3), np.uint8))
+    report = check("folder", root)
+    assert found(report) == {Kind.UNKNOWN_VALUES: {"masks/1.png"}}
+    assert detail(report, Kind.UNKNOWN_VALUES).startswith("holds RGB colours")
+
+
+def test_only_one_split_and_its_neighbours_files(root: Path):
+    report = check("camvid", root, only=["val"])
+    assert [split.name for split in report.splits] == ["val"]
+    assert not report.findings
+
+
+def test_other_files_of_a_mask_folder_are_not_unused(tmp_path: Path):
+    root = small(tmp_path, [[[0, 1, 2]], [[0, 1, 2]]])
+    toml = (root / "dataset.toml").read_text()
+    (root / "dataset.toml").write_text('mask_suffix = "_labelIds.png"\n' + toml)
+    for number in range(2):
+        (root / f"masks/{number}.png").rename(root / f"masks/{number}_labelIds.png")
+        write_image(root / f"masks/{number}_color.png", np.zeros((1, 3, 3), np.uint8))
+    write_image(root / "masks/9_labelIds.png", np.zeros((1, 3), np.uint8))
+    assert found(check("folder", root)) == {Kind.UNUSED: {"masks/9_labelIds.png"}}
+
+
+def test_wrong_commands_are_explained(root: Path, command, tmp_path: Path):
+    assert command("camvit", root)[0] == 2
+    code, _, err = command("camvid", root, "--crop", "large")
+    assert (code, "512x1024" in err) == (2, True)
+    with pytest.raises(UsageError, match="no files to check"):
+        check("scenes", root)
+    with pytest.raises(PerpixelError, match=r"dataset\.toml: no such file"):
+        check("folder", root)
+    code, out, _ = command("camvid", tmp_path / "nowhere")
+    assert (code, "no such folder" in out) == (1, True)
