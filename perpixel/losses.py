@@ -4,7 +4,7 @@ from typing import assert_never
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, interpolate, one_hot
+from torch.nn.functional import cross_entropy, interpolate
 
 from perpixel.errors import PerpixelError
 from perpixel.recipes.spec import IGNORE, OHEM, Loss
@@ -44,7 +44,7 @@ def dice_loss(probabilities: Tensor, truth: Tensor) -> Tensor:
     where it is the label, else 0 (Milletari et al., 2016, "V-Net", section 3).
     probabilities: [pixels, classes]; truth: [pixels], 0..classes-1.
     """
-    member = one_hot(truth, probabilities.shape[1]).to(probabilities.dtype)
+    member = truth[:, None] == torch.arange(probabilities.shape[1], device=truth.device)
     area = member.sum(dim=0)
     present = area > 0  # an absent class's D is 0 whatever the network says
     overlap = (probabilities * member).sum(dim=0)[present]

@@ -362,6 +362,7 @@ def _class_text(pixels: Mapping[_Raw, int], palette: Palette | None) -> str:
     lines += [
         "# The classes in the order of the network's outputs, with their shares of the pixels. The",
         f"# names are made up: give them their own. The colours are {origin}.",
+        f'# A line that only means "no label" belongs in ignored_{"colours" if rgb else "ids"}.',
         "classes = [",
     ]
     for name, value, colour in zip(names, classes, colours, strict=True):
