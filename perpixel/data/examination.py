@@ -101,8 +101,8 @@ def _picture(
     if not path.is_file():
         return None, [(Kind.MISSING_PICTURE, f"its mask is {pairs.files[index][1]}")]
     try:
-        image = pairs.image(index)
         remarks = _peculiarities(path)
+        image = pairs.image(index)
     except PerpixelError as error:
         return None, [(Kind.UNREADABLE_PICTURE, _reason(error, path))]
     if crop is not None and (image.shape[0] < crop[0] or image.shape[1] < crop[1]):
@@ -130,7 +130,7 @@ def _mask(pairs: Pairs, index: int) -> tuple[RawMask | None, Counter[int], _Rema
 
 
 def _peculiarities(path: Path) -> _Remarks:
-    """What Pillow knows of a picture that OpenCV could read.
+    """What Pillow, which says more of a file than OpenCV, knows of a picture.
 
     Raises PerpixelError when the file is cut off: some versions of OpenCV fill up such a JPEG with
     grey and say nothing.
