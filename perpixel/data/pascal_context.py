@@ -2,7 +2,7 @@
 
 Layout: VOCdevkit/VOC2010/JPEGImages, and the labels in one of two forms. trainval/NAME.mat is the
 owners' release: whole scenes in 459 ids, of which `RAW_IDS` are the classes and the rest is
-background; it lies in VOC2010 or beside VOCdevkit. SegmentationClassContext/NAME.png holds 0
+background; it lies in VOC2010, VOCdevkit or beside that. SegmentationClassContext/NAME.png holds 0
 (background) to 59, as mmsegmentation prepares it. Splits are those of
 ImageSets/SegmentationContext (4,996 + 5,104 in mmsegmentation's preparation), or else VOC 2010's
 own in ImageSets/Main (4,998 + 5,105). Names and colours are mmsegmentation's.
@@ -72,7 +72,8 @@ def _found(root: Path, split: str) -> tuple[tuple[tuple[str, str], ...], dict[in
     lists = voc / "ImageSets/SegmentationContext"
     names = read_list((lists if lists.is_dir() else voc / "ImageSets/Main") / f"{name}.txt")
     ready = voc / "SegmentationClassContext"
-    raw = next((path for path in (voc / "trainval", root / "trainval") if path.is_dir()), None)
+    bases = dict.fromkeys((voc, voc.parent if voc != root else root, root))
+    raw = next((base / "trainval" for base in bases if (base / "trainval").is_dir()), None)
     if ready.is_dir():
         folder, suffix, ids = ready, ".png", _PNG
     elif raw is not None:

@@ -42,7 +42,7 @@ _CONTEXT = (
     Archive(
         "https://cs.stanford.edu/~roozbeh/pascal-context/trainval.tar.gz",
         "trainval",
-        "VOCdevkit/VOC2010/trainval",
+        "trainval",
     ),
 )
 
