@@ -19,7 +19,7 @@ ARROWS: dict[str, set[str]] = {
     "distributed": set(),
     "images": set(),
     "download": set(),
-    "data": {"recipes", "images"},
+    "data": {"recipes", "images", "download"},
     "models": {"recipes"},
     "losses": {"recipes"},
     "checkpoint": {"models", "recipes"},
