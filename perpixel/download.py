@@ -19,20 +19,24 @@ _TIMEOUT = 30  # seconds without a byte
 _CHUNK = 1 << 20
 
 
-def fetch(url: str, *, sha256: str) -> Path:
-    """The file at `url`, from the cache, the mirror or the network.
+def fetch(
+    url: str, *, sha256: str = "", sha1: str = "", md5: str = "", folder: Path | None = None
+) -> Path:
+    """The file at `url`, from `folder` (by default the cache), the mirror or the network.
 
-    sha256: the file's hash, or the first eight or more of its hex digits. Files are kept in the
-    folder PERPIXEL_CACHE (by default ~/.cache/perpixel). PERPIXEL_MIRROR, a folder or a base URL
-    that holds files of the same names, is asked instead of the network. Raises PerpixelError; what
-    has arrived is kept, and the next call goes on from there.
+    sha256, sha1, md5: the file's hashes, as far as they are known, or their first eight or more
+    hex digits. The cache is the folder PERPIXEL_CACHE (by default ~/.cache/perpixel).
+    PERPIXEL_MIRROR, a folder or a base URL that holds files of the same names, is asked instead of
+    the network. Raises PerpixelError; what has arrived is kept, and the next call goes on from
+    there.
     """
+    hashes = {"sha256": sha256, "sha1": sha1, "md5": md5}
     name = url.rpartition("/")[2]
-    path = _cache() / name
+    path = (folder or _cache()) / name
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f"{name}.lock")):
-            if path.exists() and _hash(path).startswith(sha256):
+            if path.exists() and not _differences(path, hashes):
                 return path
             part = path.with_name(f"{name}.part")
             source = os.environ.get("PERPIXEL_MIRROR", "")
@@ -40,12 +44,11 @@ def fetch(url: str, *, sha256: str) -> Path:
                 _copy(Path(source) / name, part, url)
             else:
                 _download(f"{source.rstrip('/')}/{name}" if source else url, part)
-            found = _hash(part)
-            if not found.startswith(sha256):
+            if found := _differences(part, hashes):
                 part.unlink()
                 raise PerpixelError(
-                    f"{url}: what arrived has the sha256 {found[: max(len(sha256), 8)]}..., not "
-                    f"{sha256}: damaged on the way or changed at its source. It was deleted"
+                    f"{url}: what arrived has the {found[0]}: damaged on the way or changed at its "
+                    f"source. It was deleted"
                 )
             part.replace(path)
     except OSError as error:
@@ -82,7 +85,7 @@ def _download(url: str, part: Path) -> None:
             reason = error
     raise PerpixelError(
         f"{url}: cannot be downloaded ({reason}). Without a network, put the file into a folder "
-        f"and name that in PERPIXEL_MIRROR; or train without it (--init none)"
+        f"and name that in PERPIXEL_MIRROR"
     )
 
 
@@ -110,6 +113,13 @@ def _append(url: str, part: Path) -> bool:
     return total is None or part.stat().st_size >= total
 
 
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _differences(path: Path, hashes: dict[str, str]) -> list[str]:
+    """How the file's hashes differ from the expected ones, such as "md5 12345678..., not 9abc"."""
+    differing = []
+    for algorithm, wanted in hashes.items():
+        if wanted:
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, algorithm).hexdigest()
+            if not found.startswith(wanted):
+                differing.append(f"{algorithm} {found[: max(len(wanted), 8)]}..., not {wanted}")
+    return differing

@@ -140,11 +140,11 @@ def _checked(source: Path, finding: "Finding", recipe: "Recipe") -> "Recipe":
 
 def _classes(read: "Source", dataset: str, count: int) -> "tuple[Classes, str]":
     """Names and colours, and where they are from: the file, the recipe's data set, or nowhere."""
-    from perpixel.data import camvid, scenes
+    from perpixel.data import catalog
     from perpixel.data.dataset import Classes
     from perpixel.images import distinct_palette
 
-    known = {"camvid": camvid.CLASSES, "scenes": scenes.CLASSES}.get(dataset)
+    known = catalog.classes(dataset)
     names, palette = read.names, read.palette
     if names is not None and len(names) == count:
         if palette is not None and len(palette) == count:

@@ -14,7 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from perpixel.data.catalog import open_dataset, splits
+from perpixel.data.catalog import list_pairs, splits
 from perpixel.data.dataset import Pairs
 from perpixel.data.examination import Examined, Finding, Kind, examine
 from perpixel.errors import PerpixelError, UsageError
@@ -22,6 +22,9 @@ from perpixel.images import IMAGE_SUFFIXES
 from perpixel.recipes.spec import IGNORE, Size
 
 Progress = Callable[[int, int], None]
+
+_OTHER_SPLITS = ("test", "trainaug")
+"""Splits that some data sets have besides those that are looked at."""
 
 _PAIRS_PER_PROCESS = 32
 """Starting another process takes as long as reading about so many pairs."""
@@ -137,8 +140,6 @@ def check(
     UsageError for a data set that is not known or has no files, PerpixelError when none of its
     splits can be told.
     """
-    if name == "scenes":
-        raise UsageError("scenes are drawn by a program: there are no files to check")
     findings: list[Finding] = []
     opened: dict[str, Pairs] = {}
     wanted = tuple(dict.fromkeys(only or splits(name, root)))
@@ -172,17 +173,16 @@ def check(
 
 
 def _pairs(name: str, root: Path, split: str) -> Pairs:
-    dataset = open_dataset(name, root, split, complete=False)
-    assert isinstance(dataset, Pairs)
-    if not len(dataset):
+    pairs = list_pairs(name, root, split)
+    if not len(pairs):
         raise PerpixelError(f"{root}: the split {split!r} lists no pictures")
-    return dataset
+    return pairs
 
 
 def _all_pairs(name: str, root: Path, opened: dict[str, Pairs]) -> list[Pairs]:
     """The pairs of every split, so that another split's files do not count as unused."""
     found = list(opened.values())
-    for split in splits(name, root):
+    for split in (*splits(name, root), *_OTHER_SPLITS):
         if split not in opened:
             try:
                 found.append(_pairs(name, root, split))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from miniatures import MINIATURES
 from PIL import Image
 
 from perpixel.cli import main
@@ -149,6 +150,16 @@ def test_the_report_does_not_depend_on_the_number_of_processes(root: Path):
     damage(root)
     reports = [check("camvid", root, processes=count).as_json() for count in (0, 2)]
     assert reports[0] == reports[1]
+
+
+@pytest.mark.parametrize("layout", MINIATURES)
+def test_sets_as_their_owners_ship_them_have_no_errors(layout: str, tmp_path: Path):
+    name, write = MINIATURES[layout]
+    write(tmp_path)
+    report = check(name, tmp_path)
+    assert [split.name for split in report.splits] == ["train", "val"]
+    # The miniatures of one split are painted as those of the other.
+    assert found(report).keys() <= {Kind.IN_SEVERAL_SPLITS}
 
 
 def test_the_real_camvid_damaged(camvid: Path, tmp_path: Path):
@@ -301,7 +312,7 @@ def test_wrong_commands_are_explained(root: Path, command, tmp_path: Path):
     assert command("camvit", root)[0] == 2
     code, _, err = command("camvid", root, "--crop", "large")
     assert (code, "512x1024" in err) == (2, True)
-    with pytest.raises(UsageError, match="no files to check"):
+    with pytest.raises(UsageError, match="there are no files"):
         check("scenes", root)
     with pytest.raises(PerpixelError, match=r"dataset\.toml: no such file"):
         check("folder", root)
