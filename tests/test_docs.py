@@ -74,7 +74,7 @@ def test_every_command_runs(place: Path):
         run(place, sys.executable, "-m", *words)
     assert (place / "runs/photos/checkpoints/model.safetensors").exists()
     comp6 = place / "upload/results/VOC2012/Segmentation/comp6_test_cls"
-    assert len(list(comp6.glob("*.png"))) == 4
+    assert len(list(comp6.glob("*.png"))) == 3
     assert len(list((place / "photo-masks").glob("*_overlay.png"))) == 12
 
 
