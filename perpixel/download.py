@@ -19,20 +19,21 @@ _TIMEOUT = 30  # seconds without a byte
 _CHUNK = 1 << 20
 
 
-def fetch(url: str, *, sha256: str) -> Path:
+def fetch(url: str, *, sha256: str | None) -> Path:
     """The file at `url`, from the cache, the mirror or the network.
 
-    sha256: the file's hash, or the first eight or more of its hex digits. Files are kept in the
-    folder PERPIXEL_CACHE (by default ~/.cache/perpixel). PERPIXEL_MIRROR, a folder or a base URL
-    that holds files of the same names, is asked instead of the network. Raises PerpixelError; what
-    has arrived is kept, and the next call goes on from there.
+    sha256: the file's hash, or the first eight or more of its hex digits; None where its source
+    publishes none, and the file is taken as it arrives. Files are kept in the folder
+    PERPIXEL_CACHE (by default ~/.cache/perpixel). PERPIXEL_MIRROR, a folder or a base URL that
+    holds files of the same names, is asked instead of the network. Raises PerpixelError; what has
+    arrived is kept, and the next call goes on from there.
     """
     name = url.rpartition("/")[2]
-    path = _cache() / name
+    path = cache_folder() / name
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f"{name}.lock")):
-            if path.exists() and _hash(path).startswith(sha256):
+            if path.exists() and (sha256 is None or hash_of(path).startswith(sha256)):
                 return path
             part = path.with_name(f"{name}.part")
             source = os.environ.get("PERPIXEL_MIRROR", "")
@@ -40,8 +41,7 @@ def fetch(url: str, *, sha256: str) -> Path:
                 _copy(Path(source) / name, part, url)
             else:
                 _download(f"{source.rstrip('/')}/{name}" if source else url, part)
-            found = _hash(part)
-            if not found.startswith(sha256):
+            if sha256 is not None and not (found := hash_of(part)).startswith(sha256):
                 part.unlink()
                 raise PerpixelError(
                     f"{url}: what arrived has the sha256 {found[: max(len(sha256), 8)]}..., not "
@@ -53,7 +53,8 @@ def fetch(url: str, *, sha256: str) -> Path:
     return path
 
 
-def _cache() -> Path:
+def cache_folder() -> Path:
+    """Where downloads are kept: PERPIXEL_CACHE, by default ~/.cache/perpixel."""
     return Path(os.environ.get("PERPIXEL_CACHE") or Path.home() / ".cache" / "perpixel")
 
 
@@ -82,7 +83,7 @@ def _download(url: str, part: Path) -> None:
             reason = error
     raise PerpixelError(
         f"{url}: cannot be downloaded ({reason}). Without a network, put the file into a folder "
-        f"and name that in PERPIXEL_MIRROR; or train without it (--init none)"
+        f"and name that in PERPIXEL_MIRROR"
     )
 
 
@@ -110,6 +111,7 @@ def _append(url: str, part: Path) -> bool:
     return total is None or part.stat().st_size >= total
 
 
-def _hash(path: Path) -> str:
+def hash_of(path: Path) -> str:
+    """The file's sha256, 64 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
