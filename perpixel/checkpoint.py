@@ -23,6 +23,8 @@ from perpixel.recipes.spec import Recipe, Spec
 
 Colour = tuple[int, int, int]
 
+_HEADER = "perpixel"
+
 
 class _Header(Spec):
     version: Literal[1] = 1
@@ -51,31 +53,19 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         palette=checkpoint.palette,
         step=checkpoint.step,
     )
-    tensors = {
-        name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.weights.items()
-    }
-    write_whole(path, save(tensors, {"perpixel": header.model_dump_json()}))
+    write_tensors(path, checkpoint.weights, {_HEADER: header.model_dump_json()})
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
     """The checkpoint in `path`; raises PerpixelError that says what is wrong with the file."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = (file.metadata() or {}).get("perpixel")
-            if header is None:
-                raise PerpixelError(
-                    f"{path}: holds tensors, but no perpixel header. Another toolkit's checkpoint "
-                    f"is read with `perpixel convert`"
-                )
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise PerpixelError(f"{path}: no such checkpoint") from None
-    except (SafetensorError, OSError) as error:
+    said, weights = read_tensors(path)
+    if _HEADER not in said:
         raise PerpixelError(
-            f"{path}: not a safetensors checkpoint, or a damaged one ({error})"
-        ) from None
+            f"{path}: holds tensors, but no perpixel header. Another toolkit's checkpoint is read "
+            f"with `perpixel convert`; a run's last.safetensors is for --resume"
+        )
     try:
-        meaning = _Header.model_validate_json(header)
+        meaning = _Header.model_validate_json(said[_HEADER])
     except ValidationError as error:
         raise PerpixelError(f"{path}: {settings.readable(error)}") from None
     return Checkpoint(meaning.recipe, meaning.names, meaning.palette, weights, meaning.step)
@@ -116,9 +106,32 @@ def mismatches(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> lis
     return problems
 
 
+def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """A safetensors file's header and tensors; raises PerpixelError naming the file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return (
+                file.metadata() or {},
+                {name: file.get_tensor(name) for name in file.keys()},  # noqa: SIM118
+            )
+    except FileNotFoundError:
+        raise PerpixelError(f"{path}: no such file") from None
+    except (SafetensorError, OSError) as error:
+        raise PerpixelError(f"{path}: not a safetensors file, or a damaged one ({error})") from None
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
+    """Writes a safetensors file as a whole or not at all; raises PerpixelError."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_whole(path, save(plain, dict(header)))
+
+
 def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file so that a reader, or a crash, sees the old content or the new, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    """Writes a file so that a reader, or a crash, sees the old content or the new, never a part.
+
+    What a crash leaves behind has a name of its own, which the next writing takes again.
+    """
+    temporary = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -1,5 +1,7 @@
 """The machine a run finds itself on: device and number format."""
 
+import os
+
 import torch
 
 from perpixel.errors import UsageError
@@ -24,11 +26,27 @@ def device(name: str = "auto") -> torch.device:
 def precision(name: str, where: torch.device) -> torch.dtype:
     """The number format of a recipe's `precision` on this device.
 
-    "auto" is bfloat16 where the hardware multiplies it natively, else float32.
+    "auto" is bfloat16 where the hardware multiplies it natively, else float32. Raises UsageError
+    for a name there is not.
     """
-    if name == "auto":
-        return torch.bfloat16 if _native_bfloat16(where) else torch.float32
-    return torch.bfloat16 if name == "bfloat16" else torch.float32
+    match name:
+        case "auto":
+            return torch.bfloat16 if _native_bfloat16(where) else torch.float32
+        case "float32":
+            return torch.float32
+        case "bfloat16":
+            return torch.bfloat16
+        case _:
+            raise UsageError(f"precision {name!r}: there are float32, bfloat16 and auto")
+
+
+def refuse_ranks() -> None:
+    """Raises UsageError under torchrun with several ranks, which training does not know yet."""
+    ranks = os.environ.get("WORLD_SIZE", "1")
+    if ranks != "1":
+        raise UsageError(
+            f"training on several ranks (WORLD_SIZE={ranks}) is not there yet: start one process"
+        )
 
 
 def _native_bfloat16(where: torch.device) -> bool:

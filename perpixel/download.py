@@ -19,21 +19,24 @@ _TIMEOUT = 30  # seconds without a byte
 _CHUNK = 1 << 20
 
 
-def fetch(url: str, *, sha256: str | None) -> Path:
-    """The file at `url`, from the cache, the mirror or the network.
+def fetch(
+    url: str, *, sha256: str = "", sha1: str = "", md5: str = "", folder: Path | None = None
+) -> Path:
+    """The file at `url`, from `folder` (by default the cache), the mirror or the network.
 
-    sha256: the file's hash, or the first eight or more of its hex digits; None where its source
-    publishes none, and the file is taken as it arrives. Files are kept in the folder
-    PERPIXEL_CACHE (by default ~/.cache/perpixel). PERPIXEL_MIRROR, a folder or a base URL that
-    holds files of the same names, is asked instead of the network. Raises PerpixelError; what has
-    arrived is kept, and the next call goes on from there.
+    sha256, sha1, md5: the file's hashes, as far as they are known, or their first eight or more
+    hex digits. The cache is the folder PERPIXEL_CACHE (by default ~/.cache/perpixel).
+    PERPIXEL_MIRROR, a folder or a base URL that holds files of the same names, is asked instead of
+    the network. Raises PerpixelError; what has arrived is kept, and the next call goes on from
+    there.
     """
+    hashes = {"sha256": sha256, "sha1": sha1, "md5": md5}
     name = url.rpartition("/")[2]
-    path = cache_folder() / name
+    path = (folder or cache_folder()) / name
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f"{name}.lock")):
-            if path.exists() and (sha256 is None or hash_of(path).startswith(sha256)):
+            if path.exists() and not _differences(path, hashes):
                 return path
             part = path.with_name(f"{name}.part")
             source = os.environ.get("PERPIXEL_MIRROR", "")
@@ -41,11 +44,11 @@ def fetch(url: str, *, sha256: str | None) -> Path:
                 _copy(Path(source) / name, part, url)
             else:
                 _download(f"{source.rstrip('/')}/{name}" if source else url, part)
-            if sha256 is not None and not (found := hash_of(part)).startswith(sha256):
+            if found := _differences(part, hashes):
                 part.unlink()
                 raise PerpixelError(
-                    f"{url}: what arrived has the sha256 {found[: max(len(sha256), 8)]}..., not "
-                    f"{sha256}: damaged on the way or changed at its source. It was deleted"
+                    f"{url}: what arrived has the {found[0]}: damaged on the way or changed at its "
+                    f"source. It was deleted"
                 )
             part.replace(path)
     except OSError as error:
@@ -111,7 +114,18 @@ def _append(url: str, part: Path) -> bool:
     return total is None or part.stat().st_size >= total
 
 
-def hash_of(path: Path) -> str:
-    """The file's sha256, 64 hex digits."""
+def hash_of(path: Path, algorithm: str = "sha256") -> str:
+    """The file's hash in hex digits."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, algorithm).hexdigest()
+
+
+def _differences(path: Path, hashes: dict[str, str]) -> list[str]:
+    """How the file's hashes differ from the expected ones, such as "md5 12345678..., not 9abc"."""
+    differing = []
+    for algorithm, wanted in hashes.items():
+        if wanted:
+            found = hash_of(path, algorithm)
+            if not found.startswith(wanted):
+                differing.append(f"{algorithm} {found[: max(len(wanted), 8)]}..., not {wanted}")
+    return differing

@@ -39,9 +39,11 @@ def read_image(path: Path) -> Array:
 def read_mask(path: Path) -> npt.NDArray[np.uint8 | np.uint16]:
     """A mask as its file holds it: ids, [height, width], or colours, [height, width, 3] RGB.
 
-    A palette PNG gives its indices, a 1-bit file 0 and 1; alpha is dropped. Raises PerpixelError
-    naming the file.
+    A palette PNG gives its indices, a 1-bit file 0 and 1; alpha is dropped. A MATLAB file gives
+    GTcls.Segmentation (SBD) or LabelMap (Pascal Context). Raises PerpixelError naming the file.
     """
+    if path.suffix == ".mat":
+        return _read_matlab(path)
     content = io.BytesIO(_bytes(path).tobytes())
     try:
         with Image.open(content) as file:
@@ -109,6 +111,22 @@ def overlay(image: Array, classes: Array, palette: Palette, *, opacity: float = 
     return np.asarray(
         cv2.addWeighted(image, 1 - opacity, colourise(classes, palette), opacity, 0), np.uint8
     )
+
+
+def _read_matlab(path: Path) -> npt.NDArray[np.uint16]:
+    from scipy.io import loadmat  # here, as few need it
+
+    content = io.BytesIO(_bytes(path).tobytes())
+    try:
+        found = loadmat(content, variable_names=("GTcls", "LabelMap"), simplify_cells=True)
+    except Exception as error:  # a damaged file makes scipy raise almost anything
+        raise PerpixelError(f"{path}: not a MATLAB file that can be read ({error})") from None
+    mask = found["GTcls"].get("Segmentation") if "GTcls" in found else found.get("LabelMap")
+    if mask is None or np.ndim(mask) != 2 or not (mask == np.asarray(mask, np.uint16)).all():
+        raise PerpixelError(
+            f"{path}: holds no mask of whole numbers called GTcls.Segmentation or LabelMap"
+        )
+    return np.asarray(mask, np.uint16)
 
 
 def _bytes(path: Path) -> npt.NDArray[np.uint8]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from perpixel.checkpoint import Checkpoint
 from perpixel.conversion import Finding, find
 from perpixel.conversion.files import Source, read_source
-from perpixel.data import camvid, scenes
+from perpixel.data import catalog
 from perpixel.data.dataset import Classes
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.images import distinct_palette
@@ -90,7 +90,7 @@ def _classes(read: Source, dataset: str, count: int) -> tuple[Classes, str]:
     The data set's own names come first, as its pictures are scored under them; toolkits spell
     some otherwise, and mmsegmentation's Pascal Context files of 2020 have them in a wrong order.
     """
-    known = {"camvid": camvid.CLASSES, "scenes": scenes.CLASSES}.get(dataset)
+    known = catalog.classes(dataset)
     if known is not None and len(known) == count:
         return known, f"Classes and colours: {dataset}'s."
     names, palette = read.names, read.palette

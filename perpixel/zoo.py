@@ -84,7 +84,7 @@ def fetch(name: str, *, out: Path | None = None) -> Fetched:
             f"checkpoint of the file: `perpixel convert FILE {path} --recipe {name}`"
         )
     sha256 = hash_in_name(url)
-    file = download.fetch(url, sha256=sha256)
+    file = download.fetch(url, sha256=sha256 or "")
     try:
         imported = import_checkpoint(file, recipe=recipe)
     except PerpixelError as error:

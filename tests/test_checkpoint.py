@@ -60,14 +60,14 @@ def test_a_truncated_file_is_named(checkpoint: Checkpoint, tmp_path, kept: int):
     path = tmp_path / "model.safetensors"
     write_checkpoint(path, checkpoint)
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(PerpixelError, match=r"model\.safetensors: not a safetensors checkpoint"):
+    with pytest.raises(PerpixelError, match=r"model\.safetensors: not a safetensors file"):
         read_checkpoint(path)
 
 
 def test_foreign_files_are_explained(tmp_path):
     page = tmp_path / "page.safetensors"
     page.write_text("<html>Not found</html>")
-    with pytest.raises(PerpixelError, match="not a safetensors checkpoint"):
+    with pytest.raises(PerpixelError, match="not a safetensors file"):
         read_checkpoint(page)
     foreign = tmp_path / "foreign.safetensors"
     save_file({"conv1.weight": torch.zeros(1)}, foreign)

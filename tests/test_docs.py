@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import miniatures
 import pytest
 import torch
 
@@ -25,10 +26,12 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def place(mini: Path, tmp_path_factory) -> Path:
-    """A folder with README's CamVid and photos, both miniature."""
+    """A folder with README's data sets, all miniature."""
     folder = tmp_path_factory.mktemp("readme")
     shutil.copytree(mini, folder / "CamVid")
     shutil.copy(folder / "CamVid/val/00.png", folder / "CamVid/val/0016E5_07959.png")
+    miniatures.pascal_voc(folder / "datasets")
+    shutil.copytree(mini / "val", folder / "test-pictures")
     shutil.copytree(mini / "train", folder / "photos/images")
     shutil.copytree(mini / "trainannot", folder / "photos/masks")
     _write_foreign_files(folder)
@@ -70,6 +73,8 @@ def test_every_command_runs(place: Path):
             words += shlex.split(SHORT)
         run(place, sys.executable, "-m", *words)
     assert (place / "runs/photos/checkpoints/model.safetensors").exists()
+    comp6 = place / "upload/results/VOC2012/Segmentation/comp6_test_cls"
+    assert len(list(comp6.glob("*.png"))) == 4
     assert len(list((place / "photo-masks").glob("*_overlay.png"))) == 12
 
 

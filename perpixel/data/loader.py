@@ -6,6 +6,7 @@ augmentation depends on (seed, epoch, position) alone. So no state needs saving,
 the first, and the number of workers changes nothing.
 """
 
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,7 +26,7 @@ from perpixel.recipes.spec import Recipe
 
 
 class Batch(NamedTuple):
-    """Pictures uint8 [N, crop, 3] RGB, labels uint8 [N, crop], and the samples' names."""
+    """Pictures uint8 RGB [N, height, width, 3], labels uint8 [N, height, width], and names."""
 
     images: Tensor
     labels: Tensor
@@ -64,7 +65,7 @@ def batches(dataset: Dataset, recipe: Recipe, *, first_step: int, workers: int) 
         batch_size=None,
         sampler=range(first_step, recipe.train.steps),
         num_workers=workers,
-        worker_init_fn=_single_threaded,
+        worker_init_fn=_start_worker,
         pin_memory=torch.cuda.is_available(),
         prefetch_factor=4 if workers else None,
     )
@@ -116,6 +117,8 @@ def _order(seed: int, epoch: int, samples: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(samples)
 
 
-def _single_threaded(worker: int) -> None:  # noqa: ARG001  called by DataLoader with the number
+def _start_worker(worker: int) -> None:  # noqa: ARG001  called by DataLoader with the number
+    for number in (signal.SIGINT, signal.SIGTERM):  # the run decides when to stop; workers follow
+        signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

@@ -18,17 +18,7 @@ def build(spec: Model, *, classes: int) -> Segmenter:
     head: FCNHead | SemanticFPNHead
     match spec.head:
         case FCN() as fcn:
-            head = FCNHead(
-                backbone.widths[-1],
-                classes,
-                convs=fcn.convs,
-                width=fcn.width,
-                kernel=fcn.kernel,
-                dilation=fcn.dilation,
-                concat_input=fcn.concat_input,
-                dropout_share=fcn.dropout,
-                dropout_kind=fcn.dropout_kind,
-            )
+            head = FCNHead(backbone.widths[-1], classes, spec=fcn)
         case SemanticFPN() as semantic_fpn:
             head = SemanticFPNHead(
                 backbone.widths, classes, semantic_fpn, align_corners=spec.align_corners
@@ -37,14 +27,8 @@ def build(spec: Model, *, classes: int) -> Segmenter:
             assert_never(spec.head)
     auxiliary = None
     if spec.auxiliary is not None:
-        auxiliary = FCNHead(
-            backbone.widths[-2],
-            spec.auxiliary.classes or classes,
-            convs=spec.auxiliary.convs,
-            width=spec.auxiliary.width,
-            dropout_share=spec.auxiliary.dropout,
-            dropout_kind=spec.auxiliary.dropout_kind,
-        )
+        own = FCN(**spec.auxiliary.model_dump(exclude={"classes"}))
+        auxiliary = FCNHead(backbone.widths[-2], spec.auxiliary.classes or classes, spec=own)
     network = Segmenter(spec, backbone, head, auxiliary)
     initialise(network, zero_init_residual=spec.backbone.zero_init_residual)
     return network

@@ -5,40 +5,32 @@ the heads that today's toolkits call FCN. mmsegmentation has two convolutions an
 fuses in the backbone's features, sssegmentation two, torchvision and pytorch-auto-drive one.
 """
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
 from perpixel.models.layers import conv_norm_relu, dropout
+from perpixel.recipes.spec import FCN
 
 
 class FCNHead(nn.Module):
     """Keys: `convs.K.{0,1}`, `fuse.{0,1}` where features are concatenated, `classifier`."""
 
-    def __init__(
-        self,
-        inputs: int,
-        classes: int,
-        *,
-        convs: int,
-        width: int,
-        kernel: int = 3,
-        dilation: int = 1,
-        concat_input: bool = False,
-        dropout_share: float,
-        dropout_kind: str,
-    ) -> None:
+    def __init__(self, inputs: int, classes: int, *, spec: FCN) -> None:
         super().__init__()
+        widths = [inputs, *[spec.width] * spec.convs]
         self.convs = nn.Sequential(
             *(
-                conv_norm_relu(
-                    inputs if index == 0 else width, width, kernel=kernel, dilation=dilation
-                )
-                for index in range(convs)
+                conv_norm_relu(before, after, kernel=spec.kernel, dilation=spec.dilation)
+                for before, after in pairwise(widths)
             )
         )
-        self.fuse = conv_norm_relu(inputs + width, width, kernel=kernel) if concat_input else None
-        self.dropout = dropout(dropout_share, kind=dropout_kind)
-        self.classifier = nn.Conv2d(width if convs else inputs, classes, 1)
+        self.fuse = None
+        if spec.concat_input:
+            self.fuse = conv_norm_relu(inputs + spec.width, spec.width, kernel=spec.kernel)
+        self.dropout = dropout(spec.dropout, kind=spec.dropout_kind)
+        self.classifier = nn.Conv2d(widths[-1], classes, 1)
 
     def forward(self, features: Tensor) -> Tensor:
         """[N, inputs, h, w] to logits [N, classes, h, w]."""

@@ -1,5 +1,7 @@
 """The pieces that every network here is made of."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -11,7 +13,7 @@ def conv_norm_relu(
     kernel: int = 3,
     stride: int = 1,
     dilation: int = 1,
-    norm: str = "batch",
+    norm: Literal["batch", "group"] = "batch",
 ) -> nn.Sequential:
     """Convolution without bias, normalisation, ReLU; padded to keep the size at stride 1.
 
@@ -32,7 +34,7 @@ def conv_norm_relu(
     )
 
 
-def dropout(share: float, *, kind: str) -> nn.Module:
+def dropout(share: float, *, kind: Literal["channel", "element"]) -> nn.Module:
     """Drops whole feature maps ("channel") or single values ("element")."""
     return nn.Dropout2d(share) if kind == "channel" else nn.Dropout(share)
 

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from perpixel.errors import PerpixelError, UsageError
-from perpixel.recipes.spec import Recipe
+from perpixel.recipes.spec import Recipe, Spec
 
 
 def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
@@ -44,8 +44,8 @@ def load(text: str, *, origin: str) -> Recipe:
         raise PerpixelError(f"{origin}: not a recipe: {readable(error)}") from None
 
 
-def differences(old: Recipe, new: Recipe) -> list[str]:
-    """Paths in which two recipes differ, as "train.steps: 100 -> 200"."""
+def differences(old: Spec, new: Spec) -> list[str]:
+    """Paths in which two specs of a kind differ, as "train.steps: 100 -> 200"."""
     before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
     paths = sorted(before.keys() | after.keys())
     return [

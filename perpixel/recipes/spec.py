@@ -214,7 +214,7 @@ class Train(Spec):
     images_per_step: Positive = 8
     init: Download | None = None
     crop: Size = (512, 1024)
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     log_every: Positive = 50
     save_every: Positive = 2000

@@ -7,6 +7,7 @@ from torch import Tensor
 from perpixel.checkpoint import mismatches
 from perpixel.errors import PerpixelError
 from perpixel.models.segmenter import Segmenter
+from perpixel.training.state import below
 
 _PARTS = ("backbone", "head", "auxiliary")
 
@@ -20,7 +21,7 @@ def start_from(network: Segmenter, weights: Mapping[str, Tensor]) -> str:
     own = network.state_dict()
     taken, fresh = [], []
     for part in _PARTS:
-        wanted, given = _below(part, own), _below(part, weights)
+        wanted, given = below(f"{part}.", own), below(f"{part}.", weights)
         if not wanted:
             continue
         problems = mismatches(wanted, given)
@@ -32,12 +33,8 @@ def start_from(network: Segmenter, weights: Mapping[str, Tensor]) -> str:
         if problems:
             fresh.append(part)
         else:
-            own |= given
+            own |= {f"{part}.{name}": tensor for name, tensor in given.items()}
             taken.append(part)
     network.load_state_dict(own)
     line = f"initial weights for the {' and the '.join(taken)}"
     return line + (f"; the {' and the '.join(fresh)} from random numbers" if fresh else "")
-
-
-def _below(part: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor for name, tensor in weights.items() if name.startswith(f"{part}.")}

@@ -10,6 +10,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from perpixel.checkpoint import write_whole
 from perpixel.errors import PerpixelError
 
 
@@ -24,7 +25,7 @@ class Journal:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             kept = rows(self._metrics, up_to=first_step) if self._metrics.exists() else []
-            self._metrics.write_text("".join(json.dumps(row) + "\n" for row in kept))
+            write_whole(self._metrics, "".join(json.dumps(row) + "\n" for row in kept).encode())
             self._log = (folder / "log.txt").open("a")
         except OSError as error:
             raise PerpixelError(f"{folder}: cannot be written ({error.strerror})") from None

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from perpixel import distributed
@@ -29,7 +30,7 @@ from perpixel.training.initial import start_from
 from perpixel.training.journal import Clock, Journal
 from perpixel.training.optimizer import make_optimizer, set_learning_rate
 from perpixel.training.schedule import learning_rate
-from perpixel.training.state import Progress, read_state, write_state
+from perpixel.training.state import Course, Progress, read_state, write_state
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,13 @@ def train(
 ) -> Run:
     """Trains `recipe` on the data set below `data` and leaves everything in the folder `out`.
 
-    `workers` processes prepare the pictures (None: one per core on CUDA, none on a CPU, whose
-    cores are busy); their number does not change the run. `init` holds weights to start from, by
-    our names: the backbone's, and the heads' where they fit. With `resume` the run goes on from
-    `out`'s last checkpoint, step for step as if it had never stopped. SIGINT or SIGTERM ends the
-    run after the step at hand, saved. Raises PerpixelError for anything the user can mend.
+    `workers` processes prepare the pictures (None: one per core on CUDA, at most 8, and none on a
+    CPU, whose cores are busy); their number does not change the run. `init` holds weights to start
+    from, by our names: the backbone's, and the heads' where they fit. With `resume` the run goes
+    on from `out`'s last checkpoint, step for step as if it had never stopped. SIGINT or SIGTERM
+    ends the run after the step at hand, saved. Raises PerpixelError for anything the user can mend.
     """
+    distributed.refuse_ranks()
     last = out / "checkpoints" / "last.safetensors"
     if last.exists() and not resume:
         raise PerpixelError(f"{out} holds a run already: add --resume, or name another folder")
@@ -70,21 +72,26 @@ def train(
     torch.manual_seed(recipe.train.seed)
     network = place(build(recipe.model, classes=len(train_set.classes)), where).train()
     optimizer = make_optimizer(network, recipe.optimizer)
+    names = train_set.classes.names
+    course = Course(recipe=recipe, pictures=len(train_set), classes=names)
     progress, started = Progress(), "random initial weights"
     if resume:
-        progress = read_state(last, network, optimizer, recipe=recipe)
+        progress = read_state(last, network, optimizer=optimizer, course=course)
     elif init is not None:
         started = start_from(network, init)
-    write_whole(out / "recipe.json", settings.dump(recipe).encode())
 
     def checkpoint() -> Checkpoint:
-        classes = train_set.classes
-        weights = network.state_dict()
-        return Checkpoint(recipe, classes.names, classes.palette, weights, progress.step)
+        palette, weights = train_set.classes.palette, network.state_dict()
+        return Checkpoint(recipe, names, palette, weights, progress.step)
 
     steps = recipe.train.steps
     scores: Scores | None = None
-    with Journal(out, first_step=progress.step, steps=steps) as journal, _stop_flag() as stop:
+    with (
+        _alone_in(out),
+        Journal(out, first_step=progress.step, steps=steps) as journal,
+        _stop_flag() as stop,
+    ):
+        write_whole(out / "recipe.json", settings.dump(recipe).encode())
         journal.say(_opening(recipe, len(train_set), where, dtype))
         journal.say(f"resumed after step {progress.step}" if resume else started)
         clock = Clock()
@@ -121,15 +128,19 @@ def train(
             else:
                 journal.advance(progress.step)
             every = recipe.evaluate.every
-            if finished or (every is not None and progress.step % every == 0):
+            evaluating = finished or (every is not None and progress.step % every == 0)
+            saving = finished or stop.is_set() or progress.step % recipe.train.save_every == 0
+            if evaluating or saving:
+                _require_numbers(network, progress.step)
+            if evaluating:
                 scores = evaluate(network, recipe, eval_set)
                 _log_scores(journal, progress.step, scores)
                 if progress.best_miou is None or scores.miou > progress.best_miou:
                     progress = Progress(progress.step, scores.miou)
                     write_checkpoint(out / "checkpoints" / "best.safetensors", checkpoint())
                 clock = Clock()
-            if finished or stop.is_set() or progress.step % recipe.train.save_every == 0:
-                write_state(last, network, optimizer, recipe=recipe, progress=progress)
+            if saving or stop.is_set():
+                write_state(last, network, optimizer=optimizer, course=course, progress=progress)
             if stop.is_set() and not finished:
                 raise PerpixelError(
                     f"stopped after step {progress.step} of {steps}; the run is saved: go on with "
@@ -178,6 +189,31 @@ def _opening(recipe: Recipe, pictures: int, where: torch.device, dtype: torch.dt
         f"{recipe.name}: {pictures} pictures, {recipe.train.steps} steps of "
         f"{recipe.train.images_per_step}, on {where} in {str(dtype).removeprefix('torch.')}"
     )
+
+
+def _require_numbers(network: torch.nn.Module, step: int) -> None:
+    if not all(bool(parameter.isfinite().all()) for parameter in network.parameters()):
+        raise PerpixelError(
+            f"a weight is no number after step {step}: lower optimizer.lr. The last checkpoint is "
+            f"from before"
+        )
+
+
+@contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    """Holds the run's folder, so that no second process can train in it."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(out / ".lock", timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise PerpixelError(f"{out}: another process is training there") from None
+    except OSError as error:
+        raise PerpixelError(f"{out}: cannot be written ({error.strerror})") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager

@@ -132,6 +132,40 @@ def test_predict_takes_globs_and_names_what_it_leaves_out(perpixel, mini, traine
     assert sorted(path.name for path in out.iterdir()) == ["00.png", "01.png"]
 
 
+def test_predict_writes_submissions(perpixel, mini, tmp_path):
+
+    from perpixel import build, recipe
+    from perpixel.checkpoint import Checkpoint, write_checkpoint
+    from perpixel.data.catalog import classes
+    from perpixel.data.cityscapes import LABEL_IDS
+
+    chosen, known = recipe("camvid/fcn_r18-d8"), classes("cityscapes")
+    state = build(chosen, classes=19).state_dict()
+    model = tmp_path / "streets.safetensors"
+    write_checkpoint(model, Checkpoint(chosen, known.names, known.palette, state))
+    city = tmp_path / "val/lindau"
+    city.mkdir(parents=True)
+    name = "lindau_000000_000019_leftImg8bit.png"
+    (city / name).write_bytes((mini / "val/00.png").read_bytes())
+    command = ["predict", model, tmp_path / "val", "--out", tmp_path / "out", "--submission"]
+    code, _, err = perpixel(*command, "cityscapes")
+    assert (code, err) == (0, "")
+    assert [path.name for path in (tmp_path / "out").rglob("*")] == [name]
+    with Image.open(tmp_path / "out" / name) as mask:
+        assert mask.size == (64, 48)
+        assert set(np.unique(np.asarray(mask))) <= set(LABEL_IDS)
+    code, _, err = perpixel(*command, "ade20k")
+    assert (code, "150 classes, the model 19" in err) == (1, True)
+    code, _, err = perpixel(*command, "cityscape")
+    assert (code, "Did you mean cityscapes" in err) == (2, True)
+    code, _, err = perpixel(*command, "cityscapes", "--overlay")
+    assert (code, "--overlay" in err) == (2, True)
+    (tmp_path / "val/other").mkdir()
+    (tmp_path / "val/other" / name).write_bytes((mini / "val/00.png").read_bytes())
+    code, _, err = perpixel(*command, "cityscapes")
+    assert (code, "would both be written" in err) == (2, True)
+
+
 def test_demo_draws_what_it_sees(perpixel, tmp_path, monkeypatch):
     from perpixel.recipes import _ALL
     from perpixel.recipes.settings import override
@@ -170,6 +204,8 @@ def small_mask(root: Path) -> None:
         (["zoo", "nothing/*"], 2, "no recipe matches"),
         (["predict", "absent", "nowhere.png", "--out", "o"], 2, "nowhere.png"),
         (["data", "init", "absent"], 1, "absent"),
+        (["data", "download", "cityscapes", "."], 1, "register at"),
+        (["data", "download", "camvit", "."], 2, "Did you mean camvid"),
     ],
 )
 def test_wrong_requests_are_one_readable_paragraph(

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import perpixel
+from perpixel.data import catalog
 from perpixel.models.build import build
 from perpixel.recipes.published import steps
 from perpixel.recipes.spec import Recipe
@@ -48,6 +49,9 @@ def test_figures_length_and_network_are_the_sources(name: str):
     assert recipe.train.steps == int(row["steps"])
     assert recipe.source.startswith(TOOLKIT[name.partition("/")[0]])
     assert f"table {row['table']}" in recipe.source
+    classes = catalog.classes(recipe.data.name)
+    assert classes is not None
+    assert len(classes) == int(row["classes"])
     with torch.device("meta"):
         network = build(recipe.model, classes=int(row["classes"]))
     assert sum(p.numel() for p in network.parameters()) == int(row["parameters"])

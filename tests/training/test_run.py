@@ -3,18 +3,21 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 import perpixel
-from perpixel.checkpoint import read_checkpoint
-from perpixel.errors import PerpixelError
+from perpixel.checkpoint import read_checkpoint, read_tensors
+from perpixel.errors import PerpixelError, UsageError
+from perpixel.recipes import settings
+from perpixel.training.schedule import learning_rate
 
 TINY = perpixel.override(
     perpixel.recipe("camvid/fcn_r18-d8"),
@@ -54,7 +57,7 @@ def straight(mini: Path, tmp_path_factory) -> Path:
 
 
 def test_a_run_leaves_everything_behind(straight: Path):
-    names = {str(path.relative_to(straight)) for path in straight.rglob("*") if path.is_file()}
+    names = {str(path.relative_to(straight)) for path in straight.rglob("[!.]*") if path.is_file()}
     assert names == {
         "recipe.json", "metrics.jsonl", "log.txt", "evaluate.json",
         "checkpoints/last.safetensors", "checkpoints/best.safetensors",
@@ -62,7 +65,9 @@ def test_a_run_leaves_everything_behind(straight: Path):
     }  # fmt: skip
     rows = [json.loads(line) for line in (straight / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4, 5, 6]
-    assert rows[0]["lr"] == TINY.optimizer.lr
+    assert [row["lr"] for row in rows if "loss" in row] == [
+        learning_rate(step, steps=6, lr=0.05, schedule=TINY.schedule) for step in range(6)
+    ]
     stored = read_checkpoint(straight / "checkpoints" / "model.safetensors")
     assert stored.recipe == TINY
     assert stored.step == 6
@@ -82,25 +87,97 @@ def test_the_number_of_workers_changes_no_loss(mini: Path, straight: Path, tmp_p
     assert same(weights(tmp_path), weights(straight))
 
 
-def test_killed_at_any_moment_it_resumes_exactly(mini: Path, straight: Path, tmp_path):
+def test_killed_in_the_middle_it_resumes_exactly(straight: Path, mini: Path, tmp_path):
     script = (
-        "import sys, perpixel\n"
+        "import os, sys, perpixel\n"
         "from perpixel.recipes import settings\n"
+        "from perpixel.training import loop\n"
         "recipe = settings.load(open(sys.argv[1]).read(), origin='test')\n"
+        "write = loop.write_state\n"
+        "def write_and_die(path, *rest, progress, **named):\n"
+        "    if progress.step == 4:\n"
+        "        path.with_name('.last.safetensors.part').write_bytes(b'half')\n"
+        "        os.kill(os.getpid(), 9)\n"
+        "    write(path, *rest, progress=progress, **named)\n"
+        "loop.write_state = write_and_die\n"
         "perpixel.train(recipe, data=sys.argv[3], out=sys.argv[2], device='cpu')\n"
     )
     recipe = straight / "recipe.json"
-    process = subprocess.Popen([sys.executable, "-c", script, recipe, tmp_path, mini])
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        if (tmp_path / "checkpoints" / "last.safetensors").exists():
-            break
-        time.sleep(0.005)
-    process.kill()
-    process.wait()
+    killed = subprocess.run([sys.executable, "-c", script, recipe, tmp_path, mini], check=False)
+    assert killed.returncode == -9
     perpixel.train(TINY, data=mini, out=tmp_path, resume=True, device="cpu")
     assert losses(tmp_path) == losses(straight)
     assert same(weights(tmp_path), weights(straight))
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_signal_to_the_whole_group_saves_the_run(straight: Path, mini: Path, tmp_path):
+    """As a job scheduler sends it: to the workers too."""
+    long = perpixel.override(TINY, ["train.steps=100000", "train.save_every=100000"])
+    (tmp_path / "recipe.py").write_text(
+        "from perpixel.recipes import settings\n"
+        f"r = settings.load({settings.dump(long)!r}, origin='test')\n"
+    )
+    command = [
+        sys.executable, "-m", "perpixel", "train", f"{tmp_path}/recipe.py:r", "--data", mini,
+        "--out", tmp_path / "run", "--device", "cpu", "--workers", "2",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("step 3 "):
+            break
+    os.killpg(process.pid, signal.SIGTERM)
+    said = process.stderr.read()
+    assert process.wait() == 1
+    assert "the run is saved" in said
+    assert "Traceback" not in said
+    assert (tmp_path / "run" / "checkpoints" / "last.safetensors").exists()
+
+
+def test_two_runs_cannot_share_a_folder(straight: Path, mini: Path, tmp_path):
+    with (
+        FileLock(tmp_path / ".lock"),
+        pytest.raises(PerpixelError, match="another process is training there"),
+    ):
+        perpixel.train(TINY, data=mini, out=tmp_path, device="cpu")
+
+
+def test_several_ranks_are_refused(mini: Path, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="several ranks"):
+        perpixel.train(TINY, data=mini, out=tmp_path, device="cpu")
+
+
+def test_resuming_on_other_data_is_refused(straight: Path, mini: Path, tmp_path):
+    shutil.copytree(mini, tmp_path / "data")
+    listing = tmp_path / "data" / "train.txt"
+    listing.write_text("\n".join(listing.read_text().splitlines()[:-1]))
+    with pytest.raises(PerpixelError, match="pictures: 12 -> 11"):
+        perpixel.train(TINY, data=tmp_path / "data", out=straight, resume=True, device="cpu")
+
+
+def test_no_checkpoint_ever_holds_nan(mini: Path, tmp_path):
+    wild = perpixel.override(
+        TINY, ["optimizer.lr=1e30", "schedule.floor=0", "train.log_every=5", "train.save_every=1"]
+    )
+    with pytest.raises(PerpixelError, match="no number after step"):
+        perpixel.train(wild, data=mini, out=tmp_path, device="cpu")
+    for path in (tmp_path / "checkpoints").glob("*"):
+        assert all(t.isfinite().all() for t in read_tensors(path)[1].values())
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "loss.auxiliary_weight=0", "loss.mean=all", "model.align_corners=true",
+        "optimizer.backbone_lr_scale=0.1", "optimizer.momentum=0", "optimizer.weight_decay=0.1",
+        "augment.flip=0", "input.channel_order=bgr", "schedule.power=2", "train.seed=1",
+    ],
+)  # fmt: skip
+def test_every_setting_reaches_the_run(setting: str, mini: Path, straight: Path, tmp_path):
+    perpixel.train(perpixel.override(TINY, [setting]), data=mini, out=tmp_path, device="cpu")
+    assert losses(tmp_path) != losses(straight)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -146,7 +223,7 @@ def test_a_damaged_checkpoint_is_named(mini: Path, straight: Path, tmp_path):
     last.parent.mkdir()
     whole = (straight / "checkpoints" / "last.safetensors").read_bytes()
     last.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(PerpixelError, match=r"last.safetensors: damaged"):
+    with pytest.raises(PerpixelError, match=r"last\.safetensors: not a safetensors file"):
         perpixel.train(TINY, data=mini, out=tmp_path, resume=True, device="cpu")
 
 
@@ -178,7 +255,7 @@ def test_a_run_can_start_from_another_or_from_a_backbone(straight: Path, mini: P
     assert "initial weights for the backbone; the head from random numbers" in log
 
     deeper = perpixel.override(started, ["model.backbone.depth=34"])
-    with pytest.raises(PerpixelError, match=r"missing backbone\.layer1\.2"):
+    with pytest.raises(PerpixelError, match=r"missing layer1\.2"):
         perpixel.train(deeper, data=mini, out=tmp_path / "deep", init=straight, device="cpu")
 
 

@@ -1,0 +1,80 @@
+"""PASCAL VOC 2012 segmentation (Everingham et al.), with SBD's masks for `trainaug`.
+
+Layout: VOCdevkit/VOC2012/{JPEGImages, SegmentationClass, ImageSets/Segmentation}. `trainaug` is
+VOC's train and every picture of SBD (Hariharan et al., 2011: benchmark_RELEASE/dataset/{cls,
+train.txt, val.txt}) that is not in VOC's val: 1,464 + 9,118 = 10,582 pictures. VOC's own masks go
+before SBD's, which have no unlabelled outlines (mmsegmentation's choice). In SBD's place,
+VOC2012/SegmentationClassAug may hold the same masks as PNG files of indices.
+"""
+
+from pathlib import Path
+
+from perpixel.data.dataset import Classes, LabelTable, Pairs
+from perpixel.data.places import below, find_folder, folder_of, read_list
+from perpixel.errors import PerpixelError
+from perpixel.recipes.spec import IGNORE
+
+CLASSES = Classes.listed(
+    """
+    background, aeroplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, diningtable,
+    dog, horse, motorbike, person, pottedplant, sheep, sofa, train, tvmonitor
+    """,
+    """
+    000000 800000 008000 808000 000080 800080 008080 808080 400000 c00000 408000 c08000 400080
+    c00080 408080 c08080 004000 804000 00c000 80c000 004080
+    """,
+)
+
+TABLE = LabelTable(ids={**{index: index for index in range(len(CLASSES))}, 255: IGNORE})
+
+_PLACES = (".", "VOC2012", "VOCdevkit/VOC2012")
+_SPLITS = {name: name for name in ("train", "val", "trainval", "trainaug", "test")}
+_SBD = ("benchmark_RELEASE/dataset", "benchmark_RELEASE", "SBD", "sbd")
+
+
+def open_pascal_voc(root: Path, split: str) -> Pairs:
+    """The pairs of "train", "val", "trainval", "trainaug" or "test", in their lists' order.
+
+    `root` is VOC2012, VOCdevkit or the folder above it. The test split has no published masks:
+    its pictures can be read, its labels cannot. Raises PerpixelError.
+    """
+    folder_of(split, _SPLITS, dataset="pascal_voc")
+    voc = find_folder(root, _PLACES, marker="ImageSets/Segmentation", dataset="pascal_voc")
+    masks = _augmented(root, voc) if split == "trainaug" else _own(voc, split)
+    files = tuple(
+        (below(root, voc / f"JPEGImages/{name}.jpg"), below(root, mask))
+        for name, mask in masks.items()
+    )
+    return Pairs(root, files, CLASSES, TABLE)
+
+
+def _own(voc: Path, split: str) -> dict[str, Path]:
+    """VOC's own masks of a split, by name."""
+    names = read_list(voc / "ImageSets/Segmentation" / f"{split}.txt")
+    return {name: voc / f"SegmentationClass/{name}.png" for name in names}
+
+
+def _augmented(root: Path, voc: Path) -> dict[str, Path]:
+    """The masks of `trainaug`, by name, sorted."""
+    ready, sbd = voc / "SegmentationClassAug", _sbd(root, voc)
+    if ready.is_dir():
+        masks = {path.stem: path for path in ready.glob("*.png")}
+    elif sbd is not None:
+        names = {name for split in ("train", "val") for name in read_list(sbd / f"{split}.txt")}
+        masks = {name: sbd / f"cls/{name}.mat" for name in names}
+    else:
+        raise PerpixelError(
+            f"{root}: trainaug needs SBD's masks: benchmark_RELEASE/dataset/{{cls, train.txt, "
+            f"val.txt}} in it, or {ready} with index PNGs; `perpixel data download pascal_voc "
+            f"ROOT` brings VOC and SBD"
+        )
+    for name in _own(voc, "val"):
+        masks.pop(name, None)
+    return dict(sorted({**masks, **_own(voc, "train")}.items()))
+
+
+def _sbd(root: Path, voc: Path) -> Path | None:
+    """SBD's folder, below `root` or beside VOC2012 in it; None if there is none."""
+    bases = (root, voc.parent, voc) if voc != root else (root,)
+    places = [base / place for base in bases for place in _SBD]
+    return next((place for place in places if (place / "cls").is_dir()), None)

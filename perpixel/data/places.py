@@ -1,0 +1,51 @@
+"""Where a data set's files lie below the folder that a user names."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from perpixel.data.dataset import require_folder
+from perpixel.errors import PerpixelError, UsageError
+from perpixel.recipes.settings import suggestion
+
+
+def find_folder(root: Path, places: Sequence[str], *, marker: str, dataset: str) -> Path:
+    """The first of `places` below `root` ("." is itself) that holds the file or folder `marker`.
+
+    Raises PerpixelError that names them all.
+    """
+    require_folder(root, dataset=dataset, holds=" or ".join(_shown(places, marker)))
+    for place in places:
+        if (root / place / marker).exists():
+            return root / place
+    there = ", ".join(sorted(path.name for path in root.iterdir())[:8]) or "nothing"
+    raise PerpixelError(
+        f"{root}: not a folder of {dataset}, which holds {' or '.join(_shown(places, marker))}; "
+        f"it holds {there}"
+    )
+
+
+def read_list(path: Path) -> tuple[str, ...]:
+    """A list file's lines, but for blank ones; raises PerpixelError when there is no such file."""
+    if not path.is_file():
+        there = ", ".join(sorted(other.stem for other in path.parent.glob("*.txt"))) or "none"
+        raise PerpixelError(f"{path}: no such list; splits there: {there}")
+    return tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
+
+
+def folder_of(split: str, folders: Mapping[str, str], *, dataset: str) -> str:
+    """What `folders` calls the split; raises UsageError for one that the data set does not have."""
+    if split not in folders:
+        raise UsageError(
+            f"{dataset} has no split {split!r}.{suggestion(split, folders)} It has: "
+            + ", ".join(folders)
+        )
+    return folders[split]
+
+
+def below(root: Path, path: Path) -> str:
+    """The path below `root`, as `Pairs` holds it."""
+    return path.relative_to(root).as_posix()
+
+
+def _shown(places: Sequence[str], marker: str) -> list[str]:
+    return [(Path(place) / marker).as_posix() for place in places]

@@ -1,0 +1,66 @@
+"""Class maps as the benchmarks' servers take them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from perpixel.data import ade20k, cityscapes, pascal_voc
+from perpixel.data.dataset import Classes
+from perpixel.errors import PerpixelError, UsageError
+from perpixel.images import Array, write_image, write_mask
+from perpixel.recipes.settings import suggestion
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What one server expects: PNG files named as the pictures are, in `folder`, holding `ids`.
+
+    `ids` are the classes' values in their order; `coloured` files carry the classes' palette.
+    """
+
+    name: str
+    classes: Classes
+    ids: tuple[int, ...]
+    folder: str = "."
+    coloured: bool = False
+
+    def require(self, names: tuple[str, ...]) -> None:
+        """Raises PerpixelError unless a model's classes are as many as the server's."""
+        if len(names) != len(self.classes):
+            raise PerpixelError(
+                f"a {self.name} submission has {len(self.classes)} classes, the model "
+                f"{len(names)} ({', '.join(names[:8])}{', ...' if len(names) > 8 else ''})"
+            )
+
+    def write(self, out: Path, name: str, class_map: Array) -> None:
+        """Writes a picture's class map, uint8 [height, width], below `out`."""
+        values = np.array(self.ids, np.uint8)[class_map]
+        path = out / self.folder / f"{name}.png"
+        if self.coloured:
+            write_mask(path, values, self.classes.palette)
+        else:
+            write_image(path, values)
+
+
+_SUBMISSIONS = {
+    "cityscapes": Submission("cityscapes", cityscapes.CLASSES, cityscapes.LABEL_IDS),
+    "ade20k": Submission("ade20k", ade20k.CLASSES, tuple(range(1, 151))),
+    "pascal_voc": Submission(
+        "pascal_voc",
+        pascal_voc.CLASSES,
+        tuple(range(21)),
+        folder="results/VOC2012/Segmentation/comp6_test_cls",
+        coloured=True,
+    ),
+}
+
+
+def submission(name: str) -> Submission:
+    """The submission of the benchmark called `name`; raises UsageError when there is none."""
+    if name not in _SUBMISSIONS:
+        raise UsageError(
+            f"--submission {name!r}: no such benchmark.{suggestion(name, _SUBMISSIONS)} There "
+            f"are: {', '.join(_SUBMISSIONS)}"
+        )
+    return _SUBMISSIONS[name]

@@ -1,0 +1,219 @@
+"""`perpixel data download` from a server on loopback that holds miniature archives."""
+
+import hashlib
+import http.server
+import io
+import shutil
+import tarfile
+import threading
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+import miniatures
+import pytest
+
+from perpixel import download
+from perpixel.data import sources
+from perpixel.data.catalog import open_dataset
+from perpixel.data.sources import ARCHIVES, Archive
+from perpixel.errors import PerpixelError, UsageError
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    """Serves the files of a folder, ranges included; `cut` bytes at most per connection."""
+
+    cut: int | None = None
+    asked: ClassVar[list[str]]
+
+    def do_GET(self):
+        self.asked.append(self.path)
+        content = (Path(self.directory) / self.path.rpartition("/")[2]).read_bytes()
+        wanted = self.headers.get("Range")
+        first = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0
+        self.send_response(206 if wanted else 200)
+        self.send_header("Content-Length", str(len(content) - first))
+        self.end_headers()
+        self.wfile.write(content[first : None if self.cut is None else first + self.cut])
+
+    def log_message(self, *words):
+        pass
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Path:
+    """The folder whose files the server serves."""
+    (tmp_path / "shelf").mkdir()
+    return tmp_path / "shelf"
+
+
+@pytest.fixture
+def handler(shelf, monkeypatch):
+    class Own(Handler):
+        asked: ClassVar[list[str]] = []
+
+        def __init__(self, *words):
+            super().__init__(*words, directory=str(shelf))
+
+    monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Own) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("PERPIXEL_MIRROR", f"http://127.0.0.1:{server.server_port}/files")
+        yield Own
+        server.shutdown()
+
+
+def stock(monkeypatch, shelf: Path, source: Path, name: str) -> None:
+    """Packs the folders of `source` into the data set's archives, and publishes their hashes."""
+    archives = []
+    for archive in ARCHIVES[name]:
+        path = shelf / archive.url.rpartition("/")[2]
+        miniatures.packed(source, archive.to, path, inside=archive.inside)
+        content = path.read_bytes()
+        archives.append(
+            replace(
+                archive,
+                md5=archive.md5 and hashlib.md5(content).hexdigest(),
+                sha1=archive.sha1 and hashlib.sha1(content).hexdigest(),
+            )
+        )
+    monkeypatch.setitem(ARCHIVES, name, tuple(archives))
+
+
+def write_camvid(root: Path) -> None:
+    miniatures.camvid_release(root / "CamVid")
+
+
+WRITERS = {
+    "pascal_voc": (miniatures.pascal_voc, "trainaug", 5),
+    "ade20k": (miniatures.ade20k, "train", 4),
+    "camvid": (write_camvid, "train", 4),
+    "pascal_context": (miniatures.pascal_context, "train", 3),
+    "pascal_context_59": (miniatures.pascal_context, "val", 1),
+}
+
+
+def test_every_source_is_put_to_these_tests():
+    assert set(WRITERS) == set(ARCHIVES)
+    published = {a.url.rpartition("/")[2]: a for several in ARCHIVES.values() for a in several}
+    assert published["VOCtrainval_11-May-2012.tar"].md5 == "6cd6e144f989b92b3379bac3b3de84fd"
+    assert published["benchmark.tgz"].md5 == "82b4d87ceb2ed10f6038a1cba92111cb"
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_data_set_arrives_ready_to_open(handler, shelf, tmp_path, monkeypatch, name):
+    write, split, count = WRITERS[name]
+    write(tmp_path / "source")
+    stock(monkeypatch, shelf, tmp_path / "source", name)
+    sources.download(name, tmp_path / "root")
+    dataset = open_dataset(name, tmp_path / "root", split)
+    assert len(dataset) == count
+    assert dataset.label(0).shape == dataset.image(0).shape[:2]
+    asked = len(handler.asked)
+    assert asked == len(ARCHIVES[name])
+    sources.download(name, tmp_path / "root")  # again: all there
+    assert len(handler.asked) == asked
+    left = {path.name for path in (tmp_path / "root").iterdir()}
+    assert left == {Path(archive.to).parts[0] for archive in ARCHIVES[name]}
+
+
+def test_a_broken_download_goes_on(handler, shelf, tmp_path, monkeypatch):
+    miniatures.ade20k(tmp_path / "source")
+    stock(monkeypatch, shelf, tmp_path / "source", "ade20k")
+    handler.cut = 1000
+    with pytest.raises(PerpixelError, match="cannot be downloaded"):
+        sources.download("ade20k", tmp_path / "root")
+    part = tmp_path / "root/.perpixel-downloads/ADEChallengeData2016.zip.part"
+    assert part.stat().st_size == 5000
+    handler.cut = None
+    sources.download("ade20k", tmp_path / "root")
+    assert len(open_dataset("ade20k", tmp_path / "root", "val")) == 2
+
+
+def test_another_file_than_the_published_one_is_refused(handler, shelf, tmp_path, monkeypatch):
+    miniatures.ade20k(tmp_path / "source")
+    stock(monkeypatch, shelf, tmp_path / "source", "ade20k")
+    with (shelf / "ADEChallengeData2016.zip").open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(PerpixelError, match="sha1"):
+        sources.download("ade20k", tmp_path / "root")
+    assert not (tmp_path / "root/ADEChallengeData2016").exists()
+
+
+def _tar(path: Path, member: tarfile.TarInfo, content: bytes = b"x") -> None:
+    with tarfile.open(path, "w") as file:
+        member.size = len(content) if member.isfile() else 0
+        file.addfile(member, io.BytesIO(content))
+
+
+def _linked(path: Path) -> None:
+    member = tarfile.TarInfo("set/link")
+    member.type, member.linkname = tarfile.SYMTYPE, "/etc"
+    _tar(path, member)
+
+
+def _zipped_outside(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("set/../../outside", "x")
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("outside.tar", lambda path: _tar(path, tarfile.TarInfo("set/../../outside"))),
+        ("absolute.tar", lambda path: _tar(path, tarfile.TarInfo("/outside"))),
+        ("link.tar", _linked),
+        ("outside.zip", _zipped_outside),
+        ("no.zip", lambda path: path.write_bytes(b"no archive")),
+        ("no.tgz", lambda path: path.write_bytes(b"no archive")),
+        ("empty.tar", lambda path: path.write_bytes(b"")),
+    ],
+)
+def test_an_archive_that_is_damaged_or_malicious_leaves_nothing(
+    shelf, tmp_path, monkeypatch, name, write
+):
+    write(shelf / name)
+    monkeypatch.setenv("PERPIXEL_MIRROR", str(shelf))
+    monkeypatch.setitem(ARCHIVES, "ade20k", (Archive(f"http://far.invalid/{name}", "set", "set"),))
+    root = tmp_path / "below/root"
+    with pytest.raises(PerpixelError, match="not an archive that can be unpacked"):
+        sources.download("ade20k", root)
+    assert not (root / "set").exists()
+    assert not list(tmp_path.rglob("outside"))
+    assert not list((root / ".perpixel-downloads").glob("*.*[rpz]"))
+
+
+def test_a_truncated_archive_is_fetched_again(handler, shelf, tmp_path, monkeypatch):
+    write_camvid(tmp_path / "source")
+    stock(monkeypatch, shelf, tmp_path / "source", "camvid")
+    whole = (shelf / "CamVid.zip").read_bytes()
+    (shelf / "CamVid.zip").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(PerpixelError, match="fetches it again"):
+        sources.download("camvid", tmp_path / "root")
+    (shelf / "CamVid.zip").write_bytes(whole)
+    sources.download("camvid", tmp_path / "root")
+    assert len(open_dataset("camvid", tmp_path / "root", "test")) == 2
+
+
+def test_what_has_no_archive_is_explained(tmp_path):
+    with pytest.raises(PerpixelError, match=r"needs a login.*gtFine_trainvaltest\.zip"):
+        sources.download("cityscapes", tmp_path)
+    with pytest.raises(UsageError, match=r"scenes is not downloaded.*pascal_voc"):
+        sources.download("scenes", tmp_path)
+    with pytest.raises(UsageError, match="Did you mean ade20k"):
+        sources.download("ade20", tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_targets_parents_are_made_and_a_full_disk_is_named(shelf, tmp_path, monkeypatch):
+    miniatures.ade20k(tmp_path / "source")
+    stock(monkeypatch, shelf, tmp_path / "source", "ade20k")
+    monkeypatch.setenv("PERPIXEL_MIRROR", str(shelf))
+
+    def full(*words):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfileobj", full)
+    with pytest.raises(PerpixelError, match="cannot be written"):
+        sources.download("ade20k", tmp_path / "root")

@@ -1,0 +1,48 @@
+"""Submission files, value by value."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from perpixel.data.catalog import classes
+from perpixel.data.cityscapes import LABEL_IDS
+from perpixel.data.submission import submission
+from perpixel.errors import PerpixelError, UsageError
+
+FILES = {
+    "cityscapes": ("a.png", "L", lambda label: np.array(LABEL_IDS)[label]),
+    "ade20k": ("a.png", "L", lambda label: label + 1),
+    "pascal_voc": (
+        "results/VOC2012/Segmentation/comp6_test_cls/a.png", "P", lambda label: label,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_servers_file_holds_its_ids(tmp_path, name):
+    path, mode, ids = FILES[name]
+    count = len(classes(name))
+    label = np.resize(np.arange(count, dtype=np.uint8), (7, 31))
+    server = submission(name)
+    server.require(classes(name).names)
+    server.write(tmp_path, "a", label)
+    assert [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.png")] == [path]
+    with Image.open(tmp_path / path) as file:
+        assert file.mode == mode
+        assert (np.asarray(file) == ids(label.astype(int))).all()
+        if mode == "P":
+            assert file.getpalette()[: 3 * count] == [
+                part for colour in classes(name).palette for part in colour
+            ]
+
+
+def test_the_ranges_are_the_servers():
+    assert (min(submission("ade20k").ids), max(submission("ade20k").ids)) == (1, 150)
+    assert (min(LABEL_IDS), max(LABEL_IDS)) == (7, 33)
+
+
+def test_another_number_of_classes_and_another_name_are_refused():
+    with pytest.raises(PerpixelError, match=r"cityscapes submission has 19 classes, the model 11"):
+        submission("cityscapes").require(classes("camvid").names)
+    with pytest.raises(UsageError, match="Did you mean cityscapes"):
+        submission("cityscape")

@@ -1,0 +1,168 @@
+"""Miniature data sets, four to six pictures each, laid out exactly as their owners ship them."""
+
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from scipy.io import savemat
+
+from perpixel.data.pascal_voc import CLASSES as VOC
+from perpixel.images import palette_table, write_image
+
+SIZE = (48, 64)
+
+
+def picture(path: Path, seed: int) -> None:
+    write_image(path, np.random.default_rng(seed).integers(0, 256, (*SIZE, 3), np.uint8))
+
+
+def values(ids: Iterable[int], seed: int) -> np.ndarray:
+    """A mask in which every one of `ids` is to be found, in an order of its own for each seed."""
+    ids = list(ids)
+    order = np.random.default_rng(seed).permutation(np.resize(ids, max(len(ids), 16)))
+    return np.resize(np.repeat(order, 4), SIZE)
+
+
+def grey(path: Path, mask: np.ndarray, dtype: type = np.uint8) -> None:
+    write_image(path, mask.astype(dtype))
+
+
+def voc_mask(path: Path, seed: int) -> None:
+    """A palette PNG with the void outline, as VOC's are."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = Image.fromarray(values([*range(21), 255], seed).astype(np.uint8))
+    file.putpalette(palette_table(VOC.palette).tobytes())
+    file.save(path)
+
+
+def listing(path: Path, names: Iterable[str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{name}\n" for name in names))
+
+
+VOC_TRAIN = ("2007_000032", "2007_000039", "2007_000063")
+VOC_VAL = ("2007_000033", "2007_000042")
+SBD_TRAIN = ("2008_000002", "2007_000032", "2007_000042")
+SBD_VAL = ("2008_000003", "2007_000033")
+
+
+def pascal_voc(root: Path) -> None:
+    voc = root / "VOCdevkit/VOC2012"
+    lists = {"train": VOC_TRAIN, "val": VOC_VAL, "test": ("2008_000006",)}
+    lists["trainval"] = tuple(sorted(VOC_TRAIN + VOC_VAL))
+    for split, names in lists.items():
+        listing(voc / f"ImageSets/Segmentation/{split}.txt", names)
+    for seed, name in enumerate(sorted({*lists["trainval"], *SBD_TRAIN, *SBD_VAL, "2008_000006"})):
+        picture(voc / f"JPEGImages/{name}.jpg", seed)
+        if name in lists["trainval"]:
+            voc_mask(voc / f"SegmentationClass/{name}.png", seed)
+    sbd(root / "benchmark_RELEASE/dataset")
+
+
+def sbd(folder: Path) -> None:
+    listing(folder / "train.txt", SBD_TRAIN)
+    listing(folder / "val.txt", SBD_VAL)
+    (folder / "cls").mkdir()
+    for seed, name in enumerate({*SBD_TRAIN, *SBD_VAL}):
+        mask = values(range(21), seed).astype(np.uint8)
+        boundaries = np.empty((20, 1), object)
+        boundaries[:] = [[np.zeros((2, 2), np.uint8)]] * 20
+        content = {
+            "Boundaries": boundaries,
+            "Segmentation": mask,
+            "CategoriesPresent": np.arange(1, 21, dtype=np.uint8),
+        }
+        savemat(folder / f"cls/{name}.mat", {"GTcls": content}, do_compression=True)
+
+
+def ade20k(root: Path) -> None:
+    for split, count in (("training", 4), ("validation", 2)):
+        for index in range(count):
+            name = f"ADE_{split.removesuffix('ing').removesuffix('idation')}_{index + 1:08}"
+            picture(root / f"ADEChallengeData2016/images/{split}/{name}.jpg", index)
+            mask = values(range(151), index)
+            grey(root / f"ADEChallengeData2016/annotations/{split}/{name}.png", mask)
+    (root / "ADEChallengeData2016/sceneCategories.txt").write_text("ADE_train_00000001 airport\n")
+
+
+def cityscapes(root: Path) -> None:
+    for split, city, count in (("train", "aachen", 4), ("val", "lindau", 2), ("test", "bonn", 1)):
+        for index in range(count):
+            name = f"{city}_{index:06}_000019"
+            picture(root / f"leftImg8bit/{split}/{city}/{name}_leftImg8bit.png", index)
+            mask = values(range(34), index)
+            for kind in ("labelIds", "instanceIds"):
+                dtype = np.uint8 if kind == "labelIds" else np.uint16
+                grey(root / f"gtFine/{split}/{city}/{name}_gtFine_{kind}.png", mask, dtype)
+            (root / f"gtFine/{split}/{city}/{name}_gtFine_polygons.json").write_text("{}")
+
+
+CONTEXT = {"train": ("2008_000002", "2008_000003", "2008_000007"), "val": ("2008_000009",)}
+
+
+def pascal_context(root: Path) -> None:
+    """VOC 2010 and the owners' release: .mat files with the 459 ids, as 16 bits."""
+    voc = root / "VOCdevkit/VOC2010"
+    (root / "trainval").mkdir(parents=True)
+    for split, names in CONTEXT.items():
+        listing(voc / f"ImageSets/Main/{split}.txt", names)
+        for seed, name in enumerate(names):
+            picture(voc / f"JPEGImages/{name}.jpg", seed)
+            mask = values(range(1, 460), seed).astype(np.uint16)
+            savemat(root / f"trainval/{name}.mat", {"LabelMap": mask}, do_compression=True)
+
+
+def prepared_context(root: Path) -> None:
+    """VOC 2010 with mmsegmentation's masks and lists."""
+    voc = root / "VOCdevkit/VOC2010"
+    for split, names in CONTEXT.items():
+        listing(voc / f"ImageSets/SegmentationContext/{split}.txt", names)
+        for seed, name in enumerate(names):
+            picture(voc / f"JPEGImages/{name}.jpg", seed)
+            grey(voc / f"SegmentationClassContext/{name}.png", values(range(60), seed))
+
+
+CAMVID_NAMES = {
+    "train": ("0001TP_006690", "0006R0_f00930", "0016E5_00901", "0016E5_08640"),
+    "val": ("0016E5_07959",),
+    "test": ("0001TP_008550", "Seq05VD_f00000"),
+}
+
+
+def camvid_release(root: Path) -> None:
+    """The owners' two folders: pictures, and masks in the colours of 32 classes."""
+    from perpixel.data.camvid import _APPROVED
+
+    colours = np.array(sorted(_APPROVED.colours), np.uint8)
+    for seed, name in enumerate(name for names in CAMVID_NAMES.values() for name in names):
+        picture(root / f"701_StillsRaw_full/{name}.png", seed)
+        mask = colours[values(range(len(colours)), seed)]
+        write_image(root / f"LabeledApproved_full/{name}_L.png", mask)
+
+
+MINIATURES: dict[str, tuple[str, Callable[[Path], None]]] = {
+    "pascal_voc": ("pascal_voc", pascal_voc),
+    "ade20k": ("ade20k", ade20k),
+    "cityscapes": ("cityscapes", cityscapes),
+    "pascal_context": ("pascal_context", pascal_context),
+    "pascal_context prepared": ("pascal_context", prepared_context),
+    "pascal_context_59": ("pascal_context_59", pascal_context),
+    "camvid release": ("camvid", camvid_release),
+}
+"""A data set's name and what writes its miniature, by a title."""
+
+
+def packed(root: Path, folder: str, archive: Path, *, inside: str = "") -> None:
+    """ROOT/folder as a .tar, .tgz, .tar.gz or .zip file, under the name `inside`."""
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    inside = inside or folder
+    if archive.suffix == ".zip":
+        with zipfile.ZipFile(archive, "w") as file:
+            for path in sorted((root / folder).rglob("*")):
+                file.write(path, f"{inside}/{path.relative_to(root / folder)}")
+    else:
+        with tarfile.open(archive, "w" if archive.suffix == ".tar" else "w:gz") as file:
+            file.add(root / folder, inside)
