@@ -44,7 +44,7 @@ def build(recipe: Recipe, *, classes: int) -> Segmenter:
 
 
 def load(source: str | Path, *, device: str = "cpu", precision: str = "float32") -> Predictor:
-    """A model ready to predict, from a run folder or a checkpoint file.
+    """A model ready to predict: a run folder, a checkpoint, or a recipe whose weights were fetched.
 
     device: "cpu", "cuda", "cuda:1" or "auto". precision: "float32", "bfloat16", or "auto" for
     bfloat16 where the device has it. Raises PerpixelError when there is no such model.

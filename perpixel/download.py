@@ -32,7 +32,7 @@ def fetch(
     """
     hashes = {"sha256": sha256, "sha1": sha1, "md5": md5}
     name = url.rpartition("/")[2]
-    path = (folder or _cache()) / name
+    path = (folder or cache_folder()) / name
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f"{name}.lock")):
@@ -56,7 +56,8 @@ def fetch(
     return path
 
 
-def _cache() -> Path:
+def cache_folder() -> Path:
+    """Where downloads are kept: PERPIXEL_CACHE, by default ~/.cache/perpixel."""
     return Path(os.environ.get("PERPIXEL_CACHE") or Path.home() / ".cache" / "perpixel")
 
 
@@ -113,13 +114,18 @@ def _append(url: str, part: Path) -> bool:
     return total is None or part.stat().st_size >= total
 
 
+def hash_of(path: Path, algorithm: str = "sha256") -> str:
+    """The file's hash in hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()
+
+
 def _differences(path: Path, hashes: dict[str, str]) -> list[str]:
     """How the file's hashes differ from the expected ones, such as "md5 12345678..., not 9abc"."""
     differing = []
     for algorithm, wanted in hashes.items():
         if wanted:
-            with path.open("rb") as file:
-                found = hashlib.file_digest(file, algorithm).hexdigest()
+            found = hash_of(path, algorithm)
             if not found.startswith(wanted):
                 differing.append(f"{algorithm} {found[: max(len(wanted), 8)]}..., not {wanted}")
     return differing

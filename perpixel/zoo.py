@@ -1,21 +1,40 @@
 """From whatever names a model to its checkpoint."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
 from perpixel import conversion, download
-from perpixel.checkpoint import Checkpoint, read_checkpoint
+from perpixel.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from perpixel.conversion import backbone, files
 from perpixel.errors import PerpixelError, UsageError
+from perpixel.importing import import_checkpoint
+from perpixel.recipes import recipe as recipe_called
 from perpixel.recipes import recipes
+from perpixel.recipes.published import hash_in_name
 from perpixel.recipes.settings import suggestion
 from perpixel.recipes.spec import Recipe
 
 
+@dataclass(frozen=True)
+class Fetched:
+    """A published checkpoint made ours. `sha256` is the whole hash of what was downloaded.
+
+    `verified` says whether its source publishes a hash, which it then has; `note` where the
+    classes' names are from.
+    """
+
+    path: Path
+    sha256: str
+    verified: bool
+    note: str
+
+
 def find(source: str | Path) -> Checkpoint:
-    """The checkpoint of a file, or of a run folder: its final weights, else its best so far.
+    """The checkpoint of a file, of a run folder (its final weights, else its best so far), or of a
+    recipe whose published weights were fetched.
 
     Raises UsageError when `source` names nothing, PerpixelError when a file cannot be read.
     """
@@ -25,14 +44,57 @@ def find(source: str | Path) -> Checkpoint:
     if path.is_file():
         return read_checkpoint(path)
     if str(source) in recipes():
+        kept = fetched_path(str(source))
+        if kept.is_file():
+            return read_checkpoint(kept)
+        get = ""
+        if recipe_called(str(source)).published.weights_url is not None:
+            get = f"get its published weights with `perpixel zoo fetch {source}`, or "
         raise PerpixelError(
-            f"{source} is a recipe without a checkpoint here: train it with `perpixel train "
+            f"{source} is a recipe without a checkpoint here: {get}train it with `perpixel train "
             f"{source} --data ROOT --out RUN` and name that run folder"
         )
     raise UsageError(
         f"{source}: no such run folder, checkpoint file or recipe."
         + suggestion(str(source), recipes())
     )
+
+
+def fetched_path(name: str) -> Path:
+    """Where the recipe's fetched checkpoint is kept, below PERPIXEL_CACHE."""
+    return download.cache_folder() / "models" / f"{name}.safetensors"
+
+
+def fetch(name: str, *, out: Path | None = None) -> Fetched:
+    """Downloads the weights that a recipe's source publishes and makes a checkpoint of them.
+
+    It must be the recipe's network, name by name and shape by shape. It is written to `out`, or
+    where `find(name)` looks. Raises UsageError for an unknown name, PerpixelError otherwise.
+    """
+    recipe = recipe_called(name)
+    path, url = out or fetched_path(name), recipe.published.weights_url
+    if url is None:
+        raise PerpixelError(
+            f"{name}: its source publishes no weights; train it with `perpixel train {name} "
+            f"--data ROOT --out RUN`"
+        )
+    if url.startswith("https://drive.google.com/"):
+        raise PerpixelError(
+            f"{name}: Google Drive hands its weights to browsers only. Open {url}, and make a "
+            f"checkpoint of the file: `perpixel convert FILE {path} --recipe {name}`"
+        )
+    sha256 = hash_in_name(url)
+    file = download.fetch(url, sha256=sha256 or "")
+    try:
+        imported = import_checkpoint(file, recipe=recipe)
+    except PerpixelError as error:
+        if sha256 is not None:
+            raise
+        raise PerpixelError(
+            f"{error}\nNo hash is published to check it by: delete it to download it again"
+        ) from None
+    write_checkpoint(path, imported.checkpoint)
+    return Fetched(path, download.hash_of(file), sha256 is not None, imported.note)
 
 
 def initial_weights(recipe: Recipe, init: str | Path | None) -> Mapping[str, Tensor] | None:
@@ -45,7 +107,10 @@ def initial_weights(recipe: Recipe, init: str | Path | None) -> Mapping[str, Ten
         return None
     if init is None:
         assert recipe.train.init is not None
-        init = download.fetch(recipe.train.init.url, sha256=recipe.train.init.sha256)
+        try:
+            init = download.fetch(recipe.train.init.url, sha256=recipe.train.init.sha256)
+        except PerpixelError as error:
+            raise PerpixelError(f"{error}; or train without it (--init none)") from None
     path = Path(init)
     if files.is_ours(path) or not path.is_file():
         return find(init).weights

@@ -24,7 +24,8 @@ ARROWS: dict[str, set[str]] = {
     "losses": {"recipes"},
     "checkpoint": {"models", "recipes"},
     "conversion": {"checkpoint", "models", "recipes"},
-    "zoo": {"conversion", "checkpoint", "download", "recipes"},
+    "importing": {"conversion", "checkpoint", "data", "images", "recipes"},
+    "zoo": {"importing", "conversion", "checkpoint", "download", "recipes"},
     "inference": {"checkpoint", "models", "images", "recipes"},
     "evaluation": {"inference", "data", "models", "images", "recipes"},
     "training": {

@@ -2,17 +2,11 @@
 
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from perpixel.errors import PerpixelError, UsageError
-
-if TYPE_CHECKING:
-    from perpixel.conversion import Finding
-    from perpixel.conversion.files import Source
-    from perpixel.data.dataset import Classes
-    from perpixel.recipes.spec import Recipe
+from perpixel.errors import UsageError
 
 
 def convert(
@@ -64,102 +58,31 @@ def _write_ours(
     source: Path, out: Path, toolkit: str, name: str | None, output_stride: int | None, trust: bool
 ) -> None:
     import perpixel
-    from perpixel.checkpoint import Checkpoint, write_checkpoint
-    from perpixel.conversion import find
-    from perpixel.conversion.files import read_source
+    from perpixel.checkpoint import write_checkpoint
+    from perpixel.importing import import_checkpoint
 
-    wanted = None if name is None else perpixel.recipe(name)
-    read = read_source(source, trust=trust)
-    try:
-        finding = find(
-            read.state,
-            toolkit=toolkit,
-            output_stride=output_stride,
-            like=None if wanted is None else wanted.model,
-        )
-    except UsageError:
-        raise
-    except PerpixelError as error:
-        raise PerpixelError(f"{source}: {error}") from None
-    recipe = _own_recipe(source, finding) if wanted is None else _checked(source, finding, wanted)
-    classes, note = _classes(read, recipe.data.name, finding.classes)
-    weights = finding.weights
-    write_checkpoint(out, Checkpoint(recipe, classes.names, classes.palette, weights))
+    imported = import_checkpoint(
+        source,
+        toolkit=toolkit,
+        recipe=None if name is None else perpixel.recipe(name),
+        output_stride=output_stride,
+        trust=trust,
+    )
+    write_checkpoint(out, imported.checkpoint)
 
-    model = finding.model
+    finding, model = imported.finding, imported.finding.model
     typer.echo(
         f"{finding.title} with {finding.classes} classes, by {finding.toolkit.name}'s names: {out}"
     )
     if toolkit == "auto" and finding.toolkit.name == "pytorch-auto-drive":
         typer.echo("These are torchvision's names too; if it is torchvision's, --toolkit says so.")
-    if wanted is None:
+    if name is None:
         typer.echo(
             f"Taken, as weights do not tell: output stride {model.backbone.output_stride}, "
             f"align_corners {str(model.align_corners).lower()}. --output-stride or --recipe says "
             f"otherwise."
         )
-    typer.echo(note)
-
-
-def _own_recipe(source: Path, finding: "Finding") -> "Recipe":
-    """A recipe that says how to use the weights; how they were trained it does not know."""
-    from perpixel.recipes.spec import Data, Recipe
-
-    return Recipe(
-        name=f"{finding.toolkit.name}/{source.stem}",
-        source=f"{source.name}, converted from {finding.toolkit.name}",
-        data=Data(name="folder"),
-        model=finding.model,
-        input=finding.input or finding.toolkit.input,
-        inference=finding.toolkit.inference,
-    )
-
-
-def _checked(source: Path, finding: "Finding", recipe: "Recipe") -> "Recipe":
-    """The recipe, with the file's network; raises PerpixelError where they differ.
-
-    The auxiliary head's number of classes is the file's own: some published files' is a mistake.
-    """
-    from perpixel.recipes.settings import differences
-
-    found = recipe.model_copy(
-        update={"model": finding.model, "input": finding.input or recipe.input}
-    )
-    differing = [
-        difference
-        for difference in differences(recipe, found)
-        if not difference.startswith("model.auxiliary.classes:")
-    ]
-    if differing:
-        raise PerpixelError(
-            f"{source} is not a network of {recipe.name} (recipe -> file):\n  "
-            + "\n  ".join(differing)
-        )
-    return found
-
-
-def _classes(read: "Source", dataset: str, count: int) -> "tuple[Classes, str]":
-    """Names and colours, and where they are from: the file, the recipe's data set, or nowhere."""
-    from perpixel.data import catalog
-    from perpixel.data.dataset import Classes
-    from perpixel.images import distinct_palette
-
-    known = catalog.classes(dataset)
-    names, palette = read.names, read.palette
-    if names is not None and len(names) == count:
-        if palette is not None and len(palette) == count:
-            return Classes(names, palette), "Classes and colours: the file's."
-        return Classes(names, distinct_palette(count)), "Classes: the file's; colours: made up."
-    if known is not None:
-        if len(known) != count:
-            raise PerpixelError(f"{dataset} has {len(known)} classes, the file {count}")
-        return known, f"Classes and colours: {dataset}'s."
-    made_up = tuple(f"class_{index}" for index in range(count))
-    return (
-        Classes(made_up, distinct_palette(count)),
-        f"Note: the file names {len(names or ())} classes for {count} outputs; they are called "
-        f"class_0 to class_{count - 1} now.",
-    )
+    typer.echo(imported.note)
 
 
 def _write_theirs(source: Path, out: Path, toolkit: str) -> None:

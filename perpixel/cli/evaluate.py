@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run folder or a checkpoint.")],
+    model: options.Model,
     data: options.Data = None,
     dataset: options.Dataset = None,
     split: Annotated[

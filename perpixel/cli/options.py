@@ -23,3 +23,10 @@ Device = Annotated[
 Precision = Annotated[
     str, typer.Option(help="float32, bfloat16, or auto: bfloat16 where the device has it.")
 ]
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A run folder, a checkpoint, or a recipe whose weights `perpixel zoo fetch` got.",
+    ),
+]

@@ -11,7 +11,7 @@ from perpixel.errors import PerpixelError, UsageError
 
 
 def predict(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run folder or a checkpoint.")],
+    model: options.Model,
     inputs: Annotated[
         list[str], typer.Argument(metavar="INPUT...", help="Pictures, folders or globs.")
     ],

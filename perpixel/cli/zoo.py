@@ -1,6 +1,7 @@
 """`perpixel zoo`."""
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,24 +11,49 @@ from perpixel.errors import UsageError
 if TYPE_CHECKING:
     from perpixel.recipes.spec import Recipe
 
+# As the sources print them: heading and decimals.
+_FIGURES = {
+    "memory_gb": ("GB", 1),
+    "fps": ("fps", 2),
+    "miou": ("mIoU", 2),
+    "miou_ms_flip": ("ms+flip", 2),
+}
+
 
 def zoo(
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[PATTERN] | show NAME", help='e.g. "camvid/*", or show camvid/...'),
+        typer.Argument(
+            metavar="[PATTERN] | show NAME | fetch NAME",
+            help='e.g. "mmseg/*cityscapes", show camvid/..., fetch mmseg/...',
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="fetch: the file to write; by default one that NAME then stands for.",
+        ),
+    ] = None,
 ) -> None:
-    """List the recipes that match PATTERN, or show all settings of one.
+    """List the recipes that match PATTERN, show a recipe's settings, or fetch published weights.
 
-    Example: perpixel zoo "camvid/*", perpixel zoo show camvid/semantic_fpn_r18
+    mIoU, ms+flip (mean over scales and flips), training memory in GB and frames per second are as
+    the sources print them. Fetched weights are checked against the recipe's network; NAME is a
+    MODEL from then on. Example: perpixel zoo fetch mmseg/fcn_r18-d8_512x1024_80k_cityscapes
     """
     import perpixel
     from perpixel.recipes.settings import dump
 
-    match words or ["*"]:
+    words = words or ["*"]
+    if out is not None and words[0] != "fetch":
+        raise UsageError("--out belongs to: zoo fetch NAME --out FILE")
+    match words:
         case ["show", name]:
             typer.echo(dump(perpixel.recipe(name)))
+        case ["fetch", name]:
+            _fetch(name, out)
         case [pattern]:
             chosen = [perpixel.recipe(name) for name in perpixel.recipes(pattern)]
             if not chosen:
@@ -37,7 +63,20 @@ def zoo(
             else:
                 _print(chosen)
         case _:
-            raise UsageError("zoo takes one PATTERN, or the words: show NAME")
+            raise UsageError("zoo takes one PATTERN, or the words: show NAME, fetch NAME")
+
+
+def _fetch(name: str, out: Path | None) -> None:
+    from perpixel.zoo import fetch
+
+    fetched = fetch(name, out=out)
+    typer.echo(f"{name}: {fetched.path}")
+    typer.echo(
+        f"Verified by the sha256 in its file name, {fetched.sha256[:8]}."
+        if fetched.verified
+        else f"Not verified, as its source publishes no hash; its sha256 is {fetched.sha256}."
+    )
+    typer.echo(f"All names and shapes are the recipe's. {fetched.note}")
 
 
 def _row(recipe: "Recipe") -> dict[str, Any]:
@@ -53,7 +92,7 @@ def _row(recipe: "Recipe") -> dict[str, Any]:
         "crop": list(recipe.train.crop),
         "steps": recipe.train.steps,
         "images_per_step": recipe.train.images_per_step,
-        "published": {key: published[key] for key in ("miou", "miou_ms_flip", "memory_gb", "fps")},
+        "published": {key: published[key] for key in _FIGURES},
         "source": recipe.source,
         "config_url": published["config_url"],
         "weights_url": published["weights_url"],
@@ -66,20 +105,23 @@ def _print(recipes: list["Recipe"]) -> None:
     from rich.table import Table
 
     table = Table(box=None)
-    for heading in ("recipe", "method", "backbone", "crop", "steps", "mIoU", "ms+flip"):
+    for heading in ("recipe", "method", "backbone", "stem", "crop", "steps x images"):
         table.add_column(heading, no_wrap=True)
+    for heading, _ in _FIGURES.values():
+        table.add_column(heading, no_wrap=True, justify="right")
     for row in map(_row, recipes):
-        published = row["published"]
         table.add_row(
             row["name"],
             row["method"],
-            f"{row['backbone']}-D{row['output_stride']}",
+            f"{row['backbone'].replace('ResNet', 'R')}-D{row['output_stride']}",
+            row["stem"],
             "x".join(str(side) for side in row["crop"]),
             f"{row['steps']} x {row['images_per_step']}",
-            *(
-                "-" if published[key] is None else f"{published[key]:.2f}"
-                for key in ("miou", "miou_ms_flip")
-            ),
+            *(_shown(row["published"][key], decimals) for key, (_, decimals) in _FIGURES.items()),
         )
     # A line that is too long for the window may wrap there; a name cut short is no use.
     Console(width=Console(width=500).measure(table).maximum).print(table)
+
+
+def _shown(figure: float | None, decimals: int) -> str:
+    return "-" if figure is None else f"{figure:.{decimals}f}"

@@ -72,8 +72,8 @@ def read_source(path: Path, *, trust: bool = False) -> Source:
         return _read_apart(path)
     raise PerpixelError(
         f"{path}: this file holds more than tensors and plain values ({wanted}), and loading it "
-        f"could run any code it brings. If you trust where it comes from, --trust loads it in a "
-        f"separate process"
+        f"could run any code it brings. If you trust where it comes from, `perpixel convert "
+        f"--trust` loads it in a separate process"
     )
 
 

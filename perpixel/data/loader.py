@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from perpixel.data.augment import augment
+from perpixel.data.augment import augment, resize
 from perpixel.data.dataset import Dataset, read_pair
 from perpixel.errors import PerpixelError
 from perpixel.recipes.spec import Recipe
@@ -99,6 +99,8 @@ class _Steps(TorchDataset[Batch | PerpixelError]):
 
     def _sample(self, place: Place) -> tuple[np.ndarray, np.ndarray]:
         image, label = read_pair(self.dataset, place.index)
+        if self.recipe.data.resize is not None:
+            image, label = resize(image, label, self.recipe.data.resize)
         rng = np.random.default_rng((self.recipe.train.seed, place.epoch, place.position))
         return augment(
             image,

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from perpixel.data.augment import resize
 from perpixel.data.dataset import Dataset, read_pair
 from perpixel.errors import PerpixelError
 from perpixel.evaluation.confusion import Matrix, Scores, confusion, scores
@@ -38,6 +39,8 @@ def evaluate(
     matrix = np.zeros((classes, classes), np.int64)
     for index in range(len(dataset)):
         image, label = read_pair(dataset, index)
+        if recipe.data.resize is not None:
+            image, label = resize(image, label, recipe.data.resize)
         prediction = class_map(network, image, recipe, dtype=dtype)
         matrix += confusion(label, prediction, classes=classes)
         if progress is not None:

@@ -91,7 +91,7 @@ def _passes(
     device = next(network.parameters()).device
     picture_size = image.shape[0], image.shape[1]
     for scale in recipe.inference.scales:
-        size = input_size(picture_size, scale, recipe.inference)
+        size = input_size(recipe.data.resize or picture_size, scale, recipe.inference)
         resized = image
         if size != picture_size:
             resized = np.asarray(cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR))
@@ -110,8 +110,7 @@ def _logits(network: Segmenter, fed: Tensor, recipe: Recipe, picture_size: Size)
     if recipe.inference.windows == "slide":
         logits = _slide(network, fed, recipe)
     else:
-        divisor = recipe.input.size_divisor
-        padded = pad(fed, (0, -size[1] % divisor, 0, -size[0] % divisor))
+        padded = _padded(fed, recipe)
         logits = network(padded).main.float()
         if padded.shape != fed.shape:  # the padding is cut off before the picture's size is made
             whole = (padded.shape[2], padded.shape[3])
@@ -119,6 +118,19 @@ def _logits(network: Segmenter, fed: Tensor, recipe: Recipe, picture_size: Size)
     if recipe.inference.two_resizes:
         logits = _enlarge(logits, size, align)
     return _enlarge(logits, picture_size, align)
+
+
+def _padded(fed: Tensor, recipe: Recipe) -> Tensor:
+    """Enlarged at the bottom and right: black to `pad_to`, then zeros to `size_divisor`."""
+    if recipe.inference.pad_to is not None:
+        wanted = recipe.inference.pad_to
+        height, width = max(fed.shape[2], wanted[0]), max(fed.shape[3], wanted[1])
+        picture = fed
+        black = torch.zeros(1, height, width, 3, dtype=torch.uint8, device=fed.device)
+        fed = normalise(black, recipe.input)
+        fed[..., : picture.shape[2], : picture.shape[3]] = picture
+    divisor = recipe.input.size_divisor
+    return pad(fed, (0, -fed.shape[3] % divisor, 0, -fed.shape[2] % divisor))
 
 
 def _slide(network: Segmenter, fed: Tensor, recipe: Recipe) -> Tensor:

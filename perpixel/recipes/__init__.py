@@ -5,13 +5,28 @@ import runpy
 from pathlib import Path
 
 from perpixel.errors import UsageError
-from perpixel.recipes import camvid, folder, scenes
+from perpixel.recipes import (
+    camvid,
+    folder,
+    mmseg,
+    pytorch_auto_drive,
+    scenes,
+    sssegmentation,
+    sssegmentation_legacy,
+)
 from perpixel.recipes.settings import suggestion
 from perpixel.recipes.spec import Recipe
 
-_ALL: dict[str, Recipe] = {
-    recipe.name: recipe for module in (camvid, folder, scenes) for recipe in module.RECIPES
-}
+_MODULES = (
+    camvid,
+    folder,
+    scenes,
+    mmseg,
+    sssegmentation,
+    sssegmentation_legacy,
+    pytorch_auto_drive,
+)
+_ALL: dict[str, Recipe] = {recipe.name: recipe for module in _MODULES for recipe in module.RECIPES}
 
 
 def recipe(name: str) -> Recipe:

@@ -120,11 +120,17 @@ class Input(Spec):
 
 
 class Data(Spec):
-    """Which data set, and which of its splits to train and evaluate on."""
+    """Which data set, and which of its splits to train and evaluate on.
+
+    `resize` brings every picture and label to this size before anything else, in training and in
+    evaluation, so that scores count the resized labels' pixels; a prediction still has its
+    picture's own size.
+    """
 
     name: str
     train_split: str = "train"
     eval_split: str = "val"
+    resize: Size | None = None
 
 
 class Photometric(Spec):
@@ -252,14 +258,17 @@ class Inference(Spec):
     """How a picture becomes a class map.
 
     `base_size` (long side, short side) is the box a picture is fitted into first, keeping its
-    shape; None takes it as it is. "slide" averages the logits of overlapping windows of `crop`,
-    `stride` apart. `two_resizes` enlarges logits to the network's input size and from there to
-    the picture's (mmsegmentation); otherwise in one step. `average` says what is averaged over
-    scales and flips: class probabilities (mmsegmentation) or logits (sssegmentation).
+    shape; None takes it as it is. "whole" pads a picture that is smaller than `pad_to` with black
+    at the bottom and right, and cuts the padding off its logits. "slide" averages the logits of
+    overlapping windows of `crop`, `stride` apart. `two_resizes` enlarges logits to the network's
+    input size and from there to the picture's (mmsegmentation); otherwise in one step. `average`
+    says what is averaged over scales and flips: class probabilities (mmsegmentation) or logits
+    (sssegmentation).
     """
 
     base_size: Size | None = None
     windows: Literal["whole", "slide"] = "whole"
+    pad_to: Size | None = None
     crop: Size | None = None
     stride: Size | None = None
     two_resizes: bool = False

@@ -1,6 +1,7 @@
 import pytest
 
 import perpixel
+from perpixel.data.augment import resize
 from perpixel.data.dataset import Classes
 from perpixel.data.loader import batches, places
 from perpixel.data.scenes import Scenes
@@ -75,3 +76,14 @@ def test_a_bad_sample_is_one_readable_error(workers: int):
 def test_an_empty_data_set_is_an_error():
     with pytest.raises(PerpixelError, match="no pictures"):
         next(batches(Scenes("train", count=0), RECIPE, first_step=0, workers=0))
+
+
+def test_a_resize_comes_before_scale_and_crop():
+    plain = ["augment.scale=[1, 1]", "augment.flip=0", "augment.photometric=null"]
+    small = perpixel.override(RECIPE, ["data.resize=32x40", *plain])
+    batch = next(batches(SET, small, first_step=0, workers=0))
+    place = places(step=0, images_per_step=3, samples=5, seed=0)[0]
+    image, label = SET.image(place.index), SET.label(place.index)
+    image, label = resize(image, label, (32, 40))
+    assert (batch.images[0].numpy() == image).all()
+    assert (batch.labels[0].numpy() == label).all()

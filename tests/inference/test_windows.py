@@ -89,6 +89,28 @@ def test_padding_to_a_divisor_is_cut_off_again(network):
     assert close(found, plain(network, padded)[:, :45, :70])
 
 
+def test_padding_to_a_size_is_black_and_cut_off_again(network):
+    padded = np.zeros((60, 80, 3), np.uint8)
+    padded[:45, :70] = IMAGE
+    expected = plain(network, padded)[:, :45, :70]
+    assert close(scores(network, "inference.pad_to=60x80"), expected)
+    assert close(scores(network, "inference.pad_to=20x80"), plain(network, padded[:45])[..., :70])
+    assert close(scores(network, "inference.pad_to=20x20"), scores(network))
+    flipped = scores(network, "inference.pad_to=60x80", "inference.flip=true")
+    assert flipped.shape == (4, 45, 70)
+
+
+def test_a_resized_data_set_still_predicts_at_the_pictures_size(network):
+    resized = cv2.resize(IMAGE, (48, 32), interpolation=cv2.INTER_LINEAR)
+    fed = normalise(torch.from_numpy(resized)[None], RECIPE.input)
+    with torch.inference_mode():
+        expected = interpolate(network(fed).main, size=(45, 70), mode="bilinear")[0]
+    assert close(scores(network, "data.resize=32x48"), expected)
+    assert close(
+        scores(network, "data.resize=32x48", image=resized), scores(network, image=resized)
+    )
+
+
 def test_two_resizes_go_by_way_of_the_input_size(network):
     asked = ["inference.base_size=160x96"]
     resized = cv2.resize(IMAGE, (149, 96), interpolation=cv2.INTER_LINEAR)

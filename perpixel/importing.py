@@ -1,0 +1,108 @@
+"""From another toolkit's file to our checkpoint: its weights, and what they mean."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from perpixel.checkpoint import Checkpoint
+from perpixel.conversion import Finding, find
+from perpixel.conversion.files import Source, read_source
+from perpixel.data import catalog
+from perpixel.data.dataset import Classes
+from perpixel.errors import PerpixelError, UsageError
+from perpixel.images import distinct_palette
+from perpixel.recipes.settings import differences
+from perpixel.recipes.spec import Data, Recipe
+
+
+@dataclass(frozen=True)
+class Imported:
+    """The checkpoint, what its network turned out to be, and a line on where the names are from."""
+
+    checkpoint: Checkpoint
+    finding: Finding
+    note: str
+
+
+def import_checkpoint(
+    path: Path,
+    *,
+    toolkit: str = "auto",
+    recipe: Recipe | None = None,
+    output_stride: int | None = None,
+    trust: bool = False,
+) -> Imported:
+    """The checkpoint that a toolkit's file amounts to.
+
+    `recipe` is what the file was trained by: it says what weights do not tell, and its data set
+    names the classes. Raises PerpixelError naming the file where it cannot be read or is not the
+    recipe's network, UsageError as `conversion.find` does.
+    """
+    read = read_source(path, trust=trust)
+    like = None if recipe is None else recipe.model
+    try:
+        finding = find(read.state, toolkit=toolkit, output_stride=output_stride, like=like)
+    except UsageError:
+        raise
+    except PerpixelError as error:
+        raise PerpixelError(f"{path}: {error}") from None
+    own = _own_recipe(path, finding) if recipe is None else _checked(path, finding, recipe)
+    classes, note = _classes(read, own.data.name, finding.classes)
+    checkpoint = Checkpoint(own, classes.names, classes.palette, finding.weights)
+    return Imported(checkpoint, finding, note)
+
+
+def _own_recipe(path: Path, finding: Finding) -> Recipe:
+    """A recipe that says how to use the weights; how they were trained it does not know."""
+    return Recipe(
+        name=f"{finding.toolkit.name}/{path.stem}",
+        source=f"{path.name}, converted from {finding.toolkit.name}",
+        data=Data(name="folder"),
+        model=finding.model,
+        input=finding.input or finding.toolkit.input,
+        inference=finding.toolkit.inference,
+    )
+
+
+def _checked(path: Path, finding: Finding, recipe: Recipe) -> Recipe:
+    """The recipe, with the file's network; raises PerpixelError where they differ.
+
+    The auxiliary head's number of classes is the file's own: some published files' is a mistake.
+    """
+    found = recipe.model_copy(
+        update={"model": finding.model, "input": finding.input or recipe.input}
+    )
+    differing = [
+        difference
+        for difference in differences(recipe, found)
+        if not difference.startswith("model.auxiliary.classes:")
+    ]
+    if differing:
+        raise PerpixelError(
+            f"{path} is not a network of {recipe.name} (recipe -> file):\n  "
+            + "\n  ".join(differing)
+        )
+    return found
+
+
+def _classes(read: Source, dataset: str, count: int) -> tuple[Classes, str]:
+    """Names and colours, and where they are from: the recipe's data set, the file, or nowhere.
+
+    The data set's own names come first, as its pictures are scored under them; toolkits spell
+    some otherwise, and mmsegmentation's Pascal Context files of 2020 have them in a wrong order.
+    """
+    known = catalog.classes(dataset)
+    if known is not None and len(known) == count:
+        return known, f"Classes and colours: {dataset}'s."
+    names, palette = read.names, read.palette
+    if names is not None and len(names) == count:
+        if palette is not None and len(palette) == count:
+            return Classes(names, palette), "Classes and colours: the file's."
+        return Classes(names, distinct_palette(count)), "Classes: the file's; colours: made up."
+    if known is not None:
+        raise PerpixelError(f"{dataset} has {len(known)} classes, the file {count}")
+    made_up = tuple(f"class_{index}" for index in range(count))
+    return (
+        Classes(made_up, distinct_palette(count)),
+        f"Note: the file names {len(names or ())} classes for {count} outputs; they are called "
+        f"class_0 to class_{count - 1} now.",
+    )

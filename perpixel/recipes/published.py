@@ -1,0 +1,52 @@
+"""What the recipes of published results share: ImageNet files, data set sizes, epochs to steps."""
+
+import re
+
+from perpixel.recipes.spec import Download, ResNet
+
+_OPEN_MMLAB = "https://download.openmmlab.com/pretrain/third_party"
+_PYTORCH = "https://download.pytorch.org/models"
+_IMAGENET = {
+    ("deep", 18): f"{_OPEN_MMLAB}/resnet18_v1c-b5776b93.pth",
+    ("deep", 50): f"{_OPEN_MMLAB}/resnet50_v1c-2cccc1ad.pth",
+    ("deep", 101): f"{_OPEN_MMLAB}/resnet101_v1c-e67eebb6.pth",
+    ("7x7", 18): f"{_PYTORCH}/resnet18-f37072fd.pth",
+    ("7x7", 50): f"{_PYTORCH}/resnet50-0676ba61.pth",
+    ("7x7", 101): f"{_PYTORCH}/resnet101-63fe2227.pth",
+}
+
+PICTURES = {"pascal_voc": 10_582, "ade20k": 20_210, "cityscapes": 2_975, "pascal_context": 4_996}
+"""Training pictures, of Pascal VOC those of "trainaug"."""
+
+FCN_PAPER = "FCN (Long et al., 2015)"
+SEMANTIC_FPN_PAPER = "Semantic FPN (Kirillov et al., 2019)"
+
+
+def steps(
+    *, epochs: int, pictures: int, images_per_step: int, ranks: int = 1, drop_last: bool
+) -> int:
+    """Optimisation steps in so many epochs.
+
+    Every rank gets an equal share of the pictures, rounded up (PyTorch's DistributedSampler), in
+    batches of images_per_step / ranks; `drop_last` leaves out an epoch's last smaller batch.
+    """
+    share, batch = -(-pictures // ranks), images_per_step // ranks
+    return epochs * (share // batch if drop_last else -(-share // batch))
+
+
+def imagenet(backbone: ResNet) -> Download:
+    """The ImageNet weights of open-mmlab (deep stem) or torchvision (7x7 stem)."""
+    return download(_IMAGENET[backbone.stem, backbone.depth])
+
+
+def download(url: str) -> Download:
+    """A file whose name ends in the first digits of its sha256, as PyTorch's model files' do."""
+    sha256 = hash_in_name(url)
+    assert sha256 is not None
+    return Download(url=url, sha256=sha256)
+
+
+def hash_in_name(url: str) -> str | None:
+    """The first eight digits of the sha256 in a name such as resnet18-f37072fd.pth, if any."""
+    found = re.search(r"-([0-9a-f]{8})\.pth$", url)
+    return None if found is None else found[1]

@@ -1,0 +1,106 @@
+"""pytorch-auto-drive: its table of FCN, torchvision's network trained on one GPU.
+
+The printed mIoU is the best of three runs, and of each run's evaluations every 1000 steps; the mean
+of three is 70.72 (mixed precision, VOC), 70.91 (float32, VOC) and 68.05 (Cityscapes). On Cityscapes
+pictures and labels are halved first, in training and in testing, and scores count halved labels;
+its printed resolution of 321x321 is a slip for 256x512.
+
+Mixed precision was float16; "auto" is bfloat16 where the device has it. Not reproduced: pictures
+are resized as 8-bit values here, there as floating-point numbers with sides rounded down; a crop
+is padded there before it is flipped, here after. Its VOC scores are of SegmentationClassAug's
+masks.
+"""
+
+from typing import Literal, NamedTuple
+
+from perpixel.recipes.published import FCN_PAPER, PICTURES, download, steps
+from perpixel.recipes.spec import (
+    FCN,
+    Augment,
+    Data,
+    Evaluate,
+    Inference,
+    Loss,
+    Model,
+    Optimizer,
+    Published,
+    Recipe,
+    ResNet,
+    Schedule,
+    Train,
+)
+
+_VOC = Data(name="pascal_voc", train_split="trainaug")
+_CITYSCAPES = Data(name="cityscapes", resize=(512, 1024))
+_CONFIG = "configs/semantic_segmentation/fcn"
+_DRIVE = "https://drive.google.com/file/d"
+
+
+class _Row(NamedTuple):
+    name: str
+    config: str
+    data: Data
+    epochs: int
+    lr: float
+    crop: tuple[int, int]
+    padded_to: tuple[int, int] | None
+    precision: Literal["auto", "float32"]
+    miou: float
+    drive_id: str
+
+
+# fmt: off
+_ROWS = (
+    _Row("fcn_resnet101_pascalvoc_321x321", "resnet101_pascalvoc_321x321", _VOC, 30, 0.002,
+         (321, 321), (505, 505), "auto", 70.83, "1SIIpApBdL0wXanlLeLWBSJJmX3AYLBnf"),
+    _Row("fcn_resnet101_pascalvoc_321x321_fp32", "resnet101_pascalvoc_321x321", _VOC, 30, 0.002,
+         (321, 321), (505, 505), "float32", 71.55, "1ZunsGFjXxSIwR8Blckyk-Ils6IdhSqV1"),
+    _Row("fcn_resnet101_cityscapes_256x512", "resnet101_cityscapes_256x512", _CITYSCAPES, 60, 0.004,
+         (256, 512), None, "auto", 68.20, "1zT-lBElfkD1Sratu4WYiTCRU9PF16lLj"),
+)
+# fmt: on
+
+
+def _recipe(number: int, row: _Row) -> Recipe:
+    return Recipe(
+        name=f"pytorch-auto-drive/{row.name}",
+        source=f"pytorch-auto-drive, {_CONFIG}/README.md (table 003, row {number}); {FCN_PAPER}",
+        data=row.data,
+        model=Model(
+            backbone=ResNet(depth=101, output_stride=8),
+            head=FCN(convs=1, width=512, dropout_kind="element"),
+            align_corners=True,
+        ),
+        augment=Augment(
+            scale=(0.5, 1.5),
+            max_class_share=1.0,
+            photometric=None,
+            pad="bottom-right",
+            pad_value="black",
+        ),
+        loss=Loss(mean="valid"),
+        optimizer=Optimizer(lr=row.lr, weight_decay=5e-4),
+        schedule=Schedule(floor=0.0),
+        train=Train(
+            steps=steps(
+                epochs=row.epochs,
+                pictures=PICTURES[row.data.name],
+                images_per_step=8,
+                drop_last=False,
+            ),
+            images_per_step=8,
+            init=download("https://download.pytorch.org/models/resnet101-5d3b4d8f.pth"),
+            crop=row.crop,
+            precision=row.precision,
+        ),
+        inference=Inference(pad_to=row.padded_to),
+        evaluate=Evaluate(every=1000),
+        published=Published(
+            miou=row.miou,
+            config_url=f"{_CONFIG}/{row.config}.py",
+            weights_url=f"{_DRIVE}/{row.drive_id}/view?usp=sharing",
+        ),
+    )
+
+
+RECIPES = tuple(_recipe(number, row) for number, row in enumerate(_ROWS, start=1))

@@ -1,0 +1,202 @@
+"""The recipes of published results against the tables they come from.
+
+published.csv holds what the tables print, the steps their epochs come to, and parameter counts of
+the toolkits' own modules. The whole tables are compared where this machine has them.
+"""
+
+import csv
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import perpixel
+from perpixel.data import catalog
+from perpixel.models.build import build
+from perpixel.recipes.published import steps
+from perpixel.recipes.spec import Recipe
+
+HERE = Path(__file__).parent
+TABLES = HERE.parents[2] / "shared" / "recipes.csv"
+OURS = ("camvid/", "folder/", "scenes/")
+PUBLISHED = [name for name in perpixel.recipes() if not name.startswith(OURS)]
+TOOLKIT = {
+    "mmseg": "mmsegmentation",
+    "sssegmentation": "sssegmentation",
+    "sssegmentation-legacy": "sssegmentation",
+    "pytorch-auto-drive": "pytorch-auto-drive",
+}
+
+with (HERE / "published.csv").open() as file:
+    EXPECTED = {row["name"]: row for row in csv.DictReader(file)}
+
+
+def number(text: str) -> float | None:
+    return float(text) if text else None
+
+
+def test_every_published_row_is_a_recipe():
+    assert len(PUBLISHED) == 59
+    assert set(PUBLISHED) == set(EXPECTED)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_figures_length_and_network_are_the_sources(name: str):
+    recipe, row = perpixel.recipe(name), EXPECTED[name]
+    for figure in ("miou", "miou_ms_flip", "memory_gb", "fps"):
+        assert getattr(recipe.published, figure) == number(row[figure]), figure
+    assert recipe.train.steps == int(row["steps"])
+    assert recipe.source.startswith(TOOLKIT[name.partition("/")[0]])
+    assert f"table {row['table']}" in recipe.source
+    classes = catalog.classes(recipe.data.name)
+    assert classes is not None
+    assert len(classes) == int(row["classes"])
+    with torch.device("meta"):
+        network = build(recipe.model, classes=int(row["classes"]))
+    assert sum(p.numel() for p in network.parameters()) == int(row["parameters"])
+
+
+def test_a_rows_source_is_its_own():
+    sources = [perpixel.recipe(name).source for name in PUBLISHED]
+    assert len(set(sources)) == 59
+
+
+def tables() -> list[dict[str, str]]:
+    if not TABLES.is_file():
+        pytest.skip("the tables are not on this machine (looked for ../shared/recipes.csv)")
+    with TABLES.open() as file:
+        return [row for row in csv.DictReader(file) if row["dataset"]]  # others are profiling's
+
+
+def test_settings_and_links_are_the_tables():
+    rows = tables()
+    assert len(rows) == 59
+    order = {
+        table: [r for r in rows if r["table"] == table] for table in {r["table"] for r in rows}
+    }
+    for name in PUBLISHED:
+        recipe = perpixel.recipe(name)
+        found = re.search(r"table (\d+), row (\d+)\)", recipe.source)
+        assert found is not None
+        _same(recipe, order[found[1]][int(found[2]) - 1])
+
+
+def _same(recipe: Recipe, row: dict[str, str]) -> None:
+    published, model, train = recipe.published, recipe.model, recipe.train
+    links = published.config_url, published.weights_url, published.log_url
+    assert links == (row["cfg_url"], row["model_url"] or None, row["log_url"] or None)
+    assert published.miou == number(row["miou"])
+    assert published.miou_ms_flip == number(row["miou_ms_flip"])
+    assert published.memory_gb == number(row["mem_gb"])
+    assert published.fps == number(row["fps"])
+
+    assert model.head.kind == {"FCN": "fcn", "SemanticFPN": "semantic_fpn"}[row["method"]]
+    assert model.backbone.depth == int(row["backbone"].removeprefix("ResNet-").removesuffix("b"))
+    assert model.backbone.output_stride == int(row["output_stride"])
+    assert model.backbone.stem == ("7x7" if row["stem"] == "7x7" else "deep")
+    assert model.align_corners == (row["align_corners"] == "True")
+    if row["aux_head"] == "none":
+        assert model.auxiliary is None
+    else:
+        assert model.auxiliary is not None
+        width = re.fullmatch(r"layer3:1conv:(\d+)ch:w0.4", row["aux_head"])
+        assert width is not None
+        assert model.auxiliary.width == int(width[1])
+        assert (model.auxiliary.convs, recipe.loss.auxiliary_weight) == (1, 0.4)
+
+    name = {
+        "VOC2012": "pascal_voc", "ADE20K": "ade20k", "Cityscapes": "cityscapes",
+        "PascalContext60": "pascal_context",
+    }[row["dataset"]]  # fmt: skip
+    data = recipe.data
+    assert (data.name, data.train_split, data.eval_split) == (
+        name,
+        row["train_split"],
+        row["eval_split"],
+    )
+    assert train.crop == (int(row["crop_h"]), int(row["crop_w"]))
+    assert train.images_per_step == int(row["batch_size"])
+    assert recipe.optimizer.lr == float(row["lr"])
+    assert recipe.optimizer.momentum == float(row["momentum"])
+    assert recipe.optimizer.weight_decay == float(row["weight_decay"])
+    assert (recipe.schedule.power, recipe.schedule.floor) == (
+        float(row["power"]),
+        float(row["min_lr"]),
+    )
+    assert recipe.inference.windows == row["test_mode"].partition("(")[0]
+    assert (train.precision == "float32") == (row["amp"] == "no")
+
+
+@pytest.mark.parametrize(
+    ("epochs", "pictures", "images_per_step", "ranks", "drop_last", "expected"),
+    [
+        (60, 10_582, 16, 4, True, 39_660),
+        (60, 10_582, 16, 1, True, 39_660),
+        (130, 20_210, 16, 8, True, 164_190),
+        (220, 2_975, 8, 2, True, 81_840),
+        (220, 2_975, 8, 8, True, 81_840),
+        (30, 10_582, 8, 1, False, 39_690),
+        (60, 2_975, 8, 1, False, 22_320),
+    ],
+)
+def test_epochs_become_steps(epochs, pictures, images_per_step, ranks, drop_last, expected):
+    found = steps(
+        epochs=epochs,
+        pictures=pictures,
+        images_per_step=images_per_step,
+        ranks=ranks,
+        drop_last=drop_last,
+    )
+    assert found == expected
+
+
+def test_what_the_toolkits_do_differently_is_said():
+    mmseg = perpixel.recipe("mmseg/fcn_r50-d8_512x512_20k_voc12aug")
+    later = perpixel.recipe("sssegmentation/fcn_resnet50os8_voc")
+    first = perpixel.recipe("sssegmentation-legacy/fcn_resnet50os8_voc")
+    drive = perpixel.recipe("pytorch-auto-drive/fcn_resnet101_pascalvoc_321x321")
+    four = (mmseg, later, first, drive)
+    assert [r.loss.mean for r in four] == ["all", "valid", "valid", "valid"]
+    assert [r.model.head.dropout_kind for r in four] == ["channel"] * 3 + ["element"]
+    assert [(r.augment.pad, r.augment.pad_value) for r in four] == [
+        ("bottom-right", "mean"), ("centre", "mean"), ("centre", "mean"), ("bottom-right", "black"),
+    ]  # fmt: skip
+    assert [r.augment.crop_tries for r in four[:3]] == [11, 10, 10]
+    assert [r.augment.base_size for r in four] == [(2048, 512)] * 3 + [None]
+    assert [r.augment.scale for r in four] == [(0.5, 2.0)] * 3 + [(0.5, 1.5)]
+    assert [r.augment.photometric is None for r in four] == [False] * 3 + [True]
+    assert [r.model.align_corners for r in four] == [False, False, True, True]
+    assert [r.optimizer.backbone_lr_scale for r in four] == [1.0, 1.0, 0.1, 1.0]
+    assert not any(r.schedule.reaches_floor for r in four)
+    assert [r.inference.two_resizes for r in four] == [True, False, False, False]
+    assert drive.inference.pad_to == (505, 505)
+    ade = perpixel.recipe("sssegmentation-legacy/fcn_resnet50os8_ade20k")
+    assert ade.optimizer.backbone_lr_scale == 1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "base", "crop", "stride"),
+    [
+        ("fcn_r50-d8_769x769_40k_cityscapes", (2049, 1025), (769, 769), (513, 513)),
+        ("fcn_r101-d8_480x480_40k_pascal_context", (520, 520), (480, 480), (320, 320)),
+    ],
+)
+def test_windows_slide_where_mmsegmentations_did(name, base, crop, stride):
+    inference = perpixel.recipe(f"mmseg/{name}").inference
+    assert (inference.base_size, inference.crop, inference.stride) == (base, crop, stride)
+
+
+def test_the_backbone_starts_from_the_toolkits_imagenet_file():
+    urls = {
+        perpixel.recipe(name).train.init.url.rpartition("/")[2]
+        for name in PUBLISHED
+        if name.startswith("mmseg/")
+    }
+    assert urls == {
+        "resnet18_v1c-b5776b93.pth", "resnet50_v1c-2cccc1ad.pth", "resnet101_v1c-e67eebb6.pth",
+        "resnet18-f37072fd.pth", "resnet50-0676ba61.pth", "resnet101-63fe2227.pth",
+    }  # fmt: skip
+    for name in PUBLISHED:
+        init = perpixel.recipe(name).train.init
+        assert init.url.endswith(f"-{init.sha256}.pth")

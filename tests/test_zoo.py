@@ -1,0 +1,154 @@
+"""Fetching published weights: small stand-ins, served from a folder and on loopback."""
+
+import functools
+import hashlib
+import http.server
+import io
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+import perpixel
+from perpixel import zoo
+from perpixel.cli import zoo as command
+from perpixel.conversion import to_state_dict
+from perpixel.data.camvid import CLASSES
+from perpixel.errors import PerpixelError, UsageError
+from perpixel.recipes import _ALL
+
+NAME = "mmseg/small"
+
+
+def stand_in(*settings: str) -> perpixel.Recipe:
+    small = (
+        f"name={NAME}",
+        "data.name=camvid",
+        "inference.base_size=null",
+        "model.head.width=8",
+        "model.auxiliary.width=8",
+        "model.align_corners=true",
+    )
+    source = perpixel.recipe("mmseg/fcn_r18-d8_512x1024_80k_cityscapes")
+    return perpixel.override(source, [*small, *settings])
+
+
+def content(recipe: perpixel.Recipe) -> bytes:
+    """A file as mmsegmentation writes it, with names of its own and a wrong auxiliary head."""
+    wrong = perpixel.override(recipe, ["model.auxiliary.classes=19"])
+    state = to_state_dict(perpixel.build(wrong, classes=len(CLASSES)), toolkit="mmseg")
+    names = [f"class {index}" for index in range(len(CLASSES))]
+    buffer = io.BytesIO()
+    torch.save({"meta": {"CLASSES": names}, "state_dict": state}, buffer)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def mirror(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("PERPIXEL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PERPIXEL_MIRROR", str(tmp_path / "mirror"))
+    (tmp_path / "mirror").mkdir()
+    return tmp_path / "mirror"
+
+
+def publish(mirror: Path, monkeypatch, *, hashed: bool = True, damaged: bool = False) -> Path:
+    """Puts the stand-in's file into the mirror, and its recipe among the others."""
+    data = content(stand_in())
+    sha8 = hashlib.sha256(data).hexdigest()[:8]
+    file = mirror / (f"small_20201225-{sha8}.pth" if hashed else "small_train.pth")
+    file.write_bytes(data[:5000] if damaged else data)
+    url = f"https://far.invalid/v0.5/{file.name}"
+    monkeypatch.setitem(_ALL, NAME, stand_in(f"published.weights_url={url}"))
+    return file
+
+
+def test_a_fetched_recipe_is_a_model(mirror, monkeypatch, mini, capsys):
+    publish(mirror, monkeypatch)
+    with pytest.raises(PerpixelError, match=f"perpixel zoo fetch {NAME}"):
+        perpixel.load(NAME)
+    command.zoo(["fetch", NAME])
+    assert "Verified by the sha256" in capsys.readouterr().out
+    model = perpixel.load(NAME)
+    assert model.names == CLASSES.names  # the data set's, not the file's
+    assert model.recipe.model.align_corners
+    assert model.recipe.model.auxiliary.classes == 19
+    assert perpixel.evaluate(NAME, data=mini).images == 3
+
+
+def test_without_a_published_hash_it_is_said(mirror, monkeypatch, capsys):
+    file = publish(mirror, monkeypatch, hashed=False)
+    command.zoo(["fetch", NAME])
+    said = capsys.readouterr().out
+    assert "Not verified" in said
+    assert hashlib.sha256(file.read_bytes()).hexdigest() in said
+
+
+def test_it_can_be_written_elsewhere(mirror, monkeypatch, tmp_path):
+    publish(mirror, monkeypatch)
+    out = tmp_path / "here.safetensors"
+    command.zoo(["fetch", NAME], out=out)
+    assert perpixel.load(out).names == CLASSES.names
+    assert not zoo.fetched_path(NAME).exists()
+
+
+@pytest.mark.parametrize(
+    ("hashed", "says"), [(True, "damaged on the way"), (False, "delete it to download it again")]
+)
+def test_a_damaged_file_is_no_model(mirror, monkeypatch, hashed, says):
+    publish(mirror, monkeypatch, hashed=hashed, damaged=True)
+    with pytest.raises(PerpixelError, match=says):
+        zoo.fetch(NAME)
+    assert not zoo.fetched_path(NAME).exists()
+
+
+def test_another_network_is_refused(mirror, monkeypatch):
+    publish(mirror, monkeypatch)
+    wider = perpixel.override(_ALL[NAME], ["model.head.width=16"])
+    monkeypatch.setitem(_ALL, NAME, wider)
+    with pytest.raises(PerpixelError, match=r"model\.head\.width: 16 -> 8"):
+        zoo.fetch(NAME)
+    assert not zoo.fetched_path(NAME).exists()
+
+
+def test_from_a_server(mirror, monkeypatch):
+    file = publish(mirror, monkeypatch)
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=mirror)
+    monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "log_message", lambda *words: None)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.delenv("PERPIXEL_MIRROR")
+        url = f"http://127.0.0.1:{server.server_port}/{file.name}"
+        monkeypatch.setitem(_ALL, NAME, stand_in(f"published.weights_url={url}"))
+        found = zoo.fetch(NAME)
+        server.shutdown()
+    assert found.verified
+    assert zoo.find(NAME).recipe == perpixel.override(_ALL[NAME], ["model.auxiliary.classes=19"])
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("pytorch-auto-drive/fcn_resnet101_cityscapes_256x512", "Open https://drive.google.com"),
+        ("sssegmentation-legacy/fcn_resnet50os8_voc", "publishes no weights"),
+        ("camvid/fcn_r18-d8", "publishes no weights"),
+    ],
+)
+def test_what_cannot_be_fetched(mirror, name, says):
+    with pytest.raises(PerpixelError, match=says):
+        zoo.fetch(name)
+
+
+def test_wrong_commands(mirror):
+    with pytest.raises(UsageError, match="Did you mean"):
+        command.zoo(["fetch", "mmseg/fcn_r50-d8_512x1024_40k_cityscape"])
+    with pytest.raises(UsageError, match="zoo fetch NAME --out"):
+        command.zoo(["mmseg/*"], out=Path("x"))
+
+
+def test_the_table_prints_what_the_sources_print(capsys):
+    command.zoo(["mmseg/*"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 27
+    first = "mmseg/fcn_r50-d8_512x1024_40k_cityscapes FCN R-50-D8 deep 512x1024 40000 x 8"
+    assert " ".join(lines[1].split()) == f"{first} 5.7 4.17 72.25 73.36"
