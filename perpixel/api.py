@@ -111,7 +111,7 @@ def evaluate(
     chosen = predictor.recipe.data
     root = None if data is None else Path(data)
     opened = open_dataset(dataset or chosen.name, root, split or chosen.eval_split)
-    if opened.classes.names != predictor.names:
+    if _plain(opened.classes.names) != _plain(predictor.names):
         raise PerpixelError(
             f"the model knows {len(predictor.names)} classes ({', '.join(predictor.names)}), the "
             f"data set has {len(opened.classes)} ({', '.join(opened.classes.names)})"
@@ -120,3 +120,8 @@ def evaluate(
     if inference is not None:
         seen = seen.model_copy(update={"inference": inference})
     return run(predictor.network, seen, opened, dtype=predictor.dtype, progress=progress)
+
+
+def _plain(names: Iterable[str]) -> list[str]:
+    """Names without the toolkits' differences: "traffic_light" is "traffic light"."""
+    return [name.strip().lower().replace("_", " ") for name in names]

@@ -18,6 +18,7 @@ from perpixel.errors import PerpixelError
 
 Array = npt.NDArray[np.uint8]
 Palette = tuple[tuple[int, int, int], ...]
+Size = tuple[int, int]
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -30,7 +31,11 @@ def read_image(path: Path) -> Array:
     Grey is repeated over the channels, alpha is dropped and 16 bits are scaled to 8.
     Raises PerpixelError naming the file when there is none or it cannot be decoded.
     """
-    image = cv2.imdecode(_bytes(path), cv2.IMREAD_COLOR)
+    content = _bytes(path)
+    try:
+        image = cv2.imdecode(content, cv2.IMREAD_COLOR)
+    except cv2.error:  # more pixels than OpenCV admits, for one
+        image = None
     if image is None:
         raise PerpixelError(f"{path}: not a picture that can be decoded, or a damaged one")
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
@@ -71,6 +76,19 @@ def read_palette(path: Path) -> Palette | None:
     if values is None:
         return None
     return tuple(zip(values[::3], values[1::3], values[2::3], strict=True))
+
+
+def scaled_size(size: Size, factor: float, *, box: Size | None) -> Size:
+    """The size (height, width) of a picture of `size`, scaled by `factor`.
+
+    With a `box` (long side, short side, whichever way the picture lies) the box is scaled instead,
+    its sides cut to whole numbers, and the picture fitted into it, keeping its shape. Sides are
+    rounded half up (mmcv image/geometric.py, rescale_size) and never below 1.
+    """
+    if box is not None:
+        long, short = (int(side * factor) for side in box)
+        factor = min(max(long, short) / max(size), min(long, short) / min(size))
+    return max(int(size[0] * factor + 0.5), 1), max(int(size[1] * factor + 0.5), 1)
 
 
 def write_image(path: Path, image: Array) -> None:

@@ -43,6 +43,9 @@ def convert(
     """
     from perpixel.conversion.files import is_ours
 
+    if out.exists() and source.exists() and out.samefile(source):
+        raise UsageError(f"{out} is the file to convert: name another one to write")
+
     if is_ours(source):
         if recipe is not None or output_stride is not None or trust:
             raise UsageError(

@@ -44,6 +44,7 @@ def predict(
         raise UsageError("--submission writes nothing but the server's files; leave out --overlay")
     server = None if submission is None else find_submission(submission)
     jobs = _jobs(inputs, flat=server is not None)
+    _require_free(jobs, out, overlay=overlay)
     predictor = perpixel.load(model, device=device, precision=precision)
     if server is not None:
         server.require(predictor.names)
@@ -98,3 +99,15 @@ def _jobs(inputs: list[str], *, flat: bool) -> dict[str, Path]:
                         f"them into different folders"
                     )
     return jobs
+
+
+def _require_free(jobs: dict[str, Path], out: Path, *, overlay: bool) -> None:
+    """No result may be written over a picture, or over another result."""
+    endings = (".png", "_overlay.png") if overlay else (".png",)
+    targets = [out / f"{name}{ending}" for name in jobs for ending in endings]
+    pictures = {picture.resolve() for picture in jobs.values()}
+    seen: set[Path] = set()
+    for target in targets:
+        if target.resolve() in pictures or target in seen:
+            raise UsageError(f"{target} would be written over: name another folder with --out")
+        seen.add(target)

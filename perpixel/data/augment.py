@@ -8,7 +8,7 @@ and distributions these steps follow (datasets/transforms/transforms.py).
 import cv2
 import numpy as np
 
-from perpixel.images import Array
+from perpixel.images import Array, scaled_size
 from perpixel.recipes.spec import IGNORE, Augment, Input, Photometric
 
 Rng = np.random.Generator
@@ -29,26 +29,10 @@ def augment(
     return pad(image, label, crop, colour=colour, centred=spec.pad == "centre")
 
 
-def fitted_size(size: tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:
-    """The size (height, width) of a picture of `size` fitted into `box`, keeping its shape.
-
-    The box is (long side, short side), whichever way the picture lies; sides are rounded half up
-    (mmcv image/geometric.py, rescale_size).
-    """
-    factor = min(max(box) / max(size), min(box) / min(size))
-    return int(size[0] * factor + 0.5), int(size[1] * factor + 0.5)
-
-
 def random_scale(image: Array, label: Array, rng: Rng, *, spec: Augment) -> Pair:
     """Both resized by one factor, uniform in `spec.scale`, on top of the fit into `base_size`."""
-    factor = rng.uniform(*spec.scale)
-    height, width = label.shape
-    if spec.base_size is None:
-        size = int(height * factor + 0.5), int(width * factor + 0.5)
-    else:
-        box = int(spec.base_size[0] * factor), int(spec.base_size[1] * factor)
-        size = fitted_size((height, width), box)
-    return resize(image, label, (max(size[0], 1), max(size[1], 1)))
+    size = scaled_size(label.shape, rng.uniform(*spec.scale), box=spec.base_size)
+    return resize(image, label, size)
 
 
 def resize(image: Array, label: Array, size: tuple[int, int]) -> Pair:

@@ -37,14 +37,16 @@ def evaluate(
     network.eval()
     classes = len(dataset.classes)
     matrix = np.zeros((classes, classes), np.int64)
-    for index in range(len(dataset)):
-        image, label = read_pair(dataset, index)
-        if recipe.data.resize is not None:
-            image, label = resize(image, label, recipe.data.resize)
-        prediction = class_map(network, image, recipe, dtype=dtype)
-        matrix += confusion(label, prediction, classes=classes)
-        if progress is not None:
-            progress(index + 1, len(dataset), matrix)
-    network.train(was_training)
+    try:
+        for index in range(len(dataset)):
+            image, label = read_pair(dataset, index)
+            if recipe.data.resize is not None:
+                image, label = resize(image, label, recipe.data.resize)
+            prediction = class_map(network, image, recipe, dtype=dtype)
+            matrix += confusion(label, prediction, classes=classes)
+            if progress is not None:
+                progress(index + 1, len(dataset), matrix)
+    finally:
+        network.train(was_training)
     seconds = time.perf_counter() - start
     return scores(matrix, names=dataset.classes.names, images=len(dataset), seconds=seconds)

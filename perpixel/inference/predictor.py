@@ -2,19 +2,17 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from PIL import ImageOps
+from PIL.Image import Image as PILImage
 
 from perpixel.checkpoint import Checkpoint, network_of
 from perpixel.errors import UsageError
 from perpixel.images import Array, Palette, overlay, read_image
 from perpixel.inference.windows import class_map
 from perpixel.models.build import place
-
-if TYPE_CHECKING:
-    from PIL.Image import Image as PILImage
 
 
 @dataclass(frozen=True)
@@ -52,18 +50,29 @@ class Predictor:
         self.dtype = dtype
         self.network = place(network_of(checkpoint), device)
 
-    def predict(self, image: "str | Path | Array | PILImage") -> Result:
+    def predict(self, image: str | Path | Array | PILImage) -> Result:
         """The classes of one picture: a path, a PIL picture or a uint8 RGB array [H, W, 3].
 
         Raises PerpixelError for a file that cannot be read, UsageError for another kind of value.
         """
-        pixels = read_image(Path(image)) if isinstance(image, str | Path) else _pixels(image)
+        pixels = _pixels(image)
         found = class_map(self.network, pixels, self.recipe, dtype=self.dtype)
         return Result(pixels, found, self.names, self.palette)
 
 
-def _pixels(image: "Array | PILImage") -> Array:
-    pixels = np.asarray(image.convert("RGB") if not isinstance(image, np.ndarray) else image)
+def _pixels(image: str | Path | Array | PILImage) -> Array:
+    match image:
+        case str() | Path():
+            return read_image(Path(image))
+        case PILImage():  # turned as its EXIF tag says, as a file's picture is
+            pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        case np.ndarray():
+            pixels = image
+        case _:
+            raise UsageError(
+                f"a picture is a path, a PIL picture or a uint8 RGB array, not "
+                f"{type(image).__name__}"
+            )
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.size == 0:
         raise UsageError(
             f"a picture is a uint8 RGB array [height, width, 3], not {pixels.dtype} "

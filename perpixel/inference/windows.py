@@ -13,12 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
-from perpixel.images import Array
+from perpixel.images import Array, Size, scaled_size
 from perpixel.models.inputs import normalise
 from perpixel.models.segmenter import Segmenter
-from perpixel.recipes.spec import Inference, Recipe
-
-Size = tuple[int, int]
+from perpixel.recipes.spec import Recipe
 
 
 @torch.inference_mode()
@@ -37,17 +35,19 @@ def scores(network: Segmenter, image: Array, recipe: Recipe, *, dtype: torch.dty
     Logits for a single pass; with several scales or flips the mean over the passes of class
     probabilities or logits, as the recipe's `inference.average` says.
     """
-    passes = list(_passes(network, image, recipe, dtype))
-    if len(passes) == 1:
-        return passes[0]
-    match recipe.inference.average:
-        case "probabilities":
-            total = sum((logits.softmax(dim=0) for logits in passes), torch.zeros(()))
-        case "logits":
-            total = sum(passes, torch.zeros(()))
-        case _:
-            assert_never(recipe.inference.average)
-    return total / len(passes)
+    spec = recipe.inference
+    several = len(spec.scales) > 1 or spec.flip
+    total, count = torch.zeros(()), 0
+    for logits in _passes(network, image, recipe, dtype):
+        match spec.average:
+            case "probabilities":
+                total = total + (logits.softmax(dim=0) if several else logits)
+            case "logits":
+                total = total + logits
+            case _:
+                assert_never(spec.average)
+        count += 1
+    return total / count
 
 
 def best_class(values: Tensor) -> Array:
@@ -71,19 +71,6 @@ def window_grid(size: Size, crop: Size, stride: Size) -> list[Size]:
     return [(top, left) for top in tops for left in lefts]
 
 
-def input_size(size: Size, scale: float, inference: Inference) -> Size:
-    """The size at which a picture of `size` enters the network for one of the scales.
-
-    With `base_size` the box is scaled, its sides truncated, and the picture fitted into it
-    (mmsegmentation 0.x); else both sides are scaled and rounded half up.
-    """
-    if inference.base_size is None:
-        return max(int(size[0] * scale + 0.5), 1), max(int(size[1] * scale + 0.5), 1)
-    long, short = (int(side * scale) for side in inference.base_size)
-    factor = min(max(long, short) / max(size), min(long, short) / min(size))
-    return int(size[0] * factor + 0.5), int(size[1] * factor + 0.5)
-
-
 def _passes(
     network: Segmenter, image: Array, recipe: Recipe, dtype: torch.dtype
 ) -> Iterator[Tensor]:
@@ -91,7 +78,9 @@ def _passes(
     device = next(network.parameters()).device
     picture_size = image.shape[0], image.shape[1]
     for scale in recipe.inference.scales:
-        size = input_size(recipe.data.resize or picture_size, scale, recipe.inference)
+        size = scaled_size(
+            recipe.data.resize or picture_size, scale, box=recipe.inference.base_size
+        )
         resized = image
         if size != picture_size:
             resized = np.asarray(cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR))

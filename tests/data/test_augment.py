@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perpixel.data import augment as steps
+from perpixel.images import scaled_size
 from perpixel.recipes.spec import IGNORE, Augment, Input, Photometric
 
 PLAIN = Augment(scale=(1, 1), max_class_share=1, flip=0, photometric=None)
@@ -55,10 +56,16 @@ def test_picture_and_label_move_together(flip: float):
 
 
 def test_the_keep_ratio_sizes_are_mmcvs():
-    assert steps.fitted_size((375, 500), (2048, 512)) == (512, 683)
-    assert steps.fitted_size((500, 375), (2048, 512)) == (683, 512)
-    assert steps.fitted_size((1024, 2048), (2049, 1025)) == (1025, 2049)
-    assert steps.fitted_size((100, 1000), (2048, 512)) == (205, 2048)
+    for size, box, expected in (
+        ((375, 500), (2048, 512), (512, 683)),
+        ((500, 375), (2048, 512), (683, 512)),
+        ((1024, 2048), (2049, 1025), (1025, 2049)),
+        ((100, 1000), (2048, 512), (205, 2048)),
+        ((1, 5000), (2048, 512), (1, 2048)),
+    ):
+        assert scaled_size(size, 1.0, box=box) == expected
+    assert scaled_size((375, 500), 0.5, box=(2049, 513)) == (256, 341)
+    assert scaled_size((5, 9), 0.5, box=None) == (3, 5)
 
 
 def test_scales_span_the_range():
@@ -117,7 +124,7 @@ def test_padding_has_the_mean_colour_in_rgb_order():
     assert padded[3, 3].tolist() == [124, 116, 104]
 
 
-def test_colour_distortion_stays_in_range_and_off_is_off():
+def test_colour_distortion_changes_a_copy_and_off_is_off():
     image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
     before = image.copy()
     seen = {
@@ -127,6 +134,23 @@ def test_colour_distortion_stays_in_range_and_off_is_off():
     assert (image == before).all()
     still = Photometric(brightness=0, contrast=(1, 1), saturation=(1, 1), hue=0)
     assert (steps.distort_colours(image, rng(5), spec=still) == image).all()
+
+
+def test_hue_turns_by_at_most_what_is_asked():
+    image = np.full((4, 4, 3), (200, 40, 40), np.uint8)  # hue 0, saturated
+    spec = Photometric(brightness=0, contrast=(1, 1), saturation=(1, 1), hue=18)
+    hues = [
+        int(
+            cv2.cvtColor(steps.distort_colours(image, rng(s), spec=spec), cv2.COLOR_RGB2HSV)[
+                0, 0, 0
+            ]
+        )
+        for s in range(400)
+    ]
+    turns = [hue if hue < 90 else hue - 180 for hue in hues]
+    assert -19 <= min(turns) <= -17
+    assert 16 <= max(turns) <= 18
+    assert turns.count(0) > 100  # half of the pictures keep theirs
 
 
 @given(st.integers(0, 10_000))

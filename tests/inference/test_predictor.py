@@ -27,6 +27,15 @@ def test_paths_arrays_and_pil_pictures_give_the_same(predictor: Predictor, tmp_p
         assert (predictor.predict(given).classes == expected).all()
 
 
+def test_a_turned_photo_is_turned_however_it_comes(predictor: Predictor, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(IMAGE).save(tmp_path / "x.jpg", exif=exif)
+    with Image.open(tmp_path / "x.jpg") as opened:
+        assert predictor.predict(opened).classes.shape == (50, 40)
+    assert predictor.predict(tmp_path / "x.jpg").classes.shape == (50, 40)
+
+
 def test_a_result_knows_names_shares_and_colours(predictor: Predictor):
     result = predictor.predict(IMAGE)
     assert result.names == ("a", "b")
@@ -41,6 +50,8 @@ def test_a_result_knows_names_shares_and_colours(predictor: Predictor):
 def test_other_arrays_are_refused(predictor: Predictor, shape):
     with pytest.raises(UsageError, match="uint8 RGB array"):
         predictor.predict(np.zeros(shape, np.uint8))
+    with pytest.raises(UsageError, match="not list"):
+        predictor.predict([1])
     with pytest.raises(UsageError, match="float32"):
         predictor.predict(np.zeros((4, 4, 3), np.float32))
 
