@@ -15,7 +15,7 @@ _IMAGENET = {
     ("7x7", 101): f"{_PYTORCH}/resnet101-63fe2227.pth",
 }
 
-PICTURES = {"pascal_voc": 10_582, "ade20k": 20_210, "cityscapes": 2_975, "pascal_context": 4_996}
+PICTURES = {"pascal_voc": 10_582, "ade20k": 20_210, "cityscapes": 2_975}
 """Training pictures, of Pascal VOC those of "trainaug"."""
 
 FCN_PAPER = "FCN (Long et al., 2015)"
