@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perpixel import recipes as _recipes
-from perpixel.errors import PerpixelError
+from perpixel.errors import PerpixelError, UsageError
 from perpixel.recipes import settings as _settings
 from perpixel.recipes.spec import Inference, Recipe
 
@@ -54,7 +54,11 @@ def load(source: str | Path, *, device: str = "cpu", precision: str = "float32")
 
     where = distributed.device(device)
     dtype = distributed.precision(precision, where)
-    return Predictor(zoo.find(source), device=where, dtype=dtype)
+    checkpoint = zoo.find(source)
+    try:
+        return Predictor(checkpoint, device=where, dtype=dtype)
+    except PerpixelError as error:
+        raise PerpixelError(f"{source}: {error}") from None
 
 
 def train(
@@ -76,6 +80,8 @@ def train(
     from perpixel import zoo
     from perpixel.training.loop import train as run
 
+    if resume and init is not None:
+        raise UsageError("a resumed run has its weights: leave out --init, or --resume")
     return run(
         recipe,
         data=None if data is None else Path(data),

@@ -8,9 +8,9 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -21,7 +21,8 @@ from perpixel.models.segmenter import Segmenter
 from perpixel.recipes import settings
 from perpixel.recipes.spec import Recipe, Spec
 
-Colour = tuple[int, int, int]
+_Byte = Annotated[int, Field(ge=0, le=255)]
+Colour = tuple[_Byte, _Byte, _Byte]
 
 _HEADER = "perpixel"
 
@@ -32,6 +33,12 @@ class _Header(Spec):
     names: tuple[str, ...]
     palette: tuple[Colour, ...]
     step: int
+
+    @model_validator(mode="after")
+    def _one_colour_a_class(self) -> "_Header":
+        if len(self.palette) != len(self.names) or len(set(self.names)) != len(self.names):
+            raise ValueError(f"{len(self.names)} names and {len(self.palette)} colours, or twins")
+        return self
 
 
 @dataclass(frozen=True)
@@ -131,8 +138,12 @@ def write_whole(path: Path, content: bytes) -> None:
 
     What a crash leaves behind has a name of its own, which the next writing takes again.
     """
+    path = path.resolve()  # a link stays a link
     temporary = path.with_name(f".{path.name}.part")
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            path.write_bytes(content)  # a device or pipe is not ours to replace
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("wb") as file:

@@ -29,34 +29,45 @@ def import_checkpoint(
     toolkit: str = "auto",
     recipe: Recipe | None = None,
     output_stride: int | None = None,
+    align_corners: bool | None = None,
+    dataset: str | None = None,
     trust: bool = False,
 ) -> Imported:
     """The checkpoint that a toolkit's file amounts to.
 
     `recipe` is what the file was trained by: it says what weights do not tell, and its data set
-    names the classes. Raises PerpixelError naming the file where it cannot be read or is not the
-    recipe's network, UsageError as `conversion.find` does.
+    names the classes; without one, `dataset` does. Raises PerpixelError naming the file where it
+    cannot be read or is not the recipe's network, UsageError as `conversion.find` does.
     """
     read = read_source(path, trust=trust)
     like = None if recipe is None else recipe.model
     try:
-        finding = find(read.state, toolkit=toolkit, output_stride=output_stride, like=like)
+        finding = find(
+            read.state,
+            toolkit=toolkit,
+            output_stride=output_stride,
+            align_corners=align_corners,
+            like=like,
+        )
     except UsageError:
         raise
     except PerpixelError as error:
         raise PerpixelError(f"{path}: {error}") from None
-    own = _own_recipe(path, finding) if recipe is None else _checked(path, finding, recipe)
+    if recipe is None:
+        own = _own_recipe(path, finding, dataset or "folder")
+    else:
+        own = _checked(path, finding, recipe)
     classes, note = _classes(read, own.data.name, finding.classes)
     checkpoint = Checkpoint(own, classes.names, classes.palette, finding.weights)
     return Imported(checkpoint, finding, note)
 
 
-def _own_recipe(path: Path, finding: Finding) -> Recipe:
+def _own_recipe(path: Path, finding: Finding, dataset: str) -> Recipe:
     """A recipe that says how to use the weights; how they were trained it does not know."""
     return Recipe(
         name=f"{finding.toolkit.name}/{path.stem}",
         source=f"{path.name}, converted from {finding.toolkit.name}",
-        data=Data(name="folder"),
+        data=Data(name=dataset),
         model=finding.model,
         input=finding.input or finding.toolkit.input,
         inference=finding.toolkit.inference,
@@ -103,6 +114,6 @@ def _classes(read: Source, dataset: str, count: int) -> tuple[Classes, str]:
     made_up = tuple(f"class_{index}" for index in range(count))
     return (
         Classes(made_up, distinct_palette(count)),
-        f"Note: the file names {len(names or ())} classes for {count} outputs; they are called "
-        f"class_0 to class_{count - 1} now.",
+        f"Note: the file names {len(names) if names else 'no'} classes for {count} outputs; "
+        f"they are called class_0 to class_{count - 1} now. --dataset or --recipe names them.",
     )

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from perpixel.cli import options
 from perpixel.errors import UsageError
 
 
@@ -31,6 +32,14 @@ def convert(
         int | None,
         typer.Option(metavar="8|16|32", help="By default 8 for FCN, 32 for Semantic FPN."),
     ] = None,
+    align_corners: Annotated[
+        bool | None,
+        typer.Option(
+            "--align-corners/--no-align-corners",
+            help="How logits are enlarged; by default as the toolkit does by habit.",
+        ),
+    ] = None,
+    dataset: options.Dataset = None,
     trust: Annotated[
         bool,
         typer.Option("--trust", help="Load a file that could run code, in a separate process."),
@@ -47,18 +56,32 @@ def convert(
         raise UsageError(f"{out} is the file to convert: name another one to write")
 
     if is_ours(source):
-        if recipe is not None or output_stride is not None or trust:
-            raise UsageError(
-                f"{source} is perpixel's own: --recipe, --output-stride and --trust are for other "
-                f"toolkits' files"
-            )
+        if trust or any(given is not None for given in (recipe, output_stride, align_corners)):
+            raise UsageError(f"{source} is perpixel's own: of the options it takes --toolkit alone")
         _write_theirs(source, out, toolkit)
     else:
-        _write_ours(source, out, toolkit, recipe, output_stride, trust)
+        _write_ours(
+            source,
+            out,
+            toolkit=toolkit,
+            name=recipe,
+            output_stride=output_stride,
+            align_corners=align_corners,
+            dataset=dataset,
+            trust=trust,
+        )
 
 
 def _write_ours(
-    source: Path, out: Path, toolkit: str, name: str | None, output_stride: int | None, trust: bool
+    source: Path,
+    out: Path,
+    *,
+    toolkit: str,
+    name: str | None,
+    output_stride: int | None,
+    align_corners: bool | None,
+    dataset: str | None,
+    trust: bool,
 ) -> None:
     import perpixel
     from perpixel.checkpoint import write_checkpoint
@@ -69,6 +92,8 @@ def _write_ours(
         toolkit=toolkit,
         recipe=None if name is None else perpixel.recipe(name),
         output_stride=output_stride,
+        align_corners=align_corners,
+        dataset=dataset,
         trust=trust,
     )
     write_checkpoint(out, imported.checkpoint)
@@ -82,8 +107,8 @@ def _write_ours(
     if name is None:
         typer.echo(
             f"Taken, as weights do not tell: output stride {model.backbone.output_stride}, "
-            f"align_corners {str(model.align_corners).lower()}. --output-stride or --recipe says "
-            f"otherwise."
+            f"align_corners {str(model.align_corners).lower()}. --output-stride, "
+            f"--align-corners or --recipe says otherwise."
         )
     typer.echo(imported.note)
 

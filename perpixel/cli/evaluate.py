@@ -1,5 +1,7 @@
 """`perpixel eval`."""
 
+import csv
+import io
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -44,7 +46,6 @@ def evaluate(
 
     Example: perpixel eval runs/camvid --data CamVid --split val --flip --scales 0.75,1,1.25
     """
-    import numpy as np
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     import perpixel
@@ -64,16 +65,18 @@ def evaluate(
         scores = perpixel.evaluate(
             predictor, data=data, dataset=dataset, split=split, inference=inference, progress=show
         )
-    _print(scores)
     text = json.dumps(scores.as_json(), indent=2).encode()
     if json_file is not None:
         write_whole(json_file, text)
     if out is not None:
         write_whole(out / "evaluate.json", text)
-        rows = [",".join(["label", *predictor.names])]
-        for name, counts in zip(predictor.names, scores.confusion, strict=True):
-            rows.append(",".join([name, *(str(int(count)) for count in np.asarray(counts))]))
-        write_whole(out / "confusion.csv", ("\n".join(rows) + "\n").encode())
+        table = io.StringIO()
+        rows = csv.writer(table, lineterminator="\n")
+        rows.writerow(["label", *predictor.names])
+        for name, counts in zip(predictor.names, scores.confusion.tolist(), strict=True):
+            rows.writerow([name, *counts])
+        write_whole(out / "confusion.csv", table.getvalue().encode())
+    _print(scores)
 
 
 def _inference(
@@ -102,6 +105,7 @@ def _inference(
 
 def _print(scores: "Scores") -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table("class", "IoU", "accuracy")
@@ -109,7 +113,7 @@ def _print(scores: "Scores") -> None:
     for name, iou in scores.iou.items():
         accuracy = scores.accuracy[name]
         table.add_row(
-            name, *("-" if value is None else f"{value:.2f}" for value in (iou, accuracy))
+            escape(name), *("-" if value is None else f"{value:.2f}" for value in (iou, accuracy))
         )
     console = Console()
     console.print(table)

@@ -43,7 +43,7 @@ def predict(
     if submission is not None and overlay:
         raise UsageError("--submission writes nothing but the server's files; leave out --overlay")
     server = None if submission is None else find_submission(submission)
-    jobs = _jobs(inputs, flat=server is not None)
+    jobs = _jobs(inputs, out, flat=server is not None)
     _require_free(jobs, out, overlay=overlay)
     predictor = perpixel.load(model, device=device, precision=precision)
     if server is not None:
@@ -66,11 +66,12 @@ def predict(
         raise PerpixelError("left out:\n  " + "\n  ".join(failed))
 
 
-def _jobs(inputs: list[str], *, flat: bool) -> dict[str, Path]:
+def _jobs(inputs: list[str], out: Path, *, flat: bool) -> dict[str, Path]:
     """Pictures by the name of their result: the path below a folder, or the bare file name.
 
     `flat` takes the bare name of all, as a submission's files lie in one folder.
     """
+    from perpixel.data.folder import files_below
     from perpixel.images import IMAGE_SUFFIXES
 
     jobs: dict[str, Path] = {}
@@ -85,8 +86,11 @@ def _jobs(inputs: list[str], *, flat: bool) -> dict[str, Path]:
         for path in found:
             pictures = [path]
             if path.is_dir():
-                files = sorted(path.rglob("*"))
-                pictures = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
+                files = [path / file for file in files_below(path)]
+                if out.resolve() != path.resolve():  # results of an earlier call are no pictures
+                    own = out.resolve()
+                    files = [file for file in files if not file.resolve().is_relative_to(own)]
+                pictures = [file for file in files if file.name.lower().endswith(IMAGE_SUFFIXES)]
                 if not pictures:
                     raise UsageError(f"{path}: holds no pictures ({', '.join(IMAGE_SUFFIXES)})")
             for picture in pictures:

@@ -186,7 +186,7 @@ def _problem(error: Any) -> str:
     *parents, key = error["loc"]
     where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"])
     where = where.removeprefix(".")
-    known = _KEYS[parents[0] if parents else ""]
+    known = _KEYS.get(parents[0] if parents else "", ())
     given = reprlib.repr(error["input"])
     match error["type"]:
         case "extra_forbidden":

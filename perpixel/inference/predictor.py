@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from PIL import ImageOps
 from PIL.Image import Image as PILImage
+from PIL.Image import fromarray
 
 from perpixel.checkpoint import Checkpoint, network_of
 from perpixel.errors import UsageError
@@ -65,7 +66,10 @@ def _pixels(image: str | Path | Array | PILImage) -> Array:
         case str() | Path():
             return read_image(Path(image))
         case PILImage():  # turned as its EXIF tag says, as a file's picture is
-            pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            turned = ImageOps.exif_transpose(image)
+            if turned.mode.startswith("I;16"):  # Pillow would cut off at 255 what OpenCV scales
+                turned = fromarray((np.asarray(turned) >> 8).astype(np.uint8))
+            pixels = np.asarray(turned.convert("RGB"))
         case np.ndarray():
             pixels = image
         case _:

@@ -37,6 +37,8 @@ def recipe(name: str) -> Recipe:
     path, colon, variable = name.rpartition(":")
     if colon and path.endswith(".py"):
         return _from_file(path, variable)
+    if name.endswith(".py"):
+        raise UsageError(f"{name}: name the recipe in the file too, as {name}:mine")
     if name not in _ALL:
         raise UsageError(
             f"no recipe is called {name!r}.{suggestion(name, _ALL)} `perpixel zoo` lists them all."
@@ -52,7 +54,14 @@ def recipes(pattern: str = "*") -> list[str]:
 def _from_file(path: str, variable: str) -> Recipe:
     if not Path(path).is_file():
         raise UsageError(f"{path}: no such recipe file")
-    value = runpy.run_path(path).get(variable)
+    try:
+        values = runpy.run_path(path)
+    except Exception as error:  # whatever a user's own code may raise
+        raise UsageError(f"{path}: does not run: {type(error).__name__}: {error}") from error
+    value = values.get(variable)
     if not isinstance(value, Recipe):
-        raise UsageError(f"{path}: {variable!r} is {type(value).__name__}, not a Recipe")
+        there = [name for name, other in values.items() if isinstance(other, Recipe)]
+        raise UsageError(
+            f"{path}: {variable!r} is no Recipe there; these are: {', '.join(there) or 'none'}"
+        )
     return value

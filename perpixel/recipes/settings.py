@@ -18,6 +18,8 @@ def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
     anything else is text. Raises UsageError for a path or value the recipe does not have.
     """
     values = recipe.model_dump(mode="json")
+    if isinstance(settings, str):
+        settings = [settings]
     for setting in settings:
         path, equals, text = setting.partition("=")
         if not equals:

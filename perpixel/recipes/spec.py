@@ -49,7 +49,7 @@ class FCN(Spec):
     """
 
     kind: Literal["fcn"] = "fcn"
-    convs: Annotated[int, Field(ge=0)] = 2
+    convs: Annotated[int, Field(ge=0, le=16)] = 2
     width: Positive = 512
     kernel: Literal[1, 3] = 3
     dilation: Positive = 1
@@ -86,7 +86,7 @@ class Auxiliary(Spec):
     its main head (mmsegmentation's Pascal Context files of 2020).
     """
 
-    convs: Positive = 1
+    convs: Annotated[int, Field(gt=0, le=16)] = 1
     width: Positive = 256
     dropout: Share = 0.1
     dropout_kind: Literal["channel", "element"] = "channel"

@@ -17,6 +17,7 @@ from torch import Tensor
 from perpixel import distributed
 from perpixel.checkpoint import Checkpoint, write_checkpoint, write_whole
 from perpixel.data.catalog import open_dataset
+from perpixel.data.dataset import read_pair
 from perpixel.data.loader import batches
 from perpixel.errors import PerpixelError
 from perpixel.evaluation.confusion import Scores
@@ -61,10 +62,12 @@ def train(
     """
     distributed.refuse_ranks()
     last = out / "checkpoints" / "last.safetensors"
-    if last.exists() and not resume:
+    if not resume and any(last.parent.glob("*.safetensors")):
         raise PerpixelError(f"{out} holds a run already: add --resume, or name another folder")
     train_set = open_dataset(recipe.data.name, data, recipe.data.train_split)
     eval_set = open_dataset(recipe.data.name, data, recipe.data.eval_split)
+    if len(eval_set):
+        read_pair(eval_set, 0)  # better found now than after the first steps
     where = distributed.device(device)
     dtype = distributed.precision(recipe.train.precision, where)
     torch.backends.cudnn.benchmark = True
@@ -133,7 +136,13 @@ def train(
             if evaluating or saving:
                 _require_numbers(network, progress.step)
             if evaluating:
-                scores = evaluate(network, recipe, eval_set)
+                try:
+                    scores = evaluate(network, recipe, eval_set)
+                except BaseException:  # a damaged picture, or a second Ctrl-C: keep the training
+                    write_state(
+                        last, network, optimizer=optimizer, course=course, progress=progress
+                    )
+                    raise
                 _log_scores(journal, progress.step, scores)
                 if progress.best_miou is None or scores.miou > progress.best_miou:
                     progress = Progress(progress.step, scores.miou)
@@ -227,6 +236,7 @@ def _stop_flag() -> Iterator[threading.Event]:
 
     def stop(number: int, frame: object) -> None:  # noqa: ARG001  the signal module's signature
         flag.set()
+        os.write(2, b"\nstopping after the work at hand; again to stop at once\n")
         for each, handler in usual.items():
             signal.signal(each, handler)
 

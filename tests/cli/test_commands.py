@@ -1,6 +1,7 @@
 """The command line as a user meets it, on a miniature data set."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -234,8 +235,6 @@ def test_wrong_requests_are_one_readable_paragraph(
 )
 @pytest.mark.parametrize("workers", [0, 1])
 def test_bad_data_is_named(perpixel, mini, tmp_path, damage, says, workers):
-    import shutil
-
     root = tmp_path / "data"
     shutil.copytree(mini, root)
     damage(root)
@@ -256,3 +255,64 @@ def test_debug_shows_the_traceback(mini):
     found = subprocess.run(command, capture_output=True, text=True)
     assert found.returncode == 1
     assert "Traceback" in found.stderr
+
+
+def test_predict_never_writes_over_a_picture(perpixel, mini, trained, tmp_path):
+    pictures = tmp_path / "pictures"
+    shutil.copytree(mini / "val", pictures)
+    before = {path: path.read_bytes() for path in pictures.iterdir()}
+    code, _, err = perpixel("predict", trained, pictures, "--out", pictures)
+    assert code == 2
+    assert "would be written over" in err
+    (pictures / "00.png").rename(pictures / "01_overlay.png")
+    code, _, _ = perpixel("predict", trained, pictures, "--out", tmp_path / "o", "--overlay")
+    assert code == 2
+    (pictures / "01_overlay.png").rename(pictures / "00.png")
+    for _ in range(2):  # its own results are not pictures to predict
+        code, out, _ = perpixel("predict", trained, pictures, "--out", pictures / "masks")
+        assert code == 0
+        assert "3 of 3" in out
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_convert_never_writes_over_its_source(perpixel, trained):
+    model = trained / "checkpoints" / "model.safetensors"
+    before = model.read_bytes()
+    code, _, err = perpixel("convert", model, model, "--toolkit", "mmseg")
+    assert code == 2
+    assert "name another one" in err
+    assert model.read_bytes() == before
+
+
+def test_unknown_precision_and_resume_with_init_are_usage_errors(perpixel, mini, trained, tmp_path):
+    assert perpixel("eval", trained, "--data", mini, "--precision", "half")[0] == 2
+    code, _, err = perpixel(
+        "train", "camvid/fcn_r18-d8", "--data", mini, "--out", tmp_path, "--resume",
+        "--init", trained,
+    )  # fmt: skip
+    assert code == 2
+    assert "--init" in err
+
+
+def test_a_finished_run_is_not_written_over_without_its_last_state(
+    perpixel, mini, trained, tmp_path
+):
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    (run / "checkpoints" / "last.safetensors").unlink()
+    code, _, err = perpixel("train", "camvid/fcn_r18-d8", "--data", mini, "--out", run, *QUICK)
+    assert code == 1
+    assert "holds a run already" in err
+
+
+def test_damaged_validation_data_costs_no_training(perpixel, mini, tmp_path):
+    root, run = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(mini, root)
+    (root / "valannot/02.png").write_bytes(b"x")
+    words = ("train", "camvid/fcn_r18-d8", "--data", root, "--out", run, "--device", "cpu", *QUICK)
+    code, _, err = perpixel(*words)
+    assert code == 1
+    assert "valannot/02.png" in err
+    shutil.copy(mini / "valannot/02.png", root / "valannot/02.png")
+    assert perpixel(*words, "--resume")[0] == 0
+    assert (run / "checkpoints" / "model.safetensors").exists()

@@ -99,6 +99,14 @@ def test_wrong_commands(ours: Path, tmp_path: Path):
         convert(ours, out)
     with pytest.raises(UsageError, match="not for 'detectron2'"):
         convert(ours, out, toolkit="detectron2")
-    with pytest.raises(UsageError, match="--recipe"):
+    with pytest.raises(UsageError, match="--toolkit alone"):
         convert(ours, out, toolkit="mmseg", trust=True)
     assert not out.exists()
+
+
+def test_what_weights_do_not_tell_can_be_said(theirs: Path, tmp_path: Path):
+    out = tmp_path / "out.safetensors"
+    convert(theirs, out, align_corners=True, dataset="scenes")
+    found = read_checkpoint(out).recipe
+    assert found.model.align_corners
+    assert found.data.name == "scenes"

@@ -72,8 +72,13 @@ def test_a_recipe_can_come_from_a_file(tmp_path):
         "other = 5\n"
     )
     assert perpixel.recipe(f"{file}:mine").train.steps == 3
-    with pytest.raises(UsageError, match="'other' is int"):
+    with pytest.raises(UsageError, match="'other' is no Recipe there; these are: mine"):
         perpixel.recipe(f"{file}:other")
+    with pytest.raises(UsageError, match="name the recipe in the file too"):
+        perpixel.recipe(str(file))
+    file.write_text("import nothing_of_that_name")
+    with pytest.raises(UsageError, match="does not run: ModuleNotFoundError"):
+        perpixel.recipe(f"{file}:mine")
     with pytest.raises(UsageError, match="no such recipe file"):
         perpixel.recipe(f"{tmp_path}/absent.py:mine")
 
