@@ -110,6 +110,7 @@ def evaluate(
     Raises PerpixelError.
     """
     from perpixel.data.catalog import open_dataset
+    from perpixel.data.dataset import plain_names
     from perpixel.evaluation.evaluate import evaluate as run
     from perpixel.inference.predictor import Predictor
 
@@ -117,7 +118,7 @@ def evaluate(
     chosen = predictor.recipe.data
     root = None if data is None else Path(data)
     opened = open_dataset(dataset or chosen.name, root, split or chosen.eval_split)
-    if _plain(opened.classes.names) != _plain(predictor.names):
+    if plain_names(opened.classes.names) != plain_names(predictor.names):
         raise PerpixelError(
             f"the model knows {len(predictor.names)} classes ({', '.join(predictor.names)}), the "
             f"data set has {len(opened.classes)} ({', '.join(opened.classes.names)})"
@@ -126,8 +127,3 @@ def evaluate(
     if inference is not None:
         seen = seen.model_copy(update={"inference": inference})
     return run(predictor.network, seen, opened, dtype=predictor.dtype, progress=progress)
-
-
-def _plain(names: Iterable[str]) -> list[str]:
-    """Names without the toolkits' differences: "traffic_light" is "traffic light"."""
-    return [name.strip().lower().replace("_", " ") for name in names]

@@ -39,6 +39,8 @@ def import_checkpoint(
     names the classes; without one, `dataset` does. Raises PerpixelError naming the file where it
     cannot be read or is not the recipe's network, UsageError as `conversion.find` does.
     """
+    if recipe is not None and dataset not in (None, recipe.data.name):
+        raise UsageError(f"--dataset {dataset}: {recipe.name} is of {recipe.data.name}; give one")
     read = read_source(path, trust=trust)
     like = None if recipe is None else recipe.model
     try:
@@ -102,15 +104,15 @@ def _classes(read: Source, dataset: str, count: int) -> tuple[Classes, str]:
     some otherwise, and mmsegmentation's Pascal Context files of 2020 have them in a wrong order.
     """
     known = catalog.classes(dataset)
-    if known is not None and len(known) == count:
+    if known is not None:
+        if len(known) != count:
+            raise PerpixelError(f"{dataset} has {len(known)} classes, the file {count}")
         return known, f"Classes and colours: {dataset}'s."
     names, palette = read.names, read.palette
     if names is not None and len(names) == count:
         if palette is not None and len(palette) == count:
             return Classes(names, palette), "Classes and colours: the file's."
         return Classes(names, distinct_palette(count)), "Classes: the file's; colours: made up."
-    if known is not None:
-        raise PerpixelError(f"{dataset} has {len(known)} classes, the file {count}")
     made_up = tuple(f"class_{index}" for index in range(count))
     return (
         Classes(made_up, distinct_palette(count)),

@@ -56,7 +56,9 @@ def convert(
         raise UsageError(f"{out} is the file to convert: name another one to write")
 
     if is_ours(source):
-        if trust or any(given is not None for given in (recipe, output_stride, align_corners)):
+        if trust or any(
+            given is not None for given in (recipe, output_stride, align_corners, dataset)
+        ):
             raise UsageError(f"{source} is perpixel's own: of the options it takes --toolkit alone")
         _write_theirs(source, out, toolkit)
     else:

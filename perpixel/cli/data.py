@@ -177,15 +177,16 @@ def _wide(size: "Size") -> str:
 
 def _table(report: "Report") -> "Table":
     """A row for every class: its share of each split's labelled pixels, and the pictures in it."""
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table("class")
     for split in report.splits:
-        table.add_column(f"{split.name}: share", justify="right")
+        table.add_column(f"{escape(split.name)}: share", justify="right")
         table.add_column("pictures", justify="right")
     for index, name in enumerate(report.classes):
         cells = []
         for split in report.splits:
             cells += [f"{split.shares[index]:.2%}", str(split.pictures[index])]
-        table.add_row(name, *cells)
+        table.add_row(escape(name), *cells)
     return table

@@ -44,7 +44,7 @@ def predict(
         raise UsageError("--submission writes nothing but the server's files; leave out --overlay")
     server = None if submission is None else find_submission(submission)
     jobs = _jobs(inputs, out, flat=server is not None)
-    _require_free(jobs, out, overlay=overlay)
+    _require_free(jobs, out if server is None else out / server.folder, overlay=overlay)
     predictor = perpixel.load(model, device=device, precision=precision)
     if server is not None:
         server.require(predictor.names)

@@ -47,7 +47,11 @@ def open_dataset(name: str, root: Path | None, split: str) -> Dataset:
 
 def splits(name: str, root: Path) -> tuple[str, ...]:
     """The splits that a training and its evaluation take, or all that a folder describes."""
-    return splits_of_folder(root) if name == "folder" else ("train", "val")
+    if name == "folder":
+        return splits_of_folder(root)
+    if name == "pascal_voc" and pascal_voc.has_trainaug(root):
+        return ("trainaug", "val")
+    return ("train", "val")
 
 
 def list_pairs(name: str, root: Path, split: str) -> Pairs:

@@ -4,7 +4,7 @@ Labels are uint8 class maps, [height, width], holding 0..classes-1, and IGNORE w
 label. Whatever ids or colours the mask files hold is translated once, when a label is read.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -40,6 +40,11 @@ class Classes:
         parts = (name.split() for name in names.split(","))
         palette = (bytes.fromhex(colour) for colour in colours.split())
         return cls(tuple(" ".join(part) for part in parts), tuple((r, g, b) for r, g, b in palette))
+
+
+def plain_names(names: Iterable[str]) -> list[str]:
+    """Names without the toolkits' differences: "traffic_light" is "traffic light"."""
+    return [name.strip().lower().replace("_", " ") for name in names]
 
 
 class Dataset(Protocol):

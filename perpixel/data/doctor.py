@@ -89,9 +89,11 @@ class Report:
 
     @property
     def balance(self) -> Split | None:
-        """The split that class weights are for: "train", or else the first that shows a class."""
+        """The split that class weights are for: a training one, or the first that shows a class."""
         shown = [split for split in self.splits if any(split.pixels)]
-        return next((split for split in shown if split.name == "train"), next(iter(shown), None))
+        return next(
+            (split for split in shown if split.name.startswith("train")), next(iter(shown), None)
+        )
 
     def as_json(self) -> dict[str, Any]:
         """Everything, in JSON's types."""
@@ -166,10 +168,15 @@ def check(
     summaries = [_summary(split, examined[split], len(classes)) for split in opened]
     findings += _unseen(summaries, classes)
     findings += _repeated(opened, examined)
-    findings += _unused(_all_pairs(name, root, opened))
+    if name not in _SHARED_PICTURES:
+        findings += _unused(_all_pairs(name, root, opened))
     order = list(Kind)
     findings.sort(key=lambda finding: order.index(finding.kind))
     return Report(name, root, classes, tuple(summaries), tuple(findings))
+
+
+# Their lists choose from a folder of pictures that serves other tasks, too.
+_SHARED_PICTURES = ("pascal_voc", "pascal_context", "pascal_context_59")
 
 
 def _pairs(name: str, root: Path, split: str) -> Pairs:

@@ -32,6 +32,9 @@ _SPLITS = {name: name for name in ("train", "val", "trainval", "trainaug", "test
 _SBD = ("benchmark_RELEASE/dataset", "benchmark_RELEASE", "SBD", "sbd")
 
 
+_READY = "SegmentationClassAug"
+
+
 def open_pascal_voc(root: Path, split: str) -> Pairs:
     """The pairs of "train", "val", "trainval", "trainaug" or "test", in their lists' order.
 
@@ -54,20 +57,37 @@ def _own(voc: Path, split: str) -> dict[str, Path]:
     return {name: voc / f"SegmentationClass/{name}.png" for name in names}
 
 
+def has_trainaug(root: Path) -> bool:
+    """Whether `root` holds what "trainaug" adds to "train", in either form."""
+    voc = find_folder(root, _PLACES, marker="ImageSets/Segmentation", dataset="pascal_voc")
+    return _sbd(root, voc) is not None or any((voc / _READY).glob("*.png"))
+
+
 def _augmented(root: Path, voc: Path) -> dict[str, Path]:
-    """The masks of `trainaug`, by name, sorted."""
-    ready, sbd = voc / "SegmentationClassAug", _sbd(root, voc)
-    if ready.is_dir():
-        masks = {path.stem: path for path in ready.glob("*.png")}
-    elif sbd is not None:
+    """The masks of `trainaug`, by name, sorted.
+
+    Lists say which pictures there are, so that a mask that is absent is missed; only where there
+    is neither SBD's list nor a trainaug.txt do the index PNGs speak for themselves.
+    """
+    ready, sbd = voc / _READY, _sbd(root, voc)
+    listing = voc / "ImageSets/Segmentation/trainaug.txt"
+    drawn = {path.stem for path in ready.glob("*.png")}
+    if sbd is not None:
         names = {name for split in ("train", "val") for name in read_list(sbd / f"{split}.txt")}
-        masks = {name: sbd / f"cls/{name}.mat" for name in names}
+    elif listing.is_file() and drawn:
+        names = set(read_list(listing))
+    elif drawn:
+        names = drawn
     else:
         raise PerpixelError(
             f"{root}: trainaug needs SBD's masks: benchmark_RELEASE/dataset/{{cls, train.txt, "
             f"val.txt}} in it, or {ready} with index PNGs; `perpixel data download pascal_voc "
             f"ROOT` brings VOC and SBD"
         )
+    mats = None if drawn or sbd is None else sbd / "cls"
+    masks = {
+        name: ready / f"{name}.png" if mats is None else mats / f"{name}.mat" for name in names
+    }
     for name in _own(voc, "val"):
         masks.pop(name, None)
     return dict(sorted({**masks, **_own(voc, "train")}.items()))

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from perpixel.data import ade20k, cityscapes, pascal_voc
-from perpixel.data.dataset import Classes
+from perpixel.data.dataset import Classes, plain_names
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.images import Array, write_image, write_mask
 from perpixel.recipes.settings import suggestion
@@ -26,11 +26,12 @@ class Submission:
     coloured: bool = False
 
     def require(self, names: tuple[str, ...]) -> None:
-        """Raises PerpixelError unless a model's classes are as many as the server's."""
-        if len(names) != len(self.classes):
+        """Raises PerpixelError unless a model's classes are the server's, in their order."""
+        if plain_names(names) != plain_names(self.classes.names):
             raise PerpixelError(
-                f"a {self.name} submission has {len(self.classes)} classes, the model "
-                f"{len(names)} ({', '.join(names[:8])}{', ...' if len(names) > 8 else ''})"
+                f"a {self.name} submission takes the {len(self.classes)} classes "
+                f"{_first(self.classes.names)}; the model has {len(names)}: {_first(names)}. If "
+                f"they are the same by other names, convert it with --dataset {self.name}"
             )
 
     def write(self, out: Path, name: str, class_map: Array) -> None:
@@ -41,6 +42,10 @@ class Submission:
             write_mask(path, values, self.classes.palette)
         else:
             write_image(path, values)
+
+
+def _first(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
 
 
 _SUBMISSIONS = {

@@ -1,9 +1,10 @@
 """pytorch-auto-drive: its table of FCN, torchvision's network trained on one GPU.
 
-The printed mIoU is the best of three runs, and of each run's evaluations every 1000 steps; the mean
-of three is 70.72 (mixed precision, VOC), 70.91 (float32, VOC) and 68.05 (Cityscapes). On Cityscapes
-pictures and labels are halved first, in training and in testing, and scores count halved labels;
-its printed resolution of 321x321 is a slip for 256x512.
+The printed mIoU is the best of three runs, and of each run's evaluations every 1000 steps: for such
+a figure score RUN/checkpoints/best.safetensors. The mean of three is 70.72 (mixed precision, VOC),
+70.91 (float32, VOC) and 68.05 (Cityscapes). On Cityscapes pictures and labels are halved first, in
+training and in testing, and scores count halved labels; its printed resolution of 321x321 is a slip
+for 256x512.
 
 Mixed precision was float16; "auto" is bfloat16 where the device has it. Not reproduced: pictures
 are resized as 8-bit values here, there as floating-point numbers with sides rounded down; a crop

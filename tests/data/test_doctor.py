@@ -157,7 +157,9 @@ def test_sets_as_their_owners_ship_them_have_no_errors(layout: str, tmp_path: Pa
     name, write = MINIATURES[layout]
     write(tmp_path)
     report = check(name, tmp_path)
-    assert [split.name for split in report.splits] == ["train", "val"]
+    train = "trainaug" if name == "pascal_voc" else "train"
+    assert [split.name for split in report.splits] == [train, "val"]
+    assert report.balance is report.splits[0]
     # The miniatures of one split are painted as those of the other.
     assert found(report).keys() <= {Kind.IN_SEVERAL_SPLITS}
 

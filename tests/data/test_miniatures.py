@@ -289,3 +289,11 @@ def test_camvids_splits_follow_from_the_names(camvid):  # the fixture: real file
     for split in ("train", "val"):
         names = [Path(line.split()[0]).stem for line in (camvid / f"{split}.txt").open()]
         assert {split_of(name) for name in names} == {split}
+
+
+def test_an_empty_folder_of_masks_does_not_shrink_trainaug(tmp_path: Path):
+    MINIATURES["pascal_voc"][1](tmp_path)
+    before = open_dataset("pascal_voc", tmp_path, "trainaug")
+    (voc,) = tmp_path.rglob("VOC2012")
+    (voc / "SegmentationClassAug").mkdir()
+    assert len(open_dataset("pascal_voc", tmp_path, "trainaug")) == len(before)

@@ -41,8 +41,12 @@ def test_the_ranges_are_the_servers():
     assert (min(LABEL_IDS), max(LABEL_IDS)) == (7, 33)
 
 
-def test_another_number_of_classes_and_another_name_are_refused():
-    with pytest.raises(PerpixelError, match=r"cityscapes submission has 19 classes, the model 11"):
-        submission("cityscapes").require(classes("camvid").names)
+def test_other_classes_and_another_name_are_refused():
+    cityscapes = submission("cityscapes")
+    names = cityscapes.classes.names
+    cityscapes.require(tuple(name.replace(" ", "_").title() for name in names))
+    for other in (classes("camvid").names, names[::-1], names[:-1]):
+        with pytest.raises(PerpixelError, match="takes the 19 classes road, sidewalk"):
+            cityscapes.require(other)
     with pytest.raises(UsageError, match="Did you mean cityscapes"):
         submission("cityscape")
