@@ -66,8 +66,9 @@ def train(
         raise PerpixelError(f"{out} holds a run already: add --resume, or name another folder")
     train_set = open_dataset(recipe.data.name, data, recipe.data.train_split)
     eval_set = open_dataset(recipe.data.name, data, recipe.data.eval_split)
-    if len(eval_set):
-        read_pair(eval_set, 0)  # better found now than after the first steps
+    if len(eval_set) == 0:
+        raise PerpixelError(f"the split {recipe.data.eval_split!r} to evaluate on is empty")
+    read_pair(eval_set, 0)  # better found now than after the first steps
     where = distributed.device(device)
     dtype = distributed.precision(recipe.train.precision, where)
     torch.backends.cudnn.benchmark = True
@@ -86,6 +87,9 @@ def train(
     def checkpoint() -> Checkpoint:
         palette, weights = train_set.classes.palette, network.state_dict()
         return Checkpoint(recipe, names, palette, weights, progress.step)
+
+    def save() -> None:
+        write_state(last, network, optimizer=optimizer, course=course, progress=progress)
 
     steps = recipe.train.steps
     scores: Scores | None = None
@@ -139,9 +143,7 @@ def train(
                 try:
                     scores = evaluate(network, recipe, eval_set)
                 except BaseException:  # a damaged picture, or a second Ctrl-C: keep the training
-                    write_state(
-                        last, network, optimizer=optimizer, course=course, progress=progress
-                    )
+                    save()
                     raise
                 _log_scores(journal, progress.step, scores)
                 if progress.best_miou is None or scores.miou > progress.best_miou:
@@ -149,7 +151,7 @@ def train(
                     write_checkpoint(out / "checkpoints" / "best.safetensors", checkpoint())
                 clock = Clock()
             if saving or stop.is_set():
-                write_state(last, network, optimizer=optimizer, course=course, progress=progress)
+                save()
             if stop.is_set() and not finished:
                 raise PerpixelError(
                     f"stopped after step {progress.step} of {steps}; the run is saved: go on with "

@@ -230,8 +230,9 @@ def test_wrong_requests_are_one_readable_paragraph(
         (lambda root: (root / "train/00.png").write_bytes(b"x"), ("train/00.png", "decoded")),
         (lambda root: (root / "train.txt").unlink(), ("train.txt", "splits there: val")),
         (lambda root: (root / "train.txt").write_text("\n"), ("no pictures",)),
+        (lambda root: (root / "val.txt").write_text("\n"), ("'val'", "is empty")),
     ],
-    ids=["value-77", "sizes", "missing", "damaged", "no-list", "empty-list"],
+    ids=["value-77", "sizes", "missing", "damaged", "no-list", "empty-list", "empty-val"],
 )
 @pytest.mark.parametrize("workers", [0, 1])
 def test_bad_data_is_named(perpixel, mini, tmp_path, damage, says, workers):
