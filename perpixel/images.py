@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from perpixel.errors import PerpixelError
+from perpixel.errors import DamagedFile, PerpixelError
+from perpixel.png import first_rows, header
 
 Array = npt.NDArray[np.uint8]
 Palette = tuple[tuple[int, int, int], ...]
@@ -22,23 +23,54 @@ Size = tuple[int, int]
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
+_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
+
+_LARGE = 2**27
+"""Pixels of a file that could be meant to fill the memory, as its header alone costs nothing."""
+
 _PLAIN_MODES = {"LA": "L", "RGBA": "RGB", "CMYK": "RGB", "YCbCr": "RGB"}
 
 
-def read_image(path: Path) -> Array:
+def read_image(path: Path, *, rows: int | None = None) -> Array:
     """The picture at `path`, uint8 RGB, [height, width, 3], turned as its EXIF tag says.
 
-    Grey is repeated over the channels, alpha is dropped and 16 bits are scaled to 8.
-    Raises PerpixelError naming the file when there is none or it cannot be decoded.
+    Grey is repeated over the channels, alpha is dropped and 16 bits are scaled to 8. With `rows`,
+    only so many from the top are wanted, and those below may be left black.
+    Raises PerpixelError naming the file when there is none, DamagedFile when it cannot be decoded.
     """
     content = _bytes(path)
-    try:
-        image = cv2.imdecode(content, cv2.IMREAD_COLOR)
-    except cv2.error:  # more pixels than OpenCV admits, for one
-        image = None
+    if rows is not None:
+        part = _top_of_png(content, rows)
+        if part is not None:
+            return part
+    return decode_image(content, origin=str(path))
+
+
+def decode_image(content: Array, *, origin: str) -> Array:
+    """The picture that a file's bytes, uint8 [n], hold, as `read_image` gives it.
+
+    Raises PerpixelError naming `origin` when they cannot be decoded.
+    """
+    image = _decode(content)
     if image is None:
-        raise PerpixelError(f"{path}: not a picture that can be decoded, or a damaged one")
+        raise DamagedFile(f"{origin}: not a picture that can be decoded, or a damaged one")
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def header_size(content: bytes, *, origin: str) -> Size:
+    """Height and width as the header of a PNG, JPEG, BMP, TIFF or WebP file says; none is decoded.
+
+    Raises PerpixelError naming `origin` when there is no such header, and Pillow's
+    DecompressionBombError for more than twice its MAX_IMAGE_PIXELS (89,478,485).
+    """
+    try:
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as file:
+            return file.height, file.width
+    except Image.DecompressionBombError:
+        raise
+    except Exception:  # a header made to do harm can make Pillow raise almost anything
+        formats = ", ".join(_FORMATS)
+        raise PerpixelError(f"{origin}: not a picture that can be read ({formats})") from None
 
 
 def read_mask(path: Path) -> npt.NDArray[np.uint8 | np.uint16]:
@@ -49,17 +81,23 @@ def read_mask(path: Path) -> npt.NDArray[np.uint8 | np.uint16]:
     """
     if path.suffix == ".mat":
         return _read_matlab(path)
-    content = io.BytesIO(_bytes(path).tobytes())
+    content = _bytes(path)
+    told = header(content.data)
+    # OpenCV reads these as they are, and faster; Pillow refuses those that are too large.
+    if told is not None and told.is_byte_grey and told.width * told.height < _LARGE:
+        grey = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
+        if grey is not None and grey.ndim == 2:
+            return np.asarray(grey, np.uint8)
     try:
-        with Image.open(content) as file:
+        with Image.open(io.BytesIO(content.tobytes())) as file:
             mask = np.asarray(file.convert(_PLAIN_MODES.get(file.mode, file.mode)))
     except UnidentifiedImageError:
-        raise PerpixelError(f"{path}: not a picture in a format that can be read") from None
+        raise DamagedFile(f"{path}: not a picture in a format that can be read") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise PerpixelError(f"{path}: not a mask that can be decoded ({error})") from None
+        raise DamagedFile(f"{path}: not a mask that can be decoded ({error})") from None
     if mask.dtype.kind not in "biu" or mask.shape[2:] not in ((), (3,)):
         raise PerpixelError(f"{path}: a mask is 8 or 16 bits of grey, a palette or RGB colours")
-    if mask.min() < 0 or mask.max() >= 2**16:
+    if mask.itemsize > 1 and (mask.min() < 0 or mask.max() >= 2**16):
         raise PerpixelError(
             f"{path}: holds values from {mask.min()} to {mask.max()}; a mask's are 0 to 65535"
         )
@@ -71,7 +109,7 @@ def read_palette(path: Path) -> Palette | None:
     try:
         with Image.open(path) as file:
             values = file.getpalette() if file.mode == "P" else None
-    except (OSError, SyntaxError, ValueError):
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         raise PerpixelError(f"{path}: not a picture in a format that can be read") from None
     if values is None:
         return None
@@ -98,9 +136,14 @@ def write_image(path: Path, image: Array) -> None:
 
 def write_mask(path: Path, classes: Array, palette: Palette) -> None:
     """Writes a class map, uint8 [height, width], as a PNG of indices with `palette`'s colours."""
-    file = Image.fromarray(classes)
-    file.putpalette(palette_table(palette).tobytes())
-    _write(path, file)
+    _write(path, _palette_file(classes, palette))
+
+
+def encode_mask(classes: Array, palette: Palette) -> bytes:
+    """The bytes of the PNG that `write_mask` writes."""
+    content = io.BytesIO()
+    _palette_file(classes, palette).save(content, "PNG")
+    return content.getvalue()
 
 
 def palette_table(palette: Palette) -> Array:
@@ -131,6 +174,28 @@ def overlay(image: Array, classes: Array, palette: Palette, *, opacity: float = 
     )
 
 
+def _decode(content: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8] | None:
+    """The picture, uint8 BGR [height, width, 3]; None when OpenCV cannot decode it."""
+    try:
+        image = cv2.imdecode(content, cv2.IMREAD_COLOR)
+    except cv2.error:  # more pixels than OpenCV admits, for one
+        return None
+    return None if image is None else np.asarray(image, np.uint8)
+
+
+def _top_of_png(content: npt.NDArray[np.uint8], rows: int) -> Array | None:
+    """A picture of which only the first `rows` rows are there; None if it is read as a whole."""
+    told, cut = header(content.data), first_rows(content.data, rows)
+    if told is None or cut is None or told.width * told.height >= _LARGE:
+        return None
+    top = _decode(np.frombuffer(cut, np.uint8))
+    if top is None:
+        return None
+    image = np.zeros((told.height, told.width, 3), np.uint8)
+    cv2.cvtColor(top, cv2.COLOR_BGR2RGB, dst=image[:rows])
+    return image
+
+
 def _read_matlab(path: Path) -> npt.NDArray[np.uint16]:
     from scipy.io import loadmat  # here, as few need it
 
@@ -138,7 +203,7 @@ def _read_matlab(path: Path) -> npt.NDArray[np.uint16]:
     try:
         found = loadmat(content, variable_names=("GTcls", "LabelMap"), simplify_cells=True)
     except Exception as error:  # a damaged file makes scipy raise almost anything
-        raise PerpixelError(f"{path}: not a MATLAB file that can be read ({error})") from None
+        raise DamagedFile(f"{path}: not a MATLAB file that can be read ({error})") from None
     mask = found["GTcls"].get("Segmentation") if "GTcls" in found else found.get("LabelMap")
     if mask is None or np.ndim(mask) != 2 or not (mask == np.asarray(mask, np.uint16)).all():
         raise PerpixelError(
@@ -153,10 +218,16 @@ def _bytes(path: Path) -> npt.NDArray[np.uint8]:
     except FileNotFoundError:
         raise PerpixelError(f"{path}: no such file") from None
     except OSError as error:
-        raise PerpixelError(f"{path}: cannot be read ({error.strerror})") from None
+        raise DamagedFile(f"{path}: cannot be read ({error.strerror})") from None
     if content.size == 0:
-        raise PerpixelError(f"{path}: the file is empty")
+        raise DamagedFile(f"{path}: the file is empty")
     return content
+
+
+def _palette_file(classes: Array, palette: Palette) -> Image.Image:
+    file = Image.fromarray(classes)
+    file.putpalette(palette_table(palette).tobytes())
+    return file
 
 
 def _write(path: Path, file: Image.Image) -> None:

@@ -1,5 +1,7 @@
 """Files in, arrays out: what each kind of picture and mask file gives, and what is refused."""
 
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -12,6 +14,7 @@ from perpixel.images import (
     IMAGE_SUFFIXES,
     colourise,
     distinct_palette,
+    header_size,
     overlay,
     palette_table,
     read_image,
@@ -229,3 +232,37 @@ def test_paths_may_hold_any_letters(tmp_path):
     path: Path = tmp_path / "Straße ü.png"
     write_image(path, RGB)
     assert np.array_equal(read_image(path), RGB)
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "bmp", "tif", "webp"])
+def test_a_header_tells_the_size(tmp_path, kind):
+    write_image(tmp_path / f"a.{kind}", _picture(7, 11))
+    assert header_size((tmp_path / f"a.{kind}").read_bytes(), origin="it") == (7, 11)
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"\x89PNG\r\n\x1a\n", b"GIF89a\x01\x00\x01\x00"])
+def test_without_a_header_of_a_known_format_there_is_no_size(content):
+    with pytest.raises(PerpixelError, match="it: not a picture that can be read"):
+        header_size(content, origin="it")
+
+
+@pytest.mark.parametrize("read", [read_image, read_mask])
+@pytest.mark.parametrize("colour", [0, 2], ids=["grey", "rgb"])
+def test_a_file_that_would_unpack_into_gigabytes_is_refused(tmp_path, capfd, read, colour):
+    """60,000 x 60,000 pixels in a hundred bytes."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    head = struct.pack(">IIBBBBB", 60_000, 60_000, 8, colour, 0, 0, 0)
+    parts = chunk(b"IHDR", head), chunk(b"IDAT", zlib.compress(bytes(1000))), chunk(b"IEND", b"")
+    path = tmp_path / "bomb.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    with pytest.raises(PerpixelError, match=r"bomb\.png: not a"):
+        read(path)
+    with pytest.raises(PerpixelError, match=r"bomb\.png: not a"):
+        read_image(path, rows=1)
+    with pytest.raises(PerpixelError, match=r"bomb\.png: not a"):
+        read_palette(path)

@@ -1,7 +1,5 @@
 """`perpixel eval`."""
 
-import csv
-import io
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,53 +7,78 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from perpixel.cli import options
-from perpixel.errors import UsageError
 
 if TYPE_CHECKING:
     from perpixel.evaluation.confusion import Matrix, Scores
-    from perpixel.recipes.spec import Inference, Recipe
+
+
+Split = Annotated[
+    str | None, typer.Option(help="The split to score; by default the recipe's, often val.")
+]
+Boundary = Annotated[
+    bool, typer.Option("--boundary", help="Boundary IoU, too (Cheng et al., 2021).")
+]
+JsonFile = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="Write the scores as JSON.")
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="Write evaluate.json, confusion.csv and pictures.csv into DIR."
+    ),
+]
+Threads = Annotated[int, typer.Option(min=0, help="Threads that read pictures ahead.")]
 
 
 def evaluate(
     model: options.Model,
     data: options.Data = None,
     dataset: options.Dataset = None,
-    split: Annotated[
-        str | None, typer.Option(help="The split to score; by default the recipe's, often val.")
-    ] = None,
-    windows: Annotated[
-        str | None, typer.Option(help="whole, or slide: overlapping windows of the training crop.")
-    ] = None,
-    scales: Annotated[
-        str | None, typer.Option(help="Scale factors to average over, e.g. 0.5,0.75,1,1.25,1.5.")
-    ] = None,
-    flip: Annotated[
-        bool | None, typer.Option("--flip/--no-flip", help="Average over the mirrored picture.")
-    ] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write the scores as JSON.")
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Write evaluate.json and confusion.csv into DIR."),
-    ] = None,
+    split: Split = None,
+    windows: options.Windows = None,
+    scales: options.Scales = None,
+    flip: options.Flip = None,
+    boundary: Boundary = False,
+    json_file: JsonFile = None,
+    out: Out = None,
     device: options.Device = "auto",
     precision: options.Precision = "float32",
+    batch: options.Batch = 1,
+    window_batch: options.WindowBatch = 4,
+    compile_network: options.Compile = False,
+    threads: Threads = 2,
 ) -> None:
     """Score a model: mIoU, per-class IoU, pixel and mean accuracy, from one confusion matrix.
 
     Example: perpixel eval runs/camvid --data CamVid --split val --flip --scales 0.75,1,1.25
+
+    On several GPUs or machines: torchrun --nproc-per-node 4 -m perpixel eval ...
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as Left
 
     import perpixel
     from perpixel.checkpoint import write_whole
+    from perpixel.distributed import ranks
     from perpixel.evaluation.confusion import scores as read_scores
+    from perpixel.evaluation.files import write_scores
 
-    predictor = perpixel.load(model, device=device, precision=precision)
-    inference = _inference(predictor.recipe, windows, scales, flip)
+    for file in (json_file, out / "evaluate.json" if out else None):
+        if file is not None:
+            options.require_writable(file)
+    predictor = options.load_model(
+        model,
+        device=device,
+        precision=precision,
+        windows=windows,
+        scales=scales,
+        flip=flip,
+        window_batch=window_batch,
+        compiled=compile_network,
+    )
+    speaks = ranks().main
     columns = TextColumn("eval"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[m]}")
-    with Progress(*columns, transient=True) as bar:
+    with Progress(*columns, Left(), transient=True, disable=not speaks) as bar:
         task = bar.add_task("eval", total=None, m="")
 
         def show(done: int, total: int, matrix: "Matrix") -> None:
@@ -63,44 +86,22 @@ def evaluate(
             bar.update(task, completed=done, total=total, m=f"mIoU {miou:.2f}")
 
         scores = perpixel.evaluate(
-            predictor, data=data, dataset=dataset, split=split, inference=inference, progress=show
+            predictor,
+            data=data,
+            dataset=dataset,
+            split=split,
+            batch=batch,
+            threads=threads,
+            boundary=boundary,
+            progress=show,
         )
-    text = json.dumps(scores.as_json(), indent=2).encode()
+    if not speaks:
+        return
     if json_file is not None:
-        write_whole(json_file, text)
+        write_whole(json_file, json.dumps(scores.as_json(), indent=2).encode())
     if out is not None:
-        write_whole(out / "evaluate.json", text)
-        table = io.StringIO()
-        rows = csv.writer(table, lineterminator="\n")
-        rows.writerow(["label", *predictor.names])
-        for name, counts in zip(predictor.names, scores.confusion.tolist(), strict=True):
-            rows.writerow([name, *counts])
-        write_whole(out / "confusion.csv", table.getvalue().encode())
+        write_scores(out, scores)
     _print(scores)
-
-
-def _inference(
-    recipe: "Recipe", windows: str | None, scales: str | None, flip: bool | None
-) -> "Inference":
-    """The recipe's inference with the command's changes, through the recipe's own checks."""
-    from perpixel.recipes.settings import override
-
-    changes = []
-    if windows == "slide" and recipe.inference.crop is None:
-        tall, wide = recipe.train.crop
-        changes += [f"inference.crop={tall}x{wide}"]
-        changes += [f"inference.stride={max(tall * 2 // 3, 1)}x{max(wide * 2 // 3, 1)}"]
-    if windows is not None:
-        changes.append(f"inference.windows={windows}")
-    if scales is not None:
-        try:
-            factors = [float(part) for part in scales.split(",")]
-        except ValueError:
-            raise UsageError(f"--scales {scales!r}: give numbers such as 0.5,1,1.5") from None
-        changes.append(f"inference.scales={json.dumps(factors)}")
-    if flip is not None:
-        changes.append(f"inference.flip={json.dumps(flip)}")
-    return override(recipe, changes).inference
 
 
 def _print(scores: "Scores") -> None:
@@ -108,18 +109,30 @@ def _print(scores: "Scores") -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table("class", "IoU", "accuracy")
-    table.columns[1].justify = table.columns[2].justify = "right"
-    for name, iou in scores.iou.items():
-        accuracy = scores.accuracy[name]
-        table.add_row(
-            escape(name), *("-" if value is None else f"{value:.2f}" for value in (iou, accuracy))
-        )
+    columns = {"IoU": scores.iou, "accuracy": scores.accuracy}
+    if scores.boundary_iou is not None:
+        columns["boundary IoU"] = scores.boundary_iou
+    table = Table("class")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for name in scores.iou:
+        values = (column[name] for column in columns.values())
+        table.add_row(escape(name), *("-" if v is None else f"{v:.2f}" for v in values))
     console = Console()
     console.print(table)
     console.print(
         f"mIoU {scores.miou:.2f}  pixel accuracy {scores.pixel_accuracy:.2f}  mean accuracy "
-        f"{scores.mean_accuracy:.2f}  {scores.images} images  {scores.seconds:.1f} s",
+        f"{scores.mean_accuracy:.2f}  frequency-weighted IoU {scores.frequency_weighted_iou:.2f}  "
+        f"{scores.images} images  {scores.seconds:.1f} s",
         highlight=False,
         soft_wrap=True,
     )
+    absent = [
+        name
+        for name, labelled in zip(scores.iou, scores.confusion.sum(1), strict=True)
+        if not labelled
+    ]
+    if absent:
+        console.print(
+            f"without a labelled pixel: {', '.join(absent)}", markup=False, highlight=False
+        )

@@ -1,9 +1,14 @@
 """Options that several commands share."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from perpixel.errors import PerpixelError, UsageError
+
+if TYPE_CHECKING:
+    from perpixel.inference.predictor import Predictor
 
 Data = Annotated[
     Path | None,
@@ -21,12 +26,94 @@ Device = Annotated[
     str, typer.Option(help="auto, cpu, cuda or cuda:N; auto takes CUDA where there is one.")
 ]
 Precision = Annotated[
-    str, typer.Option(help="float32, bfloat16, or auto: bfloat16 where the device has it.")
+    str,
+    typer.Option(help="float32, tf32 (CUDA), bfloat16, or auto: bfloat16 where the device has it."),
 ]
 Model = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="A run folder, a checkpoint, or a recipe whose weights `perpixel zoo fetch` got.",
+        help="A run folder, a checkpoint, a recipe whose weights `perpixel zoo fetch` got, or "
+        "OWNER/NAME on the Hugging Face Hub.",
     ),
 ]
+Windows = Annotated[
+    str | None,
+    typer.Option(
+        help="whole; slide: overlapping windows of the training crop, averaged; or blend: such "
+        "windows weighted so that no border shows."
+    ),
+]
+Scales = Annotated[
+    str | None, typer.Option(help="Scale factors to average over, e.g. 0.5,0.75,1,1.25,1.5.")
+]
+Flip = Annotated[
+    bool | None, typer.Option("--flip/--no-flip", help="Average over the mirrored picture.")
+]
+Batch = Annotated[
+    int,
+    typer.Option(min=1, help="Pictures of one size that go through the network together."),
+]
+WindowBatch = Annotated[
+    int, typer.Option(min=1, help="Windows of a picture that go through the network together.")
+]
+Compile = Annotated[
+    bool,
+    typer.Option(
+        "--compile", help="torch.compile the network: faster after the first picture of each size."
+    ),
+]
+
+
+def load_model(
+    model: str,
+    *,
+    device: str,
+    precision: str,
+    windows: str | None,
+    scales: str | None,
+    flip: bool | None,
+    window_batch: int,
+    compiled: bool,
+) -> "Predictor":
+    """The model, seeing pictures as the command says, else as its recipe does."""
+    import perpixel
+
+    changes = []
+    if windows is not None:
+        changes.append(f"inference.windows={windows}")
+    if scales is not None:
+        try:
+            factors = [float(part) for part in scales.split(",")]
+        except ValueError:
+            raise UsageError(f"--scales {scales!r}: give numbers such as 0.5,1,1.5") from None
+        changes.append(f"inference.scales={factors}")
+    if flip is not None:
+        changes.append(f"inference.flip={str(flip).lower()}")
+    return perpixel.load(
+        model,
+        device=device,
+        precision=precision,
+        settings=changes,
+        window_batch=window_batch,
+        compiled=compiled,
+    )
+
+
+def require_writable(path: Path) -> None:
+    """Raises PerpixelError now, not after the work, when a file cannot be written later."""
+    import os
+
+    folder = path if path.is_dir() else path.parent
+    while not folder.exists():
+        folder = folder.parent
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise PerpixelError(f"{path}: cannot be written there; name another file")
+
+
+def read_size(text: str, option: str) -> tuple[int, int]:
+    """A text such as 512x1024 as (height, width); raises UsageError that names the option."""
+    height, _, width = text.partition("x")
+    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+        raise UsageError(f"{option} {text!r}: write it as HEIGHTxWIDTH, for example 512x1024")
+    return int(height), int(width)

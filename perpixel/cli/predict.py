@@ -1,117 +1,254 @@
 """`perpixel predict`."""
 
-import glob
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from perpixel.cli import options
+from perpixel.cli.jobs import find_jobs, require_free
 from perpixel.errors import PerpixelError, UsageError
+
+if TYPE_CHECKING:
+    from perpixel.data.submission import Submission
+    from perpixel.images import Array
+    from perpixel.inference.predictor import Predictor, Result
+
+Inputs = Annotated[
+    list[str], typer.Argument(metavar="INPUT...", help="Pictures, videos, folders or globs.")
+]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the masks go.")]
+Overlay = Annotated[
+    bool, typer.Option("--overlay", help="Also write the pictures with their classes on top.")
+]
+Probabilities = Annotated[
+    bool,
+    typer.Option("--probabilities", help="Also write NAME.npy: float16, height x width x classes."),
+]
+Geo = Annotated[
+    bool,
+    typer.Option(
+        "--geo",
+        help="TIFFs of any size, read in windows; the mask is a GeoTIFF in the same place.",
+    ),
+]
+Server = Annotated[
+    str | None,
+    typer.Option(
+        "--submission",
+        metavar="NAME",
+        help="Write what a benchmark's server takes: cityscapes, ade20k or pascal_voc.",
+    ),
+]
 
 
 def predict(
     model: options.Model,
-    inputs: Annotated[
-        list[str], typer.Argument(metavar="INPUT...", help="Pictures, folders or globs.")
-    ],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the masks go.")],
-    overlay: Annotated[
-        bool, typer.Option("--overlay", help="Also write the pictures with their classes on top.")
-    ] = False,
-    submission: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Write what a benchmark's server takes: cityscapes, ade20k or pascal_voc.",
-        ),
-    ] = None,
+    inputs: Inputs,
+    out: Out,
+    overlay: Overlay = False,
+    probabilities: Probabilities = False,
+    submission: Server = None,
+    geo: Geo = False,
+    windows: options.Windows = None,
+    scales: options.Scales = None,
+    flip: options.Flip = None,
     device: options.Device = "auto",
     precision: options.Precision = "float32",
+    batch: options.Batch = 1,
+    window_batch: options.WindowBatch = 4,
+    compile_network: options.Compile = False,
 ) -> None:
-    """Write a palette PNG of class indices for every picture.
+    """Write a palette PNG of class indices for every picture, and for every frame of a video.
 
     A picture that cannot be read is named and left out; the others are written, and the command
     ends with 1. Example: perpixel predict runs/camvid street/ photo.jpg --out masks --overlay
+
+    On several GPUs or machines: torchrun --nproc-per-node 4 -m perpixel predict ...
     """
-    from rich.progress import track
-
-    import perpixel
+    from perpixel import distributed
     from perpixel.data.submission import submission as find_submission
-    from perpixel.images import write_image, write_mask
 
-    if submission is not None and overlay:
-        raise UsageError("--submission writes nothing but the server's files; leave out --overlay")
+    if (submission is not None or geo) and (overlay or probabilities):
+        raise UsageError(
+            "--submission and --geo write masks alone: leave out --overlay and --probabilities"
+        )
     server = None if submission is None else find_submission(submission)
-    jobs = _jobs(inputs, out, flat=server is not None)
-    _require_free(jobs, out if server is None else out / server.folder, overlay=overlay)
-    predictor = perpixel.load(model, device=device, precision=precision)
+    jobs = find_jobs(inputs, out, flat=server is not None)
+    if probabilities and any(map(_is_video, jobs.values())):
+        raise UsageError("--probabilities are written for pictures, not for videos; leave one out")
+    endings = [".tif" if geo else ".png"]
+    endings += ["_overlay.png", "_overlay.mp4"] * overlay + [".npy"] * probabilities
+    require_free(jobs, out if server is None else out / server.folder, endings=endings)
+    predictor = options.load_model(
+        model,
+        device=device,
+        precision=precision,
+        windows="blend" if geo and windows is None else windows,
+        scales=scales,
+        flip=flip,
+        window_batch=window_batch,
+        compiled=compile_network,
+    )
     if server is not None:
         server.require(predictor.names)
-    failed = []
-    for name, picture in track(jobs.items(), description="predict", transient=True):
-        try:
-            result = predictor.predict(picture)
-        except PerpixelError as error:
-            failed.append(str(error))
-            continue
-        if server is None:
-            write_mask(out / f"{name}.png", result.classes, result.palette)
-        else:
-            server.write(out, name, result.classes)
-        if overlay:
-            write_image(out / f"{name}_overlay.png", result.overlay())
-    typer.echo(f"{len(jobs) - len(failed)} of {len(jobs)} pictures written to {out}")
+    ranks = distributed.ranks()
+    own = dict(list(jobs.items())[ranks.rank :: ranks.world])
+    failed: list[str] = []
+    with _bar(len(own), shown=ranks.main) as show:
+        long = {name: path for name, path in own.items() if geo or _is_video(path)}
+        for name, path in long.items():
+            failed += _write_long(predictor, path, out / name, show, overlay=overlay, batch=batch)
+        still = {name: path for name, path in own.items() if name not in long}
+        for name, found in _results(predictor, still, batch=batch):
+            if isinstance(found, PerpixelError):
+                failed.append(str(found))
+            else:
+                _write(out, name, found, server, overlay=overlay)
+                if probabilities:
+                    _write_probabilities(out / f"{name}.npy", predictor, found)
+            show(None, 1, 1)
+    left_out = _sum_over_ranks(len(failed), predictor)
+    if ranks.main:
+        typer.echo(f"{len(jobs) - left_out} of {len(jobs)} pictures written to {out}")
     if failed:
         raise PerpixelError("left out:\n  " + "\n  ".join(failed))
 
 
-def _jobs(inputs: list[str], out: Path, *, flat: bool) -> dict[str, Path]:
-    """Pictures by the name of their result: the path below a folder, or the bare file name.
+Show = Callable[[str | None, int, int], None]
 
-    `flat` takes the bare name of all, as a submission's files lie in one folder.
+
+@contextmanager
+def _bar(jobs: int, *, shown: bool) -> Iterator[Show]:
+    """A progress bar over the jobs, and a second one over the parts of a long one.
+
+    It is told (name, parts done, parts in all); no name ends the job at hand.
     """
-    from perpixel.data.folder import files_below
-    from perpixel.images import IMAGE_SUFFIXES
+    from rich.progress import Progress
 
-    jobs: dict[str, Path] = {}
-    for given in inputs:
-        found = (
-            [Path(given)]
-            if Path(given).exists()
-            else [Path(p) for p in sorted(glob.glob(given, recursive=True))]
-        )
-        if not found:
-            raise UsageError(f"{given}: no such picture or folder, and no file matches it")
-        for path in found:
-            pictures = [path]
-            if path.is_dir():
-                files = [path / file for file in files_below(path)]
-                if out.resolve() != path.resolve():  # results of an earlier call are no pictures
-                    own = out.resolve()
-                    files = [file for file in files if not file.resolve().is_relative_to(own)]
-                pictures = [file for file in files if file.name.lower().endswith(IMAGE_SUFFIXES)]
-                if not pictures:
-                    raise UsageError(f"{path}: holds no pictures ({', '.join(IMAGE_SUFFIXES)})")
-            for picture in pictures:
-                whole = path.is_dir() and not flat
-                below = picture.relative_to(path) if whole else Path(picture.name)
-                name = below.with_suffix("").as_posix()
-                if jobs.setdefault(name, picture) != picture:
-                    raise UsageError(
-                        f"{jobs[name]} and {picture} would both be written as {name}.png: predict "
-                        f"them into different folders"
-                    )
-    return jobs
+    with Progress(transient=True, disable=not shown) as bar:
+        whole = bar.add_task("predict", total=jobs)
+        parts = bar.add_task("", total=1, visible=False)
+
+        def show(name: str | None, done: int, total: int) -> None:
+            if name is None:
+                bar.advance(whole)
+            bar.update(
+                parts,
+                description=name or "",
+                completed=done,
+                total=total,
+                visible=name is not None,
+            )
+
+        yield show
 
 
-def _require_free(jobs: dict[str, Path], out: Path, *, overlay: bool) -> None:
-    """No result may be written over a picture, or over another result."""
-    endings = (".png", "_overlay.png") if overlay else (".png",)
-    targets = [out / f"{name}{ending}" for name in jobs for ending in endings]
-    pictures = {picture.resolve() for picture in jobs.values()}
-    seen: set[Path] = set()
-    for target in targets:
-        if target.resolve() in pictures or target in seen:
-            raise UsageError(f"{target} would be written over: name another folder with --out")
-        seen.add(target)
+def _sum_over_ranks(count: int, predictor: "Predictor") -> int:
+    """Waits for every rank: one that ended with an error would take the others with it."""
+    import torch
+
+    from perpixel import distributed
+
+    where = next(predictor.network.parameters()).device
+    with distributed.group(where):
+        return int(distributed.summed(torch.tensor(count, device=where)))
+
+
+def _results(
+    predictor: "Predictor", jobs: dict[str, Path], *, batch: int
+) -> Iterator["tuple[str, Result | PerpixelError]"]:
+    """Every picture's result, or why there is none; a few pictures are in memory at a time."""
+    from perpixel.data.reading import read_ahead
+    from perpixel.images import read_image
+
+    def read(job: tuple[str, Path]) -> "tuple[str, Array | PerpixelError]":
+        try:
+            return job[0], read_image(job[1])
+        except PerpixelError as error:
+            return job[0], error
+
+    waiting: list[tuple[str, Array]] = []
+
+    def flush() -> Iterator["tuple[str, Result | PerpixelError]"]:
+        found = predictor.predict_batch([image for _, image in waiting])
+        yield from zip([name for name, _ in waiting], found, strict=True)
+        waiting.clear()
+
+    for name, image in read_ahead(read, jobs.items(), threads=1):
+        if isinstance(image, PerpixelError):
+            yield name, image
+            continue
+        if waiting and image.shape != waiting[0][1].shape:
+            yield from flush()
+        waiting.append((name, image))
+        if len(waiting) == batch:
+            yield from flush()
+    yield from flush()
+
+
+def _is_video(path: Path) -> bool:
+    from perpixel.inference.video import VIDEO_SUFFIXES
+
+    return path.name.lower().endswith(VIDEO_SUFFIXES)
+
+
+def _write(
+    out: Path, name: str, result: "Result", server: "Submission | None", *, overlay: bool
+) -> None:
+    from perpixel.images import write_image, write_mask
+
+    if server is None:
+        write_mask(out / f"{name}.png", result.classes, result.palette)
+    else:
+        server.write(out, name, result.classes)
+    if overlay:
+        write_image(out / f"{name}_overlay.png", result.overlay())
+
+
+def _write_probabilities(path: Path, predictor: "Predictor", result: "Result") -> None:
+    import numpy as np
+    from numpy.lib.format import open_memmap
+
+    part = path.with_name(f".{path.name}.part")
+    shape = (*result.classes.shape, len(result.names))
+    try:
+        file = open_memmap(part, mode="w+", dtype=np.float16, shape=shape)
+        for top, values in predictor.probabilities(result.image):
+            file[top : top + len(values)] = values
+        file.flush()
+        part.replace(path)
+    except OSError as error:
+        raise PerpixelError(f"{path}: cannot be written ({error.strerror})") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _write_long(
+    predictor: "Predictor", path: Path, target: Path, show: Show, *, overlay: bool, batch: int
+) -> list[str]:
+    """A video or a TIFF in parts; what went wrong, if anything."""
+    from perpixel.inference.geotiff import predict_geotiff
+    from perpixel.inference.video import predict_video
+
+    def progress(done: int, total: int) -> None:
+        show(path.name, done, total)
+
+    try:
+        if _is_video(path):
+            drawn = target.with_name(f"{target.name}_overlay.mp4") if overlay else None
+            predict_video(
+                predictor, path, masks=target, overlay=drawn, batch=batch, progress=progress
+            )
+        else:
+            mask = target.with_name(f"{target.name}.tif")
+            predict_geotiff(predictor, path, mask, progress=progress)
+    except UsageError:
+        raise
+    except PerpixelError as error:
+        return [str(error)]
+    finally:
+        show(None, 1, 1)
+    return []

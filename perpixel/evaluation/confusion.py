@@ -3,13 +3,14 @@
 Counts are int64 from the first pixel to the last, so that no amount of data loses one.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
 from perpixel.images import Array
-from perpixel.recipes.spec import IGNORE
 
 Matrix = npt.NDArray[np.int64]
 
@@ -20,83 +21,140 @@ def confusion(label: Array, prediction: Array, *, classes: int) -> Matrix:
     Pixels labelled IGNORE do not count. Both maps are uint8 of one shape; predictions are
     0..classes-1.
     """
-    known = label != IGNORE
-    cells = label[known].astype(np.int32) * classes + prediction[known]
-    return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
+    total = np.zeros((classes, classes), np.int64)
+    step = max(1, 2**24 // label.shape[1])  # OpenCV gives counts as float32, exact up to 2^24
+    for top in range(0, len(label), step):
+        part = [np.ascontiguousarray(each[top : top + step]) for each in (label, prediction)]
+        # All 256 values, of which IGNORE and its like are cut off: twice as fast as a range.
+        counts = cv2.calcHist(part, [0, 1], None, [256, 256], [0, 256, 0, 256])
+        total += np.asarray(counts)[:classes, :classes].astype(np.int64)
+    return total
+
+
+def areas(matrix: Matrix) -> Matrix:
+    """What the scores of classes need, int64 [3, classes]: pixels that are right, labelled and
+    predicted so."""
+    return np.stack([matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)])
+
+
+@dataclass(frozen=True)
+class PictureScores:
+    """Scores of one picture, in percent; None where it shows no such class, or no label at all."""
+
+    name: str
+    miou: float | None
+    pixel_accuracy: float | None
+    iou: dict[str, float | None]
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of an evaluation, in percent; None for a class where a score is 0 / 0."""
+    """Scores of an evaluation, in percent; None for a class where a score is 0 / 0.
+
+    `boundary_iou` is None where it was not asked for.
+    """
 
     miou: float
     pixel_accuracy: float
     mean_accuracy: float
+    frequency_weighted_iou: float
     iou: dict[str, float | None]
     accuracy: dict[str, float | None]
     dice: dict[str, float | None]
     precision: dict[str, float | None]
     recall: dict[str, float | None]
     fscore: dict[str, float | None]
+    boundary_iou: dict[str, float | None] | None
     confusion: Matrix
+    pictures: tuple[PictureScores, ...]
     images: int
     seconds: float
 
     def as_json(self) -> dict[str, object]:
-        """Everything but the matrix, ready for json.dump."""
+        """Everything but the matrix and the single pictures, ready for json.dump."""
         return {
             "miou": self.miou,
             "pixel_accuracy": self.pixel_accuracy,
             "mean_accuracy": self.mean_accuracy,
+            "frequency_weighted_iou": self.frequency_weighted_iou,
             "iou": self.iou,
             "accuracy": self.accuracy,
             "dice": self.dice,
             "precision": self.precision,
             "recall": self.recall,
             "fscore": self.fscore,
+            **({} if self.boundary_iou is None else {"boundary_iou": self.boundary_iou}),
             "images": self.images,
             "seconds": self.seconds,
         }
 
 
 def scores(
-    matrix: Matrix, *, names: tuple[str, ...], images: int = 0, seconds: float = 0.0
+    matrix: Matrix,
+    *,
+    names: tuple[str, ...],
+    pictures: Iterable[tuple[str, Matrix]] = (),
+    boundaries: Matrix | None = None,
+    seconds: float = 0.0,
 ) -> Scores:
     """Scores of a confusion matrix.
 
     IoU = TP / (TP + FP + FN); a class's accuracy is its recall, TP / (TP + FN); precision =
     TP / (TP + FP); Dice = 2 TP / (2 TP + FP + FN); the F-score is the harmonic mean of precision
     and recall, which is Dice where both exist and are not 0 (mmsegmentation's iou_metric.py).
-    Means leave out classes without a value (mmsegmentation's and sssegmentation's nanmean). A
-    matrix without any count gives 0.
+    Frequency-weighted IoU weights a class's IoU by its share of the labels (Long et al., 2015,
+    section 5). Means leave out classes without a value (mmsegmentation's and sssegmentation's
+    nanmean). A matrix without any count gives 0. `pictures` are names and `areas`, `boundaries`
+    what boundary_counts gives, summed.
     """
-    correct = matrix.diagonal()
-    labelled = matrix.sum(axis=1)
-    predicted = matrix.sum(axis=0)
-    iou = _ratio(correct, labelled + predicted - correct)
+    correct, labelled, predicted = areas(matrix)
+    iou = _iou(correct, labelled, predicted)
     accuracy = _ratio(correct, labelled)
     dice = _ratio(2 * correct, labelled + predicted)
     total = int(matrix.sum())
+    weighted = sum((value or 0.0) * int(count) for value, count in zip(iou, labelled, strict=True))
+    singles = tuple(_of_picture(name, own, names) for name, own in pictures)
     return Scores(
-        miou=_mean(iou),
+        miou=_mean(iou) or 0.0,
         pixel_accuracy=100 * int(correct.sum()) / total if total else 0.0,
-        mean_accuracy=_mean(accuracy),
+        mean_accuracy=_mean(accuracy) or 0.0,
+        frequency_weighted_iou=weighted / total if total else 0.0,
         iou=dict(zip(names, iou, strict=True)),
         accuracy=dict(zip(names, accuracy, strict=True)),
         dice=dict(zip(names, dice, strict=True)),
         precision=dict(zip(names, _ratio(correct, predicted), strict=True)),
         recall=dict(zip(names, accuracy, strict=True)),
         fscore={name: value or None for name, value in zip(names, dice, strict=True)},
+        boundary_iou=None
+        if boundaries is None
+        else dict(zip(names, _ratio(*boundaries), strict=True)),
         confusion=matrix,
-        images=images,
+        pictures=singles,
+        images=len(singles),
         seconds=seconds,
     )
+
+
+def _of_picture(name: str, own: Matrix, names: tuple[str, ...]) -> PictureScores:
+    correct, labelled, predicted = own
+    iou = _iou(correct, labelled, predicted)
+    total = int(labelled.sum())
+    return PictureScores(
+        name=name,
+        miou=_mean(iou),
+        pixel_accuracy=100 * int(correct.sum()) / total if total else None,
+        iou=dict(zip(names, iou, strict=True)),
+    )
+
+
+def _iou(correct: Matrix, labelled: Matrix, predicted: Matrix) -> list[float | None]:
+    return _ratio(correct, labelled + predicted - correct)
 
 
 def _ratio(part: Matrix, whole: Matrix) -> list[float | None]:
     return [100 * int(p) / int(w) if w else None for p, w in zip(part, whole, strict=True)]
 
 
-def _mean(values: list[float | None]) -> float:
+def _mean(values: list[float | None]) -> float | None:
     known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else 0.0
+    return sum(known) / len(known) if known else None

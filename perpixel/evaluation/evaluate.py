@@ -1,20 +1,26 @@
-"""Score a network on a data set, one picture at a time."""
+"""Score a network on a data set: each picture once, over any number of ranks."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
 
+from perpixel import distributed
 from perpixel.data.augment import resize
 from perpixel.data.dataset import Dataset, read_pair
+from perpixel.data.reading import read_ahead
 from perpixel.errors import PerpixelError
-from perpixel.evaluation.confusion import Matrix, Scores, confusion, scores
-from perpixel.inference.windows import class_map
+from perpixel.evaluation.boundary import boundary_counts
+from perpixel.evaluation.confusion import Matrix, Scores, areas, confusion, scores
+from perpixel.images import Array
+from perpixel.inference.class_maps import WINDOW_BATCH, class_maps
 from perpixel.models.segmenter import Segmenter
 from perpixel.recipes.spec import Recipe
 
 Progress = Callable[[int, int, Matrix], None]
+
+_Sample = tuple[int, Array, Array]
 
 
 def evaluate(
@@ -23,30 +29,76 @@ def evaluate(
     dataset: Dataset,
     *,
     dtype: torch.dtype = torch.float32,
+    batch: int = 1,
+    window_batch: int = WINDOW_BATCH,
+    threads: int = 2,
+    boundary: bool = False,
     progress: Progress | None = None,
 ) -> Scores:
     """Scores of the network on every picture of `dataset`, as the recipe's `inference` sees them.
 
-    One int64 confusion matrix is summed over all pictures. `progress` is called after each with
-    (pictures done, pictures in all, the matrix so far). The network is left in the mode
+    Every rank scores every world-th picture; one int64 confusion matrix is summed over all of them,
+    and every rank returns the same scores. Up to `batch` pictures in a row that have the same size
+    go through the network together, which changes results by rounding alone; `threads` read ahead.
+    `boundary` asks for boundary IoU, too. `progress` is called after each picture with (pictures
+    done, pictures in all, the matrix so far), of this rank alone. The network is left in the mode
     (training or not) it came in.
     """
     if len(dataset) == 0:
         raise PerpixelError("the evaluation split holds no pictures")
     start, was_training = time.perf_counter(), network.training
-    network.eval()
+    tries_kernels = torch.backends.cudnn.benchmark
+    device = next(network.parameters()).device
     classes = len(dataset.classes)
     matrix = np.zeros((classes, classes), np.int64)
-    try:
-        for index in range(len(dataset)):
-            image, label = read_pair(dataset, index)
-            if recipe.data.resize is not None:
-                image, label = resize(image, label, recipe.data.resize)
-            prediction = class_map(network, image, recipe, dtype=dtype)
-            matrix += confusion(label, prediction, classes=classes)
-            if progress is not None:
-                progress(index + 1, len(dataset), matrix)
-    finally:
-        network.train(was_training)
-    seconds = time.perf_counter() - start
-    return scores(matrix, names=dataset.classes.names, images=len(dataset), seconds=seconds)
+    pictures = np.zeros((len(dataset), 3, classes), np.int64)
+    borders = np.zeros((2, classes), np.int64)
+
+    def read(index: int) -> _Sample:
+        image, label = read_pair(dataset, index)
+        if recipe.data.resize is not None:
+            image, label = resize(image, label, recipe.data.resize)
+        return index, image, label
+
+    with distributed.group(device) as ranks:
+        own = range(ranks.rank, len(dataset), ranks.world)
+        network.eval()
+        torch.backends.cudnn.benchmark = False  # it would try all kernels for every picture size
+        try:
+            for group in _same_sized(read_ahead(read, own, threads=threads), batch):
+                images = [image for _, image, _ in group]
+                found = class_maps(network, images, recipe, dtype=dtype, window_batch=window_batch)
+                for (index, _, label), prediction in zip(group, found, strict=True):
+                    counts = confusion(label, prediction, classes=classes)
+                    matrix += counts
+                    pictures[index] = areas(counts)
+                    if boundary:
+                        borders += boundary_counts(label, prediction, classes=classes)
+                    if progress is not None:
+                        progress(own.index(index) + 1, len(own), matrix)
+        finally:
+            torch.backends.cudnn.benchmark = tries_kernels
+            network.train(was_training)
+        matrix, pictures, borders = (
+            distributed.summed(torch.from_numpy(part).to(device)).cpu().numpy()
+            for part in (matrix, pictures, borders)
+        )
+    return scores(
+        matrix,
+        names=dataset.classes.names,
+        pictures=[(dataset.name(index), own) for index, own in enumerate(pictures)],
+        boundaries=borders if boundary else None,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _same_sized(samples: Iterable[_Sample], most: int) -> Iterator[list[_Sample]]:
+    """Neighbours of one size, up to `most` of them."""
+    group: list[_Sample] = []
+    for sample in samples:
+        if group and (len(group) == most or sample[1].shape != group[0][1].shape):
+            yield group
+            group = []
+        group.append(sample)
+    if group:
+        yield group

@@ -1,19 +1,25 @@
 """What users hold: a network with its classes, ready for pictures."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import ImageOps
 from PIL.Image import Image as PILImage
 from PIL.Image import fromarray
 
-from perpixel.checkpoint import Checkpoint, network_of
+from perpixel import hub
+from perpixel.checkpoint import Checkpoint, network_of, read_checkpoint
 from perpixel.errors import UsageError
 from perpixel.images import Array, Palette, overlay, read_image
-from perpixel.inference.windows import class_map
+from perpixel.inference.class_maps import WINDOW_BATCH, class_maps, score_bands
 from perpixel.models.build import place
+from perpixel.models.compiling import compile_for_prediction
+from perpixel.models.folding import folded
+from perpixel.recipes.spec import Inference
 
 
 @dataclass(frozen=True)
@@ -35,8 +41,16 @@ class Result:
         return dict(zip(self.names, (counts / self.classes.size).tolist(), strict=True))
 
 
+Picture = str | Path | Array | PILImage
+
+
 class Predictor:
-    """A checkpoint's network on a device."""
+    """A checkpoint's network on a device.
+
+    `inference` replaces the recipe's own way of seeing pictures (scales, flip, windows);
+    `window_batch` windows of a picture go through the network at once. `compiled` has torch.compile
+    make it faster, which takes its time at the first picture of every size.
+    """
 
     def __init__(
         self,
@@ -44,24 +58,100 @@ class Predictor:
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        inference: Inference | None = None,
+        window_batch: int = WINDOW_BATCH,
+        compiled: bool = False,
     ) -> None:
+        self.checkpoint = checkpoint
         self.recipe = checkpoint.recipe
+        if inference is not None:
+            self.recipe = self.recipe.model_copy(update={"inference": inference})
         self.names = checkpoint.names
         self.palette = checkpoint.palette
         self.dtype = dtype
-        self.network = place(network_of(checkpoint), device)
+        self.window_batch = window_batch
+        self.network = place(folded(network_of(checkpoint)), device).to(dtype)
+        if compiled:
+            compile_for_prediction(self.network)
 
-    def predict(self, image: str | Path | Array | PILImage) -> Result:
+    def predict(self, image: Picture) -> Result:
         """The classes of one picture: a path, a PIL picture or a uint8 RGB array [H, W, 3].
 
         Raises PerpixelError for a file that cannot be read, UsageError for another kind of value.
         """
-        pixels = _pixels(image)
-        found = class_map(self.network, pixels, self.recipe, dtype=self.dtype)
-        return Result(pixels, found, self.names, self.palette)
+        return self.predict_batch([image])[0]
+
+    def predict_batch(self, images: Sequence[Picture]) -> list[Result]:
+        """The classes of several pictures; those of one size go through the network together."""
+        pictures = [_pixels(image) for image in images]
+        maps: dict[int, Array] = {}
+        for size in dict.fromkeys(picture.shape for picture in pictures):
+            same = [index for index, picture in enumerate(pictures) if picture.shape == size]
+            found = class_maps(
+                self.network,
+                [pictures[index] for index in same],
+                self.recipe,
+                dtype=self.dtype,
+                window_batch=self.window_batch,
+            )
+            maps |= dict(zip(same, found, strict=True))
+        return [
+            Result(picture, maps[index], self.names, self.palette)
+            for index, picture in enumerate(pictures)
+        ]
+
+    def probabilities(self, image: Picture) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
+        """(first row, class probabilities float32 [rows, W, classes]) of bands, from the top down.
+
+        Together they are [H, W, classes], which for a large picture does not fit into memory.
+        """
+        for top, values in score_bands(
+            self.network,
+            _pixels(image),
+            self.recipe,
+            dtype=self.dtype,
+            probabilities=True,
+            window_batch=self.window_batch,
+        ):
+            yield top, values.cpu().numpy()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        revision: str | None = None,
+        device: torch.device | str = "cpu",
+    ) -> "Predictor":
+        """The model of a folder that `save_pretrained` wrote, or of OWNER/NAME on the Hub.
+
+        `revision` is a branch, tag or commit there. Raises PerpixelError.
+        """
+        folder = Path(source)
+        path = folder / hub.WEIGHTS
+        if not folder.is_dir():
+            path = hub.download(str(source), revision=revision)
+        return cls(read_checkpoint(path), device=device)
+
+    def save_pretrained(self, folder: str | Path, *, license: str | None = None) -> None:
+        """Writes model.safetensors, config.json and a model card into `folder`.
+
+        `license` is the card's, such as "cc-by-4.0". `perpixel.load` takes the folder. Raises
+        PerpixelError when it cannot be written.
+        """
+        hub.save_pretrained(self.checkpoint, Path(folder), license=license)
+
+    def push_to_hub(
+        self, repository: str, *, private: bool = False, license: str | None = None
+    ) -> str:
+        """Uploads these files to the Hugging Face Hub as OWNER/NAME and returns the address.
+
+        It needs the extra [hub] and a token (HF_TOKEN, or `hf auth login`). Raises PerpixelError.
+        """
+        return hub.push_to_hub(self.checkpoint, repository, private=private, license=license)
 
 
-def _pixels(image: str | Path | Array | PILImage) -> Array:
+def _pixels(image: Picture) -> Array:
     match image:
         case str() | Path():
             return read_image(Path(image))

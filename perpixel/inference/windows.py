@@ -1,149 +1,102 @@
-"""From one picture to its class map: whole or in windows, at one or several scales, flipped or not.
+"""Sliding windows in memory that does not grow with the picture's height."""
 
-The semantics are data (`Inference`): mmsegmentation's and sssegmentation's differ in the number of
-resizes and in what is averaged over scales and flips.
-"""
+import math
+from collections.abc import Callable
 
-from collections.abc import Iterator
-from typing import assert_never
-
-import cv2
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate, pad
 
-from perpixel.images import Array, Size, scaled_size
+from perpixel.bilinear import taps
+from perpixel.images import Array, Size
+from perpixel.inference.enlargement import band
 from perpixel.models.inputs import normalise
 from perpixel.models.segmenter import Segmenter
 from perpixel.recipes.spec import Recipe
 
+Rows = Callable[[int, int], Tensor]
+"""(top, bottom) -> scores of these rows, float32 [bottom - top, W, classes]."""
 
-@torch.inference_mode()
-def class_map(network: Segmenter, image: Array, recipe: Recipe, *, dtype: torch.dtype) -> Array:
-    """The class of every pixel, uint8 [H, W], of a uint8 RGB picture [H, W, 3].
+Read = Callable[[int, int, int, int], Array]
+"""(top, left, height, width) -> this part of a picture, uint8 RGB [height, width, 3]."""
 
-    The network runs where its weights are, in `dtype`.
+
+def window_starts(size: int, crop: int, stride: int) -> list[int]:
+    """Where the windows that cover `size` pixels begin, along one axis.
+
+    The last is moved inward to end at the border (mmsegmentation encoder_decoder.py,
+    slide_inference; sssegmentation base.py has the same grid).
     """
-    return best_class(scores(network, image, recipe, dtype=dtype))
+    count = -(-max(size - crop, 0) // stride) + 1
+    return [max(min(index * stride, size - crop), 0) for index in range(count)]
 
 
-@torch.inference_mode()
-def scores(network: Segmenter, image: Array, recipe: Recipe, *, dtype: torch.dtype) -> Tensor:
-    """Scores at the picture's own size, float32 [classes, H, W].
+def slide(
+    network: Segmenter, read: Read, size: Size, *, recipe: Recipe, dtype: torch.dtype, batch: int
+) -> Rows:
+    """Mean logits of overlapping windows over a picture of `size`, weighted when blended.
 
-    Logits for a single pass; with several scales or flips the mean over the passes of class
-    probabilities or logits, as the recipe's `inference.average` says.
+    The rows that come back must be asked for from the top to the bottom. Windows go through the
+    network, `batch` at a time, when the first of their rows is asked for, and their coarse logits
+    are dropped after the last.
     """
     spec = recipe.inference
-    several = len(spec.scales) > 1 or spec.flip
-    total, count = torch.zeros(()), 0
-    for logits in _passes(network, image, recipe, dtype):
-        match spec.average:
-            case "probabilities":
-                total = total + (logits.softmax(dim=0) if several else logits)
-            case "logits":
-                total = total + logits
-            case _:
-                assert_never(spec.average)
-        count += 1
-    return total / count
-
-
-def best_class(values: Tensor) -> Array:
-    """Index of the largest score per pixel: [classes, H, W] to uint8 [H, W]."""
-    return values.argmax(dim=0).to(torch.uint8).cpu().numpy()
-
-
-def window_grid(size: Size, crop: Size, stride: Size) -> list[Size]:
-    """Top-left corners of the windows that cover a picture of `size` (all are height, width).
-
-    The last row and column are moved inward to end at the border (mmsegmentation
-    encoder_decoder.py, slide_inference; sssegmentation base.py has the same grid).
-    """
-    tops, lefts = (
-        [
-            max(min(index * stride[axis], size[axis] - crop[axis]), 0)
-            for index in range(-(-max(size[axis] - crop[axis], 0) // stride[axis]) + 1)
-        ]
-        for axis in (0, 1)
-    )
-    return [(top, left) for top in tops for left in lefts]
-
-
-def _passes(
-    network: Segmenter, image: Array, recipe: Recipe, dtype: torch.dtype
-) -> Iterator[Tensor]:
-    """Logits [classes, H, W] at the picture's size, of every scale with and without its flip."""
+    crop = spec.crop or recipe.train.crop
+    stride = spec.stride or (max(crop[0] * 2 // 3, 1), max(crop[1] * 2 // 3, 1))
+    tall, wide = min(crop[0], size[0]), min(crop[1], size[1])
+    tops, lefts = window_starts(size[0], tall, stride[0]), window_starts(size[1], wide, stride[1])
     device = next(network.parameters()).device
-    picture_size = image.shape[0], image.shape[1]
-    for scale in recipe.inference.scales:
-        size = scaled_size(
-            recipe.data.resize or picture_size, scale, box=recipe.inference.base_size
-        )
-        resized = image
-        if size != picture_size:
-            resized = np.asarray(cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR))
-        pixels = torch.from_numpy(np.array(resized))[None].to(device)
-        fed = normalise(pixels, recipe.input)
-        for flipped in (False, True) if recipe.inference.flip else (False,):
+    down, across = (
+        (_hann(length) if spec.windows == "blend" else torch.ones(length)).to(device)
+        for length in (tall, wide)
+    )
+    whole_down, whole_across = _sum(tops, down, size[0]), _sum(lefts, across, size[1])
+    held: dict[int, Tensor] = {}
+
+    def logits_of(top: int) -> Tensor:
+        """Coarse logits [windows, h, w, classes] of the windows that begin in row `top`."""
+        found = []
+        for first in range(0, len(lefts), batch):
+            part = [read(top, left, tall, wide) for left in lefts[first : first + batch]]
+            pixels = torch.stack([torch.from_numpy(window.copy()) for window in part])
+            fed = normalise(pixels.to(device), recipe.input)
             with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-                logits = _logits(network, fed.flip(3) if flipped else fed, recipe, picture_size)
-            yield (logits.flip(3) if flipped else logits)[0]
+                found.append(network(fed).main.permute(0, 2, 3, 1))
+        return torch.cat(found)
+
+    def rows(top: int, bottom: int) -> Tensor:
+        total = torch.zeros(bottom - top, size[1], network.classes, device=device)
+        for start in tops:
+            if start + tall <= top:
+                held.pop(start, None)
+                continue
+            if start >= bottom:
+                break
+            if start not in held:
+                held[start] = logits_of(start)
+            logits = held[start]
+            tables = (
+                taps(low, full, align_corners=recipe.model.align_corners)
+                for low, full in zip(logits.shape[1:3], (tall, wide), strict=True)
+            )
+            inner = max(top, start) - start, min(bottom, start + tall) - start
+            values = band(logits, *tables, top=inner[0], bottom=inner[1])
+            values *= down[slice(*inner), None, None] * across[:, None]
+            place = slice(inner[0] + start - top, inner[1] + start - top)
+            for left, window in zip(lefts, values, strict=True):
+                total[place, left : left + wide] += window
+        return total.div_((whole_down[top:bottom, None] * whole_across)[..., None])
+
+    return rows
 
 
-def _logits(network: Segmenter, fed: Tensor, recipe: Recipe, picture_size: Size) -> Tensor:
-    """Logits [1, classes, *picture_size] of one normalised picture [1, 3, H, W]."""
-    align = recipe.model.align_corners
-    size = fed.shape[2], fed.shape[3]
-    if recipe.inference.windows == "slide":
-        logits = _slide(network, fed, recipe)
-    else:
-        padded = _padded(fed, recipe)
-        logits = network(padded).main.float()
-        if padded.shape != fed.shape:  # the padding is cut off before the picture's size is made
-            whole = (padded.shape[2], padded.shape[3])
-            logits = _enlarge(logits, whole, align)[..., : size[0], : size[1]]
-    if recipe.inference.two_resizes:
-        logits = _enlarge(logits, size, align)
-    return _enlarge(logits, picture_size, align)
+def _hann(length: int) -> Tensor:
+    """Hann's window, above 0 everywhere: sin^2 of the pixels' centres."""
+    return torch.sin(math.pi * (torch.arange(length) + 0.5) / length) ** 2
 
 
-def _padded(fed: Tensor, recipe: Recipe) -> Tensor:
-    """Enlarged at the bottom and right: black to `pad_to`, then zeros to `size_divisor`."""
-    if recipe.inference.pad_to is not None:
-        wanted = recipe.inference.pad_to
-        height, width = max(fed.shape[2], wanted[0]), max(fed.shape[3], wanted[1])
-        picture = fed
-        black = torch.zeros(1, height, width, 3, dtype=torch.uint8, device=fed.device)
-        fed = normalise(black, recipe.input)
-        fed[..., : picture.shape[2], : picture.shape[3]] = picture
-    divisor = recipe.input.size_divisor
-    return pad(fed, (0, -fed.shape[3] % divisor, 0, -fed.shape[2] % divisor))
-
-
-def _slide(network: Segmenter, fed: Tensor, recipe: Recipe) -> Tensor:
-    """Mean logits [1, classes, H, W] of the windows over a normalised picture [1, 3, H, W]."""
-    crop, stride = recipe.inference.crop, recipe.inference.stride
-    assert crop is not None
-    assert stride is not None
-    height, width = fed.shape[2:]
-    tall, wide = min(crop[0], height), min(crop[1], width)
-    total: Tensor | None = None
-    count = torch.zeros(height, width, device=fed.device)
-    for top, left in window_grid((height, width), (tall, wide), stride):
-        window = slice(top, top + tall), slice(left, left + wide)
-        logits = network(fed[..., *window]).main.float()
-        logits = _enlarge(logits, (tall, wide), recipe.model.align_corners)
-        if total is None:
-            total = logits.new_zeros(1, logits.shape[1], height, width)
-        total[..., *window] += logits
-        count[window] += 1
-    assert total is not None
-    return total / count
-
-
-def _enlarge(logits: Tensor, size: Size, align_corners: bool) -> Tensor:
-    if logits.shape[2:] == size:
-        return logits
-    return interpolate(logits, size=size, mode="bilinear", align_corners=align_corners)
+def _sum(starts: list[int], weights: Tensor, size: int) -> Tensor:
+    """The weights of all windows, summed along one axis [size]."""
+    total = torch.zeros(size, device=weights.device)
+    for start in starts:
+        total[start : start + len(weights)] += weights
+    return total

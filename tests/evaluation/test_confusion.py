@@ -1,9 +1,13 @@
+import csv
+import json
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from perpixel.evaluation.confusion import confusion, scores
+from perpixel.evaluation.confusion import areas, confusion, scores
+from perpixel.evaluation.files import write_scores
 from perpixel.recipes.spec import IGNORE
 
 
@@ -67,3 +71,48 @@ def test_counts_beyond_float32_are_exact():
     found = scores(matrix, names=("a", "b"))
     assert found.confusion.sum() == 2**41 + 2
     assert found.iou["a"] == 100 * (2**40 + 1) / (2**40 + 2)
+
+
+def test_counts_beyond_what_one_histogram_holds_are_exact():
+    label = np.zeros((4100, 4100), np.uint8)  # more than 2^24 pixels
+    label[0, 0] = IGNORE
+    found = confusion(label, np.zeros_like(label), classes=2)
+    assert found.tolist() == [[4100 * 4100 - 1, 0], [0, 0]]
+
+
+def test_maps_that_are_views_are_counted():
+    label = np.arange(24, dtype=np.uint8).reshape(4, 6) % 3
+    found = confusion(label[::-1, ::2], label[::-1, ::2], classes=3)
+    assert found.sum() == found.trace() == 12
+
+
+def test_a_picture_has_scores_of_its_own():
+    label = np.array([[0, 0, 1, IGNORE]], np.uint8)
+    counts = confusion(label, np.array([[0, 1, 1, 1]], np.uint8), classes=3)
+    blank = confusion(np.full_like(label, IGNORE), label % 2, classes=3)
+    found = scores(
+        counts + blank,
+        names=("a", "b", "c"),
+        pictures=[("x.png", areas(counts)), ("y.png", areas(blank))],
+    )
+    first, second = found.pictures
+    assert (first.name, first.miou, first.iou) == ("x.png", 50.0, {"a": 50.0, "b": 50.0, "c": None})
+    assert first.pixel_accuracy == 100 * 2 / 3
+    assert (second.miou, second.pixel_accuracy) == (None, None)
+    assert found.images == 2
+    assert found.frequency_weighted_iou == 50.0
+
+
+def test_files_hold_every_score(tmp_path):
+    counts = confusion(np.array([[0, 1]], np.uint8), np.array([[0, 0]], np.uint8), classes=3)
+    found = scores(counts, names=("a", "b,c", "d"), pictures=[("x.png", areas(counts))])
+    write_scores(tmp_path, found)
+    assert json.loads((tmp_path / "evaluate.json").read_text())["miou"] == found.miou
+    rows = list(csv.reader((tmp_path / "confusion.csv").open()))
+    assert rows == [
+        ["label", "a", "b,c", "d"], ["a", "1", "0", "0"], ["b,c", "1", "0", "0"],
+        ["d", "0", "0", "0"],
+    ]  # fmt: skip
+    header, row = csv.reader((tmp_path / "pictures.csv").open())
+    assert header == ["image", "miou", "pixel_accuracy", "a", "b,c", "d"]
+    assert row == ["x.png", "25.0", "50.0", "50.0", "0.0", ""]

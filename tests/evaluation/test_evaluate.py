@@ -6,7 +6,7 @@ from perpixel.data.augment import resize
 from perpixel.data.scenes import Scenes
 from perpixel.evaluation.confusion import confusion
 from perpixel.evaluation.evaluate import evaluate
-from perpixel.inference.windows import class_map
+from perpixel.inference.class_maps import class_map
 
 RECIPE = perpixel.override(perpixel.recipe("scenes/fcn_r18-d8"), ["model.head.width=8"])
 SET = Scenes("val", count=2, size=(48, 64))

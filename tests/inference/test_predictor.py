@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import perpixel
-from perpixel.checkpoint import Checkpoint
+from perpixel.checkpoint import Checkpoint, network_of
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.inference.predictor import Predictor
 
@@ -64,3 +65,25 @@ def test_a_missing_file_is_named(predictor: Predictor, tmp_path):
 def test_an_unknown_device_is_an_error(tmp_path):
     with pytest.raises(UsageError, match="'warp' cannot be used"):
         perpixel.load(tmp_path, device="warp")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_it_holds_a_folded_network_in_its_own_format(predictor: Predictor, dtype: torch.dtype):
+    """Which sees what the checkpoint's network sees."""
+    held = Predictor(predictor.checkpoint, dtype=dtype)
+    kinds = {type(module) for module in held.network.modules()}
+    assert torch.nn.BatchNorm2d not in kinds
+    assert {tensor.dtype for tensor in held.network.state_dict().values()} == {dtype}
+    given = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode(), torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
+        wanted = network_of(predictor.checkpoint)(given).main.float()
+        found = held.network(given).main.float()
+    near = 1e-5 if dtype == torch.float32 else 0.05
+    assert (found - wanted).abs().max() < near * wanted.abs().max()
+    assert held.predict(IMAGE).classes.shape == (40, 50)
+
+
+def test_compiling_is_asked_of_the_network(predictor: Predictor, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(UsageError, match="no-such-compiler"):
+        Predictor(predictor.checkpoint, compiled=True)

@@ -8,7 +8,9 @@ from torch.nn.functional import interpolate
 
 import perpixel
 from perpixel.errors import UsageError
-from perpixel.inference import windows
+from perpixel.inference import enlargement
+from perpixel.inference.class_maps import class_map, class_maps, score_bands, streamed
+from perpixel.inference.windows import window_starts
 from perpixel.models.build import build
 from perpixel.models.inputs import normalise
 from perpixel.recipes.spec import Input
@@ -24,7 +26,8 @@ def network():
 
 def scores(network, *changes: str, image: np.ndarray = IMAGE) -> torch.Tensor:
     recipe = perpixel.override(RECIPE, changes)
-    return windows.scores(network, image, recipe, dtype=torch.float32)
+    bands = score_bands(network, image, recipe, dtype=torch.float32)
+    return torch.cat([values for _, values in bands]).permute(2, 0, 1)
 
 
 def close(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -43,7 +46,7 @@ def plain(network, image: np.ndarray) -> torch.Tensor:
 def test_a_whole_picture_is_one_pass(network):
     expected = plain(network, IMAGE)
     assert close(scores(network), expected)
-    found = windows.class_map(network, IMAGE, RECIPE, dtype=torch.float32)
+    found = class_map(network, IMAGE, RECIPE, dtype=torch.float32)
     assert found.dtype == np.uint8
     assert found.shape == (45, 70)
     assert (found == expected.argmax(0).numpy()).mean() > 0.999
@@ -79,6 +82,81 @@ def test_windows_average_where_they_overlap(network):
     assert close(found[:, :, :30], left[:, :, :30])
     assert close(found[:, :, 40:], right[:, :, 10:])
     assert close(found[:, :, 30:40], (left[:, :, 30:] + right[:, :, :10]) / 2)
+
+
+def test_blended_windows_are_weighted_by_hanns_window(network):
+    found = scores(
+        network, "inference.crop=45x40", "inference.stride=45x30", "inference.windows=blend"
+    )
+    left, right = plain(network, IMAGE[:, :40]), plain(network, IMAGE[:, 30:])
+    weights = torch.from_numpy(np.sin(np.pi * (np.arange(40) + 0.5) / 40) ** 2).float()
+    assert close(found[:, :, :30], left[:, :, :30])
+    mixed = weights[30:] * left[:, :, 30:] + weights[:10] * right[:, :, :10]
+    assert close(found[:, :, 30:40], mixed / (weights[30:] + weights[:10]))
+
+
+def test_windows_default_to_the_training_crop_two_thirds_apart(network):
+    asked = ["train.crop=30x36", "inference.windows=slide"]
+    same = ["inference.crop=30x36", "inference.stride=20x24", "inference.windows=slide"]
+    assert (scores(network, *asked) == scores(network, *same)).all()
+
+
+@pytest.mark.parametrize("windows", ["slide", "blend"])
+@pytest.mark.parametrize("flip", ["false", "true"])
+def test_any_bands_and_batches_of_windows_give_the_same_map(network, windows, flip, monkeypatch):
+    recipe = perpixel.override(
+        RECIPE,
+        ["inference.crop=20x24", f"inference.windows={windows}", f"inference.flip={flip}"],
+    )
+    expected = None
+    for values, batch in ((2**21, 1), (70 * 4 * 3, 2), (1, 50)):
+        monkeypatch.setitem(enlargement._VALUES, "cpu", values)
+        bands = list(score_bands(network, IMAGE, recipe, dtype=torch.float32, window_batch=batch))
+        found = torch.cat([band for _, band in bands])
+        assert [top for top, _ in bands] == list(range(0, 45, len(bands[0][1])))
+        expected = found if expected is None else expected
+        assert close(found, expected)
+        parts = streamed(
+            network,
+            lambda top, left, tall, wide: IMAGE[top : top + tall, left : left + wide],
+            (45, 70),
+            recipe=recipe,
+            dtype=torch.float32,
+        )
+        whole = np.concatenate([part for _, part in parts])
+        best, second = expected.topk(2, dim=2).values.unbind(2)
+        sure = (best - second > 1e-5).numpy()
+        assert (whole == class_map(network, IMAGE, recipe, dtype=torch.float32))[sure].all()
+        assert (whole == expected.argmax(2).numpy())[sure].all()
+
+
+def test_sliding_windows_on_a_resized_picture_come_back_to_its_size(network):
+    asked = ["inference.base_size=160x96", "inference.two_resizes=true"]
+    slide = [*asked, "inference.windows=slide", "inference.crop=200x200"]
+    assert close(scores(network, *slide), scores(network, *asked))
+
+
+def test_pictures_of_one_size_share_a_pass(network):
+    images = [IMAGE, IMAGE[::-1].copy(), np.zeros_like(IMAGE)]
+    for changes in (["inference.flip=true", "inference.scales=[1, 1.5]"], []):
+        recipe = perpixel.override(RECIPE, changes)
+        together = class_maps(network, images, recipe, dtype=torch.float32)
+        for image, found in zip(images, together, strict=True):
+            alone = class_map(network, image, recipe, dtype=torch.float32)
+            assert (found == alone).mean() > 0.999
+
+
+def test_probabilities_sum_to_one(network):
+    for changes in (
+        [],
+        ["inference.flip=true"],
+        ["inference.flip=true", "inference.average=logits"],
+    ):
+        recipe = perpixel.override(RECIPE, changes)
+        bands = score_bands(network, IMAGE, recipe, dtype=torch.float32, probabilities=True)
+        found = torch.cat([band for _, band in bands])
+        assert torch.allclose(found.sum(2), torch.ones(45, 70), atol=1e-5)
+        assert found.min() >= 0
 
 
 def test_padding_to_a_divisor_is_cut_off_again(network):
@@ -129,7 +207,8 @@ def test_two_resizes_go_by_way_of_the_input_size(network):
 def test_windows_cover_every_pixel_and_stay_inside(size, crop, part):
     stride = (max(1, int(crop[0] * part[0])), max(1, int(crop[1] * part[1])))
     covered = np.zeros(size, bool)
-    grid = windows.window_grid(size, crop, stride)
+    tops, lefts = (window_starts(*axis) for axis in zip(size, crop, stride, strict=True))
+    grid = [(top, left) for top in tops for left in lefts]
     assert len(set(grid)) == len(grid)
     for top, left in grid:
         assert top >= 0
@@ -142,7 +221,8 @@ def test_windows_cover_every_pixel_and_stay_inside(size, crop, part):
 
 
 def test_the_published_grid_has_eight_windows():
-    assert len(windows.window_grid((1025, 2049), (769, 769), (513, 513))) == 8
+    assert len(window_starts(1025, 769, 513)) == 2
+    assert len(window_starts(2049, 769, 513)) == 4
 
 
 def test_bgr_networks_are_fed_bgr():
@@ -156,7 +236,7 @@ def test_bgr_networks_are_fed_bgr():
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (7, 3)])
 def test_the_smallest_pictures_work(network, size):
     image = np.zeros((*size, 3), np.uint8)
-    assert windows.class_map(network, image, RECIPE, dtype=torch.float32).shape == size
+    assert class_map(network, image, RECIPE, dtype=torch.float32).shape == size
 
 
 def test_gaps_between_windows_are_refused():

@@ -1,0 +1,59 @@
+"""Which pictures a command works on, and what their results are called."""
+
+import glob
+from pathlib import Path
+
+from perpixel.errors import UsageError
+
+
+def find_jobs(inputs: list[str], out: Path, *, flat: bool) -> dict[str, Path]:
+    """Pictures by the name of their result: the path below a folder, or the bare file name.
+
+    `flat` takes the bare name of all, as a submission's files lie in one folder.
+    """
+    from perpixel.data.folder import files_below
+    from perpixel.images import IMAGE_SUFFIXES
+    from perpixel.inference.video import VIDEO_SUFFIXES
+
+    suffixes = IMAGE_SUFFIXES + VIDEO_SUFFIXES
+
+    jobs: dict[str, Path] = {}
+    for given in inputs:
+        found = (
+            [Path(given)]
+            if Path(given).exists()
+            else [Path(p) for p in sorted(glob.glob(given, recursive=True))]
+        )
+        if not found:
+            raise UsageError(f"{given}: no such picture or folder, and no file matches it")
+        for path in found:
+            pictures = [path]
+            if path.is_dir():
+                files = [path / file for file in files_below(path)]
+                if out.resolve() != path.resolve():  # results of an earlier call are no pictures
+                    own = out.resolve()
+                    files = [file for file in files if not file.resolve().is_relative_to(own)]
+                pictures = [file for file in files if file.name.lower().endswith(suffixes)]
+                if not pictures:
+                    raise UsageError(f"{path}: holds no pictures ({', '.join(suffixes)})")
+            for picture in pictures:
+                whole = path.is_dir() and not flat
+                below = picture.relative_to(path) if whole else Path(picture.name)
+                name = below.with_suffix("").as_posix()
+                if jobs.setdefault(name, picture) != picture:
+                    raise UsageError(
+                        f"{jobs[name]} and {picture} would both be written as {name}.png: predict "
+                        f"them into different folders"
+                    )
+    return jobs
+
+
+def require_free(jobs: dict[str, Path], out: Path, *, endings: list[str]) -> None:
+    """No result may be written over a picture, or over another result."""
+    targets = [out / f"{name}{ending}" for name in jobs for ending in endings]
+    pictures = {picture.resolve() for picture in jobs.values()}
+    seen: set[Path] = set()
+    for target in targets:
+        if target.resolve() in pictures or target in seen:
+            raise UsageError(f"{target} would be written over: name another folder with --out")
+        seen.add(target)

@@ -1,0 +1,246 @@
+"""From pictures to class maps: whole or in windows, at one or several scales, flipped or not.
+
+The semantics are data (`Inference`): mmsegmentation's and sssegmentation's differ in the number of
+resizes and in what is averaged over scales and flips. Scores exist in bands of rows only; a class
+map of one whole pass does not even need those (enlargement.py).
+"""
+
+from collections.abc import Iterator, Sequence
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from perpixel.bilinear import Taps, compose, taps
+from perpixel.images import Array, Size, scaled_size
+from perpixel.inference.enlargement import Enlargement, band, bands, best_class
+from perpixel.inference.windows import Read, Rows, slide
+from perpixel.models.inputs import normalise
+from perpixel.models.segmenter import Segmenter
+from perpixel.recipes.spec import Recipe
+
+WINDOW_BATCH = 4
+"""Windows that go through the network at once, where nothing else is said."""
+
+
+def class_map(
+    network: Segmenter,
+    image: Array,
+    recipe: Recipe,
+    *,
+    dtype: torch.dtype,
+    window_batch: int = WINDOW_BATCH,
+) -> Array:
+    """The class of every pixel, uint8 [H, W], of a uint8 RGB picture [H, W, 3].
+
+    The network runs where its weights are, in `dtype`.
+    """
+    return class_maps(network, [image], recipe, dtype=dtype, window_batch=window_batch)[0]
+
+
+@torch.inference_mode()
+def class_maps(
+    network: Segmenter,
+    images: Sequence[Array],
+    recipe: Recipe,
+    *,
+    dtype: torch.dtype,
+    window_batch: int = WINDOW_BATCH,
+) -> list[Array]:
+    """The class maps of pictures of one size, which go through the network together."""
+    found = []
+    for passes in _passes(network, images, recipe, dtype, window_batch):
+        if len(passes) == 1 and isinstance(passes[0], Enlargement):
+            best = best_class(passes[0])
+        else:
+            size = images[0].shape[0], images[0].shape[1]
+            best = torch.cat([part for _, part in _best_bands(network, passes, recipe, size)])
+        found.append(best.cpu().numpy())
+    return found
+
+
+@torch.inference_mode()
+def score_bands(
+    network: Segmenter,
+    image: Array,
+    recipe: Recipe,
+    *,
+    dtype: torch.dtype,
+    probabilities: bool = False,
+    window_batch: int = WINDOW_BATCH,
+) -> Iterator[tuple[int, Tensor]]:
+    """(first row, scores [rows, W, classes]) of bands of a picture, from its top to its bottom.
+
+    Float32 logits for a single pass; with several scales or flips the mean over the passes of
+    class probabilities or logits, as the recipe's `inference.average` says. `probabilities` puts
+    logits through a softmax.
+    """
+    (passes,) = _passes(network, [image], recipe, dtype, window_batch)
+    rows, are_logits = _mean(passes, recipe)
+    for top, bottom in _bands(network, (image.shape[0], image.shape[1])):
+        values = rows(top, bottom)
+        yield top, values.softmax(dim=2) if probabilities and are_logits else values
+
+
+@torch.inference_mode()
+def streamed(
+    network: Segmenter,
+    read: Read,
+    size: Size,
+    *,
+    recipe: Recipe,
+    dtype: torch.dtype,
+    window_batch: int = WINDOW_BATCH,
+) -> Iterator[tuple[int, Array]]:
+    """(first row, class map uint8 [rows, W]) of bands of a picture that is read in windows.
+
+    For pictures larger than memory: the recipe's windows slide, at one scale, on the picture as it
+    is. Flips are averaged as elsewhere.
+    """
+    passes = _sliding(network, read, size, recipe, dtype, window_batch)
+    for top, best in _best_bands(network, passes, recipe, size):
+        yield top, best.cpu().numpy()
+
+
+Pass = Enlargement | Rows
+
+
+def _best_bands(
+    network: Segmenter, passes: Sequence[Pass], recipe: Recipe, size: Size
+) -> Iterator[tuple[int, Tensor]]:
+    rows, _ = _mean(passes, recipe)
+    for top, bottom in _bands(network, size):
+        yield top, rows(top, bottom).max(dim=2).indices.to(torch.uint8)
+
+
+def _bands(network: Segmenter, size: Size) -> Iterator[tuple[int, int]]:
+    return bands(size, classes=network.classes, device=next(network.parameters()).device)
+
+
+def _mean(passes: Sequence[Pass], recipe: Recipe) -> tuple[Rows, bool]:
+    """The mean over the passes, and whether it is one of logits."""
+    several = len(passes) > 1
+    logits = not several or recipe.inference.average == "logits"
+
+    def rows(top: int, bottom: int) -> Tensor:
+        total: Tensor | None = None
+        for each in passes:
+            if isinstance(each, Enlargement):
+                values = band(*each, top=top, bottom=bottom)
+            else:
+                values = each(top, bottom)
+            values = values if logits else values.softmax(dim=2)
+            total = values if total is None else total.add_(values)
+        assert total is not None
+        return total.div_(len(passes)) if several else total
+
+    return rows, logits
+
+
+def _passes(
+    network: Segmenter, images: Sequence[Array], recipe: Recipe, dtype: torch.dtype, batch: int
+) -> list[list[Pass]]:
+    """For every picture its passes, one for every scale with and without its flip."""
+    picture = images[0].shape[0], images[0].shape[1]
+    found: list[list[Pass]] = [[] for _ in images]
+    for scale in recipe.inference.scales:
+        size = scaled_size(recipe.data.resize or picture, scale, box=recipe.inference.base_size)
+        resized = [image if size == picture else _resized(image, size) for image in images]
+        if recipe.inference.windows == "whole":
+            enlargements = _whole(network, resized, recipe, dtype, picture)
+            for passes, own in zip(found, enlargements, strict=True):
+                passes += own
+            continue
+        for passes, image in zip(found, resized, strict=True):
+            for rows in _sliding(network, _part_of(image), size, recipe, dtype, batch):
+                passes.append(rows if size == picture else _enlarged(rows, size, picture, recipe))
+    return found
+
+
+def _whole(
+    network: Segmenter, images: Sequence[Array], recipe: Recipe, dtype: torch.dtype, picture: Size
+) -> list[list[Enlargement]]:
+    device = next(network.parameters()).device
+    fed = normalise(torch.from_numpy(np.stack(images)).to(device), recipe.input)
+    size = fed.shape[2], fed.shape[3]
+    found: list[list[Enlargement]] = [[] for _ in images]
+    for flipped in (False, True) if recipe.inference.flip else (False,):
+        padded = _padded(fed.flip(3) if flipped else fed, recipe)
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+            logits = network(padded).main.permute(0, 2, 3, 1)
+        by_way = recipe.inference.two_resizes or padded.shape != fed.shape
+        down, across = (
+            _axis(logits.shape[1 + axis], padded.shape[2 + axis], size[axis], picture[axis],
+                  by_way=by_way, align_corners=recipe.model.align_corners)
+            for axis in (0, 1)
+        )  # fmt: skip
+        if flipped:  # the same logits, read from the other end
+            across = Taps(across.small, across.first.flip(0), across.weights.flip(0))
+        for passes, each in zip(found, logits, strict=True):
+            passes.append(Enlargement(each, down, across))
+    return found
+
+
+def _axis(
+    low: int, padded: int, fed: int, picture: int, *, by_way: bool, align_corners: bool
+) -> Taps:
+    """From logits to the picture's size, `by_way` of the padded and the fed size or at once."""
+    if not by_way:
+        return taps(low, picture, align_corners=align_corners)
+    inner = taps(low, padded, align_corners=align_corners)
+    inner = Taps(low, inner.first[:fed], inner.weights[:fed])
+    if fed == picture:
+        return inner
+    return compose(inner, taps(fed, picture, align_corners=align_corners))
+
+
+def _sliding(
+    network: Segmenter, read: Read, size: Size, recipe: Recipe, dtype: torch.dtype, batch: int
+) -> list[Rows]:
+    def mirrored(top: int, left: int, height: int, width: int) -> Array:
+        return read(top, size[1] - left - width, height, width)[:, ::-1]
+
+    found = [slide(network, read, size, recipe=recipe, dtype=dtype, batch=batch)]
+    if recipe.inference.flip:
+        other = slide(network, mirrored, size, recipe=recipe, dtype=dtype, batch=batch)
+        found.append(lambda top, bottom: other(top, bottom).flip(1))
+    return found
+
+
+def _enlarged(rows: Rows, size: Size, picture: Size, recipe: Recipe) -> Rows:
+    """Rows of a picture of `size`, enlarged to those of `picture`."""
+    down, across = (
+        taps(small, large, align_corners=recipe.model.align_corners)
+        for small, large in zip(size, picture, strict=True)
+    )
+
+    def enlarged(top: int, bottom: int) -> Tensor:
+        firsts, weights = down.first[top:bottom], down.weights[top:bottom]
+        start, end = int(firsts[0]), int(firsts[-1]) + weights.shape[1]
+        own = Taps(end - start, firsts - start, weights)
+        return band(rows(start, end), own, across, top=0, bottom=bottom - top)
+
+    return enlarged
+
+
+def _part_of(image: Array) -> Read:
+    return lambda top, left, height, width: image[top : top + height, left : left + width]
+
+
+def _resized(image: Array, size: Size) -> Array:
+    return np.asarray(cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR), np.uint8)
+
+
+def _padded(fed: Tensor, recipe: Recipe) -> Tensor:
+    """Enlarged at the bottom and right: black to `pad_to`, then zeros to `size_divisor`."""
+    if recipe.inference.pad_to is not None:
+        wanted = recipe.inference.pad_to
+        height, width = max(fed.shape[2], wanted[0]), max(fed.shape[3], wanted[1])
+        pictures = fed
+        black = torch.zeros(len(fed), height, width, 3, dtype=torch.uint8, device=fed.device)
+        fed = normalise(black, recipe.input)
+        fed[..., : pictures.shape[2], : pictures.shape[3]] = pictures
+    divisor = recipe.input.size_divisor
+    return pad(fed, (0, -fed.shape[3] % divisor, 0, -fed.shape[2] % divisor))

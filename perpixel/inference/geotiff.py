@@ -1,0 +1,110 @@
+"""Class maps of TIFF files larger than memory, with their place on the map (the geo extra)."""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from perpixel.errors import PerpixelError, UsageError
+from perpixel.images import Array, palette_table
+from perpixel.inference.class_maps import streamed
+from perpixel.inference.predictor import Predictor
+from perpixel.recipes.spec import IGNORE
+
+Progress = Callable[[int, int], None]
+
+_CACHE = 128  # MB of blocks that GDAL may keep
+
+
+def predict_geotiff(
+    predictor: Predictor,
+    path: Path,
+    out: Path,
+    *,
+    progress: Progress | None = None,
+) -> None:
+    """Reads a TIFF in windows and writes its class map in bands, as a tiled palette GeoTIFF.
+
+    The first three bands, 8 bits each, are taken for red, green and blue, a single one for grey.
+    Coordinate system and transform are kept; what the file marks as without data becomes 255, the
+    mask's own mark. `progress` is called with (rows done, rows in all).
+    Raises UsageError without rasterio or where the model does not slide windows over the picture
+    as it is; PerpixelError for a file that cannot be read or written.
+    """
+    recipe = predictor.recipe
+    seen = recipe.inference
+    if seen.windows == "whole" or seen.scales != (1.0,) or seen.base_size or recipe.data.resize:
+        raise UsageError(
+            "a TIFF is read in windows only at its own size: give --windows slide or blend and one "
+            "scale, with a model that does not resize its pictures"
+        )
+    try:
+        import rasterio
+        from rasterio.errors import NotGeoreferencedWarning, RasterioError
+    except ImportError:
+        raise UsageError('--geo needs rasterio: pip install "perpixel[geo]"') from None
+    part = out.with_name(f".{out.name}.part")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning),
+            rasterio.Env(GDAL_CACHEMAX=_CACHE),
+            rasterio.open(path) as file,
+        ):
+            _require_colours(path, file)
+            _write(predictor, file, part, progress)
+        part.replace(out)
+    except (RasterioError, OSError) as error:
+        reason = error.__cause__ or error
+        raise PerpixelError(f"{path}: cannot be read, or {out} written ({reason})") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _require_colours(path: Path, file: Any) -> None:
+    from rasterio.enums import ColorInterp
+
+    if any(kind != "uint8" for kind in file.dtypes) or file.count == 2:
+        raise PerpixelError(
+            f"{path}: has {file.count} bands of {'/'.join(sorted(set(file.dtypes)))}; one or at "
+            f"least three bands of 8 bits can be read"
+        )
+    if ColorInterp.palette in file.colorinterp:
+        raise PerpixelError(
+            f"{path}: holds indices of a palette; write it as red, green and blue first"
+        )
+
+
+def _write(predictor: Predictor, file: Any, out: Path, progress: Progress | None) -> None:
+    import rasterio
+    from rasterio.windows import Window
+
+    bands = (1, 2, 3) if file.count > 2 else (1, 1, 1)
+
+    def read(top: int, left: int, height: int, width: int) -> Array:
+        return np.moveaxis(file.read(bands, window=Window(left, top, width, height)), 0, 2)
+
+    size = file.height, file.width
+    profile = {
+        "driver": "GTiff", "dtype": "uint8", "count": 1, "height": size[0], "width": size[1],
+        "crs": file.crs, "transform": file.transform, "nodata": IGNORE, "tiled": True,
+        "blockxsize": 256, "blockysize": 256, "compress": "deflate", "BIGTIFF": "IF_SAFER",
+    }  # fmt: skip
+    with rasterio.open(out, "w", **profile) as target:
+        colours = palette_table(predictor.palette).tolist()
+        target.write_colormap(1, {index: tuple(rgb) for index, rgb in enumerate(colours)})
+        for top, classes in streamed(
+            predictor.network,
+            read,
+            size,
+            recipe=predictor.recipe,
+            dtype=predictor.dtype,
+            window_batch=predictor.window_batch,
+        ):
+            window = Window(0, top, size[1], len(classes))
+            classes[file.dataset_mask(window=window) == 0] = IGNORE
+            target.write(classes, 1, window=window)
+            if progress is not None:
+                progress(top + len(classes), size[0])

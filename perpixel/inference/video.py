@@ -1,0 +1,77 @@
+"""Class maps of a video's frames, in order, a few at a time."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from perpixel.errors import PerpixelError
+from perpixel.images import Array, write_mask
+from perpixel.inference.predictor import Predictor
+
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
+
+Progress = Callable[[int, int], None]
+
+
+def predict_video(
+    predictor: Predictor,
+    path: Path,
+    *,
+    masks: Path,
+    overlay: Path | None = None,
+    batch: int = 1,
+    progress: Progress | None = None,
+) -> int:
+    """Writes masks/000000.png, ... for every frame and, if asked, an MP4 of overlays.
+
+    Returns the number of frames. `progress` is called with (frames done, frames the file promises).
+    Raises PerpixelError for a file that cannot be decoded, or that ends well before its last frame;
+    the frames until then are written.
+    """
+    video = cv2.VideoCapture(str(path))
+    promised = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
+    writer: cv2.VideoWriter | None = None
+    done = 0
+    try:
+        while frames := _next(video, batch):
+            for result in predictor.predict_batch(frames):
+                write_mask(masks / f"{done:06}.png", result.classes, result.palette)
+                if overlay is not None:
+                    if writer is None:
+                        writer = _writer(overlay, frames[0], video.get(cv2.CAP_PROP_FPS))
+                    writer.write(cv2.cvtColor(result.overlay(), cv2.COLOR_RGB2BGR))
+                done += 1
+            if progress is not None:
+                progress(done, max(promised, done))
+    finally:
+        video.release()
+        if writer is not None:
+            writer.release()
+    if done == 0:
+        raise PerpixelError(f"{path}: not a video that can be decoded, or a damaged one")
+    if done < 0.95 * promised - 5:  # what files promise is often an estimate
+        raise PerpixelError(
+            f"{path}: can be decoded up to frame {done} of {promised} only; those are written"
+        )
+    return done
+
+
+def _next(video: cv2.VideoCapture, count: int) -> list[Array]:
+    frames: list[Array] = []
+    while len(frames) < count:
+        there, frame = video.read()
+        if not there:
+            break
+        frames.append(np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8))
+    return frames
+
+
+def _writer(path: Path, frame: Array, fps: float) -> cv2.VideoWriter:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    code = cv2.VideoWriter.fourcc(*"mp4v")
+    writer = cv2.VideoWriter(str(path), code, fps or 25.0, (frame.shape[1], frame.shape[0]))
+    if not writer.isOpened():
+        raise PerpixelError(f"{path}: cannot be written as an MP4 video")
+    return writer

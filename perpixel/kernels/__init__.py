@@ -1,0 +1,1 @@
+"""Triton kernels; imported where tensors are on CUDA, or in Triton's interpreter by tests."""

@@ -1,0 +1,74 @@
+"""torchrun with two ranks on this machine's CPU, through the commands that users start."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import perpixel
+from perpixel.checkpoint import Checkpoint, write_checkpoint
+from perpixel.data.catalog import classes
+from perpixel.images import read_mask
+
+
+def torchrun(*command: object) -> subprocess.CompletedProcess[str]:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    launch += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "-m", "perpixel"]
+    return subprocess.run(
+        [*launch, *map(str, command)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+@pytest.fixture
+def model(tmp_path) -> Path:
+    known = classes("camvid")
+    recipe = perpixel.override(perpixel.recipe("camvid/fcn_r18-d8"), ["model.head.width=8"])
+    weights = perpixel.build(recipe, classes=len(known)).state_dict()
+    path = tmp_path / "model.safetensors"
+    write_checkpoint(path, Checkpoint(recipe, known.names, known.palette, weights))
+    return path
+
+
+def without_time(folder: Path) -> dict:
+    found = json.loads((folder / "evaluate.json").read_text())
+    del found["seconds"]
+    return found
+
+
+def test_two_ranks_score_what_one_process_scores(mini, model, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    command = ["eval", model, "--data", mini, "--boundary", "--device", "cpu"]
+    both = torchrun(*command, "--out", tmp_path / "two")
+    assert both.returncode == 0, both.stderr
+    assert both.stdout.count("mIoU") == 1  # one rank speaks
+    alone = subprocess.run(
+        [sys.executable, "-m", "perpixel", *map(str, command), "--out", str(tmp_path / "one")],
+        capture_output=True,
+        text=True,
+    )
+    assert alone.returncode == 0, alone.stderr
+    assert without_time(tmp_path / "two") == without_time(tmp_path / "one")
+    for name in ("confusion.csv", "pictures.csv"):
+        assert (tmp_path / "two" / name).read_text() == (tmp_path / "one" / name).read_text()
+
+
+def test_two_ranks_share_the_pictures_to_predict(mini, model, tmp_path):
+    pictures = sorted((mini / "val").iterdir())
+    (tmp_path / "broken.png").write_bytes(b"x")
+    found = torchrun(
+        "predict", model, mini / "val", tmp_path / "broken.png", "--out", tmp_path / "o"
+    )
+    assert found.returncode == 1
+    assert f"{len(pictures)} of {len(pictures) + 1} pictures written" in found.stdout
+    assert "broken.png" in found.stderr
+    assert sorted(p.name for p in (tmp_path / "o").iterdir()) == [p.name for p in pictures]
+    alone = perpixel.load(model)
+    for picture in pictures:
+        found = read_mask(tmp_path / "o" / picture.name)
+        assert (found == alone.predict(picture).classes).mean() > 0.99

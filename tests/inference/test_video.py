@@ -1,0 +1,66 @@
+import cv2
+import numpy as np
+import pytest
+
+import perpixel
+from perpixel.checkpoint import Checkpoint
+from perpixel.errors import PerpixelError
+from perpixel.images import read_mask
+from perpixel.inference.predictor import Predictor
+from perpixel.inference.video import predict_video
+
+RECIPE = perpixel.override(perpixel.recipe("camvid/fcn_r18-d8"), ["model.head.width=8"])
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    weights = perpixel.build(RECIPE, classes=2).state_dict()
+    return Predictor(Checkpoint(RECIPE, ("a", "b"), ((255, 0, 0), (0, 0, 255)), weights))
+
+
+@pytest.fixture
+def video(tmp_path):
+    path = tmp_path / "drive.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
+    noise = np.random.default_rng(0)
+    for _ in range(30):
+        writer.write(noise.integers(0, 256, (48, 64, 3), np.uint8))
+    writer.release()
+    return path
+
+
+def test_every_frame_has_a_mask_and_its_place_in_the_overlay(predictor, video, tmp_path):
+    seen = []
+    count = predict_video(
+        predictor,
+        video,
+        masks=tmp_path / "m",
+        overlay=tmp_path / "o.mp4",
+        batch=2,
+        progress=lambda *at: seen.append(at),
+    )
+    assert count == 30
+    assert seen[-1] == (30, 30)
+    assert sorted(p.name for p in (tmp_path / "m").iterdir()) == [f"{i:06}.png" for i in range(30)]
+    frames = cv2.VideoCapture(str(video))
+    for index in range(5):
+        frame = cv2.cvtColor(frames.read()[1], cv2.COLOR_BGR2RGB)
+        expected = predictor.predict(frame).classes
+        assert (read_mask(tmp_path / "m" / f"{index:06}.png") == expected).mean() > 0.99
+    drawn = cv2.VideoCapture(str(tmp_path / "o.mp4"))
+    assert int(drawn.get(cv2.CAP_PROP_FRAME_COUNT)) == 30
+    assert drawn.get(cv2.CAP_PROP_FPS) == 10
+
+
+def test_a_file_that_is_no_video_is_named(predictor, tmp_path):
+    (tmp_path / "x.mp4").write_bytes(b"nothing")
+    with pytest.raises(PerpixelError, match=r"x\.mp4: not a video"):
+        predict_video(predictor, tmp_path / "x.mp4", masks=tmp_path / "m")
+
+
+def test_a_cut_video_gives_the_frames_there_are(predictor, video, tmp_path):
+    content = video.read_bytes()
+    video.write_bytes(content[: len(content) * 6 // 10])
+    with pytest.raises(PerpixelError, match="of 30 only"):
+        predict_video(predictor, video, masks=tmp_path / "m")
+    assert any((tmp_path / "m").iterdir())
