@@ -2,9 +2,15 @@
 
 The tensors carry the network's own key names. The header's "perpixel" entry is JSON: the recipe,
 the classes' names and colours, and the step. No pickle is read or written anywhere.
+
+Every file that is written here holds the sha256 of itself, taken while 64 zeros stood in its
+place. A checksum in a file of its own could be from before or after the file it belongs to.
 """
 
+import hashlib
+import mmap
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from perpixel.errors import PerpixelError
+from perpixel.errors import DamagedFile, PerpixelError
 from perpixel.models.build import build
 from perpixel.models.segmenter import Segmenter
 from perpixel.recipes import settings
@@ -25,6 +31,9 @@ _Byte = Annotated[int, Field(ge=0, le=255)]
 Colour = tuple[_Byte, _Byte, _Byte]
 
 _HEADER = "perpixel"
+_SHA256 = "perpixel-sha256"
+_DIGEST = re.compile(rf'"{_SHA256}":"([0-9a-f]{{64}})"'.encode())
+_NO_DIGEST = b"0" * 64
 
 
 class _Header(Spec):
@@ -43,13 +52,17 @@ class _Header(Spec):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights by name, and what they mean. `step` counts the optimisation steps behind them."""
+    """Weights by name, and what they mean. `step` counts the optimisation steps behind them.
+
+    `origin` is the file they were read from.
+    """
 
     recipe: Recipe
     names: tuple[str, ...]
     palette: tuple[Colour, ...]
     weights: Mapping[str, Tensor]
     step: int = 0
+    origin: Path | None = None
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -75,7 +88,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
         meaning = _Header.model_validate_json(said[_HEADER])
     except ValidationError as error:
         raise PerpixelError(f"{path}: {settings.readable(error)}") from None
-    return Checkpoint(meaning.recipe, meaning.names, meaning.palette, weights, meaning.step)
+    return Checkpoint(
+        meaning.recipe, meaning.names, meaning.palette, weights, meaning.step, origin=path
+    )
 
 
 def network_of(checkpoint: Checkpoint) -> Segmenter:
@@ -114,26 +129,49 @@ def mismatches(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> lis
 
 
 def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """A safetensors file's header and tensors; raises PerpixelError naming the file."""
+    """A safetensors file's header and tensors.
+
+    Raises DamagedFile naming the file when it is none, or has another content than was written.
+    """
     try:
         with safe_open(path, framework="pt") as file:
-            return (
-                file.metadata() or {},
-                {name: file.get_tensor(name) for name in file.keys()},  # noqa: SIM118
-            )
+            header = file.metadata() or {}
+            if _SHA256 in header and _sha256(path) != header[_SHA256]:
+                raise DamagedFile(f"{path}: damaged: its content is not what was written")
+            return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise PerpixelError(f"{path}: no such file") from None
-    except (SafetensorError, OSError) as error:
-        raise PerpixelError(f"{path}: not a safetensors file, or a damaged one ({error})") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise DamagedFile(f"{path}: not a safetensors file, or a damaged one ({error})") from None
+
+
+def _sha256(path: Path) -> str:
+    """The hash of a file in which zeros stand for the hash that it holds."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        header = int.from_bytes(content[:8], "little")
+        held = _DIGEST.search(content, 8, 8 + header)
+        if held is None:
+            return ""
+        with memoryview(content) as view:
+            found = hashlib.sha256(view[: held.start(1)])
+            found.update(_NO_DIGEST)
+            found.update(view[held.end(1) :])
+        return found.hexdigest()
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
     """Writes a safetensors file as a whole or not at all; raises PerpixelError."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_whole(path, save(plain, dict(header)))
+    content = bytearray(save(plain, {**header, _SHA256: _NO_DIGEST.decode()}))
+    held = _DIGEST.search(content)
+    assert held is not None
+    where = slice(*held.span(1))
+    del held  # it holds on to the buffer
+    content[where] = hashlib.sha256(content).hexdigest().encode()
+    write_whole(path, content)
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes | bytearray) -> None:
     """Writes a file so that a reader, or a crash, sees the old content or the new, never a part.
 
     What a crash leaves behind has a name of its own, which the next writing takes again.
@@ -151,8 +189,18 @@ def write_whole(path: Path, content: bytes) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
+            sync_folder(path.parent)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
         raise PerpixelError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def sync_folder(folder: Path) -> None:
+    """Returns when the names in a folder would survive a power cut; raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

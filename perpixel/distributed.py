@@ -1,19 +1,118 @@
-"""The machine a run finds itself on: device and number format."""
+"""The machine a run finds itself on: device, number format, and the other processes of the run."""
 
 import os
+import platform
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from importlib.metadata import PackageNotFoundError, version
 
 import torch
+from torch import Tensor
+from torch import distributed as dist
 
-from perpixel.errors import UsageError
+from perpixel.errors import PerpixelError, UsageError
+
+_PATIENCE = timedelta(days=1)
+"""How long a rank waits for others that have more to do; a lost one is torchrun's to notice."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that torchrun started: `rank` of `world`, `local` on its machine."""
+
+    rank: int = 0
+    world: int = 1
+    local: int = 0
+
+    @property
+    def main(self) -> bool:
+        """Whether this process is the one that speaks and writes."""
+        return self.rank == 0
+
+    @property
+    def share(self) -> tuple[int, int]:
+        """Which share of the work is this process's: its rank, and among how many."""
+        return self.rank, self.world
+
+
+def ranks() -> Ranks:
+    """torchrun's environment; a process of its own is rank 0 of 1."""
+    rank, world, local = (
+        int(os.environ.get(name, usual))
+        for name, usual in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
+    )
+    return Ranks(rank, world, local)
+
+
+@contextmanager
+def group(where: torch.device) -> Iterator[Ranks]:
+    """The ranks, joined for the time inside: NCCL on CUDA, gloo on CPUs. One rank joins nothing.
+
+    Raises PerpixelError when another rank cannot be reached, as after its end.
+    """
+    own = ranks()
+    if own.world == 1 or dist.is_initialized():
+        yield own
+        return
+    if where.type == "cuda":
+        torch.cuda.set_device(where)
+    try:
+        dist.init_process_group("nccl" if where.type == "cuda" else "gloo", timeout=_PATIENCE)
+        yield own
+    except (dist.DistError, RuntimeError) as error:
+        if isinstance(error, dist.DistError) or "gloo" in str(error):
+            raise PerpixelError(
+                f"rank {own.rank} cannot reach the other ranks; if one of them has ended, its "
+                f"error is the one to mend ({str(error).splitlines()[0]})"
+            ) from error
+        raise
+    # After an error the group is left alone: to take it down would wait for ranks that are stuck.
+    dist.destroy_process_group()
+
+
+def summed(values: Tensor) -> Tensor:
+    """The sum of every rank's `values`, on every rank; the same tensor where there is one rank."""
+    if dist.is_available() and dist.is_initialized():
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+    return values
+
+
+def gathered(text: str) -> list[str]:
+    """Every rank's `text`, on every rank, in their order."""
+    content = text.encode()
+    size = int(table([len(content)]).max())
+    rows = table(list(content.ljust(size, b"\0"))).tolist()
+    return [bytes(row).rstrip(b"\0").decode() for row in rows]
+
+
+def table(row: Sequence[int]) -> Tensor:
+    """Every rank's row of as many numbers, on every rank: int64 [ranks, numbers]."""
+    own = ranks()
+    on_gpu = dist.is_initialized() and dist.get_backend() == "nccl"
+    rows = torch.zeros(own.world, len(row), dtype=torch.int64, device="cuda" if on_gpu else "cpu")
+    rows[own.rank] = torch.tensor(row, dtype=torch.int64)
+    return summed(rows)
+
+
+def wait_for_all() -> None:
+    """Returns when every rank has come here."""
+    table([0])
 
 
 def device(name: str = "auto") -> torch.device:
     """The device called `name`; "auto" is CUDA where there is one, else the CPU.
 
-    Raises UsageError for a name torch does not know or a device that is not there.
+    "auto" and "cuda" give every rank of a machine a GPU of its own. Raises UsageError for a name
+    torch does not know or a device that is not there.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and ranks().world > 1:
+        name = f"cuda:{ranks().local}"
     try:
         found = torch.device(name)
         torch.empty(0, device=found)
@@ -26,27 +125,65 @@ def device(name: str = "auto") -> torch.device:
 def precision(name: str, where: torch.device) -> torch.dtype:
     """The number format of a recipe's `precision` on this device.
 
-    "auto" is bfloat16 where the hardware multiplies it natively, else float32. Raises UsageError
-    for a name there is not.
+    "auto" is bfloat16 where the hardware multiplies it natively, else float32. From here on CUDA
+    multiplies float32 numbers as TF32 if it is "tf32", and exactly otherwise: torch's own default
+    for convolutions is TF32, with 10 bits of fraction. Raises UsageError for a name there is not.
     """
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
     match name:
         case "auto":
             return torch.bfloat16 if _native_bfloat16(where) else torch.float32
-        case "float32":
+        case "float32" | "tf32":
             return torch.float32
         case "bfloat16":
             return torch.bfloat16
         case _:
-            raise UsageError(f"precision {name!r}: there are float32, bfloat16 and auto")
+            raise UsageError(f"precision {name!r}: there are float32, tf32, bfloat16 and auto")
 
 
-def refuse_ranks() -> None:
-    """Raises UsageError under torchrun with several ranks, which training does not know yet."""
-    ranks = os.environ.get("WORLD_SIZE", "1")
-    if ranks != "1":
-        raise UsageError(
-            f"training on several ranks (WORLD_SIZE={ranks}) is not there yet: start one process"
-        )
+def set_arithmetic(*, deterministic: bool) -> None:
+    """Chooses CUDA's fastest kernels, or those that give the same bits every time.
+
+    Where torch has no such kernel it warns. On a CPU every kernel here gives the same bits.
+    """
+    torch.backends.cudnn.benchmark = not deterministic
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by cuBLAS's first call
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def describe() -> dict[str, str | int | None]:
+    """What a run's figures depend on beside its recipe: versions, processor, cores and GPU."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    packages = ("perpixel", "torch", "numpy", "opencv-python-headless", "pillow")
+    return {
+        "python": platform.python_version(),
+        **{name: _version(name) for name in packages},
+        "CUDA": torch.version.cuda,
+        "system": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "GPU": gpu,
+        "ranks": ranks().world,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # installed under another name, or not installed but on the path
+        return None
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            found = next(line for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
+    return found.partition(":")[2].strip()
 
 
 def _native_bfloat16(where: torch.device) -> bool:

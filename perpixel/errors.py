@@ -1,4 +1,4 @@
-"""The two errors a user meets. Everything else that escapes is a bug and keeps its traceback."""
+"""The errors a user meets. Everything else that escapes is a bug and keeps its traceback."""
 
 
 class PerpixelError(Exception):
@@ -7,3 +7,11 @@ class PerpixelError(Exception):
 
 class UsageError(PerpixelError):
     """The request itself was wrong: an unknown recipe, setting or flag value. Exit code 2."""
+
+
+class DamagedFile(PerpixelError):
+    """A file is there, but its content cannot be read: a bad disk, a cut-off copy. Exit code 1."""
+
+
+class Interrupted(PerpixelError):
+    """A signal asked the run to stop; it is saved and can be resumed. Exit code 75."""

@@ -6,51 +6,106 @@ from typing import Annotated
 import typer
 
 from perpixel.cli import options
+from perpixel.errors import UsageError
+
+_Recipe = Annotated[
+    str | None,
+    typer.Argument(help="A name from `perpixel zoo`, or file.py:name.", metavar="RECIPE"),
+]
+_Out = Annotated[Path | None, typer.Option("--out", metavar="RUN", help="The run's own folder.")]
+_Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="PATH=VALUE",
+        help="Change the recipe, e.g. train.steps=100 optimizer.lr=0.02 train.crop=256x512. "
+        "`perpixel zoo show RECIPE` prints every path. May be given again.",
+    ),
+]
+_Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on from RUN's newest whole checkpoint.")
+]
+_ResumeOrStart = Annotated[
+    bool,
+    typer.Option(
+        "--resume-or-start",
+        help="Resume, or start where RUN holds no checkpoint: for jobs that are run again.",
+    ),
+]
+_AllowChanges = Annotated[
+    bool,
+    typer.Option("--allow-changes", help="Resume although the recipe or the data set has changed."),
+]
+_Init = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL|none|timm",
+        help="Start from a run, a checkpoint, another toolkit's file or an ImageNet backbone; "
+        "none: from random weights; timm: from those timm publishes. By default from what "
+        "the recipe names.",
+    ),
+]
+_Workers = Annotated[
+    int | None,
+    typer.Option(min=0, help="Processes that prepare pictures; the run is the same with any."),
+]
+_Deterministic = Annotated[
+    bool,
+    typer.Option("--deterministic", help="The same bits every time on CUDA too; slower."),
+]
+_TensorBoard = Annotated[
+    bool,
+    typer.Option("--tensorboard", help="Event files in RUN/tensorboard, too (extra: tensorboard)."),
+]
+_DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print the recipe as it would be trained, and leave.")
+]
+_Replay = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Run a batch that was skipped again (FILE: RUN/replay/step-N.json), show its "
+        "losses and gradients, and leave. Takes --data and --device, and no RECIPE.",
+    ),
+]
 
 
 def train(
-    recipe: Annotated[
-        str, typer.Argument(help="A name from `perpixel zoo`, or file.py:name.", metavar="RECIPE")
-    ],
-    out: Annotated[Path, typer.Option("--out", metavar="RUN", help="The run's own folder.")],
+    recipe: _Recipe = None,
+    out: _Out = None,
     data: options.Data = None,
     dataset: options.Dataset = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="PATH=VALUE",
-            help="Change the recipe, e.g. train.steps=100 optimizer.lr=0.02 train.crop=256x512. "
-            "`perpixel zoo show RECIPE` prints every path. May be given again.",
-        ),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from RUN's last checkpoint.")
-    ] = False,
-    init: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODEL|none",
-            help="Start from a run, a checkpoint, another toolkit's file or an ImageNet backbone; "
-            "none: from random weights. By default from what the recipe names.",
-        ),
-    ] = None,
+    settings: _Settings = None,
+    resume: _Resume = False,
+    resume_or_start: _ResumeOrStart = False,
+    allow_changes: _AllowChanges = False,
+    init: _Init = None,
     device: options.Device = "auto",
-    workers: Annotated[
-        int | None,
-        typer.Option(min=0, help="Processes that prepare pictures; the run is the same with any."),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the recipe as it would be trained, and leave.")
-    ] = False,
+    workers: _Workers = None,
+    deterministic: _Deterministic = False,
+    tensorboard: _TensorBoard = False,
+    dry_run: _DryRun = False,
+    replay: _Replay = None,
 ) -> None:
     """Train a recipe. RUN gets recipe.json, metrics.jsonl, log.txt, checkpoints/, evaluate.json.
 
+    Ends with 75 when a signal stopped it: the run is saved, and goes on with --resume.
+
     Example: perpixel train camvid/semantic_fpn_r18 --data CamVid --out runs/camvid
     """
+    if replay is not None:
+        from perpixel.training.replay import replay as run_again
+
+        typer.echo(run_again(replay, data=data, device=device))
+        return
+    if recipe is None or out is None:
+        missing = "RECIPE" if recipe is None else "--out"
+        raise UsageError(f"{missing} is missing: perpixel train RECIPE --data ROOT --out RUN")
     import perpixel
     from perpixel.recipes.settings import dump
 
+    if resume and resume_or_start:
+        raise UsageError("--resume and --resume-or-start: take one of them")
     changes = list(settings or [])
     if dataset is not None:
         changes.append(f"data.name={dataset}")
@@ -59,5 +114,14 @@ def train(
         typer.echo(dump(chosen))
         return
     perpixel.train(
-        chosen, data=data, out=out, resume=resume, init=init, device=device, workers=workers
+        chosen,
+        data=data,
+        out=out,
+        resume="if-begun" if resume_or_start else resume,
+        allow_changes=allow_changes,
+        init=init,
+        device=device,
+        workers=workers,
+        deterministic=deterministic,
+        tensorboard=tensorboard,
     )

@@ -6,30 +6,54 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from perpixel.checkpoint import write_whole
+from perpixel.distributed import describe
 from perpixel.errors import PerpixelError
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+_MUCH = 0.2
+"""A run that waits for pictures for more of its time than this is slowed by them."""
 
 
 class Journal:
     """The records of one run folder; a context manager, so that the live line is put away.
 
-    Rows of steps at or after `first_step`, left by an interrupted run, are dropped.
+    Rows of steps at or after `first_step`, left by an interrupted run, are dropped. With
+    `tensorboard` every row also goes into event files in the folder tensorboard. A `silent`
+    journal, as the ranks beside the main one keep, writes and says nothing.
     """
 
-    def __init__(self, folder: Path, *, first_step: int, steps: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        first_step: int,
+        steps: int,
+        tensorboard: bool = False,
+        silent: bool = False,
+    ) -> None:
+        self._folder = folder
+        self._silent = silent
         self._metrics = folder / "metrics.jsonl"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            kept = rows(self._metrics, up_to=first_step) if self._metrics.exists() else []
-            write_whole(self._metrics, "".join(json.dumps(row) + "\n" for row in kept).encode())
-            self._log = (folder / "log.txt").open("a")
-        except OSError as error:
-            raise PerpixelError(f"{folder}: cannot be written ({error.strerror})") from None
-        self._console = Console(stderr=True)
+        self._events = None
+        if not silent:
+            with self._writing():
+                folder.mkdir(parents=True, exist_ok=True)
+                kept = rows(self._metrics, up_to=first_step) if self._metrics.exists() else []
+                text = "".join(json.dumps(row) + "\n" for row in kept)
+                write_whole(self._metrics, text.encode())
+                write_whole(folder / "environment.json", json.dumps(describe(), indent=2).encode())
+            if tensorboard:
+                self._events = _event_files(folder / "tensorboard", first_step)
+        self._console = Console(stderr=True, quiet=silent)
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(),
@@ -37,7 +61,7 @@ class Journal:
             TextColumn("{task.fields[status]}"),
             TimeRemainingColumn(),
             console=self._console,
-            disable=not self._console.is_terminal,
+            disable=silent or not self._console.is_terminal,
         )
         self._task = self._progress.add_task(
             "train", total=steps, completed=first_step, status="starting"
@@ -54,7 +78,8 @@ class Journal:
         trace: TracebackType | None,
     ) -> None:
         self._progress.stop()
-        self._log.close()
+        if self._events is not None:
+            self._events.close()
 
     def advance(self, step: int, status: str | None = None) -> None:
         """Moves the live line to `step`."""
@@ -65,32 +90,60 @@ class Journal:
 
     def record(self, row: Mapping[str, float | int], line: str) -> None:
         """Appends a row to metrics.jsonl and its line to log.txt (and to a plain terminal)."""
-        with self._metrics.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        self._append(self._metrics, json.dumps(row))
+        if self._events is not None:
+            for name in row.keys() - {"step"}:
+                self._events.add_scalar(name, row[name], int(row["step"]))
+            self._events.flush()
         self.say(line, quiet=self._console.is_terminal)
 
     def say(self, line: str, *, quiet: bool = False) -> None:
         """Writes a line to log.txt and, unless `quiet`, to the terminal."""
-        self._log.write(f"{time.strftime('%H:%M:%S')} {line}\n")
-        self._log.flush()
+        self._append(self._folder / "log.txt", f"{time.strftime('%H:%M:%S')} {line}")
         if not quiet:
             self._console.print(line, highlight=False, soft_wrap=True, markup=False)
 
+    def _append(self, path: Path, line: str) -> None:
+        if not self._silent:
+            with self._writing(), path.open("a") as file:
+                file.write(line + "\n")
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise PerpixelError(f"{self._folder}: cannot be written ({error.strerror})") from None
+
 
 class Clock:
-    """Pictures per second, and the share of the time spent waiting for them."""
+    """Pictures per second, and the share of the time in which `device` had to wait for them.
 
-    def __init__(self) -> None:
+    A GPU is behind the program that feeds it, so that the program may wait for pictures while the
+    GPU still computes. There the GPU's own timers say how long it had nothing to do.
+    """
+
+    def __init__(self, device: torch.device) -> None:
         self._start = time.perf_counter()
         self._waited = 0.0
         self._pictures = 0
+        self._device = device
+        self._gaps: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
         """Counts the time inside as time without pictures."""
-        start = time.perf_counter()
-        yield
-        self._waited += time.perf_counter() - start
+        if self._device.type == "cuda":
+            idle = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            fed = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            idle.record(torch.cuda.current_stream(self._device))
+            yield
+            fed.record(torch.cuda.current_stream(self._device))
+            self._gaps.append((idle, fed))
+        else:
+            start = time.perf_counter()
+            yield
+            self._waited += time.perf_counter() - start
 
     def count(self, pictures: int) -> None:
         """Counts pictures that went through the network."""
@@ -98,6 +151,10 @@ class Clock:
 
     def read(self) -> tuple[float, float]:
         """(pictures per second, share of the time waiting) since the last reading."""
+        for idle, fed in self._gaps:
+            fed.synchronize()
+            self._waited += idle.elapsed_time(fed) / 1000
+        self._gaps = []
         now = time.perf_counter()
         elapsed = max(now - self._start, 1e-9)
         found = self._pictures / elapsed, min(self._waited / elapsed, 1.0)
@@ -105,13 +162,30 @@ class Clock:
         return found
 
 
+def _event_files(folder: Path, first_step: int) -> "SummaryWriter":
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ModuleNotFoundError:
+        raise PerpixelError(
+            "--tensorboard needs the extra: `pip install 'perpixel[tensorboard]'`"
+        ) from None
+    return SummaryWriter(folder, purge_step=first_step + 1)
+
+
+def bound_by(waiting: float) -> str:
+    """In words, what a run's speed hangs on, from the share of the time it waits for pictures."""
+    return f"data {waiting:.0%}, bound by {'data' if waiting > _MUCH else 'compute'}"
+
+
 def rows(path: Path, *, up_to: int) -> list[dict[str, float | int]]:
     """The rows of a metrics.jsonl whose step is at most `up_to`; a torn last line is left out."""
     found = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(errors="replace").splitlines():
         try:
             row = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):  # brackets without end, for one
+            break
+        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
             break
         if row["step"] <= up_to:
             found.append(row)

@@ -1,37 +1,55 @@
 """A training run, top to bottom."""
 
-import json
-import math
 import os
-import signal
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 
 from perpixel import distributed
 from perpixel.checkpoint import Checkpoint, write_checkpoint, write_whole
 from perpixel.data.catalog import open_dataset
-from perpixel.data.dataset import read_pair
+from perpixel.data.dataset import Dataset, read_pair
 from perpixel.data.loader import batches
-from perpixel.errors import PerpixelError
+from perpixel.errors import Interrupted, PerpixelError
 from perpixel.evaluation.confusion import Scores
 from perpixel.evaluation.evaluate import evaluate
-from perpixel.losses import segmentation_loss
+from perpixel.evaluation.files import write_scores
 from perpixel.models.build import build, place
-from perpixel.models.inputs import normalise
+from perpixel.models.folding import folded
 from perpixel.recipes import settings
 from perpixel.recipes.spec import Recipe
+from perpixel.training.economy import economise
 from perpixel.training.initial import start_from
-from perpixel.training.journal import Clock, Journal
+from perpixel.training.journal import Clock, Journal, bound_by
+from perpixel.training.objective import objective
 from perpixel.training.optimizer import make_optimizer, set_learning_rate
+from perpixel.training.parallel import (
+    Verdict,
+    agree,
+    dropout_seed,
+    gradients_stay,
+    joined,
+    parts,
+    require_even_shares,
+    require_same,
+)
+from perpixel.training.place import alone_in
+from perpixel.training.replay import Failure
 from perpixel.training.schedule import learning_rate
-from perpixel.training.state import Course, Progress, read_state, write_state
+from perpixel.training.signals import stop_flag
+from perpixel.training.state import (
+    Course,
+    Start,
+    put_aside,
+    read_state,
+    states,
+    write_state,
+)
+from perpixel.training.synchronised import synchronise
+from perpixel.training.trouble import report_damage, report_skip
 
 
 @dataclass(frozen=True)
@@ -48,135 +66,181 @@ def train(
     data: Path | None,
     out: Path,
     resume: bool = False,
+    allow_changes: bool = False,
     init: Mapping[str, Tensor] | None = None,
     device: str = "auto",
     workers: int | None = None,
+    deterministic: bool = False,
+    tensorboard: bool = False,
 ) -> Run:
     """Trains `recipe` on the data set below `data` and leaves everything in the folder `out`.
 
-    `workers` processes prepare the pictures (None: one per core on CUDA, at most 8, and none on a
-    CPU, whose cores are busy); their number does not change the run. `init` holds weights to start
-    from, by our names: the backbone's, and the heads' where they fit. With `resume` the run goes
-    on from `out`'s last checkpoint, step for step as if it had never stopped. SIGINT or SIGTERM
-    ends the run after the step at hand, saved. Raises PerpixelError for anything the user can mend.
+    Under torchrun every rank calls this with the same arguments and takes its share of each step.
+    `workers` processes prepare the pictures (None: a rank's share of the cores on CUDA, at most 8,
+    and none on a CPU); their number does not change the run. `init` holds weights to start
+    from, by our names: the backbone's, and the heads' where they fit. With `resume` the run goes on
+    from the newest whole state in `out` as if it had never stopped, bit for bit (on CUDA if it is
+    `deterministic`); with another recipe or data only if `allow_changes`. SIGINT or SIGTERM to any
+    rank saves and ends the run after the step at hand. Raises PerpixelError for what can be mended.
     """
-    distributed.refuse_ranks()
-    last = out / "checkpoints" / "last.safetensors"
-    if not resume and any(last.parent.glob("*.safetensors")):
+    own = distributed.ranks()
+    require_even_shares(recipe, own.world)
+    checkpoints = out / "checkpoints"
+    if resume and not states(checkpoints):
+        raise PerpixelError(f"{checkpoints}: nothing to resume from; leave out --resume")
+    if (
+        not resume
+        and own.main
+        and (states(checkpoints) or (checkpoints / "model.safetensors").exists())
+    ):
         raise PerpixelError(f"{out} holds a run already: add --resume, or name another folder")
+    train_set, eval_set = _open_splits(recipe, data)
+    where = distributed.device(device)
+    dtype = distributed.precision(recipe.train.precision, where)
+    distributed.set_arithmetic(deterministic=deterministic)
+
+    torch.manual_seed(recipe.train.seed)
+    network = build(recipe.model, classes=len(train_set.classes))
+    if own.world > 1:
+        synchronise(network, where)
+    network = economise(place(network, where).train(), recipe.train)
+    optimizer = make_optimizer(network, recipe.optimizer)
+    names, palette = train_set.classes.names, train_set.classes.palette
+    course = Course(recipe=recipe, pictures=len(train_set), classes=names)
+    start = Start(lines=("random initial weights",))
+    if resume:
+        start = read_state(
+            checkpoints, network, optimizer=optimizer, course=course, allow_changes=allow_changes
+        )
+    elif init is not None:
+        start = Start(lines=(start_from(network, init),))
+    progress, steps = start.progress, recipe.train.steps
+    statistics = list(network.buffers())  # batch norm's
+    before = [tensor.clone() for tensor in statistics]
+    scores: Scores | None = None
+
+    def checkpoint() -> Checkpoint:
+        return Checkpoint(recipe, names, palette, network.state_dict(), progress.step)
+
+    def save(*, again: bool = False) -> None:
+        _require_numbers(network, progress.step)
+        if own.main:
+            write_state(
+                checkpoints, network, optimizer, course=course, progress=progress, again=again
+            )
+
+    with (
+        alone_in(out, own),
+        distributed.group(where),
+        Journal(
+            out, first_step=progress.step, steps=steps, tensorboard=tensorboard, silent=not own.main
+        ) as journal,
+        stop_flag() as stop,
+    ):
+        require_same(progress.step)
+        if own.main:
+            put_aside(start.damaged)
+            write_whole(out / "recipe.json", settings.dump(recipe).encode())
+        for line in (_opening(course, where, dtype, own.world), *start.lines):
+            journal.say(line)
+        together, clock = joined(network, own.world), Clock(where)
+        workers = _usual_workers(where) if workers is None else workers
+        stream = batches(
+            train_set, recipe, first_step=progress.step, workers=workers, share_of=own.share
+        )
+        while progress.step < steps:
+            with clock.waiting():
+                batch = next(stream)
+            step = progress.step
+            lr = learning_rate(step, steps=steps, lr=recipe.optimizer.lr, schedule=recipe.schedule)
+            set_learning_rate(optimizer, lr)
+            torch._foreach_copy_(before, statistics)
+            optimizer.zero_grad(set_to_none=True)
+            loss = torch.zeros((), device=where)
+            for part in parts(batch, recipe, where=where, own=own):
+                torch.manual_seed(dropout_seed(recipe.train.seed, step, part.number))
+                with gradients_stay(together, part):
+                    value = objective(together, part, recipe, dtype=dtype)
+                    value.backward()  # type: ignore[no-untyped-call]
+                loss = loss + value.detach()
+            verdict = agree(loss, network, own, stop=stop.is_set(), damaged=len(batch.damaged))
+            if verdict.damaged:
+                progress = replace(progress, damaged=progress.damaged + verdict.damaged)
+                report_damage(journal, batch, course, progress)
+            if verdict.sound:
+                optimizer.step()
+                progress = replace(progress, skipped=0)
+            else:  # as if it had never been
+                torch._foreach_copy_(statistics, before)
+                progress = replace(progress, skipped=progress.skipped + 1)
+                failure = Failure(checkpoint(), verdict, dtype, progress.skipped)
+                report_skip(journal, batch, failure, out)
+
+            progress = replace(progress, step=step + 1)
+            clock.count(recipe.train.images_per_step)
+            finished = progress.step == steps
+            if verdict.sound and (finished or progress.step % recipe.train.log_every == 0):
+                _log(journal, progress.step, verdict, lr, clock)
+            else:
+                journal.advance(progress.step)
+            every = recipe.evaluate.every
+            if evaluating := finished or (every is not None and progress.step % every == 0):
+                save()  # an evaluation takes long, and may fail on a damaged picture
+                scores = evaluate(folded(network), recipe, eval_set)
+                _log_scores(journal, progress.step, scores)
+                if progress.best_miou is None or scores.miou > progress.best_miou:
+                    progress = replace(progress, best_miou=scores.miou)
+                    if own.main:
+                        write_checkpoint(checkpoints / "best.safetensors", checkpoint())
+                clock = Clock(where)
+            stopping = verdict.stop or (own.world == 1 and stop.is_set())
+            if evaluating or stopping or progress.step % recipe.train.save_every == 0:
+                save(again=evaluating)
+            if stopping and not finished:
+                stop.set()  # on every rank
+                distributed.wait_for_all()  # torchrun ends them when one leaves: first all is saved
+                raise Interrupted(
+                    f"stopped after step {progress.step} of {steps}; the run is saved: go on with "
+                    f"the same command and --resume"
+                )
+        if scores is None:  # resumed after its last step
+            scores = evaluate(folded(network), recipe, eval_set)
+        if own.main:
+            write_checkpoint(checkpoints / "model.safetensors", checkpoint())
+            write_scores(out, scores)
+        journal.say(f"done: mIoU {scores.miou:.2f}, best {progress.best_miou or 0:.2f}, in {out}")
+    return Run(out, scores)
+
+
+def _open_splits(recipe: Recipe, data: Path | None) -> tuple[Dataset, Dataset]:
+    """The splits to train and to evaluate on."""
     train_set = open_dataset(recipe.data.name, data, recipe.data.train_split)
     eval_set = open_dataset(recipe.data.name, data, recipe.data.eval_split)
     if len(eval_set) == 0:
         raise PerpixelError(f"the split {recipe.data.eval_split!r} to evaluate on is empty")
     read_pair(eval_set, 0)  # better found now than after the first steps
-    where = distributed.device(device)
-    dtype = distributed.precision(recipe.train.precision, where)
-    torch.backends.cudnn.benchmark = True
-
-    torch.manual_seed(recipe.train.seed)
-    network = place(build(recipe.model, classes=len(train_set.classes)), where).train()
-    optimizer = make_optimizer(network, recipe.optimizer)
-    names = train_set.classes.names
-    course = Course(recipe=recipe, pictures=len(train_set), classes=names)
-    progress, started = Progress(), "random initial weights"
-    if resume:
-        progress = read_state(last, network, optimizer=optimizer, course=course)
-    elif init is not None:
-        started = start_from(network, init)
-
-    def checkpoint() -> Checkpoint:
-        palette, weights = train_set.classes.palette, network.state_dict()
-        return Checkpoint(recipe, names, palette, weights, progress.step)
-
-    def save() -> None:
-        write_state(last, network, optimizer=optimizer, course=course, progress=progress)
-
-    steps = recipe.train.steps
-    scores: Scores | None = None
-    with (
-        _alone_in(out),
-        Journal(out, first_step=progress.step, steps=steps) as journal,
-        _stop_flag() as stop,
-    ):
-        write_whole(out / "recipe.json", settings.dump(recipe).encode())
-        journal.say(_opening(recipe, len(train_set), where, dtype))
-        journal.say(f"resumed after step {progress.step}" if resume else started)
-        clock = Clock()
-        if workers is None:
-            workers = min(os.cpu_count() or 1, 8) if where.type == "cuda" else 0
-        stream = batches(train_set, recipe, first_step=progress.step, workers=workers)
-        while progress.step < steps:
-            with clock.waiting():
-                batch = next(stream)
-            step = progress.step
-            torch.manual_seed((recipe.train.seed << 32) + step)  # dropout: a function of the step
-            lr = learning_rate(step, steps=steps, lr=recipe.optimizer.lr, schedule=recipe.schedule)
-            set_learning_rate(optimizer, lr)
-
-            images = normalise(batch.images.to(where, non_blocking=True), recipe.input)
-            labels = batch.labels.to(where, non_blocking=True)
-            with torch.autocast(where.type, dtype=dtype, enabled=dtype != torch.float32):
-                output = network(images, auxiliary=True)
-            align = recipe.model.align_corners
-            loss = segmentation_loss(output.main, labels, recipe.loss, align_corners=align)
-            if output.auxiliary is not None:
-                loss = loss + recipe.loss.auxiliary_weight * segmentation_loss(
-                    output.auxiliary, labels, recipe.loss, align_corners=align
-                )
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-
-            progress = Progress(step + 1, progress.best_miou)
-            clock.count(len(batch.names))
-            finished = progress.step == steps
-            if progress.step % recipe.train.log_every == 0 or finished:
-                _log(journal, progress.step, loss.item(), lr, clock, batch.names)
-            else:
-                journal.advance(progress.step)
-            every = recipe.evaluate.every
-            evaluating = finished or (every is not None and progress.step % every == 0)
-            saving = finished or stop.is_set() or progress.step % recipe.train.save_every == 0
-            if evaluating or saving:
-                _require_numbers(network, progress.step)
-            if evaluating:
-                try:
-                    scores = evaluate(network, recipe, eval_set)
-                except BaseException:  # a damaged picture, or a second Ctrl-C: keep the training
-                    save()
-                    raise
-                _log_scores(journal, progress.step, scores)
-                if progress.best_miou is None or scores.miou > progress.best_miou:
-                    progress = Progress(progress.step, scores.miou)
-                    write_checkpoint(out / "checkpoints" / "best.safetensors", checkpoint())
-                clock = Clock()
-            if saving or stop.is_set():
-                save()
-            if stop.is_set() and not finished:
-                raise PerpixelError(
-                    f"stopped after step {progress.step} of {steps}; the run is saved: go on with "
-                    f"the same command and --resume"
-                )
-        if scores is None:  # resumed after its last step
-            scores = evaluate(network, recipe, eval_set)
-        write_checkpoint(out / "checkpoints" / "model.safetensors", checkpoint())
-        write_whole(out / "evaluate.json", json.dumps(scores.as_json(), indent=2).encode())
-        journal.say(f"done: mIoU {scores.miou:.2f}, best {progress.best_miou or 0:.2f}, in {out}")
-    return Run(out, scores)
+    return train_set, eval_set
 
 
-def _log(
-    journal: Journal, step: int, loss: float, lr: float, clock: Clock, names: tuple[str, ...]
-) -> None:
-    if not math.isfinite(loss):
-        raise PerpixelError(
-            f"the loss is {loss} at step {step}: lower optimizer.lr, or look at the pictures of "
-            f"this step: {', '.join(names)}"
-        )
+def _usual_workers(where: torch.device) -> int:
+    if where.type != "cuda":
+        return 0
+    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min((os.cpu_count() or 1) // ranks_here, 8))
+
+
+def _log(journal: Journal, step: int, verdict: Verdict, lr: float, clock: Clock) -> None:
     speed, waiting = clock.read()
-    status = f"loss {loss:.4f}  lr {lr:.2e}  {speed:.1f} images/s  data {waiting:.0%}"
+    status = f"loss {verdict.loss:.4f}  lr {lr:.2e}  {speed:.1f} images/s  {bound_by(waiting)}"
     journal.advance(step, status)
-    row = {"step": step, "loss": loss, "lr": lr, "images_per_second": speed, "data_share": waiting}
+    row = {
+        "step": step,
+        "loss": verdict.loss,
+        "gradient_norm": verdict.gradient_norm,
+        "lr": lr,
+        "images_per_second": speed,
+        "data_share": waiting,
+    }
     journal.record(row, f"step {step}  {status}")
 
 
@@ -195,10 +259,11 @@ def _log_scores(journal: Journal, step: int, scores: Scores) -> None:
     journal.record(row, line)
 
 
-def _opening(recipe: Recipe, pictures: int, where: torch.device, dtype: torch.dtype) -> str:
+def _opening(course: Course, where: torch.device, dtype: torch.dtype, world: int) -> str:
+    recipe, ranks = course.recipe, f", {world} ranks" if world > 1 else ""
     return (
-        f"{recipe.name}: {pictures} pictures, {recipe.train.steps} steps of "
-        f"{recipe.train.images_per_step}, on {where} in {str(dtype).removeprefix('torch.')}"
+        f"{recipe.name}: {course.pictures} pictures, {recipe.train.steps} steps of "
+        f"{recipe.train.images_per_step}, on {where} in {str(dtype).removeprefix('torch.')}{ranks}"
     )
 
 
@@ -208,44 +273,3 @@ def _require_numbers(network: torch.nn.Module, step: int) -> None:
             f"a weight is no number after step {step}: lower optimizer.lr. The last checkpoint is "
             f"from before"
         )
-
-
-@contextmanager
-def _alone_in(out: Path) -> Iterator[None]:
-    """Holds the run's folder, so that no second process can train in it."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(out / ".lock", timeout=0)
-        lock.acquire()
-    except Timeout:
-        raise PerpixelError(f"{out}: another process is training there") from None
-    except OSError as error:
-        raise PerpixelError(f"{out}: cannot be written ({error.strerror})") from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-@contextmanager
-def _stop_flag() -> Iterator[threading.Event]:
-    """An event that SIGINT or SIGTERM sets; the second signal has its usual effect."""
-    flag = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield flag
-        return
-    usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def stop(number: int, frame: object) -> None:  # noqa: ARG001  the signal module's signature
-        flag.set()
-        os.write(2, b"\nstopping after the work at hand; again to stop at once\n")
-        for each, handler in usual.items():
-            signal.signal(each, handler)
-
-    for number in usual:
-        signal.signal(number, stop)
-    try:
-        yield flag
-    finally:
-        for each, handler in usual.items():
-            signal.signal(each, handler)

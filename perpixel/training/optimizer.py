@@ -9,6 +9,7 @@ from perpixel.recipes.spec import Optimizer
 def make_optimizer(network: Segmenter, spec: Optimizer) -> torch.optim.SGD:
     """SGD over every parameter, norms and biases decayed too, in groups of (scaled) rate.
 
+    One fused pass over the weights; its rounding differs from that of one operation after another.
     Each group's "lr_scale" multiplies the schedule's rate: `backbone_lr_scale` for the backbone.
     """
     backbone = list(network.backbone.parameters())
@@ -22,6 +23,7 @@ def make_optimizer(network: Segmenter, spec: Optimizer) -> torch.optim.SGD:
         lr=spec.lr,
         momentum=spec.momentum,
         weight_decay=spec.weight_decay,
+        fused=True,
     )
 
 

@@ -1,28 +1,41 @@
-"""What a run needs to go on: weights, optimizer and a few numbers, in one safetensors file."""
+"""What a run needs to go on: weights, optimizer and a few numbers, in one safetensors file.
+
+The newest state of a run is `last.safetensors`, older ones are `last-1`, `last-2` and so on. A new
+one is written as `next` before the others move up, so that at any moment a whole one is there.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import Annotated
 
 import torch
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from torch import Tensor
 
-from perpixel.checkpoint import load_strictly, read_tensors, write_tensors
-from perpixel.errors import PerpixelError
+from perpixel.checkpoint import load_strictly, read_tensors, sync_folder, write_tensors
+from perpixel.errors import DamagedFile, PerpixelError
 from perpixel.models.segmenter import Segmenter
 from perpixel.recipes import settings
 from perpixel.recipes.spec import Recipe, Spec
 
 _HEADER = "perpixel-run"
+_Count = Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is: steps done, and the best mIoU of its evaluations so far."""
+    """How far a run is.
+
+    `step` counts the steps done, `skipped` those of them at the end, in a row, that changed
+    nothing, `damaged` the pictures replaced so far; `best_miou` is that of all evaluations so far.
+    """
 
     step: int = 0
     best_miou: float | None = None
+    skipped: int = 0
+    damaged: int = 0
 
 
 class Course(Spec):
@@ -35,55 +48,133 @@ class Course(Spec):
 
 class _Header(Spec):
     course: Course
-    step: int
+    step: _Count
     best_miou: float | None
+    skipped: _Count = 0
+    damaged: _Count = 0
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins: its progress, lines that say why, and files that were found damaged."""
+
+    progress: Progress = Progress()
+    lines: tuple[str, ...] = ()
+    damaged: tuple[Path, ...] = ()
 
 
 def write_state(
-    path: Path,
+    folder: Path,
     network: Segmenter,
-    *,
     optimizer: torch.optim.Optimizer,
+    *,
     course: Course,
     progress: Progress,
+    again: bool,
 ) -> None:
-    """Saves the run; order and augmentation are functions of the step and need no saving."""
+    """Saves the run as the newest state in `folder`, beside the recipe's number of older ones.
+
+    `again` puts it in the place of the newest, which is of the same step.
+    Order and augmentation are functions of the step and need no saving. Raises PerpixelError when
+    it cannot be written; the older states are whole then.
+    """
     tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
     for name, parameter in network.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, Tensor):
                 tensors[f"optimizer.{key}.{name}"] = value
-    header = _Header(course=course, step=progress.step, best_miou=progress.best_miou)
-    write_tensors(path, tensors, {_HEADER: header.model_dump_json()})
+    header = _Header(
+        course=course,
+        step=progress.step,
+        best_miou=progress.best_miou,
+        skipped=progress.skipped,
+        damaged=progress.damaged,
+    )
+    fresh = folder / "next.safetensors"
+    write_tensors(fresh, tensors, {_HEADER: header.model_dump_json()})
+    kept = [folder / _name(age) for age in range(course.recipe.train.keep)]
+    try:
+        for newer, older in reversed(list(pairwise(kept))):
+            if newer.exists() and not again:
+                newer.replace(older)
+        fresh.replace(kept[0])
+        sync_folder(folder)
+        for path in set(folder.glob("last-*.safetensors")) - set(kept):
+            path.unlink()
+    except OSError as error:
+        raise PerpixelError(f"{folder}: cannot be written ({error.strerror})") from None
+
+
+def states(folder: Path) -> list[Path]:
+    """The states in a run's folder of checkpoints, the newest first."""
+    older = sorted(folder.glob("last-*.safetensors"), key=lambda path: (len(path.name), path.name))
+    newest = [folder / "next.safetensors", folder / _name(0)]
+    return [path for path in newest if path.exists()] + older
 
 
 def read_state(
-    path: Path, network: Segmenter, *, optimizer: torch.optim.Optimizer, course: Course
-) -> Progress:
-    """Puts a saved run's tensors into `network` and `optimizer`; returns how far it was.
+    folder: Path,
+    network: Segmenter,
+    *,
+    optimizer: torch.optim.Optimizer,
+    course: Course,
+    allow_changes: bool,
+) -> Start:
+    """Puts the newest state that is whole into `network` and `optimizer`.
 
-    Raises PerpixelError when the file is damaged or belongs to another recipe or training set.
+    Raises PerpixelError when there is none, or when it belongs to another recipe or training set
+    and changes are not allowed.
     """
-    if not path.exists():
-        raise PerpixelError(f"{path}: nothing to resume from; leave out --resume")
-    said, tensors = read_tensors(path)
-    try:
-        header = _Header.model_validate_json(said.get(_HEADER, ""))
-    except ValidationError as error:
-        raise PerpixelError(f"{path}: not a run's state: {settings.readable(error)}") from None
+    damaged: dict[Path, str] = {}
+    for path in states(folder):
+        try:
+            header, tensors = _read(path)
+        except DamagedFile as error:
+            damaged[path] = str(error)
+            continue
+        break
+    else:
+        raise PerpixelError("\n".join([f"{folder}: no whole state is left", *damaged.values()]))
     changed = settings.differences(header.course, course)
-    if changed:
+    if changed and not allow_changes:
         raise PerpixelError(
-            f"{path} was made by another recipe or from other data; resume with the same, or "
-            f"start a new run. Changed: " + "; ".join(changed)
+            f"{path} was made by another recipe or from other data; resume with the same, add "
+            f"--allow-changes, or start a new run. Changed: " + "; ".join(changed)
         )
     load_strictly(network, below("network.", tensors))
-    names = dict(network.named_parameters())
+    parameters = dict(network.named_parameters())
     for key, tensor in below("optimizer.", tensors).items():
         kind, _, name = key.partition(".")
-        parameter = names[name]
+        parameter = parameters.get(name)
+        if parameter is None or parameter.shape != tensor.shape:
+            raise PerpixelError(f"{path}: holds {key} {list(tensor.shape)}, which nothing needs")
         optimizer.state[parameter][kind] = torch.empty_like(parameter).copy_(tensor)
-    return Progress(step=header.step, best_miou=header.best_miou)
+    lines = [f"{complaint}; going on from an older state" for complaint in damaged.values()]
+    lines.append(f"resumed after step {header.step}")
+    lines += [f"changed: {change}" for change in changed]
+    progress = Progress(header.step, header.best_miou, header.skipped, header.damaged)
+    return Start(progress, tuple(lines), tuple(damaged))
+
+
+def put_aside(damaged: tuple[Path, ...]) -> None:
+    """Renames damaged states, so that they never take a whole one's place."""
+    for path in damaged:
+        try:
+            path.replace(path.with_suffix(".damaged"))
+        except OSError as error:
+            raise PerpixelError(f"{path}: cannot be renamed ({error.strerror})") from None
+
+
+def _name(age: int) -> str:
+    return f"last-{age}.safetensors" if age else "last.safetensors"
+
+
+def _read(path: Path) -> tuple[_Header, dict[str, Tensor]]:
+    said, tensors = read_tensors(path)
+    try:
+        return _Header.model_validate_json(said.get(_HEADER, "")), tensors
+    except ValidationError as error:
+        raise DamagedFile(f"{path}: not a run's state: {settings.readable(error)}") from None
 
 
 def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

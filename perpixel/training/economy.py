@@ -1,0 +1,25 @@
+"""What makes training's steps faster or smaller, and no other."""
+
+from perpixel.errors import UsageError
+from perpixel.models.compiling import compile_for_training
+from perpixel.models.resnet import ResNet
+from perpixel.models.segmenter import Segmenter
+from perpixel.recipes.spec import Train
+
+
+def economise(network: Segmenter, spec: Train) -> Segmenter:
+    """`network`, which recomputes the spec's stages and compiles itself at its first call.
+
+    It is the same object with the same key names. Raises UsageError when its backbone
+    has no such stages, or there is nothing to compile with.
+    """
+    if spec.recompute_stages:
+        if not isinstance(network.backbone, ResNet):
+            raise UsageError(
+                f"train.recompute_stages={list(spec.recompute_stages)} needs a ResNet backbone: "
+                f"set it to []"
+            )
+        network.backbone.recomputed = spec.recompute_stages
+    if spec.compile != "off":
+        compile_for_training(network, mode=spec.compile)
+    return network

@@ -1,0 +1,48 @@
+"""Signals that ask a run to stop."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_ECHO = 1.0
+"""Seconds within which signals count as one under torchrun, where SLURM and torchrun both send."""
+
+
+@contextmanager
+def stop_flag() -> Iterator[threading.Event]:
+    """An event that SIGINT or SIGTERM sets; the second signal has its usual effect.
+
+    Under torchrun a stopped process ignores signals from then on: torchrun sends one to all others
+    when the first leaves, and they are leaving already.
+    """
+    flag = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield flag
+        return
+    usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    echo = _ECHO if "TORCHELASTIC_RUN_ID" in os.environ else 0.0
+    first: float | None = None
+
+    def stop(number: int, frame: object) -> None:  # noqa: ARG001  the signal module's signature
+        nonlocal first
+        now = time.monotonic()
+        if first is None:
+            first = now
+            flag.set()
+            os.write(2, b"\nstopping after the step at hand; again to stop at once\n")
+        elif now - first >= echo:
+            for each, handler in usual.items():
+                signal.signal(each, handler)
+            signal.raise_signal(number)
+
+    for number in usual:
+        signal.signal(number, stop)
+    try:
+        yield flag
+    finally:
+        leaving = flag.is_set() and echo > 0
+        for each, handler in usual.items():
+            signal.signal(each, signal.SIG_IGN if leaving else handler)

@@ -1,0 +1,88 @@
+"""Batch norm over the pictures of all ranks."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from perpixel.distributed import ranks, summed
+from perpixel.errors import UsageError
+
+
+def synchronise(network: nn.Module, where: torch.device) -> None:
+    """Makes every batch norm of `network` take its statistics over all ranks' pictures.
+
+    On CUDA with torch's own SyncBatchNorm; elsewhere, where that does not run, with ours. Raises
+    UsageError for a kind of batch norm that neither stands for, as some of timm's networks have.
+    """
+    for parent in list(network.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, nn.BatchNorm2d):
+                if type(child) is not nn.BatchNorm2d:
+                    raise UsageError(
+                        f"the backbone's {type(child).__name__} ({name}) cannot be synchronised "
+                        f"over ranks: train this backbone on one rank"
+                    )
+                if where.type == "cuda":
+                    setattr(parent, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))  # type: ignore[no-untyped-call]
+                else:
+                    setattr(parent, name, _alike(child))
+
+
+class SynchronisedBatchNorm(nn.BatchNorm2d):
+    """Batch norm (Ioffe and Szegedy, 2015) of all ranks' features, each rank with as many.
+
+    The ranks exchange every channel's mean and variance, and their gradients on the way back.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[N, C, h, w] to [N, C, h, w]; statistics in float32 or the features' float64."""
+        if not self.training:
+            return super().forward(features)
+        exact = features if features.dtype == torch.float64 else features.float()
+        mean, variance = _of_all_ranks(exact)
+        with torch.no_grad():
+            count = features.numel() // features.shape[1] * ranks().world
+            self._remember(mean, variance * (count / (count - 1)))
+        scale = self.weight * (variance + self.eps).rsqrt()
+        normal = (exact - mean[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]
+        return normal.to(features.dtype)
+
+    def _remember(self, mean: Tensor, variance: Tensor) -> None:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        self.num_batches_tracked.add_(1)
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance, self.momentum)
+
+
+def _of_all_ranks(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Every channel's mean and (biased) variance over all ranks, [C] each."""
+    dimensions = (0, 2, 3)
+    own = torch.stack([features.mean(dimensions), features.var(dimensions, correction=0)])
+    ours = ranks()
+    row = nn.functional.pad(own[None], (0, 0, 0, 0, ours.rank, ours.world - 1 - ours.rank))
+    means, variances = _Sum.apply(row).unbind(1)  # type: ignore[no-untyped-call]
+    mean = means.mean(0)
+    return mean, (variances + (means - mean) ** 2).mean(0)
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over the ranks, which every rank's loss depends on."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:  # noqa: ARG004  autograd's signature
+        return summed(values)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # noqa: ARG004
+        return summed(gradients[0].contiguous())
+
+
+def _alike(norm: nn.BatchNorm2d) -> SynchronisedBatchNorm:
+    assert norm.momentum is not None
+    own = SynchronisedBatchNorm(norm.num_features, eps=norm.eps, momentum=norm.momentum)
+    own.load_state_dict(norm.state_dict())
+    return own

@@ -1,0 +1,65 @@
+import pytest
+import torch
+from test_run import TINY, losses, same, weights
+
+import perpixel
+from perpixel.errors import UsageError
+from perpixel.models.build import build
+from perpixel.models.timm_backbone import TimmBackbone
+from perpixel.recipes.spec import FCN, Model, Optimizer, ResNet, Train
+from perpixel.training.economy import economise
+from perpixel.training.optimizer import make_optimizer, set_learning_rate
+
+SMALL = Model(backbone=ResNet(depth=18), head=FCN(convs=1, width=8))
+
+
+def test_a_run_with_recomputed_stages_is_the_same_run(mini, tmp_path):
+    short = perpixel.override(TINY, ["train.steps=2"])
+    for name, stages in (("usual", "[]"), ("again", "[2,3,4]")):
+        recipe = perpixel.override(short, [f"train.recompute_stages={stages}"])
+        perpixel.train(recipe, data=mini, out=tmp_path / name, device="cpu")
+    assert len(losses(tmp_path / "usual")) == 2
+    assert losses(tmp_path / "again") == losses(tmp_path / "usual")
+    assert same(weights(tmp_path / "again"), weights(tmp_path / "usual"))
+
+
+def test_another_backbone_has_no_stages_to_recompute():
+    network = build(SMALL, classes=2)
+    network.backbone = TimmBackbone.__new__(TimmBackbone)
+    torch.nn.Module.__init__(network.backbone)
+    with pytest.raises(UsageError, match=r"recompute_stages=\[1\] needs a ResNet"):
+        economise(network, Train(recompute_stages=(1,)))
+
+
+def test_compiling_is_asked_for_with_the_mode(monkeypatch):
+    asked = []
+    network = build(SMALL, classes=2)
+    monkeypatch.setattr(network, "compile", lambda **named: asked.append(named))
+    economise(network, Train())
+    assert asked == []
+    monkeypatch.setenv("CXX", "python3")  # any program that there is
+    economise(network, Train(compile="reduce-overhead"))
+    assert asked == [{"mode": "reduce-overhead"}]
+
+
+def test_the_optimizer_is_sgd_by_its_formula():
+    """v = m v + (g + d w), w = w - lr v, in float64; one pass over the weights does it all."""
+    spec = Optimizer(lr=0.1, momentum=0.9, weight_decay=0.01, backbone_lr_scale=0.5)
+    network = build(SMALL, classes=2)
+    optimizer = make_optimizer(network, spec)
+    wanted = {name: p.detach().double() for name, p in network.named_parameters()}
+    speed = {name: torch.zeros_like(value) for name, value in wanted.items()}
+    for step in range(3):
+        lr = 0.1 / (step + 1)
+        set_learning_rate(optimizer, lr)
+        for name, parameter in network.named_parameters():
+            parameter.grad = torch.randn_like(parameter)
+            slope = parameter.grad.double() + 0.01 * wanted[name]
+            speed[name] = 0.9 * speed[name] + slope
+            scale = 0.5 if name.startswith("backbone.") else 1.0
+            wanted[name] = wanted[name] - lr * scale * speed[name]
+        optimizer.step()
+    for name, parameter in network.named_parameters():
+        error = (parameter.detach().double() - wanted[name]).abs().max()
+        assert error < 1e-6 * wanted[name].abs().max().clamp(min=1), name
+    assert all(group["fused"] for group in optimizer.param_groups)

@@ -1,0 +1,300 @@
+"""What may go wrong in a run: files, numbers, disks; and what is left then."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from test_run import TINY, losses, same, weights
+
+import perpixel
+from perpixel.checkpoint import read_checkpoint, read_tensors, write_tensors
+from perpixel.cli.main import main
+from perpixel.errors import PerpixelError
+from perpixel.recipes import settings
+from perpixel.training import loop
+from perpixel.training.replay import replay
+from perpixel.training.state import states
+
+OFTEN = perpixel.override(TINY, ["train.save_every=1", "train.keep=3"])
+
+
+@pytest.fixture(scope="module")
+def straight(mini: Path, tmp_path_factory) -> Path:
+    """The uninterrupted run."""
+    folder = tmp_path_factory.mktemp("straight")
+    perpixel.train(OFTEN, data=mini, out=folder, device="cpu")
+    return folder
+
+
+@pytest.fixture
+def half(mini: Path, tmp_path, monkeypatch) -> Path:
+    """A run that was stopped after four of its six steps."""
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "learning_rate", _stop_in_step(3))
+        with pytest.raises(PerpixelError, match="stopped after step 4"):
+            perpixel.train(OFTEN, data=mini, out=tmp_path / "run", device="cpu")
+    return tmp_path / "run"
+
+
+def _stop_in_step(number: int):
+    from perpixel.training.schedule import learning_rate
+
+    def rate(step: int, **named):
+        if step == number:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return learning_rate(step, **named)
+
+    return rate
+
+
+def names(run: Path) -> list[str]:
+    return sorted(path.name for path in (run / "checkpoints").glob("last*"))
+
+
+def test_the_last_states_are_kept(straight: Path):
+    found = [path.name for path in states(straight / "checkpoints")]
+    assert found == ["last.safetensors", "last-1.safetensors", "last-2.safetensors"]
+    steps = [
+        json.loads(read_tensors(path)[0]["perpixel-run"])["step"]
+        for path in states(straight / "checkpoints")
+    ]
+    assert steps == [6, 5, 4]
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped bit", "emptied", "half-written next"])
+def test_a_damaged_state_makes_way_for_an_older_one(
+    half: Path, mini: Path, straight: Path, damage: str
+):
+    last = half / "checkpoints" / "last.safetensors"
+    content = bytearray(last.read_bytes())
+    if damage == "cut":
+        last.write_bytes(content[: len(content) // 2])
+    elif damage == "flipped bit":
+        content[len(content) // 2] ^= 1
+        last.write_bytes(content)
+    elif damage == "emptied":
+        last.write_bytes(b"")
+    else:
+        last = last.replace(last.with_name("next.safetensors"))
+        last.write_bytes(content[:-1])
+    perpixel.train(OFTEN, data=mini, out=half, resume=True, device="cpu")
+    log = (half / "log.txt").read_text()
+    assert f"{last}: " in log
+    assert "going on from an older state\n" in log
+    assert "resumed after step 3" in log
+    assert losses(half) == losses(straight)
+    assert same(weights(half), weights(straight))
+    assert last.with_suffix(".damaged").exists()
+
+
+def test_a_state_that_was_only_to_be_renamed_is_the_newest(half: Path, mini: Path, straight: Path):
+    last = half / "checkpoints" / "last.safetensors"
+    last.replace(last.with_name("next.safetensors"))
+    perpixel.train(OFTEN, data=mini, out=half, resume=True, device="cpu")
+    assert "resumed after step 4" in (half / "log.txt").read_text()
+    assert same(weights(half), weights(straight))
+
+
+def test_without_any_whole_state_all_are_named(half: Path, mini: Path):
+    for path in states(half / "checkpoints"):
+        path.write_bytes(b"x")
+    with pytest.raises(PerpixelError) as caught:
+        perpixel.train(OFTEN, data=mini, out=half, resume=True, device="cpu")
+    for name in ("last.safetensors: ", "last-1.safetensors: ", "last-2.safetensors: "):
+        assert name in str(caught.value)
+
+
+def test_changes_are_allowed_when_told(half: Path, mini: Path):
+    longer = perpixel.override(OFTEN, ["train.steps=8", "train.keep=1"])
+    with pytest.raises(PerpixelError, match=r"train\.keep: 3 -> 1; recipe\.train\.steps: 6 -> 8"):
+        perpixel.train(longer, data=mini, out=half, resume=True, device="cpu")
+    perpixel.train(longer, data=mini, out=half, resume=True, allow_changes=True, device="cpu")
+    assert len(losses(half)) == 8
+    assert "changed: recipe.train.steps: 6 -> 8" in (half / "log.txt").read_text()
+    assert names(half) == ["last.safetensors"]
+
+
+def test_resume_if_begun_starts_or_goes_on(half: Path, mini: Path, straight: Path, tmp_path):
+    for out in (half, tmp_path / "new"):
+        perpixel.train(OFTEN, data=mini, out=out, resume="if-begun", device="cpu")
+        assert same(weights(out), weights(straight))
+
+
+def test_resuming_at_step_100_000_reads_no_more_pictures(half: Path, mini: Path, monkeypatch):
+    """As many as its one step has, and those of the evaluation."""
+    last = half / "checkpoints" / "last.safetensors"
+    header, tensors = read_tensors(last)
+    far = perpixel.override(OFTEN, ["train.steps=100001"])
+    said = json.loads(header["perpixel-run"])
+    said["step"], said["course"]["recipe"]["train"]["steps"] = 100_000, 100_001
+    write_tensors(last, tensors, {"perpixel-run": json.dumps(said)})
+    from perpixel.data import loader
+
+    read, plain = [], loader.read_picture
+
+    def counted(dataset, index: int, **named):
+        read.append(index)
+        return plain(dataset, index, **named)
+
+    monkeypatch.setattr(loader, "read_picture", counted)
+    perpixel.train(far, data=mini, out=half, resume=True, device="cpu")
+    assert len(read) == 2
+
+
+def test_a_file_too_large_for_the_disk_leaves_the_states(half: Path, mini: Path):
+    """A limit on file sizes stands for a full disk: the writing fails half-way."""
+    before = {path: path.read_bytes() for path in states(half / "checkpoints")}
+    script = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))\n"
+        "from perpixel.cli.main import main; main()"
+    )
+    (half / "recipe.py").write_text(
+        "from perpixel.recipes import settings\n"
+        f"r = settings.load({settings.dump(OFTEN)!r}, origin='test')\n"
+    )
+    command = [
+        sys.executable, "-c", script, "train", f"{half}/recipe.py:r", "--data", mini, "--out", half,
+        "--resume", "--device", "cpu",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "next.safetensors: cannot be written (File too large)" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert {path: path.read_bytes() for path in states(half / "checkpoints")} == before
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
+
+
+class Spoilt:
+    """Loss or gradient of some steps are no number; pass its `objective` to the loop."""
+
+    def __init__(self, steps: set[int], *, gradient: bool) -> None:
+        self.steps, self.gradient, self.calls = steps, gradient, 0
+
+    def objective(self, network, part, recipe, *, dtype):
+        from perpixel.training.objective import objective
+
+        self.calls += 1
+        if self.calls not in self.steps:
+            return objective(network, part, recipe, dtype=dtype)
+        if self.gradient:
+            weight = network.head.classifier.weight
+            return (weight - weight).abs().sum().sqrt()  # 0, and 0 / 0 as its gradient
+        return objective(network, part, recipe, dtype=dtype) * float("nan")
+
+
+@pytest.mark.parametrize("gradient", [False, True], ids=["loss", "gradient"])
+def test_a_step_without_a_number_is_skipped(
+    mini: Path, tmp_path, monkeypatch, capsys, gradient: bool
+):
+    recipe = perpixel.override(TINY, ["train.save_every=1"])
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "objective", Spoilt({3}, gradient=gradient).objective)
+        perpixel.train(recipe, data=mini, out=tmp_path / "run", device="cpu")
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").open()]
+    assert [row["step"] for row in rows if "loss" in row] == [1, 2, 4, 5, 6]
+    assert [row["step"] for row in rows if "skipped" in row] == [3]
+    assert all(tensor.isfinite().all() for tensor in weights(tmp_path / "run").values())
+
+    record = tmp_path / "run" / "replay" / "step-3.json"
+    said = json.loads(record.read_text())
+    assert (said["step"], said["seed"]) == (2, 0)
+    assert said["gradient_norm"] == "nan"
+    assert said["loss"] == ("0.0" if gradient else "nan")
+    monkeypatch.setattr(
+        sys, "argv",
+        ["perpixel", "train", "--replay", str(record), "--data", str(mini), "--device", "cpu"],
+    )  # fmt: skip
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 0
+    shown = capsys.readouterr().out
+    assert "step 3 of camvid/fcn_r18-d8: loss 3.3" in shown  # the step itself was sound
+    for part in (*said["pictures"], "backbone.layer4", "head.classifier"):
+        assert f"  {part}\n" in shown
+
+
+def test_a_skipped_step_leaves_no_trace(mini: Path, tmp_path, monkeypatch):
+    """Neither in the weights nor in batch norm's statistics."""
+    short = perpixel.override(TINY, ["train.steps=3", "train.save_every=1"])
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "objective", Spoilt({3}, gradient=False).objective)
+        perpixel.train(short, data=mini, out=tmp_path, device="cpu")
+    (record,) = (tmp_path / "replay").glob("weights-*.safetensors")
+    assert same(weights(tmp_path), dict(read_checkpoint(record).weights))
+    before = read_tensors(tmp_path / "checkpoints" / "last-1.safetensors")[1]
+    after = read_tensors(tmp_path / "checkpoints" / "last.safetensors")[1]
+    assert same(before, after)
+
+
+def test_the_replay_shows_the_picture_that_spoilt_the_step(mini: Path, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "objective", Spoilt({2, 3, 4}, gradient=False).objective)
+        perpixel.train(TINY, data=mini, out=tmp_path, device="cpu")
+    folder = tmp_path / "replay"
+    files = {path.name for path in folder.iterdir()}
+    assert files == {"step-2.json", "step-3.json", "step-4.json", "weights-2.safetensors"}
+    shown = replay(folder / "step-4.json", data=mini, device="cpu")
+    assert "(in the run: nan, nan)" in shown
+    (folder / "weights-2.safetensors").unlink()
+    with pytest.raises(PerpixelError, match="made way for those of a later step"):
+        replay(folder / "step-4.json", data=mini, device="cpu")
+    (folder / "step-4.json").write_text("{}")
+    with pytest.raises(PerpixelError, match=r"step-4\.json: not a replay file"):
+        replay(folder / "step-4.json", data=mini, device="cpu")
+
+
+def test_skipped_steps_in_a_row_are_counted_over_a_resume(mini: Path, tmp_path, monkeypatch):
+    recipe = perpixel.override(TINY, ["train.save_every=1", "train.max_skipped=2"])
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "objective", Spoilt({2, 3}, gradient=False).objective)
+        patch.setattr(loop, "learning_rate", _stop_in_step(2))
+        with pytest.raises(PerpixelError, match="stopped after step 3"):
+            perpixel.train(recipe, data=mini, out=tmp_path, device="cpu")
+    monkeypatch.setattr(loop, "objective", Spoilt({1}, gradient=False).objective)
+    with pytest.raises(PerpixelError, match=r"at step 4 \(and in 2 before\)"):
+        perpixel.train(recipe, data=mini, out=tmp_path, resume=True, device="cpu")
+
+
+@pytest.mark.parametrize(("share", "bearable"), [(0.2, True), (0.01, False)])
+def test_damaged_pictures_are_borne_up_to_a_share(
+    mini: Path, tmp_path, share: float, bearable: bool
+):
+    data = tmp_path / "data"
+    subprocess.run(["cp", "-r", mini, data], check=True)
+    (data / "train" / "03.png").write_bytes(b"not a picture")
+    recipe = perpixel.override(TINY, [f"train.max_damaged={share}"])
+    if bearable:
+        perpixel.train(recipe, data=data, out=tmp_path / "run", device="cpu")
+        assert len(losses(tmp_path / "run")) == 6
+    else:
+        with pytest.raises(PerpixelError, match=r"1 pictures .* train.max_damaged=0.01 of 12"):
+            perpixel.train(recipe, data=data, out=tmp_path / "run", device="cpu")
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert "train/03.png: not a picture that can be decoded" in log
+
+
+def test_a_second_signal_ends_the_run_at_once(mini: Path, tmp_path, monkeypatch):
+    def impatient(step: int, **named):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("still running")
+
+    monkeypatch.setattr(loop, "learning_rate", impatient)
+    with pytest.raises(KeyboardInterrupt):
+        perpixel.train(TINY, data=mini, out=tmp_path, device="cpu")
+
+
+def test_deterministic_kernels_are_asked_for(mini: Path, tmp_path):
+    try:
+        short = perpixel.override(TINY, ["train.steps=1"])
+        perpixel.train(short, data=mini, out=tmp_path, device="cpu", deterministic=True)
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.backends.cudnn.benchmark
+    finally:
+        torch.use_deterministic_algorithms(False)
