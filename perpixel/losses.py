@@ -4,9 +4,10 @@ from typing import assert_never
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, interpolate
+from torch.nn.functional import interpolate
 
 from perpixel.errors import PerpixelError
+from perpixel.fused import pixel_cross_entropy
 from perpixel.recipes.spec import IGNORE, OHEM, Loss
 
 
@@ -21,20 +22,36 @@ def segmentation_loss(
     when `spec.class_weights` are not as many as the classes.
     """
     exact = logits if logits.dtype == torch.float64 else logits.float()
-    full = interpolate(exact, size=labels.shape[-2:], mode="bilinear", align_corners=align_corners)
-    labels = labels.long()
-    loss = full.new_zeros(())
+    loss = exact.new_zeros(())
     if spec.cross_entropy or spec.focal:
-        weights = _class_weights(full, spec)
-        loss = loss + _pixel_sum(full, labels, spec, weights) / _divisor(labels, spec, weights)
-    if spec.dice or spec.lovasz:
-        known = labels != IGNORE
+        weights = _class_weights(exact, spec)
+        plain = pixel_cross_entropy(logits, labels, align_corners=align_corners)
+        loss = loss + _pixel_sum(plain, labels, spec, weights) / _divisor(labels, spec, weights)
+    if spec.dice or spec.lovasz:  # whose terms compare whole maps
+        size = labels.shape[-2:]
+        full = interpolate(exact, size=size, mode="bilinear", align_corners=align_corners)
+        known, labels = labels != IGNORE, labels.long()
         probabilities, truth = full.softmax(dim=1).movedim(1, -1)[known], labels[known]
         if spec.dice:
             loss = loss + spec.dice * dice_loss(probabilities, truth)
         if spec.lovasz:
             loss = loss + spec.lovasz * lovasz_softmax(probabilities, truth)
     return loss
+
+
+def weight(labels: Tensor, spec: Loss) -> Tensor:
+    """How much these labels' mean counts beside others', a float32 scalar: what it divides by.
+
+    labels: [N, H, W] integers. Means of parts of a batch, each times its share of all weights, sum
+    up to the mean of the whole.
+    """
+    if spec.mean == "all":
+        return labels.new_tensor(labels.numel(), dtype=torch.float32)
+    if spec.class_weights is None:
+        return (labels != IGNORE).sum().float()
+    weights = torch.zeros(IGNORE + 1)  # unlabelled pixels count nothing
+    weights[: len(spec.class_weights)] = torch.tensor(spec.class_weights)
+    return weights.to(labels.device)[labels.long()].sum()
 
 
 def dice_loss(probabilities: Tensor, truth: Tensor) -> Tensor:
@@ -77,24 +94,21 @@ def lovasz_softmax(probabilities: Tensor, truth: Tensor) -> Tensor:
     return torch.stack(losses).mean() if losses else probabilities.sum()
 
 
-def _pixel_sum(full: Tensor, labels: Tensor, spec: Loss, weights: Tensor | None) -> Tensor:
-    """Cross-entropy and focal loss, summed over the pixels.
+def _pixel_sum(plain: Tensor, labels: Tensor, spec: Loss, weights: Tensor | None) -> Tensor:
+    """Cross-entropy and focal loss, summed over the pixels, of `plain`, their -log p [N, H, W].
 
     The focal loss is w (1 - p)^gamma (-log p), with p the label's probability and w its class's
     weight (Lin et al., 2017, equation 5, of the softmax in place of the sigmoid).
     """
-    if spec.ohem is None and not spec.focal:
-        total = cross_entropy(full, labels, weight=weights, ignore_index=IGNORE, reduction="sum")
-        return spec.cross_entropy * total
-    plain = cross_entropy(full, labels, ignore_index=IGNORE, reduction="none")
+    known = labels != IGNORE
     pixels = spec.cross_entropy * plain
     if spec.focal:
         doubt = (-torch.expm1(-plain)).clamp(min=torch.finfo(plain.dtype).tiny)
         pixels = pixels + spec.focal * doubt**spec.focal_gamma * plain
     if weights is not None:
-        pixels = pixels * weights[labels.where(labels != IGNORE, 0)]
+        pixels = pixels * weights[labels.where(known, 0).long()]
     if spec.ohem is not None:
-        pixels = pixels * _hard(pixels.detach(), plain.detach(), labels != IGNORE, spec.ohem)
+        pixels = pixels * _hard(pixels.detach(), plain.detach(), known, spec.ohem)
     return pixels.sum()
 
 
@@ -122,7 +136,8 @@ def _divisor(labels: Tensor, spec: Loss, weights: Tensor | None) -> Tensor | int
         case "valid":
             if weights is None:
                 return (labels != IGNORE).sum().clamp(min=1)
-            total = weights[labels[labels != IGNORE]].sum()
+            known = labels != IGNORE
+            total = (weights[labels.where(known, 0).long()] * known).sum()
             return total.where(total > 0, 1)  # then every pixel's loss is 0, too
         case "all":
             return labels.numel()
@@ -130,13 +145,13 @@ def _divisor(labels: Tensor, spec: Loss, weights: Tensor | None) -> Tensor | int
             assert_never(spec.mean)
 
 
-def _class_weights(full: Tensor, spec: Loss) -> Tensor | None:
+def _class_weights(logits: Tensor, spec: Loss) -> Tensor | None:
     if spec.class_weights is None:
         return None
-    classes = full.shape[1]
+    classes = logits.shape[1]
     if len(spec.class_weights) != classes:
         raise PerpixelError(
             f"loss.class_weights has {len(spec.class_weights)} numbers for {classes} classes: "
             f"give one for each; `perpixel data check` prints them"
         )
-    return full.new_tensor(spec.class_weights)
+    return logits.new_tensor(spec.class_weights)

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from perpixel.errors import PerpixelError
 from perpixel.losses import segmentation_loss
@@ -259,3 +260,29 @@ def test_too_few_class_weights_are_refused_with_both_numbers():
 def test_losses_that_mean_nothing_are_refused(settings: dict, message: str):
     with pytest.raises(ValueError, match=message):
         Loss(**settings)
+
+
+class Largest(TorchDispatchMode):
+    """The number of values of the largest tensor that is made inside."""
+
+    values = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self.values = max(self.values, result.numel())
+        return result
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [Loss(), Loss(class_weights=(1,) * 150), Loss(focal=1), Loss(ohem=OHEM(min_kept=100))],
+    ids=["plain", "weights", "focal", "ohem"],
+)
+def test_the_enlarged_logits_are_never_held(monkeypatch, spec: Loss):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)  # whose number sets a band's height
+    logits = torch.randn(2, 150, 48, 48).requires_grad_()
+    labels = torch.randint(0, 150, (2, 384, 384), dtype=torch.uint8)
+    with Largest() as largest:
+        segmentation_loss(logits, labels, spec).backward()
+    assert 0 < largest.values < 2 * 150 * 384 * 384 / 20

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from perpixel.cli import options
 from perpixel.errors import UsageError
 
 if TYPE_CHECKING:
@@ -64,6 +65,46 @@ def download(
 
 
 @data.command()
+def cache(
+    dataset: Annotated[
+        str, typer.Argument(metavar="DATASET", help="cityscapes, folder, ...: as recipes name it.")
+    ],
+    root: Annotated[Path, typer.Argument(metavar="ROOT", help="The data set's root folder.")],
+    out: Annotated[
+        Path, typer.Option(metavar="CACHE", help="The folder to fill; on a fast local disk.")
+    ],
+    split: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Cache this split only. May be given again."),
+    ] = None,
+) -> None:
+    """Decode all pictures and masks once, so that training need not; use it with --data CACHE.
+
+    Four bytes a pixel. Broken off, the same command goes on; it renews what has changed. Example:
+    perpixel data cache camvid CamVid --out camvid-cache
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    from perpixel.data import catalog
+    from perpixel.data.cache import write_cache
+
+    pairs = {
+        name: catalog.open_pairs(dataset, root, name)
+        for name in split or catalog.splits(dataset, root)
+    }
+    columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("cache", total=None)
+
+        def show(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        write_cache(out, dataset, pairs, say=typer.echo, progress=show)
+    typer.echo(f"written; use it with --data {out}")
+
+
+@data.command()
 def check(
     dataset: Annotated[
         str, typer.Argument(metavar="DATASET", help="camvid, folder, ...: as recipes name it.")
@@ -91,7 +132,7 @@ def check(
 
     from perpixel.data import doctor
 
-    size = _size(crop)
+    size = None if crop is None else options.read_size(crop, "--crop")
     columns = TextColumn("check"), BarColumn(), MofNCompleteColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("check", total=None)
@@ -109,15 +150,6 @@ def check(
             raise UsageError(f"--json {json_file}: cannot be written ({error.strerror})") from None
     if report.count("error"):
         raise typer.Exit(1)
-
-
-def _size(text: str | None) -> "Size | None":
-    if text is None:
-        return None
-    height, _, width = text.partition("x")
-    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
-        raise UsageError(f"--crop {text!r}: write it as HEIGHTxWIDTH, for example 512x1024")
-    return int(height), int(width)
 
 
 def _print(report: "Report", console: "Console") -> None:

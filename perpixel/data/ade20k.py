@@ -8,6 +8,7 @@ mmsegmentation's; two of the colours are the same.
 from pathlib import Path
 
 from perpixel.data.dataset import Classes, LabelTable, Pairs
+from perpixel.data.listing import Listing
 from perpixel.data.places import find_folder, folder_of
 from perpixel.errors import PerpixelError
 from perpixel.recipes.spec import IGNORE
@@ -59,7 +60,7 @@ def open_ade20k(root: Path, split: str) -> Pairs:
     pictures = sorted((root / "images" / folder).glob("*.jpg"))
     if not pictures:
         raise PerpixelError(f"{root / 'images' / folder}: no pictures, which are *.jpg")
-    files = tuple(
+    files = Listing(
         (f"images/{folder}/{picture.name}", f"annotations/{folder}/{picture.stem}.png")
         for picture in pictures
     )

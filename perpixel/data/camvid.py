@@ -14,6 +14,7 @@ import re
 from pathlib import Path
 
 from perpixel.data.dataset import Classes, LabelTable, Pairs, require_folder
+from perpixel.data.listing import Listing
 from perpixel.data.places import folder_of, read_list
 from perpixel.errors import PerpixelError
 from perpixel.recipes.spec import IGNORE
@@ -64,11 +65,7 @@ def open_camvid(root: Path, split: str) -> Pairs:
     if (root / _STILLS).is_dir():
         return _open_original(root, split)
     listing = root / f"{split}.txt"
-    rows = [line.split() for line in read_list(listing)]
-    wrong = next((row for row in rows if len(row) != 2), None)
-    if wrong is not None:
-        raise PerpixelError(f"{listing}: {' '.join(wrong)!r} is not a picture and its mask")
-    files = tuple((_below_root(image), _below_root(mask)) for image, mask in rows)
+    files = Listing(_listed(line, listing) for line in read_list(listing))
     return Pairs(root, files, CLASSES, _ANNOTATED)
 
 
@@ -80,7 +77,7 @@ def _open_original(root: Path, split: str) -> Pairs:
     else:
         found = sorted(path.stem for path in (root / _STILLS).glob("*.png"))
         names = [name for name in found if split_of(name) == split]
-    files = tuple((f"{_STILLS}/{name}.png", f"{_LABELS}/{name}_L.png") for name in names)
+    files = Listing((f"{_STILLS}/{name}.png", f"{_LABELS}/{name}_L.png") for name in names)
     return Pairs(root, files, CLASSES, _APPROVED)
 
 
@@ -98,5 +95,9 @@ def split_of(name: str) -> str:
     return "val" if sequence == "0016E5" and frame > 7950 and frame % 2 else "train"
 
 
-def _below_root(path: str) -> str:
-    return "/".join(Path(path).parts[-2:])
+def _listed(line: str, listing: Path) -> tuple[str, str]:
+    paths = line.split()
+    if len(paths) != 2:
+        raise PerpixelError(f"{listing}: {line!r} is not a picture and its mask")
+    image, mask = ("/".join(path.split("/")[-2:]) for path in paths)
+    return image, mask

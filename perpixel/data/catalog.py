@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from perpixel.data import ade20k, camvid, cityscapes, pascal_context, pascal_voc, scenes
+from perpixel.data.cache import is_cache, open_cache
 from perpixel.data.dataset import Classes, Dataset, Pairs
 from perpixel.data.folder import open_folder, splits_of_folder
 from perpixel.errors import UsageError
@@ -33,16 +34,22 @@ NAMES = (*_FILES, "scenes")
 
 
 def open_dataset(name: str, root: Path | None, split: str) -> Dataset:
-    """The split of the data set called `name`, below `root` ("scenes" needs none).
+    """The split of the data set called `name`, below `root` or in a cache of it at `root`.
 
     Raises UsageError for an unknown name or a missing root, PerpixelError for bad contents.
     """
     if name == "scenes":
         return scenes.Scenes(split)
-    files = _FILES[known(name)]
     if root is None:
-        raise UsageError(f"data set {name!r} needs --data ROOT, the folder that holds it")
-    return files.open(root, split)
+        raise UsageError(f"data set {known(name)!r} needs --data ROOT, the folder that holds it")
+    return open_cache(root, known(name), split) if is_cache(root) else open_pairs(name, root, split)
+
+
+def open_pairs(name: str, root: Path, split: str) -> Pairs:
+    """The split's files themselves. Raises as `open_dataset` does."""
+    if name == "scenes":
+        raise UsageError("scenes are drawn by a program: there are no files")
+    return _FILES[known(name)].open(root, split)
 
 
 def splits(name: str, root: Path) -> tuple[str, ...]:
@@ -56,11 +63,9 @@ def splits(name: str, root: Path) -> tuple[str, ...]:
 
 def list_pairs(name: str, root: Path, split: str) -> Pairs:
     """The pairs of a split, those whose files are absent too. Raises as `open_dataset` does."""
-    if name == "scenes":
-        raise UsageError("scenes are drawn by a program: there are no files")
     if name == "folder":
         return open_folder(root, split, complete=False)
-    return _FILES[known(name)].open(root, split)
+    return open_pairs(name, root, split)
 
 
 def classes(name: str) -> Classes | None:

@@ -8,6 +8,7 @@ whose ids `TRAIN_ID` translates; where a split has no labelIds, its labelTrainId
 from pathlib import Path
 
 from perpixel.data.dataset import Classes, LabelTable, Pairs
+from perpixel.data.listing import Listing
 from perpixel.data.places import find_folder, folder_of
 from perpixel.errors import PerpixelError
 from perpixel.recipes.spec import IGNORE
@@ -61,4 +62,4 @@ def open_cityscapes(root: Path, split: str) -> Pairs:
         name = picture.name.removesuffix("_leftImg8bit.png")
         mask = f"gtFine/{split}/{picture.parent.name}/{name}_gtFine_{kind}.png"
         files.append((picture.relative_to(root).as_posix(), mask))
-    return Pairs(root, tuple(files), CLASSES, _TABLES[kind])
+    return Pairs(root, Listing(files), CLASSES, _TABLES[kind])

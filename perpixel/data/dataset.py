@@ -9,15 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
+from perpixel.data.listing import Listing
 from perpixel.errors import PerpixelError
 from perpixel.images import Array, Palette, read_image, read_mask
 from perpixel.recipes.spec import IGNORE
 
 Colour = tuple[int, int, int]
+Rows = tuple[int, int]
 RawMask = npt.NDArray[np.uint8 | np.uint16]
+
+_UNKNOWN = IGNORE - 1
+"""What no class map holds: there are at most 254 classes."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +67,11 @@ class Dataset(Protocol):
         """A name for messages and result files: the picture's path below the data root."""
         ...
 
-    def image(self, index: int) -> Array:
-        """The picture, uint8 RGB [height, width, 3]."""
+    def image(self, index: int, *, rows: Rows | None = None) -> Array:
+        """The picture, uint8 RGB [height, width, 3].
+
+        With `rows`, the first and the last + 1 of those that matter; others may be left black.
+        """
         ...
 
     def label(self, index: int) -> Array:
@@ -87,6 +96,8 @@ class LabelTable:
         for raw, index in self.ids.items():
             self._index_of_id[raw] = index
         codes = sorted((_code(colour), index) for colour, index in self.colours.items())
+        self._byte_table = self._index_of_id[:256].astype(np.uint8)
+        self._byte_table[self._index_of_id[:256] < 0] = _UNKNOWN
         self._codes = np.array([code for code, _ in codes], np.int64)
         self._index_of_code = np.array([index for _, index in codes], np.int16)
 
@@ -95,6 +106,10 @@ class LabelTable:
 
         Raises PerpixelError that names `origin` and the values the table lacks.
         """
+        if mask.ndim == 2 and mask.dtype == np.uint8 and self.ids:  # most masks, and fast
+            classes = np.asarray(cv2.LUT(mask, self._byte_table), np.uint8)
+            if not (classes == _UNKNOWN).any():
+                return classes
         indices = self.lookup(mask, origin=origin)
         unknown = mask[indices < 0]
         if len(unknown):
@@ -145,7 +160,7 @@ class Pairs:
     """A data set of picture and mask files."""
 
     root: Path
-    files: tuple[tuple[str, str], ...]
+    files: Listing
     """Picture and mask of every sample, as paths below `root`."""
     classes: Classes
     table: LabelTable
@@ -157,9 +172,9 @@ class Pairs:
         """The picture's path below `root`."""
         return self.files[index][0]
 
-    def image(self, index: int) -> Array:
-        """The picture, uint8 RGB [height, width, 3]."""
-        return read_image(self.root / self.files[index][0])
+    def image(self, index: int, *, rows: Rows | None = None) -> Array:
+        """The picture, uint8 RGB [height, width, 3]; the first `rows` of it, or all."""
+        return read_image(self.root / self.files[index][0], rows=None if rows is None else rows[1])
 
     def label(self, index: int) -> Array:
         """Its class map, uint8 [height, width]: 0..classes-1, and IGNORE."""
@@ -173,13 +188,31 @@ class Pairs:
 
 def read_pair(dataset: Dataset, index: int) -> tuple[Array, Array]:
     """Picture and class map of one sample; raises PerpixelError when their sizes differ."""
-    image, label = dataset.image(index), dataset.label(index)
+    label = dataset.label(index)
+    return read_picture(dataset, index, label=label), label
+
+
+def read_picture(dataset: Dataset, index: int, *, label: Array, rows: Rows | None = None) -> Array:
+    """The picture of a sample whose class map is `label`, or `rows` of it.
+
+    Raises PerpixelError when their sizes differ.
+    """
+    image = dataset.image(index, rows=rows)
     if image.shape[:2] != label.shape:
         raise PerpixelError(
             f"{dataset.name(index)}: the picture is {image.shape[1]}x{image.shape[0]} (width x "
             f"height), its mask {label.shape[1]}x{label.shape[0]}; they must be the same size"
         )
-    return image, label
+    return image
+
+
+def require_classes(dataset: Dataset, names: tuple[str, ...]) -> None:
+    """Raises PerpixelError unless the data set's classes are called `names`, as a model's are."""
+    if plain_names(dataset.classes.names) != plain_names(names):
+        raise PerpixelError(
+            f"the model knows {len(names)} classes ({', '.join(names)}), the data set has "
+            f"{len(dataset.classes)} ({', '.join(dataset.classes.names)})"
+        )
 
 
 def require_folder(root: Path, *, dataset: str, holds: str) -> Path:

@@ -40,6 +40,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from perpixel.data.dataset import Classes, Colour, LabelTable, Pairs, require_folder
+from perpixel.data.listing import Listing
 from perpixel.errors import PerpixelError
 from perpixel.images import IMAGE_SUFFIXES, distinct_palette
 from perpixel.recipes.settings import suggestion
@@ -81,14 +82,16 @@ def files_below(folder: Path) -> list[str]:
     found: list[str] = []
     for place, folders, names in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        below = PurePosixPath(Path(place).relative_to(folder).as_posix())
-        found += [str(below / name) for name in names if not name.startswith(".")]
+        below = Path(place).relative_to(folder).as_posix()
+        prefix = "" if below == "." else f"{below}/"
+        found += [prefix + name for name in names if not name.startswith(".")]
     return sorted(found)
 
 
 def stem_of(path: str, suffixes: Iterable[str]) -> str | None:
     """`path` less the longest of `suffixes` that it ends in, in upper or lower case; or None."""
-    fitting = [suffix for suffix in suffixes if path.lower().endswith(suffix.lower())]
+    lowered = path.lower()
+    fitting = [suffix for suffix in suffixes if lowered.endswith(suffix.lower())]
     return path[: -len(max(fitting, key=len))] if fitting else None
 
 
@@ -169,9 +172,11 @@ def _read(path: Path) -> _Description:
             f"`perpixel data init {path.parent}` proposes one"
         )
     try:
-        return _Description.model_validate(tomllib.loads(path.read_text("utf-8-sig")))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        told = tomllib.loads(path.read_text("utf-8-sig"))
+    except (ValueError, RecursionError) as error:  # another encoding; brackets without end
         raise PerpixelError(f"{path}: not a TOML file: {error}") from None
+    try:
+        return _Description.model_validate(told)
     except ValidationError as error:
         errors = error.errors(include_url=False)
         # A list whose only item is wrong counts as empty, too; the item's error is the one to see.
@@ -264,9 +269,7 @@ def _refuse_twice(values: Sequence[object], kind: str) -> None:
         raise PerpixelError(f"more than one class has the {kind} {twice[0]!r}; change one of them")
 
 
-def _pairs(
-    root: Path, described: _Description, name: str, *, complete: bool
-) -> tuple[tuple[str, str], ...]:
+def _pairs(root: Path, described: _Description, name: str, *, complete: bool) -> Listing:
     split, where = described.splits[name], f"splits.{name}"
     images = _folder(root, split.images, f"{where}.images")
     masks = _folder(root, split.masks, f"{where}.masks")
@@ -298,11 +301,12 @@ def _pairs(
             f"{masks / bare[0]}{described.mask_suffix}. Correct mask_suffix or {where}.masks, "
             f"add the masks, or name the pictures to use in a file with {where}.list"
         )
-    ending = described.image_suffixes[0]
-    return tuple(
+    before, ending = _below(images), described.image_suffixes[0]
+    mask_before, mask_ending = _below(masks), described.mask_suffix
+    return Listing(
         (
-            picture_of.get(stem, f"{images / stem}{ending}"),
-            mask_of.get(stem, f"{masks / stem}{described.mask_suffix}"),
+            picture_of.get(stem) or f"{before}{stem}{ending}",
+            mask_of.get(stem) or f"{mask_before}{stem}{mask_ending}",
         )
         for stem in stems
     )
@@ -326,8 +330,9 @@ def _by_stem(
 ) -> dict[str, str]:
     """Paths below `root` of the files in `folder` that end in one of `suffixes`, by their stem."""
     found: dict[str, str] = {}
+    prefix = _below(folder)
     for file in files_below(root / folder):
-        path, stem = str(folder / file), stem_of(file, suffixes)
+        path, stem = prefix + file, stem_of(file, suffixes)
         if stem is None or path in taken:
             continue
         if stem in found:
@@ -337,6 +342,11 @@ def _by_stem(
             )
         found[stem] = path
     return found
+
+
+def _below(folder: PurePosixPath) -> str:
+    """What stands before the names of files in `folder`."""
+    return "" if folder == PurePosixPath(".") else f"{folder}/"
 
 
 def _listed(root: Path, name: str, where: str) -> list[str]:

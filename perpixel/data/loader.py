@@ -3,10 +3,14 @@
 A run sees one endless stream of samples: epoch after epoch, each a permutation of the data set
 that depends on (seed, epoch) alone. Step s takes stream positions s*B .. (s+1)*B-1, and a sample's
 augmentation depends on (seed, epoch, position) alone. So no state needs saving, any step can be
-the first, and the number of workers changes nothing.
+the first, and the number of workers changes nothing. Ranks share out every step's samples, so that
+their number changes nothing either.
 """
 
+import os
 import signal
+import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,18 +23,25 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from perpixel.data.augment import augment, resize
-from perpixel.data.dataset import Dataset, read_pair
-from perpixel.errors import PerpixelError
+from perpixel.data.augment import augment, draw_window, resize
+from perpixel.data.dataset import Dataset, read_pair, read_picture
+from perpixel.data.window import source_rows
+from perpixel.errors import DamagedFile, PerpixelError
 from perpixel.recipes.spec import Recipe
+
+_TRIES = 4
 
 
 class Batch(NamedTuple):
-    """Pictures uint8 RGB [N, height, width, 3], labels uint8 [N, height, width], and names."""
+    """Pictures uint8 RGB [N, height, width, 3], labels uint8 [N, height, width], and names.
+
+    `damaged` says what is wrong with those that others stand in for.
+    """
 
     images: Tensor
     labels: Tensor
     names: tuple[str, ...]
+    damaged: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -52,16 +63,38 @@ def places(*, step: int, images_per_step: int, samples: int, seed: int) -> list[
     return found
 
 
-def batches(dataset: Dataset, recipe: Recipe, *, first_step: int, workers: int) -> Iterator[Batch]:
-    """The batches of steps `first_step` .. train.steps-1.
+def share(samples: list[Place], share_of: tuple[int, int], *, passes: int) -> list[Place]:
+    """What one rank, `share_of` = (rank, number of ranks), sees of a step, pass after pass.
 
-    With `workers` 0 pictures are prepared in this process, else in so many others. Raises
-    PerpixelError when a sample cannot be read.
+    A pass's samples follow one another in the step, and so do a rank's in a pass: all ranks
+    together see the same in a pass, however many they are. `samples` divide evenly.
+    """
+    rank, world = share_of
+    size = len(samples) // (world * passes)
+    firsts = range(rank * size, len(samples), world * size)
+    return [place for first in firsts for place in samples[first : first + size]]
+
+
+def batches(
+    dataset: Dataset,
+    recipe: Recipe,
+    *,
+    first_step: int,
+    workers: int,
+    share_of: tuple[int, int] = (0, 1),
+) -> Iterator[Batch]:
+    """One rank's share of the batches of steps `first_step` .. train.steps-1.
+
+    `share_of` is (rank, number of ranks).
+
+    With `workers` 0 pictures are prepared in this process, else in so many others. A sample whose
+    files are damaged is replaced by the next of its epoch. Raises PerpixelError when a sample
+    cannot be used for another reason, or none of a few can be decoded.
     """
     if len(dataset) == 0:
         raise PerpixelError("the training split holds no pictures")
     loader = DataLoader(
-        _Steps(dataset, recipe),
+        _Steps(dataset, recipe, share_of),
         batch_size=None,
         sampler=range(first_step, recipe.train.steps),
         num_workers=workers,
@@ -69,18 +102,27 @@ def batches(dataset: Dataset, recipe: Recipe, *, first_step: int, workers: int) 
         pin_memory=torch.cuda.is_available(),
         prefetch_factor=4 if workers else None,
     )
-    for batch in loader:
-        if isinstance(batch, PerpixelError):
-            raise batch
-        yield batch
+    try:
+        for batch in loader:
+            if isinstance(batch, PerpixelError):
+                raise batch
+            yield batch
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise PerpixelError(
+            f"a process that prepares pictures has died, perhaps for want of memory: take fewer "
+            f"--workers ({error})"
+        ) from None
 
 
 class _Steps(TorchDataset[Batch | PerpixelError]):
     """Batch number s of a run; errors travel as values, so that workers add no traceback."""
 
-    def __init__(self, dataset: Dataset, recipe: Recipe) -> None:
+    def __init__(self, dataset: Dataset, recipe: Recipe, share_of: tuple[int, int]) -> None:
         self.dataset = dataset
         self.recipe = recipe
+        self.share_of = share_of
 
     def __getitem__(self, step: int) -> Batch | PerpixelError:
         train = self.recipe.train
@@ -90,26 +132,40 @@ class _Steps(TorchDataset[Batch | PerpixelError]):
             samples=len(self.dataset),
             seed=train.seed,
         )
+        samples = share(samples, self.share_of, passes=train.accumulate)
+        damaged: list[str] = []
         try:
-            images, labels = zip(*(self._sample(place) for place in samples), strict=True)
+            drawn = [self._sample(place, damaged) for place in samples]
         except PerpixelError as error:
             return error
-        names = tuple(self.dataset.name(place.index) for place in samples)
-        return Batch(torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(labels)), names)
+        images, labels, names = zip(*drawn, strict=True)
+        pixels, classes = torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(labels))
+        return Batch(pixels, classes, names, tuple(damaged))
 
-    def _sample(self, place: Place) -> tuple[np.ndarray, np.ndarray]:
-        image, label = read_pair(self.dataset, place.index)
-        if self.recipe.data.resize is not None:
-            image, label = resize(image, label, self.recipe.data.resize)
-        rng = np.random.default_rng((self.recipe.train.seed, place.epoch, place.position))
-        return augment(
-            image,
-            label,
-            rng,
-            spec=self.recipe.augment,
-            crop=self.recipe.train.crop,
-            fed=self.recipe.input,
-        )
+    def _sample(self, place: Place, damaged: list[str]) -> tuple[np.ndarray, np.ndarray, str]:
+        """The sample of a place, or the next one in its epoch that can be decoded, and its name."""
+        order = _order(self.recipe.train.seed, place.epoch, len(self.dataset))
+        for further in range(_TRIES):
+            index = int(order[(place.position + further) % len(order)])
+            try:
+                return *self._augmented(place, index), self.dataset.name(index)
+            except DamagedFile as error:
+                damaged.append(str(error))
+        raise PerpixelError(f"{_TRIES} pictures in a row cannot be decoded: " + "; ".join(damaged))
+
+    def _augmented(self, place: Place, index: int) -> tuple[np.ndarray, np.ndarray]:
+        dataset, recipe = self.dataset, self.recipe
+        rng = np.random.default_rng((recipe.train.seed, place.epoch, place.position))
+        spec, crop = recipe.augment, recipe.train.crop
+        if recipe.data.resize is None:
+            label = dataset.label(index)
+            window = draw_window(label, rng, spec=spec, crop=crop)
+            rows = source_rows(window, (label.shape[0], label.shape[1]))
+            image = read_picture(dataset, index, label=label, rows=rows)
+        else:
+            image, label = resize(*read_pair(dataset, index), recipe.data.resize)
+            window = draw_window(label, rng, spec=spec, crop=crop)
+        return augment(image, label, rng, window=window, spec=spec, crop=crop, fed=recipe.input)
 
 
 @lru_cache(maxsize=2)  # a batch may span two epochs
@@ -118,7 +174,18 @@ def _order(seed: int, epoch: int, samples: int) -> np.ndarray:
 
 
 def _start_worker(worker: int) -> None:  # noqa: ARG001  called by DataLoader with the number
-    for number in (signal.SIGINT, signal.SIGTERM):  # the run decides when to stop; workers follow
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run decides when to stop; workers follow
+    if sys.platform == "linux":
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_leave_when_told, args=(os.getppid(),), daemon=True).start()
+    else:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+
+
+def _leave_when_told(run: int) -> None:
+    """Heeds SIGTERM from the run's process alone, which waits at its end for those it tells."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != run:
+        pass
+    os._exit(0)

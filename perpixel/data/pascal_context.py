@@ -11,6 +11,7 @@ own in ImageSets/Main (4,998 + 5,105). Names and colours are mmsegmentation's.
 from pathlib import Path
 
 from perpixel.data.dataset import Classes, LabelTable, Pairs
+from perpixel.data.listing import Listing
 from perpixel.data.places import below, find_folder, folder_of, read_list
 from perpixel.errors import PerpixelError
 from perpixel.recipes.spec import IGNORE
@@ -65,7 +66,7 @@ def open_pascal_context_59(root: Path, split: str) -> Pairs:
     return Pairs(root, files, CLASSES_59, LabelTable(ids=ids))
 
 
-def _found(root: Path, split: str) -> tuple[tuple[tuple[str, str], ...], dict[int, int]]:
+def _found(root: Path, split: str) -> tuple[Listing, dict[int, int]]:
     """The pairs, and what their masks' ids are among the 60 classes."""
     name = folder_of(split, _SPLITS, dataset="pascal_context")
     voc = find_folder(root, _PLACES, marker="JPEGImages", dataset="pascal_context")
@@ -85,7 +86,7 @@ def _found(root: Path, split: str) -> tuple[tuple[tuple[str, str], ...], dict[in
             f"first"
         )
     pictures = voc / "JPEGImages"
-    files = tuple(
+    files = Listing(
         (below(root, pictures / f"{name}.jpg"), below(root, folder / f"{name}{suffix}"))
         for name in names
     )

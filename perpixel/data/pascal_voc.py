@@ -10,6 +10,7 @@ VOC2012/SegmentationClassAug may hold the same masks as PNG files of indices.
 from pathlib import Path
 
 from perpixel.data.dataset import Classes, LabelTable, Pairs
+from perpixel.data.listing import Listing
 from perpixel.data.places import below, find_folder, folder_of, read_list
 from perpixel.errors import PerpixelError
 from perpixel.recipes.spec import IGNORE
@@ -44,7 +45,7 @@ def open_pascal_voc(root: Path, split: str) -> Pairs:
     folder_of(split, _SPLITS, dataset="pascal_voc")
     voc = find_folder(root, _PLACES, marker="ImageSets/Segmentation", dataset="pascal_voc")
     masks = _augmented(root, voc) if split == "trainaug" else _own(voc, split)
-    files = tuple(
+    files = Listing(
         (below(root, voc / f"JPEGImages/{name}.jpg"), below(root, mask))
         for name, mask in masks.items()
     )

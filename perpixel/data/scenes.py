@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from perpixel.data.dataset import Classes
+from perpixel.data.dataset import Classes, Rows
 from perpixel.errors import UsageError
 from perpixel.images import Array
 from perpixel.recipes.spec import IGNORE, Size
@@ -85,8 +85,8 @@ class Scenes:
         """The file name that the scene would have, such as "val/00012.png"."""
         return f"{self.split}/{self._indices[index]:05d}.png"
 
-    def image(self, index: int) -> Array:
-        """The picture, uint8 RGB [height, width, 3]."""
+    def image(self, index: int, *, rows: Rows | None = None) -> Array:  # noqa: ARG002
+        """The picture, uint8 RGB [height, width, 3], whatever `rows` are wanted."""
         return _draw(self.split, self._indices[index], self.size)[0].copy()
 
     def label(self, index: int) -> Array:

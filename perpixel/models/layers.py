@@ -46,6 +46,7 @@ class FrozenBatchNorm2d(nn.Module):
     bias: Tensor
     running_mean: Tensor
     running_var: Tensor
+    eps = 1e-5
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -56,6 +57,7 @@ class FrozenBatchNorm2d(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """[N, C, h, w] to [N, C, h, w]."""
+        statistics = self.running_mean, self.running_var
         return nn.functional.batch_norm(
-            features, self.running_mean, self.running_var, self.weight, self.bias, training=False
+            features, *statistics, self.weight, self.bias, training=False, eps=self.eps
         )

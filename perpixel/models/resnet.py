@@ -12,6 +12,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from perpixel.models.layers import FrozenBatchNorm2d
+from perpixel.models.recomputing import recomputed
 from perpixel.recipes.spec import ResNet as ResNetSpec
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
@@ -47,7 +48,8 @@ class BasicBlock(nn.Module):
         """[N, inputs, h, w] to [N, width, h/stride, w/stride]."""
         residual = self.relu(self.bn1(self.conv1(features)))
         residual = self.bn2(self.conv2(residual))
-        output: Tensor = self.relu(residual + self.downsample(features))
+        residual += self.downsample(features)  # in place: nothing else holds a norm's output
+        output: Tensor = self.relu(residual)
         return output
 
 
@@ -82,12 +84,17 @@ class Bottleneck(nn.Module):
         residual = self.relu(self.bn1(self.conv1(features)))
         residual = self.relu(self.bn2(self.conv2(residual)))
         residual = self.bn3(self.conv3(residual))
-        output: Tensor = self.relu(residual + self.downsample(features))
+        residual += self.downsample(features)  # in place: nothing else holds a norm's output
+        output: Tensor = self.relu(residual)
         return output
 
 
 class ResNet(nn.Module):
-    """The four stages of a ResNet; `widths` are their output channels."""
+    """The four stages of a ResNet; `widths` are their output channels.
+
+    The features inside the stages whose numbers, 1 to 4, are in `recomputed` are not kept for the
+    backward pass, which computes them again.
+    """
 
     def __init__(self, spec: ResNetSpec) -> None:
         super().__init__()
@@ -126,14 +133,17 @@ class ResNet(nn.Module):
                 inputs = block.expansion * width
             stages.append(nn.Sequential(*blocks))
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        self.recomputed: tuple[int, ...] = ()
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Normalised pictures [N, 3, H, W] to the four stages' features, finest first."""
         features = self.stem(images) if self._deep else self.relu(self.bn1(self.conv1(images)))
         features = self.maxpool(features)
         outputs = []
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            features = stage(features)
+        stages = (self.layer1, self.layer2, self.layer3, self.layer4)
+        for number, stage in enumerate(stages, start=1):
+            again = self.training and number in self.recomputed
+            features = recomputed(stage, features) if again else stage(features)
             outputs.append(features)
         return outputs
 

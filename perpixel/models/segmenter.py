@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from perpixel.models.fcn import FCNHead
 from perpixel.models.resnet import ResNet
 from perpixel.models.semantic_fpn import SemanticFPNHead
+from perpixel.models.timm_backbone import TimmBackbone
 from perpixel.recipes.spec import Model
 
 
@@ -23,7 +24,7 @@ class Segmenter(nn.Module):
     def __init__(
         self,
         spec: Model,
-        backbone: ResNet,
+        backbone: ResNet | TimmBackbone,
         head: FCNHead | SemanticFPNHead,
         auxiliary: FCNHead | None = None,
     ) -> None:
@@ -32,6 +33,11 @@ class Segmenter(nn.Module):
         self.backbone = backbone
         self.head = head
         self.auxiliary = auxiliary
+
+    @property
+    def classes(self) -> int:
+        """How many classes the logits tell apart."""
+        return self.head.classifier.out_channels
 
     def forward(self, images: Tensor, auxiliary: bool = False) -> Logits:
         """Normalised pictures, float [N, 3, H, W], to logits; `auxiliary` asks for both heads'."""

@@ -9,7 +9,7 @@ too (mmsegmentation decode_heads/fpn_head.py, sssegmentation semanticfpn.py).
 from collections.abc import Sequence
 from typing import cast
 
-from torch import Tensor, nn
+from torch import SymInt, Tensor, nn
 from torch.nn.functional import interpolate
 
 from perpixel.models.layers import conv_norm_relu
@@ -71,6 +71,7 @@ class SemanticFPNHead(nn.Module):
 
 
 def _fit(feature: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
-    if feature.shape[-2:] == size:
+    symbolic = any(isinstance(side, SymInt) for side in (*feature.shape[-2:], *size))
+    if not symbolic and feature.shape[-2:] == size:  # an export for any size cannot know
         return feature
     return interpolate(feature, size=list(size), mode="bilinear", align_corners=align_corners)

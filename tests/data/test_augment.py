@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 
 from perpixel.data import augment as steps
 from perpixel.images import scaled_size
-from perpixel.recipes.spec import IGNORE, Augment, Input, Photometric
+from perpixel.recipes.spec import IGNORE, Augment, Input, Photometric, Size
 
+FED = Input()
 PLAIN = Augment(scale=(1, 1), max_class_share=1, flip=0, photometric=None)
 
 
@@ -22,6 +23,14 @@ def picture(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     return image, label
 
 
+def augmented(
+    image: np.ndarray, label: np.ndarray, seed: int = 0, *, spec: Augment, crop: Size, fed=FED
+) -> tuple[np.ndarray, np.ndarray]:
+    draws = rng(seed)
+    window = steps.draw_window(label, draws, spec=spec, crop=crop)
+    return steps.augment(image, label, draws, window=window, spec=spec, crop=crop, fed=fed)
+
+
 @given(
     height=st.integers(1, 40),
     width=st.integers(1, 40),
@@ -31,8 +40,8 @@ def picture(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
 def test_a_training_picture_is_exactly_the_crop(height, width, crop, seed):
     image, label = picture(height, width)
     spec = Augment()
-    first = steps.augment(image, label, rng(seed), spec=spec, crop=crop, fed=Input())
-    again = steps.augment(image, label, rng(seed), spec=spec, crop=crop, fed=Input())
+    first = augmented(image, label, seed, spec=spec, crop=crop)
+    again = augmented(image, label, seed, spec=spec, crop=crop)
     assert first[0].shape == (*crop, 3)
     assert first[1].shape == crop
     assert first[0].dtype == first[1].dtype == np.uint8
@@ -45,7 +54,7 @@ def test_a_training_picture_is_exactly_the_crop(height, width, crop, seed):
 def test_picture_and_label_move_together(flip: float):
     image, label = picture(50, 60)
     spec = PLAIN.model_copy(update={"flip": flip})
-    found, moved = steps.augment(image, label, rng(3), spec=spec, crop=(20, 30), fed=Input())
+    found, moved = augmented(image, label, 3, spec=spec, crop=(20, 30))
     assert (found[..., 0] == moved * 40).all()
     if flip:  # mirrored somewhere in the mirrored picture
         assert any(
@@ -69,33 +78,43 @@ def test_the_keep_ratio_sizes_are_mmcvs():
 
 
 def test_scales_span_the_range():
-    image, label = picture(100, 200)
+    _, label = picture(100, 200)
+    spec = Augment(scale=(0.5, 2))
     heights = [
-        steps.random_scale(image, label, rng(seed), spec=Augment(scale=(0.5, 2)))[1].shape[0]
-        for seed in range(200)
+        steps.draw_window(label, rng(seed), spec=spec, crop=(8, 8)).size[0] for seed in range(2000)
     ]
-    assert 50 <= min(heights) < 60
-    assert 190 < max(heights) <= 200
+    assert 50 <= min(heights) < 52
+    assert 198 < max(heights) <= 200
+    assert np.mean(np.array(heights) < 100) == pytest.approx(1 / 3, abs=0.04)
 
 
-def test_one_class_may_not_fill_a_crop():
-    label = np.zeros((64, 128), np.uint8)
-    label[:, 90:] = 1
-    image = np.repeat(label[..., None], 3, axis=2)
+def test_windows_are_drawn_from_all_places_alike():
+    _, label = picture(60, 100)
+    windows = [
+        steps.draw_window(label, rng(seed), spec=PLAIN, crop=(40, 70)) for seed in range(2000)
+    ]
+    for places, last in (({w.top for w in windows}, 20), ({w.left for w in windows}, 30)):
+        assert places == set(range(last + 1))
+    assert {(w.size, w.height, w.width) for w in windows} == {((60, 100), 40, 70)}
+    assert np.mean([w.top for w in windows]) == pytest.approx(10, abs=0.5)
+    assert np.mean([w.left for w in windows]) == pytest.approx(15, abs=0.7)
+
+
+@pytest.mark.parametrize("size", [64, 512])
+def test_one_class_may_not_fill_a_crop(size: int):
+    label = np.zeros((size, 2 * size), np.uint8)
+    label[:, size * 3 // 2 :] = 1
+    spec = PLAIN.model_copy(update={"max_class_share": 0.75, "crop_tries": 100})
     shares = []
     for seed in range(50):
-        _, found = steps.random_crop(
-            image,
-            label,
-            rng(seed),
-            spec=Augment(max_class_share=0.75, crop_tries=100),
-            crop=(64, 32),
-        )
+        window = steps.draw_window(label, rng(seed), spec=spec, crop=(size, size // 2))
+        found = label[:, window.left : window.left + window.width]
         shares.append((found == 0).mean())
-    assert max(shares) < 0.75
-    assert min(shares) > 0
-    last = steps.random_crop(image, np.zeros_like(label), rng(), spec=Augment(), crop=(64, 32))
-    assert last[1].shape == (64, 32)  # no window suits: the last draw is taken
+    assert 0.7 < max(shares) < 0.76  # on a grid of at least 128 points a side
+    assert min(shares) > 0.24
+    one = np.zeros_like(label)  # no window suits: the last draw is taken
+    last = steps.draw_window(one, rng(), spec=spec, crop=(size, size // 2))
+    assert (last.height, last.width) == (size, size // 2)
 
 
 def test_void_does_not_count_towards_a_class_share():
@@ -120,7 +139,7 @@ def test_padding_is_unlabelled_and_where_it_is_asked_for():
 def test_padding_has_the_mean_colour_in_rgb_order():
     image, label = picture(2, 2)
     fed = Input(mean=(103.53, 116.28, 123.675), channel_order="bgr")
-    padded, _ = steps.augment(image, label, rng(), spec=PLAIN, crop=(4, 4), fed=fed)
+    padded, _ = augmented(image, label, spec=PLAIN, crop=(4, 4), fed=fed)
     assert padded[3, 3].tolist() == [124, 116, 104]
 
 
@@ -154,12 +173,32 @@ def test_hue_turns_by_at_most_what_is_asked():
 
 
 @given(st.integers(0, 10_000))
-def test_each_linear_step_is_clip_then_truncate(seed):
-    values = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), np.uint8)
-    factor, offset = rng(seed).uniform(0.5, 1.5), rng(seed + 1).uniform(-32, 32)
-    found = steps._linear(values, factor=factor, offset=offset)
-    exact = np.clip(values.astype(np.float32) * np.float32(factor) + np.float32(offset), 0, 255)
-    assert np.abs(found.astype(int) - exact.astype(np.uint8).astype(int)).max() <= 1
+def test_colour_steps_are_each_cut_and_truncated(seed):
+    """Against the steps one after another, on floats, as mmsegmentation writes them."""
+    image = np.random.default_rng(seed).integers(0, 256, (6, 5, 3), np.uint8)
+    spec, draws = Photometric(), rng(seed)
+
+    def linear(values: np.ndarray, factor: float, offset: float = 0) -> np.ndarray:
+        changed = values.astype(np.float32) * factor + offset
+        return np.clip(changed, 0, 255).astype(np.uint8)
+
+    expected = image
+    if draws.random() < 0.5:
+        expected = linear(expected, 1, draws.uniform(-32, 32))
+    first = draws.random() < 0.5
+    contrast = draws.uniform(0.5, 1.5) if draws.random() < 0.5 else 1
+    saturation = draws.uniform(0.5, 1.5) if draws.random() < 0.5 else 1
+    hue = int(draws.integers(-18, 18)) if draws.random() < 0.5 else 0
+    if first:
+        expected = linear(expected, contrast)
+    if saturation != 1 or hue:
+        hsv = cv2.cvtColor(expected, cv2.COLOR_RGB2HSV)
+        hsv[..., 1] = linear(hsv[..., 1], saturation)
+        hsv[..., 0] = (hsv[..., 0].astype(int) + hue) % 180
+        expected = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+    if not first:
+        expected = linear(expected, contrast)
+    assert (steps.distort_colours(image, rng(seed), spec=spec) == expected).all()
 
 
 def test_labels_are_resized_without_mixing():

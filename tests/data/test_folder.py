@@ -46,7 +46,7 @@ def _label(root):
 def test_the_shortest_description(tmp_path):
     _write(tmp_path, SHORTEST)
     pairs = open_folder(tmp_path, "train")
-    assert pairs.files == (("images/a.jpg", "masks/a.png"),)
+    assert tuple(pairs.files) == (("images/a.jpg", "masks/a.png"),)
     assert pairs.classes.names == ("background", "building")
     assert pairs.classes.palette == distinct_palette(2)
     image, label = read_pair(pairs, 0)
@@ -75,7 +75,7 @@ def test_every_key_at_once(tmp_path):
     (tmp_path / "lists").mkdir()
     (tmp_path / "lists/test.txt").write_text("\ufeffb/1\r\na/1\r\n\r\n", "utf-8")
     pairs = open_folder(tmp_path, "test")
-    assert pairs.files == (
+    assert tuple(pairs.files) == (
         ("images/b/1_rgb.jpeg", "masks/b/1_mask.png"),
         ("images/a/1_rgb.jpg", "masks/a/1_mask.png"),
     )
@@ -102,7 +102,9 @@ def test_folders_may_be_links(tmp_path):
     _write(tmp_path, SHORTEST, pictures=["elsewhere/a.jpg"], masks=["masks/city/a.png"])
     (tmp_path / "images").mkdir()
     (tmp_path / "images/city").symlink_to(tmp_path / "elsewhere")
-    assert open_folder(tmp_path, "train").files == (("images/city/a.jpg", "masks/city/a.png"),)
+    assert tuple(open_folder(tmp_path, "train").files) == (
+        ("images/city/a.jpg", "masks/city/a.png"),
+    )
 
 
 @pytest.mark.parametrize(
@@ -121,7 +123,7 @@ def test_masks_may_lie_among_the_pictures(tmp_path, images, masks, suffix, pictu
         '"images"', f'"{images}"'
     ).replace('"masks"', f'"{masks}"')
     _write(tmp_path, toml, pictures=[picture], masks=[mask])
-    assert open_folder(tmp_path, "train").files == ((picture, mask),)
+    assert tuple(open_folder(tmp_path, "train").files) == ((picture, mask),)
 
 
 def test_255_is_ignored_unless_a_class_has_it(tmp_path):

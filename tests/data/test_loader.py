@@ -1,17 +1,24 @@
+import os
+import signal
+import subprocess
+import sys
+
 import pytest
+import torch
 
 import perpixel
 from perpixel.data.augment import resize
 from perpixel.data.dataset import Classes
 from perpixel.data.loader import batches, places
 from perpixel.data.scenes import Scenes
-from perpixel.errors import PerpixelError
+from perpixel.errors import DamagedFile, PerpixelError
 
 RECIPE = perpixel.override(
     perpixel.recipe("scenes/semantic_fpn_r18"),
     ["train.steps=7", "train.images_per_step=3", "train.crop=32x40"],
 )
 SET = Scenes("train", count=5)
+EPOCH = {"images_per_step": 3, "samples": 5, "seed": 0}
 
 
 def run(*, workers: int = 0, first_step: int = 0) -> list:
@@ -26,6 +33,24 @@ def test_the_number_of_workers_changes_nothing():
     assert len(alone) == 7
     assert run(workers=1) == alone
     assert run(workers=2) == alone
+    assert run(workers=4) == alone
+
+
+@pytest.mark.parametrize("workers", [0, 4])
+def test_ranks_share_out_what_one_process_sees(workers: int):
+    """Every pass of all ranks together is one pass of a single process."""
+    recipe = perpixel.override(RECIPE, ["train.images_per_step=8", "train.accumulate=2"])
+    alone = list(batches(SET, recipe, first_step=3, workers=0))
+    shares = [
+        list(batches(SET, recipe, first_step=3, workers=workers, share_of=(rank, 2)))
+        for rank in range(2)
+    ]
+    for whole, first, second in zip(alone, *shares, strict=True):
+        for part in range(2):
+            images = [share.images[2 * part : 2 * part + 2] for share in (first, second)]
+            labels = [share.labels[2 * part : 2 * part + 2] for share in (first, second)]
+            assert torch.equal(torch.cat(images), whole.images[4 * part : 4 * part + 4])
+            assert torch.equal(torch.cat(labels), whole.labels[4 * part : 4 * part + 4])
 
 
 def test_any_step_can_be_the_first():
@@ -60,17 +85,79 @@ class Broken:
     def name(self, index):
         return f"{index}.png"
 
-    def image(self, index):
-        raise PerpixelError(f"{index}.png: damaged")
+    def image(self, index, *, rows=None):
+        raise AssertionError
 
     def label(self, index):
-        raise AssertionError
+        raise PerpixelError(f"{index}.png: damaged")
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_bad_sample_is_one_readable_error(workers: int):
     with pytest.raises(PerpixelError, match=r"^\d.png: damaged$"):
         next(batches(Broken(), RECIPE, first_step=0, workers=workers))
+
+
+class Spotted(Scenes):
+    """Scenes of which some cannot be decoded."""
+
+    bad = (1,)
+
+    def image(self, index, *, rows=None):
+        if index in self.bad:
+            raise DamagedFile(f"{index}.png: damaged")
+        return super().image(index, rows=rows)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_damaged_picture_is_replaced_by_the_next_of_its_epoch(workers: int):
+    whole = list(batches(SET, RECIPE, first_step=0, workers=0))
+    spotted = list(batches(Spotted("train", count=5), RECIPE, first_step=0, workers=workers))
+    epoch = [place.index for step in range(2) for place in places(step=step, **EPOCH)][:5]
+    at = epoch.index(1)
+    stand_in = SET.name(epoch[(at + 1) % 5])
+    step, position = divmod(at, 3)
+    assert set(spotted[step].damaged) == {"1.png: damaged"}
+    assert spotted[step].names[position] == stand_in
+    for before, after in zip(whole, spotted, strict=True):
+        for index, name in enumerate(before.names):
+            if name != SET.name(1):
+                assert after.names[index] == name
+                assert torch.equal(after.images[index], before.images[index])
+    assert sum(len(batch.damaged) for batch in spotted) == 4  # of 21 samples of 5 pictures
+
+
+def test_pictures_that_are_all_damaged_are_an_error():
+    spotted = Spotted("train", count=5)
+    spotted.bad = range(5)
+    with pytest.raises(PerpixelError, match=r"4 pictures in a row .* \d.png: damaged"):
+        next(batches(spotted, RECIPE, first_step=0, workers=0))
+
+
+def test_a_dead_worker_is_explained():
+    class Deadly(Scenes):
+        def image(self, index, *, rows=None):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(PerpixelError, match="process that prepares pictures has died"):
+        next(batches(Deadly("train", count=5), RECIPE, first_step=0, workers=1))
+
+
+def test_an_error_that_is_kept_does_not_keep_the_process(tmp_path):
+    """It holds the loader, and so its workers, which must not outlive the process's wish to end."""
+    (tmp_path / "kept.py").write_text(
+        "import perpixel\n"
+        "from perpixel.data.loader import batches\n"
+        "from perpixel.data.scenes import Scenes\n"
+        "class Wrong(Scenes):\n"
+        "    def image(self, index, *, rows=None): raise ZeroDivisionError\n"
+        "recipe = perpixel.recipe('scenes/fcn_r18-d8')\n"
+        "next(batches(Wrong('train'), recipe, first_step=0, workers=2))\n"
+    )
+    command = [sys.executable, tmp_path / "kept.py"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "ZeroDivisionError" in done.stderr
 
 
 def test_an_empty_data_set_is_an_error():

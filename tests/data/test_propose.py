@@ -124,7 +124,9 @@ def test_without_a_val_split_every_fifth_picture_to_train_with_is_held_out(tmp_p
     assert (tmp_path / "val.txt").read_text() == "004\n009\n"
     assert (tmp_path / "train.txt").read_text().split() == [n for n in TEN if n not in "004 009"]
     assert [_size(tmp_path, split) for split in ("train", "val", "test")] == [8, 2, 1]
-    assert open_folder(tmp_path, "test").files == (("test/images/t.jpg", "test/masks/t.png"),)
+    assert tuple(open_folder(tmp_path, "test").files) == (
+        ("test/images/t.jpg", "test/masks/t.png"),
+    )
 
 
 @pytest.mark.parametrize(("count", "sizes"), [(1, (1, 1)), (2, (1, 1)), (6, (5, 1))])

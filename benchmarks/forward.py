@@ -1,0 +1,111 @@
+"""How near one forward pass of FCN R-50-D8 (512x512) comes to the machine's matrix products.
+
+The rate of bfloat16 matrix products is the best of several shapes, measured in the same rounds. The
+share is of the pass's multiply-adds, two operations each, in that rate. `--compile` adds the
+network as `perpixel.load(compile=True)` makes it; compiling takes its time first.
+"""
+
+import argparse
+import os
+
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the command line does (cli/main.py)
+
+import torch
+from measure import alternating, median, write_result
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from perpixel.models.build import build, place
+from perpixel.models.folding import folded
+from perpixel.models.segmenter import Segmenter
+from perpixel.recipes import recipe
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+SHAPES = ((4096, 4096, 4096), (8192, 2048, 2048), (4096, 512, 4608), (16384, 1024, 1024))
+
+
+def network() -> Segmenter:
+    torch.manual_seed(0)
+    made = place(build(recipe("mmseg/fcn_r50-d8_512x512_20k_voc12aug").model, classes=21), DEVICE)
+    for module in made.modules():
+        if isinstance(module, nn.BatchNorm2d):  # as after some training: features keep their size
+            nn.init.constant_(module.weight, 0.5)
+    return made.eval()
+
+
+@torch.inference_mode()
+def measured(pictures: int, *, rounds: int, compiled: bool) -> list[dict[str, object]]:
+    given = torch.randn(pictures, 3, 512, 512, device=DEVICE)
+    given = given.contiguous(memory_format=torch.channels_last)
+    plain = network()
+    exact = plain(given).main
+    half = folded(plain).bfloat16()
+
+    def autocast(model: Segmenter) -> Tensor:
+        with torch.autocast(DEVICE, dtype=torch.bfloat16):
+            return model(given).main
+
+    single = folded(plain)
+    ways = {
+        "float32": lambda: plain(given).main,
+        "float32, folded": lambda: single(given).main,
+        "autocast": lambda: autocast(plain),
+        "autocast, folded": lambda: autocast(single),
+        "bfloat16, folded": lambda: autocast(half),
+    }
+    if compiled:
+        quick = folded(plain).bfloat16()
+        quick.compile(options={"freezing": True})
+        ways["bfloat16, folded, compiled"] = lambda: autocast(quick)
+    errors = {
+        name: ((way().float() - exact).abs().max() / exact.abs().max()).item()
+        for name, way in ways.items()
+    }
+    with FlopCounterMode(display=False) as counter:
+        plain(given)
+    work = counter.get_total_flops()
+    products = {}
+    for m, n, k in SHAPES:
+        a = torch.randn(m, k, device=DEVICE).bfloat16()
+        b = torch.randn(k, n, device=DEVICE).bfloat16()
+        products[f"{m}x{k} times {k}x{n}"] = lambda a=a, b=b: a @ b
+    seconds = alternating({**ways, **products}, rounds=rounds)
+    rates = {
+        name: [2 * m * n * k / one for one in seconds[name]]
+        for name, (m, n, k) in zip(products, SHAPES, strict=True)
+    }
+    best = max(median(several) for several in rates.values())
+    speeds = {name: [work / one for one in seconds[name]] for name in ways}
+    shares = {name: [rate / best for rate in several] for name, several in speeds.items()}
+    title = f"{pictures} of 512x512, {work / 2e9:.1f} G multiply-adds"
+    print(title)
+    for name, several in {**rates, **speeds}.items():
+        of_best = f"{median(several) / best:7.1%} of the best product"
+        error = f"  error {errors[name]:.1e}" if name in errors else ""
+        print(f"  {name:36} {median(several) / 1e9:8.0f} GFLOP/s {of_best}{error}")
+    return [
+        {"title": "matrix products, bfloat16", "unit": "rate", "values": rates},
+        {
+            "title": title,
+            "unit": "seconds",
+            "values": {name: seconds[name] for name in ways},
+            "against": "float32",
+        },
+        {"title": "share of the best product's rate", "unit": "share", "values": shares},
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--compile", action="store_true")
+    chosen = parser.parse_args()
+    found = []
+    for pictures in (1, 2):
+        found += measured(pictures, rounds=chosen.rounds, compiled=chosen.compile)
+    command = "benchmarks/forward.py" + (" --compile" if chosen.compile else "")
+    print(write_result("forward", {"command": command, "measured": found}))
+
+
+if __name__ == "__main__":
+    main()

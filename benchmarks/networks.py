@@ -1,0 +1,120 @@
+"""Training step, forward pass, class map and peak memory, beside other toolkits.
+
+    python benchmarks/networks.py [--device cuda] [--rounds 5] [--only TEXT] [--measures step ...]
+
+Every toolkit runs in a process of its own, in turn, on the same shapes; medians are printed and
+benchmarks/results/networks.json is written. perpixel runs as `train.precision=auto` has it and in
+float32; the others in float32 on a CPU, where they have no mixed precision, and with float16 on
+CUDA. Peak memory is that of a process that does nothing but two training steps. The file holds what
+was measured last: run all measures for a whole one.
+"""
+
+import argparse
+from typing import Any
+
+from measure import write_result
+from peers import Worker, show, take_turns
+
+_FPN = ("sssegmentation/semanticfpn_resnet50_ade20k", ["model.head.neck_norm=false"])
+
+NETWORKS: dict[str, dict[str, Any]] = {
+    "FCN R-50-D8, VOC, 512x512": {
+        "recipe": "mmseg/fcn_r50-d8_512x512_20k_voc12aug",
+        "config": "fcn/fcn_r50-d8_4xb4-20k_voc12aug-512x512.py",
+        "classes": 21, "size": (512, 512), "batch": 2, "also": "torchvision",
+    },
+    "Semantic FPN R-50, ADE20K, 512x512": {
+        "recipe": _FPN[0], "settings": [*_FPN[1], "loss.mean=all"],
+        "config": "sem_fpn/fpn_r50_4xb4-160k_ade20k-512x512.py",
+        "classes": 150, "size": (512, 512), "batch": 2, "also": "smp",
+    },
+}  # fmt: skip
+"""What a CPU can do in minutes; `also` names a third toolkit with such a network."""
+
+ON_CUDA: dict[str, dict[str, Any]] = {
+    **{
+        f"FCN {depth}-D8, {data}, {size[0]}x{size[1]}": {
+            "recipe": f"mmseg/fcn_{depth.lower().replace('-', '')}-d8_{recipe}",
+            "config": f"fcn/fcn_{depth.lower().replace('-', '')}-d8_{config}.py",
+            "classes": classes, "size": size, "batch": batch, "also": None,
+        }
+        for depth in ("R-50", "R-101")
+        for data, recipe, config, classes, size, batch in (
+            ("VOC", "512x512_20k_voc12aug", "4xb4-20k_voc12aug-512x512", 21, (512, 512), 4),
+            ("ADE20K", "512x512_80k_ade20k", "4xb4-80k_ade20k-512x512", 150, (512, 512), 4),
+            ("Cityscapes", "512x1024_40k_cityscapes", "4xb2-40k_cityscapes-512x1024", 19,
+             (512, 1024), 2),
+        )
+    },
+    "Semantic FPN R-50, ADE20K, 512x512": {
+        **NETWORKS["Semantic FPN R-50, ADE20K, 512x512"], "batch": 4,
+    },
+    "FCN R-50-D8, Cityscapes, 1024x2048": {
+        "recipe": "mmseg/fcn_r50-d8_512x1024_40k_cityscapes",
+        "config": "fcn/fcn_r50-d8_4xb2-40k_cityscapes-512x1024.py",
+        "classes": 19, "size": (1024, 2048), "batch": 1, "also": None,
+    },
+}  # fmt: skip
+"""The shapes of the published trainings, and Cityscapes' full pictures."""
+
+MEASURES = {
+    "step": "training_step",
+    "forward": "forward",
+    "class map": "prediction",
+    "memory": "training_step",
+}
+
+
+def toolkits(network: dict[str, Any], what: str, device: str) -> dict[str, tuple[str, Any]]:
+    """(subject, case) by the title of every toolkit that can do `what`."""
+    settings = network.get("settings", [])
+    batch = network["batch"] if what == "training_step" else 1
+    case = {**network, "device": device, "batch": batch}
+    found = {
+        "mmsegmentation": ("mmseg", case),
+        "perpixel": ("perpixel", {**case, "settings": [*settings, "train.precision=auto"]}),
+        "perpixel, float32": (
+            "perpixel", {**case, "settings": [*settings, "train.precision=float32"]},
+        ),
+    }  # fmt: skip
+    if network["also"] and what != "prediction":
+        found[network["also"]] = (network["also"], case)
+    return found
+
+
+def peak(subject: str, case: dict[str, Any]) -> float:
+    with Worker(subject) as worker:
+        worker.make("training_step", case)
+        worker.run()
+        worker.run()
+        return float(worker.memory())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", default="", help="networks whose name holds this text")
+    parser.add_argument("--measures", nargs="+", choices=MEASURES, default=list(MEASURES))
+    given = parser.parse_args()
+    measured = []
+    networks = NETWORKS if given.device == "cpu" else ON_CUDA
+    for name in (name for name in networks if given.only in name):
+        for measure in given.measures:
+            what = MEASURES[measure]
+            cases = toolkits(networks[name], what, given.device)
+            batch = next(iter(cases.values()))[1]["batch"]
+            title = f"{measure}: {name}, batch {batch}"
+            if measure == "memory":
+                values = {toolkit: [peak(*case)] for toolkit, case in cases.items()}
+                show(title, values, unit="GB", scale=1e-9)
+            else:
+                values = take_turns(what, cases, rounds=given.rounds)
+                show(title, values, unit="ms", scale=1e3)
+            unit = "bytes" if measure == "memory" else "seconds"
+            measured.append({"title": title, "unit": unit, "values": values})
+    print(write_result("networks", {"command": "benchmarks/networks.py", "measured": measured}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""perpixel's side of the benchmarks, through the functions that its commands use."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import perpixel
+from perpixel import distributed
+from perpixel.data.catalog import open_dataset
+from perpixel.data.loader import batches
+from perpixel.evaluation.confusion import confusion
+from perpixel.inference.class_maps import class_map
+from perpixel.models.build import build, place
+from perpixel.models.inputs import normalise
+from perpixel.recipes.spec import Recipe
+from perpixel.training.economy import economise
+from perpixel.training.objective import logits_of, loss_of
+from perpixel.training.optimizer import make_optimizer
+
+Run = Callable[[], object]
+
+
+def training_step(case: dict[str, Any]) -> Run:
+    recipe, device = _recipe(case), torch.device(case["device"])
+    dtype = distributed.precision(recipe.train.precision, device)
+    torch.backends.cudnn.benchmark = True
+    network = build(recipe.model, classes=case["classes"])
+    network = economise(place(network, device).train(), recipe.train)
+    optimizer = make_optimizer(network, recipe.optimizer)
+    random = np.random.default_rng(0)
+    size = (case["batch"], *case["size"])
+    pictures = torch.from_numpy(random.integers(0, 256, (*size, 3), np.uint8))
+    truth = torch.from_numpy(random.integers(0, case["classes"], size, np.uint8))
+
+    def run() -> None:
+        output = logits_of(network, pictures.to(device), recipe, dtype=dtype)
+        loss = loss_of(output, truth.to(device), recipe)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+    return run
+
+
+def forward(case: dict[str, Any]) -> Run:
+    recipe, device = _recipe(case), torch.device(case["device"])
+    dtype = distributed.precision(recipe.train.precision, device)
+    network = place(build(recipe.model, classes=case["classes"]), device).eval()
+    random = np.random.default_rng(0)
+    pictures = random.integers(0, 256, (case["batch"], *case["size"], 3), np.uint8)
+    fed = normalise(torch.from_numpy(pictures).to(device), recipe.input)
+
+    def run() -> None:
+        with (
+            torch.inference_mode(),
+            torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32),
+        ):
+            network(fed)
+
+    return run
+
+
+def prediction(case: dict[str, Any]) -> Run:
+    recipe, device = _recipe(case), torch.device(case["device"])
+    dtype = distributed.precision(recipe.train.precision, device)
+    network = place(build(recipe.model, classes=case["classes"]), device).eval()
+    picture = np.random.default_rng(0).integers(0, 256, (*case["size"], 3), np.uint8)
+    return lambda: class_map(network, picture, recipe, dtype=dtype)
+
+
+def pictures(case: dict[str, Any]) -> Run:
+    recipe = _recipe(case)
+    opened = open_dataset(recipe.data.name, Path(case["root"]), "train")
+    stream = batches(opened, recipe, first_step=0, workers=0)
+
+    def run() -> None:
+        for _ in range(case["count"]):
+            next(stream)
+
+    return run
+
+
+def metric(case: dict[str, Any]) -> Run:
+    random, classes = np.random.default_rng(0), case["classes"]
+    truth = random.integers(0, classes, case["size"], np.uint8)
+    said = np.where(random.random(case["size"]) < 0.7, truth, random.integers(0, classes))
+    said = said.astype(np.uint8)
+    truth[:50] = 255
+    return lambda: confusion(truth, said, classes=classes)
+
+
+def _recipe(case: dict[str, Any]) -> Recipe:
+    return perpixel.override(perpixel.recipe(case["recipe"]), case["settings"])

@@ -1,0 +1,142 @@
+"""Training's switches, one at a time: seconds and peak memory of a step of FCN R-50-D8.
+
+Every switch takes its turn in every round, in a process of its own (two pictures of 512x512, VOC's
+21 classes); the first step, which compiles, is told apart. `--only` picks some by name.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+from measure import alternating, median, memory_above, write_result
+
+from perpixel import distributed
+from perpixel.losses import segmentation_loss
+from perpixel.models.build import build, place
+from perpixel.recipes import recipe, settings
+from perpixel.training.economy import economise
+from perpixel.training.optimizer import make_optimizer
+
+USUAL = "as it is"
+SWITCHES = {
+    USUAL: ((), {}),
+    "train.precision=float32": (("train.precision=float32",), {}),
+    "train.compile=default": (("train.compile=default",), {}),
+    "train.recompute_stages=[1]": (("train.recompute_stages=[1]",), {}),
+    "train.recompute_stages=[1,2]": (("train.recompute_stages=[1,2]",), {}),
+    "train.recompute_stages=[1,2,3,4]": (("train.recompute_stages=[1,2,3,4]",), {}),
+    "THP_MEM_ALLOC_ENABLE=1": ((), {"THP_MEM_ALLOC_ENABLE": "1"}),
+    "channels first": (("channels first",), {}),
+}
+DEVICE = distributed.device("auto")
+STEPS = 4
+
+
+def steps(changes: list[str]) -> dict[str, float]:
+    """Seconds of the first step, the median of the others, and peak bytes."""
+    first = "channels first" in changes
+    changes = [change for change in changes if "=" in change]
+    chosen = recipe("mmseg/fcn_r50-d8_512x512_20k_voc12aug")
+    chosen = settings.override(chosen, ["train.precision=auto", *changes])
+    dtype = distributed.precision(chosen.train.precision, DEVICE)
+    torch.manual_seed(0)
+    network = build(chosen.model, classes=21)
+    network = network.to(DEVICE) if first else place(network, DEVICE)
+    network = economise(network.train(), chosen.train)
+    optimizer = make_optimizer(network, chosen.optimizer)
+    images = torch.randn(2, 3, 512, 512, device=DEVICE)
+    if not first:
+        images = images.contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(0, 21, (2, 512, 512), dtype=torch.uint8, device=DEVICE)
+
+    def step() -> None:
+        with torch.autocast(DEVICE.type, dtype=dtype, enabled=dtype != torch.float32):
+            output = network(images, auxiliary=True)
+        main = segmentation_loss(output.main, labels, chosen.loss)
+        auxiliary = segmentation_loss(output.auxiliary, labels, chosen.loss)
+        optimizer.zero_grad(set_to_none=True)
+        (main + 0.4 * auxiliary).backward()
+        optimizer.step()
+
+    begun = time.perf_counter()
+    step()
+    first_step = time.perf_counter() - begun
+    others = alternating({"step": step}, rounds=STEPS - 1, warm_up=0)["step"]
+    return {"first": first_step, "step": median(others), "peak": memory_above(0)}
+
+
+def in_a_process(name: str) -> Callable[[], dict[str, float]]:
+    changes, environment = SWITCHES[name]
+    script = (
+        "import json, sys; sys.path.insert(0, 'benchmarks'); import switches; "
+        "print(json.dumps(switches.steps(json.loads(sys.argv[1]))))"
+    )
+
+    def run() -> dict[str, float]:
+        done = subprocess.run(
+            [sys.executable, "-c", script, json.dumps(changes)],
+            check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment},
+        )  # fmt: skip
+        found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+        return found
+
+    return run
+
+
+def sgd() -> dict[str, list[float]]:
+    """Seconds of SGD's step over the network's weights, in torch's three ways."""
+    kinds = {
+        "one by one": {"foreach": False},
+        "foreach": {"foreach": True},
+        "fused": {"fused": True},
+    }
+    ways = {}
+    for kind, choice in kinds.items():
+        network = place(
+            build(recipe("mmseg/fcn_r50-d8_512x512_20k_voc12aug").model, classes=21), DEVICE
+        )
+        weights = list(network.parameters())
+        for weight in weights:
+            weight.grad = torch.randn_like(weight)
+        ways[kind] = torch.optim.SGD(
+            weights, lr=0.01, momentum=0.9, weight_decay=5e-4, **choice
+        ).step
+    return alternating(ways, rounds=9)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", nargs="*", default=list(SWITCHES))
+    chosen = parser.parse_args()
+    names = [USUAL, *(name for name in chosen.only if name != USUAL)]
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    for _ in range(chosen.rounds):
+        for name in names:
+            found[name].append(in_a_process(name)())
+    measured = []
+    for title, key, unit in (
+        ("a step", "step", "seconds"),
+        ("the first step", "first", "seconds"),
+        ("peak memory", "peak", "bytes"),
+    ):
+        values = {name: [run[key] for run in runs] for name, runs in found.items()}
+        measured.append({"title": title, "unit": unit, "values": values, "against": USUAL})
+    measured.append({"title": "SGD", "unit": "seconds", "values": sgd(), "against": "one by one"})
+    for one in measured:
+        usual = median(one["values"][one["against"]])
+        for name, several in one["values"].items():
+            less = usual / median(several)
+            print(
+                f"{one['title']}: {name:32} {median(several):9.4g} {one['unit']}, {less:.2f} x less"
+            )
+    print(write_result("switches", {"command": "benchmarks/switches.py", "measured": measured}))
+
+
+if __name__ == "__main__":
+    main()

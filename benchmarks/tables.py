@@ -1,0 +1,119 @@
+"""Writes the results in benchmarks/results into docs/performance.md, as tables and a plot.
+
+    python benchmarks/tables.py
+
+Tables go between the markers `<!-- NAME -->` and `<!-- end of NAME -->`, NAME.json by NAME.json;
+docs/performance.svg is the plot. Run again, it changes nothing.
+"""
+
+import argparse
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import escape
+
+from measure import RESULTS, median
+
+DOCS = Path(__file__).parents[1] / "docs"
+_UNITS = {
+    "seconds": (1e3, "ms"),
+    "bytes": (1e-9, "GB"),
+    "rate": (1e-9, "GFLOP/s"),
+    "share": (100, "%"),
+}
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """The medians of one result file, and how many times less than mmsegmentation's each is, or
+    than that of the line that the file says to compare `against`."""
+    lines = [f"`python {result['command']}` on {_machine(result['machine'])}:", ""]
+    lines += ["| | | median | times less |", "|---|---|---:|---:|"]
+    for one in result["measured"]:
+        scale, unit = _UNITS[one["unit"]]
+        medians = {name: median(values) for name, values in one["values"].items()}
+        theirs = medians.get(one.get("against", "mmsegmentation"))
+        for place, (name, value) in enumerate(medians.items()):
+            title = one["title"] if place == 0 else ""
+            less = f"{theirs / value:.2f}" if value != theirs and theirs else ""
+            lines.append(f"| {title} | {name} | {_digits(value * scale)} {unit} | {less} |")
+    return "\n".join(lines)
+
+
+def filled(text: str, results: Mapping[str, Mapping[str, Any]]) -> str:
+    """`text` with the table of each result between its markers; a result without any is an error.
+
+    Files of another shape, which other benchmarks write and describe themselves, are left out.
+    """
+    for name, result in results.items():
+        begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+        if text.count(begin) != 1 or text.count(end) != 1:
+            raise SystemExit(f"docs/performance.md: one {begin} and one {end} are missing")
+        between = re.compile(f"(?<={re.escape(begin)}).*?(?={re.escape(end)})", re.DOTALL)
+        written = f"\n{table(result)}\n"
+        text = between.sub(lambda _, written=written: written, text)
+    return text
+
+
+def plot(results: Iterable[Mapping[str, Any]]) -> str:
+    """An SVG picture with a bar, on a logarithmic scale, for every line of perpixel's."""
+    bars = [
+        (f"{one['title']} ({name})", ratio)
+        for result in results
+        for one in result["measured"]
+        for name, ratio in _ratios(one["values"])
+    ]
+    left, height, unit = 590, 22 * len(bars) + 40, 90  # pixels; `unit` for a factor of two
+    drawn = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + 9 * unit}" height="{height}" '
+        'font-family="sans-serif" font-size="12">',
+        f'<rect width="{left + 9 * unit}" height="{height}" fill="white"/>',
+        f'<text x="{left}" y="{height - 10}">times less than mmsegmentation, in time or memory; '
+        "below 1 it is more</text>",
+    ]
+    for row, (title, ratio) in enumerate(bars):
+        y, length = 22 * row + 8, math.log2(ratio) * unit
+        start = left + min(length, 0)
+        drawn += [
+            f'<text x="{left - 80}" y="{y + 12}" text-anchor="end">{escape(title)}</text>',
+            f'<rect x="{start:.1f}" y="{y}" width="{abs(length):.1f}" height="16" fill="#37b"/>',
+            f'<text x="{left + max(length, 0) + 4:.1f}" y="{y + 12}">{ratio:.2f}</text>',
+        ]
+    axis = f'<line x1="{left}" x2="{left}" y1="0" y2="{height - 30}" stroke="black"/>'
+    return "\n".join([*drawn, axis, "</svg>", ""])
+
+
+def results() -> dict[str, dict[str, Any]]:
+    """What is in benchmarks/results of the shape that these tables have, by name."""
+    read = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
+    return {name: result for name, result in read.items() if "measured" in result}
+
+
+def _ratios(values: Mapping[str, Sequence[float]]) -> list[tuple[str, float]]:
+    """perpixel's lines, where mmsegmentation's stands beside them."""
+    theirs = values.get("mmsegmentation", ())
+    ours = {name: several for name, several in values.items() if name.startswith("perpixel")}
+    return [(name, median(list(theirs)) / median(list(v))) for name, v in ours.items() if theirs]
+
+
+def _digits(value: float) -> str:
+    """At least three digits of a number, and no more behind the point than that takes."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _machine(told: Mapping[str, Any]) -> str:
+    where = told["gpu"] or f"{told['cpu']}, {told['cores']} cores"
+    return f"{where}, torch {told['torch']}"
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    page, found = DOCS / "performance.md", results()
+    page.write_text(filled(page.read_text(), found))
+    (DOCS / "performance.svg").write_text(plot(found.values()))
+
+
+if __name__ == "__main__":
+    main()

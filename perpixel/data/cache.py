@@ -1,0 +1,334 @@
+"""Decoded pictures and class maps on disk, so that a crop reads only its rows.
+
+A cache is a folder that stands in for the data set's own: cache.json says of which data set and
+classes, SPLIT.pairs lists the pairs, and arrays/ holds each file's pixels, uint8, after a header
+with the size and the time of the file that they come from. They are read by plain reads, not mapped
+into memory: a file that was cut short is then an error with a name, not the end of the process.
+"""
+
+import hashlib
+import os
+import shutil
+import struct
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from filelock import FileLock, Timeout
+from PIL import Image
+from pydantic import Field, ValidationError
+
+from perpixel.data.dataset import Classes, Pairs, Rows, read_pair
+from perpixel.data.folder import FILE as DESCRIPTION
+from perpixel.data.listing import Listing
+from perpixel.errors import PerpixelError, UsageError
+from perpixel.images import Array
+from perpixel.recipes.settings import readable, suggestion
+from perpixel.recipes.spec import Spec
+
+FILE = "cache.json"
+
+_Byte = Annotated[int, Field(ge=0, le=255)]
+
+
+class _Told(Spec):
+    """What cache.json says; `description` is the sha256 of the data set's own, if it has one."""
+
+    dataset: str
+    root: str
+    description: str | None
+    classes: tuple[str, ...]
+    palette: tuple[tuple[_Byte, _Byte, _Byte], ...]
+    splits: tuple[str, ...]
+
+
+Progress = Callable[[int, int], None]
+
+_HEADER = struct.Struct("<8s5q16x")
+_MAGIC = b"pixels 1"
+_SAMPLED = 500
+"""So many pictures are looked at to estimate the size of all."""
+
+
+@dataclass(frozen=True)
+class Cached:
+    """A split of a data set whose pixels are in the folder `cache`; its own files are at `root`."""
+
+    cache: Path
+    root: Path
+    files: Listing
+    classes: Classes
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def name(self, index: int) -> str:
+        """The picture's path below `root`."""
+        return self.files[index][0]
+
+    def image(self, index: int, *, rows: Rows | None = None) -> Array:
+        """The picture, uint8 RGB [height, width, 3]; with `rows`, black but for these."""
+        return self._read(self.files[index][0], rows)
+
+    def label(self, index: int) -> Array:
+        """Its class map, uint8 [height, width]: 0..classes-1, and IGNORE."""
+        return self._read(self.files[index][1], None)[..., 0]
+
+    def _read(self, name: str, rows: Rows | None) -> Array:
+        path = _place(self.cache, name)
+        try:
+            with path.open("rb", buffering=0) as file:
+                told = _read_header(file.read(_HEADER.size))
+                if told is None or not told.is_of(self.root / name):
+                    raise PerpixelError(
+                        f"{self.root / name}: was changed since it was cached in {self.cache}; "
+                        f"run `perpixel data cache` again, which renews what has changed"
+                    )
+                if os.fstat(file.fileno()).st_size != told.whole_size:
+                    raise PerpixelError(f"{path}: is cut short; delete it and cache it again")
+                first, end = rows or (0, told.height)
+                shape = told.height, told.width, told.channels
+                pixels = np.empty(shape, np.uint8) if rows is None else np.zeros(shape, np.uint8)
+                wanted = pixels[first:end]
+                file.seek(_HEADER.size + first * told.width * told.channels)
+                file.readinto(wanted.data.cast("B"))
+        except OSError as error:
+            raise PerpixelError(
+                f"{path}: cannot be read ({error.strerror}); `perpixel data cache` writes it"
+            ) from None
+        return pixels
+
+
+def is_cache(root: Path) -> bool:
+    """Whether `root` is a cache rather than a data set's own folder."""
+    return (root / FILE).is_file()
+
+
+def open_cache(cache: Path, dataset: str, split: str) -> Cached:
+    """A split of the data set called `dataset` from its cache. Raises UsageError, PerpixelError."""
+    told = _described(cache)
+    _require_same_classes(cache, told)
+    if told.dataset != dataset:
+        raise UsageError(
+            f"{cache} is a cache of {told.dataset}, not of {dataset}: name another folder with "
+            f"--data, or add --dataset {told.dataset}"
+        )
+    if split not in told.splits:
+        raise UsageError(
+            f"{cache} holds no split {split!r}, but {', '.join(told.splits)}."
+            f"{suggestion(split, told.splits)} `perpixel data cache {dataset} {told.root} --split "
+            f"{split} --out {cache}` adds it"
+        )
+    listing = cache / f"{split}.pairs"
+    try:
+        *names, rest = listing.read_bytes().split(b"\0")
+    except OSError as error:
+        raise PerpixelError(f"{listing}: cannot be read ({error.strerror})") from None
+    if rest or len(names) % 2:
+        raise PerpixelError(f"{listing}: is cut short; run `perpixel data cache` again")
+    paths = map(os.fsdecode, names)
+    files = Listing(zip(paths, paths, strict=True))
+    return Cached(cache, Path(told.root), files, Classes(told.classes, told.palette))
+
+
+def write_cache(
+    out: Path,
+    dataset: str,
+    splits: Mapping[str, Pairs],
+    *,
+    say: Callable[[str], None],
+    progress: Progress,
+) -> None:
+    """Decodes all pairs of `splits` (at least one) into `out`, but for those that are there.
+
+    Broken off, it goes on where it was; files that have changed since are decoded again. `say` is
+    told of how much there is to do before it starts, `progress` of pairs (done, in all). Raises
+    PerpixelError when they do not fit on the disk, and at the end for pairs that cannot be read.
+    """
+    first = next(iter(splits.values()))
+    root = first.root.resolve()
+    if out.resolve() == root:
+        raise UsageError(f"--out {out}: is the data set's own folder; name another one")
+    told = _described(out) if is_cache(out) else None
+    if told is not None:
+        if (told.dataset, told.root) != (dataset, str(root)):
+            raise UsageError(
+                f"--out {out}: is a cache of {told.dataset} at {told.root}; name another folder"
+            )
+        _require_same_classes(out, told)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with FileLock(out / ".lock", timeout=0):
+            problems = _write_all(out, root, splits, say, progress)
+            told = _Told(
+                dataset=dataset,
+                root=str(root),
+                description=_description(root),
+                classes=first.classes.names,
+                palette=first.classes.palette,
+                splits=tuple(sorted({*(told.splits if told else ()), *splits})),
+            )
+            for split, pairs in splits.items():
+                names = (os.fsencode(name) + b"\0" for pair in pairs.files for name in pair)
+                _write(out / f"{split}.pairs", b"".join(names))
+            _write(out / FILE, told.model_dump_json(indent=2).encode())
+    except Timeout:
+        raise PerpixelError(f"{out}: another process is writing there") from None
+    except OSError as error:
+        raise PerpixelError(f"{out}: cannot be written ({error.strerror})") from None
+    if problems:
+        raise PerpixelError(
+            f"{len(problems)} pairs are not in the cache, as they cannot be read; the first: "
+            f"{problems[0]}. `perpixel data check` lists all; mended, run the same command again"
+        )
+
+
+def _described(cache: Path) -> _Told:
+    try:
+        return _Told.model_validate_json((cache / FILE).read_bytes())
+    except OSError as error:
+        raise PerpixelError(f"{cache / FILE}: cannot be read ({error.strerror})") from None
+    except ValidationError as error:
+        raise PerpixelError(f"{cache / FILE}: cannot be read ({readable(error)})") from None
+
+
+def _require_same_classes(cache: Path, told: _Told) -> None:
+    """Raises PerpixelError when what describes a folder's classes is not as it was."""
+    now = _description(Path(told.root))
+    if now is not None and now != told.description:
+        raise PerpixelError(
+            f"{Path(told.root) / DESCRIPTION}: was changed since {cache} was written, and the "
+            f"cached labels may be others now; delete that folder and cache again"
+        )
+
+
+def _description(root: Path) -> str | None:
+    """The sha256 of the data set's own description; None if it has none."""
+    path = root / DESCRIPTION
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
+def _write_all(
+    out: Path,
+    root: Path,
+    splits: Mapping[str, Pairs],
+    say: Callable[[str], None],
+    progress: Progress,
+) -> list[str]:
+    """Decodes what is not there yet; the complaints about pairs that cannot be read."""
+    total = sum(len(pairs) for pairs in splits.values())
+    known: set[tuple[str, str]] = set()  # a pair may be in several splits
+    todo = [
+        (pairs, index)
+        for pairs in splits.values()
+        for index, names in enumerate(pairs.files)
+        if names not in known
+        and not known.add(names)  # type: ignore[func-returns-value]
+        and not all(_is_there(_place(out, name), root / name) for name in names)
+    ]
+    needed = _estimate(todo)
+    free = shutil.disk_usage(out).free
+    say(
+        f"{total} pairs, {total - len(todo)} of them in {out} already; the others take about "
+        f"{needed / 1e9:.1f} GB of the {free / 1e9:.1f} GB that are free there"
+    )
+    if needed > free:
+        raise PerpixelError(
+            f"{out}: the cache takes about {needed / 1e9:.1f} GB more, and {free / 1e9:.1f} GB are "
+            f"free there; name a folder on another disk with --out, or cache one split with --split"
+        )
+
+    def work(item: tuple[Pairs, int]) -> str | None:
+        pairs, index = item
+        try:
+            found = read_pair(pairs, index)
+        except PerpixelError as error:
+            return str(error)
+        for name, pixels in zip(pairs.files[index], found, strict=True):
+            _write_pixels(_place(out, name), pixels, pairs.root / name)
+        return None
+
+    problems: list[str] = []
+    done = total - len(todo)
+    progress(done, total)
+    with ThreadPoolExecutor(os.cpu_count()) as workers:  # decoders leave Python's lock
+        for start in range(0, len(todo), 64):
+            for problem in workers.map(work, todo[start : start + 64]):
+                done += 1
+                problems += [] if problem is None else [problem]
+                progress(done, total)
+    return problems
+
+
+def _estimate(todo: list[tuple[Pairs, int]]) -> int:
+    """Bytes that the pairs take, from the sizes of a sample of the pictures."""
+    sizes = []
+    for pairs, index in todo[:: max(len(todo) // _SAMPLED, 1)]:
+        try:
+            with Image.open(pairs.root / pairs.files[index][0]) as file:
+                sizes.append(file.width * file.height * 4)
+        except (OSError, SyntaxError, ValueError):
+            continue  # the decoding will say what is wrong
+    return round(len(todo) * sum(sizes) / len(sizes)) if sizes else 0
+
+
+@dataclass(frozen=True)
+class _Header:
+    height: int
+    width: int
+    channels: int
+    source_bytes: int
+    source_time: int
+
+    @property
+    def whole_size(self) -> int:
+        """Bytes of the file."""
+        return _HEADER.size + self.height * self.width * self.channels
+
+    def is_of(self, source: Path) -> bool:
+        """Whether the source is as it was; one that is gone or elsewhere now is taken to be."""
+        try:
+            now = source.stat()
+        except OSError:
+            return True
+        return (now.st_size, now.st_mtime_ns) == (self.source_bytes, self.source_time)
+
+
+def _read_header(content: bytes) -> _Header | None:
+    if len(content) < _HEADER.size:
+        return None
+    magic, *numbers = _HEADER.unpack(content)
+    return _Header(*numbers) if magic == _MAGIC and min(numbers[:3]) > 0 else None
+
+
+def _is_there(path: Path, source: Path) -> bool:
+    """Whether a whole array of the source, as it is now, is at `path`."""
+    try:
+        with path.open("rb") as file:
+            told, size = _read_header(file.read(_HEADER.size)), os.fstat(file.fileno()).st_size
+    except OSError:
+        return False
+    return told is not None and told.is_of(source) and size == told.whole_size
+
+
+def _write_pixels(path: Path, pixels: Array, source: Path) -> None:
+    stat = source.stat()
+    deep = pixels.reshape(*pixels.shape[:2], -1)
+    _write(path, _HEADER.pack(_MAGIC, *deep.shape, stat.st_size, stat.st_mtime_ns), deep.tobytes())
+
+
+def _write(path: Path, *content: bytes) -> None:
+    """Writes a file that is there as a whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{threading.get_ident()}.part")  # two may share a mask
+    with temporary.open("wb") as file:
+        file.writelines(content)
+    temporary.replace(path)
+
+
+def _place(cache: Path, name: str) -> Path:
+    return cache / "arrays" / f"{name}.pixels"

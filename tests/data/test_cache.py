@@ -1,0 +1,159 @@
+import os
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import perpixel
+from perpixel.cli.main import app
+from perpixel.data import cache as caches
+from perpixel.data.catalog import open_dataset, open_pairs
+from perpixel.data.loader import batches
+from perpixel.errors import PerpixelError, UsageError
+from perpixel.images import write_image
+
+RECIPE = perpixel.override(
+    perpixel.recipe("camvid/semantic_fpn_r18"),
+    ["train.steps=5", "train.images_per_step=4", "train.crop=24x32"],
+)
+
+
+def fill(root: Path, out: Path, *splits: str, dataset: str = "camvid") -> list[str]:
+    """Writes a cache; what was said, and which pairs were decoded."""
+    said: list[str] = []
+    pairs = {split: open_pairs(dataset, root, split) for split in splits or ("train", "val")}
+    caches.write_cache(out, dataset, pairs, say=said.append, progress=lambda done, total: None)
+    return said
+
+
+@pytest.fixture
+def root(mini: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(mini, tmp_path / "mini"))
+
+
+def streamed(root: Path) -> list:
+    opened = open_dataset("camvid", root, "train")
+    return [
+        (batch.images.tolist(), batch.labels.tolist(), batch.names)
+        for batch in batches(opened, RECIPE, first_step=0, workers=0)
+    ]
+
+
+def test_batches_are_the_same_bit_for_bit(root, tmp_path):
+    fill(root, tmp_path / "cache")
+    assert caches.is_cache(tmp_path / "cache")
+    expected = streamed(root)
+    shutil.move(root, tmp_path / "elsewhere")  # it needs its source no more
+    assert streamed(tmp_path / "cache") == expected
+
+
+def test_a_cached_split_is_the_split(root, tmp_path):
+    fill(root, tmp_path / "cache")
+    for split in ("train", "val"):
+        there = open_dataset("camvid", root, split)
+        here = open_dataset("camvid", tmp_path / "cache", split)
+        assert len(here) == len(there)
+        assert here.classes == there.classes
+        for index in range(len(there)):
+            assert here.name(index) == there.name(index)
+            assert (here.image(index) == there.image(index)).all()
+            assert (here.label(index) == there.label(index)).all()
+            part = here.image(index, rows=(7, 30))
+            assert (part[7:30] == there.image(index)[7:30]).all()
+            assert part.shape == (48, 64, 3)
+            assert not part[:7].any()
+            assert not part[30:].any()
+
+
+def test_it_goes_on_where_it_was_and_renews_what_changed(root, tmp_path):
+    out = tmp_path / "cache"
+    assert fill(root, out, "val")[0].startswith("3 pairs, 0 of them")
+    assert fill(root, out)[0].startswith("15 pairs, 3 of them")
+    assert fill(root, out)[0].startswith("15 pairs, 15 of them")
+    (out / "arrays/train/03.png.pixels").unlink()
+    cut = out / "arrays/train/04.png.pixels"
+    cut.write_bytes(cut.read_bytes()[:200])
+    (out / "arrays/train/05.png.pixels").write_bytes(b"")
+    with pytest.raises(PerpixelError, match=r"04\.png\.pixels: is cut short"):
+        open_dataset("camvid", out, "train").image(4)
+    with pytest.raises(PerpixelError, match=r"03\.png\.pixels: cannot be read"):
+        open_dataset("camvid", out, "train").image(3)
+    write_image(root / "train/06.png", np.full((48, 64, 3), 9, np.uint8))
+    with pytest.raises(PerpixelError, match=r"train/06\.png: was changed since it was cached"):
+        open_dataset("camvid", out, "train").image(6)
+    assert fill(root, out)[0].startswith("15 pairs, 11 of them")
+    assert (open_dataset("camvid", out, "train").image(6) == 9).all()
+    os.utime(root / "trainannot/06.png", (1, 1))
+    with pytest.raises(PerpixelError, match=r"trainannot/06\.png: was changed"):
+        open_dataset("camvid", out, "train").label(6)
+
+
+def test_what_does_not_fit_is_said_before_it_starts(root, tmp_path, monkeypatch):
+    free = shutil.disk_usage(tmp_path)._replace(free=140_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
+    said: list[str] = []
+    pairs = {"train": open_pairs("camvid", root, "train")}
+    with pytest.raises(PerpixelError, match="name a folder on another disk"):
+        caches.write_cache(
+            tmp_path / "cache", "camvid", pairs, say=said.append, progress=lambda done, total: None
+        )
+    assert "the others take about 0.0 GB" in said[0]
+    assert not list((tmp_path / "cache").rglob("*.pixels"))
+    size = 12 * 48 * 64 * 4
+    assert caches._estimate([(pairs["train"], index) for index in range(12)]) == size
+
+
+def test_pairs_that_cannot_be_read_are_told_at_the_end(root, tmp_path):
+    (root / "train/02.png").write_bytes(b"no picture")
+    Image.new("RGB", (9, 9)).save(root / "train/07.png")
+    with pytest.raises(PerpixelError, match=r"^2 pairs are not in the cache.*02\.png: not a pic"):
+        fill(root, tmp_path / "cache")
+    assert len(list((tmp_path / "cache").rglob("*.pixels"))) == 2 * 13
+    assert (open_dataset("camvid", tmp_path / "cache", "train").image(3) > 0).any()
+
+
+def test_the_wrong_cache_is_an_error(root, tmp_path):
+    out = tmp_path / "cache"
+    fill(root, out, "val")
+    with pytest.raises(UsageError, match="is a cache of camvid, not of cityscapes"):
+        open_dataset("cityscapes", out, "val")
+    with pytest.raises(UsageError, match=r"no split 'train', but val.*--split train --out"):
+        open_dataset("camvid", out, "train")
+    with pytest.raises(UsageError, match="is the data set's own folder"):
+        fill(root, root)
+    other = shutil.copytree(root, tmp_path / "other")
+    with pytest.raises(UsageError, match=r"is a cache of camvid at .*mini; name another folder"):
+        fill(other, out)
+    (out / "cache.json").write_text("{")
+    with pytest.raises(PerpixelError, match=r"cache\.json: cannot be read"):
+        open_dataset("camvid", out, "val")
+
+
+def test_another_description_makes_the_labels_stale(root, tmp_path):
+    names = ", ".join(f'"{index}"' for index in range(12))
+    text = f'classes = [{names}]\n[splits.val]\nimages = "val"\nmasks = "valannot"\n'
+    (root / "dataset.toml").write_text(text)
+    out = tmp_path / "cache"
+    fill(root, out, "val", dataset="folder")
+    assert len(open_dataset("folder", out, "val")) == 3
+    (root / "dataset.toml").write_text(text.replace('"0"', '"sky"'))
+    for use in (
+        lambda: open_dataset("folder", out, "val"),
+        lambda: fill(root, out, "val", dataset="folder"),
+    ):
+        with pytest.raises(PerpixelError, match=r"dataset\.toml: was changed since"):
+            use()
+
+
+def test_from_the_command_line(root, tmp_path):
+    done = CliRunner().invoke(
+        app, ["data", "cache", "camvid", str(root), "--out", str(tmp_path / "cache")]
+    )
+    assert done.exit_code == 0
+    assert "15 pairs, 0 of them" in done.output
+    assert re.search(r"use it with --data \S+cache", done.output.replace("\n", ""))
+    assert len(open_dataset("camvid", tmp_path / "cache", "train")) == 12

@@ -1,0 +1,83 @@
+import cv2
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from perpixel.data.window import Window, cut_label, cut_picture, source_rows
+from perpixel.images import read_image
+
+LENGTH = st.integers(1, 90)
+
+
+@st.composite
+def windows(draw, *, most: int = 90) -> tuple[tuple[int, int], Window]:
+    """A picture's size and a window of it, resized."""
+    side = st.integers(1, most)
+    size = (draw(side), draw(side))
+    resized = (draw(side), draw(side))
+    height, width = draw(st.integers(1, resized[0])), draw(st.integers(1, resized[1]))
+    top = draw(st.integers(0, resized[0] - height))
+    left = draw(st.integers(0, resized[1] - width))
+    return size, Window(resized, top, left, height, width)
+
+
+def whole(image: np.ndarray, window: Window, how: int) -> np.ndarray:
+    """Resize, then crop."""
+    resized = cv2.resize(image, window.size[::-1], interpolation=how)
+    down, across = window.top + window.height, window.left + window.width
+    return resized[window.top : down, window.left : across]
+
+
+@given(windows())
+def test_labels_are_those_of_resize_then_crop(given_window):
+    size, window = given_window
+    label = np.random.default_rng(0).integers(0, 256, size, np.uint8)
+    found = cut_label(label, window)
+    assert (found == whole(label, window, cv2.INTER_NEAREST)).all()
+    assert (cut_label(label, window, every=3) == found[::3, ::3]).all()
+
+
+@given(windows())
+@example(((1, 90), Window((90, 90), 5, 40, 3, 50)))
+@example(((8, 1), Window((9, 1), 1, 0, 1, 1)))
+@example(((400, 500), Window((401, 501), 10, 300, 200, 100)))
+@example(((90, 1), Window((1, 1), 0, 0, 1, 1)))
+def test_pictures_are_those_of_resize_then_crop_within_two_levels(given_window):
+    """On noise, the worst case: neighbours differ by up to 255 levels."""
+    size, window = given_window
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    found = cut_picture(image, window)
+    expected = whole(image, window, cv2.INTER_LINEAR)
+    assert found.shape == expected.shape
+    assert cv2.absdiff(found, np.ascontiguousarray(expected)).max() <= 2
+
+
+@given(windows())
+def test_no_other_rows_are_read(given_window):
+    size, window = given_window
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    first, end = source_rows(window, size)
+    dark = np.zeros_like(image)
+    dark[first:end] = image[first:end]
+    assert (cut_picture(dark, window) == cut_picture(image, window)).all()
+
+
+def test_less_than_the_whole_is_read():
+    assert source_rows(Window((2048, 4096), 1024, 0, 512, 1024), (1024, 2048)) == (511, 770)
+
+
+@pytest.mark.parametrize("scale", [0.53, 0.8, 1.0, 1.37, 1.9])
+def test_photographs_are_within_one_level(camvid, scale: float):
+    """The figures of docs/performance.md: how often, and by how much."""
+    image = read_image(camvid / "train" / "0001TP_006690.png")
+    size = round(360 * scale), round(480 * scale)
+    random, shares = np.random.default_rng(0), []
+    for _ in range(20):
+        top, left = random.integers(size[0] - 180), random.integers(size[1] - 240)
+        window = Window(size, int(top), int(left), 180, 240)
+        expected = np.ascontiguousarray(whole(image, window, cv2.INTER_LINEAR))
+        difference = cv2.absdiff(cut_picture(image, window), expected)
+        assert difference.max() <= 1
+        shares.append((difference > 0).mean())
+    assert np.mean(shares) < 0.1

@@ -1,0 +1,39 @@
+import os
+import shutil
+
+import pytest
+import torch
+
+from perpixel.errors import UsageError
+from perpixel.models.build import build, place
+from perpixel.models.compiling import compile_for_prediction, compile_for_training
+from perpixel.models.folding import folded
+from perpixel.recipes.spec import FCN, Model, ResNet
+
+SMALL = Model(backbone=ResNet(depth=18), head=FCN(convs=0))
+
+
+def test_without_a_compiler_the_user_is_told(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    network = build(SMALL, classes=2)
+    for compiling in (compile_for_prediction, lambda n: compile_for_training(n, mode="default")):
+        with pytest.raises(UsageError, match="'no-such-compiler' is not on the path"):
+            compiling(network)
+
+
+@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler")
+def test_a_compiled_network_predicts_the_same():
+    network = folded(build(SMALL, classes=4))
+    for number in (1, 2, 3, 4):  # one block a stage is compiled in half the time
+        stage = network.backbone.get_submodule(f"layer{number}")
+        del stage[1]
+    names = list(network.state_dict())
+    images = torch.randn(1, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        wanted = network(images).main
+        quick = place(folded(network), "cpu")
+        compile_for_prediction(quick)
+        found = quick(images).main
+    assert quick._compiled_call_impl is not None
+    assert list(quick.state_dict()) == names
+    assert (found - wanted).abs().max() < 1e-4 * wanted.abs().max()

@@ -1,0 +1,64 @@
+import pytest
+import torch
+from test_networks import VARIANTS
+from torch import nn
+
+from perpixel.models.build import build
+from perpixel.models.folding import folded
+from perpixel.models.layers import FrozenBatchNorm2d
+from perpixel.models.segmenter import Segmenter
+from perpixel.recipes.spec import FCN
+
+
+def lived_in(network: Segmenter) -> Segmenter:
+    """Norms with statistics and scales that are not those of a fresh network."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d | FrozenBatchNorm2d):
+            with torch.no_grad():
+                module.running_mean.normal_(0, 0.5)
+                module.running_var.uniform_(0.5, 2)
+                module.weight.uniform_(-0.5, 1)
+                module.bias.normal_(0, 0.5)
+    return network
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_folded_network_computes_the_same(name: str):
+    network = lived_in(build(VARIANTS[name], classes=5)).double()
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    copy = folded(network)
+    images = torch.randn(2, 3, 65, 70, dtype=torch.float64)
+    with torch.inference_mode():
+        wanted = network.eval()(images, auxiliary=True)
+        found = copy(images, auxiliary=True)
+        single = copy.float()(images.float()).main
+    for ours, theirs in zip(found, wanted, strict=True):
+        if theirs is not None:
+            assert (ours - theirs).abs().max() < 1e-12 * theirs.abs().max()
+    assert (single - wanted.main).abs().max() < 1e-5 * wanted.main.abs().max()
+    assert not any(isinstance(m, nn.BatchNorm2d | FrozenBatchNorm2d) for m in copy.modules())
+    after = network.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+
+
+def test_folding_again_changes_nothing():
+    network = lived_in(build(VARIANTS["fcn-r18-linear"], classes=3))
+    once = folded(network)
+    twice = folded(once)
+    images = torch.randn(1, 3, 32, 32)
+    with torch.inference_mode():
+        assert torch.equal(once(images).main, twice(images).main)
+
+
+def test_a_backbone_whose_norms_are_not_ours_is_left_alone():
+    from perpixel.models.timm_backbone import TimmBackbone
+
+    backbone = TimmBackbone.__new__(TimmBackbone)
+    nn.Module.__init__(backbone)
+    backbone.body = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))
+    network = build(VARIANTS["fcn-r18-linear"].model_copy(update={"head": FCN(convs=1)}), classes=3)
+    network.backbone = backbone
+    copy = folded(network)
+    assert isinstance(copy.backbone.body[1], nn.BatchNorm2d)
+    assert isinstance(copy.head.convs[0][1], nn.Identity)

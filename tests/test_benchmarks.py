@@ -1,0 +1,137 @@
+"""The benchmarks run, and docs/performance.md holds what they wrote. No timing is asserted."""
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+SCRIPTS = ("data", "forward", "index", "loss", "metric", "networks", "switches", "tables")
+CASE = {
+    "recipe": "camvid/fcn_r18-d8", "settings": ["data.name=camvid", "train.images_per_step=2"],
+    "classes": 11, "size": (64, 64), "batch": 2, "device": "cpu", "count": 2,
+}  # fmt: skip
+
+
+@pytest.fixture
+def modules(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_benchmark_starts(script: str):
+    command = [sys.executable, str(BENCHMARKS / f"{script}.py"), "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"usage: {script}.py")
+
+
+@pytest.mark.parametrize("what", ["training_step", "forward", "prediction", "metric", "pictures"])
+def test_our_side_of_every_case_runs(modules, mini, what: str):
+    subject = modules("subjects.with_perpixel")
+    run = getattr(subject, what)({**CASE, "root": str(mini)})
+    run()
+    run()
+
+
+def test_a_worker_answers_orders(modules):
+    peers = modules("peers")
+    with peers.Worker("perpixel", threads=1) as worker:
+        worker.make("metric", CASE)
+        assert worker.run() > 0
+        assert worker.memory() > 50e6
+        with pytest.raises(SystemExit, match="perpixel: Traceback"):
+            worker.make("metric", {})
+        assert worker.run() > 0  # what was prepared is still there
+
+
+def test_without_peers_it_is_said_how_to_get_them(modules, monkeypatch, tmp_path):
+    peers = modules("peers")
+    monkeypatch.setattr(peers, "PYTHON", tmp_path / "python")
+    with pytest.raises(SystemExit, match=r"python benchmarks/peers\.py install"):
+        peers.Worker("mmseg")
+
+
+def test_toolkits_take_turns(modules, monkeypatch):
+    peers, order = modules("peers"), []
+
+    class Worker:
+        def __init__(self, subject: str, *, threads: int | None) -> None:
+            self.subject = subject
+
+        def make(self, what: str, case: dict) -> None:
+            order.append((self.subject, what, case))
+
+        def run(self) -> float:
+            order.append(self.subject)
+            return float(len(order))
+
+        def __exit__(self, *_: object) -> None:
+            order.append(f"{self.subject} ends")
+
+    monkeypatch.setattr(peers, "Worker", Worker)
+    seconds = peers.take_turns("step", {"A": ("a", {"x": 1}), "B": ("b", {})}, rounds=2)
+    assert order == [
+        ("a", "step", {"x": 1}), "a", ("b", "step", {}), "b",
+        "a", "b", "a", "b", "a ends", "b ends",
+    ]  # fmt: skip
+    assert seconds == {"A": [5.0, 7.0], "B": [6.0, 8.0]}
+
+
+def test_pictures_are_as_large_as_the_originals(modules, mini, tmp_path):
+    """And both sides' labels are the same."""
+    pictures, catalog = modules("pictures"), modules("perpixel.data.catalog")
+    images = modules("perpixel.images")
+    root = pictures.cityscapes_like(mini, tmp_path / "city", count=2)
+    opened = catalog.open_dataset("cityscapes", root, "train")
+    assert len(opened) == 2
+    assert opened.image(1).shape == (1024, 2048, 3)
+    train_ids = root / "gtFine/train/town/0001_gtFine_labelTrainIds.png"
+    assert (opened.label(1) == images.read_mask(train_ids)).all()
+    root = pictures.voc_like(mini, tmp_path / "voc", count=2)
+    opened = catalog.open_dataset("pascal_voc", root, "train")
+    assert opened.image(1).shape == (375, 500, 3)
+    assert opened.label(1).shape == (375, 500)
+
+
+def test_the_page_holds_the_results_that_are_kept(modules):
+    tables = modules("tables")
+    page = (BENCHMARKS.parent / "docs" / "performance.md").read_text()
+    assert tables.results()
+    assert tables.filled(page, tables.results()) == page, "python benchmarks/tables.py"
+
+
+def test_a_table_has_medians_and_ratios(modules):
+    tables = modules("tables")
+    machine = {"cpu": "A", "cores": 2, "gpu": None, "torch": "2"}
+    values = {"mmsegmentation": [3, 1, 2], "perpixel": [0.5], "perpixel, float32": [0.8, 1.2]}
+    result = {
+        "machine": machine,
+        "command": "benchmarks/x.py",
+        "measured": [{"title": "step", "unit": "seconds", "values": values}],
+    }
+    text = tables.filled("a <!-- x -->old<!-- end of x --> b", {"x": result})
+    assert "`python benchmarks/x.py` on A, 2 cores, torch 2:" in text
+    assert "| step | mmsegmentation | 2,000 ms |  |" in text
+    assert "|  | perpixel | 500 ms | 4.00 |" in text
+    assert "|  | perpixel, float32 | 1,000 ms | 2.00 |" in text
+    assert "old" not in text
+    assert tables.filled(text, {"x": result}) == text
+    with pytest.raises(SystemExit, match="one <!-- y --> and one"):
+        tables.filled(text, {"y": result})
+
+
+def test_the_plot_has_a_bar_for_each_of_our_lines(modules):
+    tables = modules("tables")
+    values = {"mmsegmentation": [2.0], "perpixel": [0.5], "perpixel <cached>": [4.0], "smp": [1.0]}
+    measured = [{"title": "step", "values": values}, {"title": "alone", "values": {"a": [1.0]}}]
+    drawing = ElementTree.fromstring(tables.plot([{"measured": measured}]))
+    texts = [element.text for element in drawing if element.tag.endswith("text")]
+    assert texts[1:] == ["step (perpixel)", "4.00", "step (perpixel <cached>)", "0.50"]
+    bars = [float(e.get("width")) for e in drawing if e.tag.endswith("rect") and e.get("y")]
+    assert bars == [180.0, 90.0]
+    page = (BENCHMARKS.parent / "docs" / "performance.svg").read_text()
+    assert page == tables.plot(tables.results().values()), "python benchmarks/tables.py"
