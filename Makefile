@@ -16,7 +16,7 @@ demo: install
 	$(BIN)/perpixel demo --out runs/demo
 
 test: install
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 check: install
 	$(BIN)/ruff format --check .

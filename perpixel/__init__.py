@@ -6,7 +6,7 @@ import os
 # reads this when it loads, so this comes before whatever imports it.
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
 
-from perpixel.api import build, evaluate, load, override, recipe, recipes, train
+from perpixel.api import build, evaluate, export, load, override, recipe, recipes, train
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.recipes.spec import Recipe
 
@@ -18,6 +18,7 @@ __all__ = [
     "UsageError",
     "build",
     "evaluate",
+    "export",
     "load",
     "override",
     "recipe",

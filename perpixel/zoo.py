@@ -6,16 +6,20 @@ from pathlib import Path
 
 from torch import Tensor
 
-from perpixel import conversion, download
+from perpixel import conversion, download, hub
 from perpixel.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from perpixel.conversion import backbone, files
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.importing import import_checkpoint
+from perpixel.models.timm_backbone import pretrained_weights
 from perpixel.recipes import recipe as recipe_called
 from perpixel.recipes import recipes
 from perpixel.recipes.published import hash_in_name
 from perpixel.recipes.settings import suggestion
-from perpixel.recipes.spec import Recipe
+from perpixel.recipes.spec import Recipe, Timm
+
+_FAMILIES = {name.partition("/")[0] for name in recipes()}
+"""The first parts of recipes' names; a wrong name of such a kind is not looked for on the Hub."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Fetched:
 
 def find(source: str | Path) -> Checkpoint:
     """The checkpoint of a file, of a run folder (its final weights, else its best so far), or of a
-    recipe whose published weights were fetched.
+    recipe whose published weights were fetched, or of OWNER/NAME on the Hugging Face Hub.
 
     Raises UsageError when `source` names nothing, PerpixelError when a file cannot be read.
     """
@@ -54,6 +58,15 @@ def find(source: str | Path) -> Checkpoint:
             f"{source} is a recipe without a checkpoint here: {get}train it with `perpixel train "
             f"{source} --data ROOT --out RUN` and name that run folder"
         )
+    if str(source).partition("/")[0] not in _FAMILIES and hub.is_repository(str(source)):
+        try:
+            return read_checkpoint(hub.download(str(source)))
+        except PerpixelError as error:
+            raise PerpixelError(
+                f"{source}: no such run folder, checkpoint file or recipe here."
+                + suggestion(str(source), recipes())
+                + f" As a name on the Hugging Face Hub: {error}"
+            ) from None
     raise UsageError(
         f"{source}: no such run folder, checkpoint file or recipe."
         + suggestion(str(source), recipes())
@@ -101,8 +114,13 @@ def initial_weights(recipe: Recipe, init: str | Path | None) -> Mapping[str, Ten
     """Weights, by our names, for a training of `recipe` to start from; None for random ones.
 
     init: None for what the recipe names, "none" for nothing, or a run folder, our checkpoint or
-    another toolkit's file, be it a whole network or an ImageNet backbone. Raises PerpixelError.
+    another toolkit's file, be it a whole network or an ImageNet backbone; "timm" for what timm
+    publishes for the recipe's timm backbone. Raises PerpixelError.
     """
+    if init == "timm":
+        if not isinstance(recipe.model.backbone, Timm):
+            raise UsageError("--init timm: the recipe's backbone is none of timm's")
+        return pretrained_weights(recipe.model.backbone)
     if init == "none" or (init is None and recipe.train.init is None):
         return None
     if init is None:
@@ -124,8 +142,11 @@ def initial_weights(recipe: Recipe, init: str | Path | None) -> Mapping[str, Ten
 
 
 def _of_run(folder: Path) -> Path:
-    for name in ("model", "best"):
-        path = folder / "checkpoints" / f"{name}.safetensors"
+    for path in (
+        folder / "checkpoints" / "model.safetensors",
+        folder / "checkpoints" / "best.safetensors",
+        folder / hub.WEIGHTS,  # as `save_pretrained` leaves it
+    ):
         if path.is_file():
             return path
     raise PerpixelError(

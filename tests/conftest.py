@@ -1,11 +1,18 @@
+import os
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from perpixel.data.scenes import Scenes
 from perpixel.images import write_image
 from perpixel.recipes.spec import IGNORE
+
+settings.register_profile("perpixel", deadline=None)  # no test fails for being slow
+settings.load_profile("perpixel")
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is first imported
 
 CAMVID = Path(__file__).parents[2] / "shared" / "data" / "camvid"
 

@@ -17,20 +17,33 @@ ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "recipes": set(),
     "distributed": set(),
-    "images": set(),
+    "png": set(),
+    "images": {"png"},
     "download": set(),
+    "bilinear": set(),
+    "kernels": {"bilinear", "recipes"},
     "data": {"recipes", "images", "download"},
     "models": {"recipes"},
-    "losses": {"recipes"},
+    "fused": {"recipes", "bilinear", "kernels"},
+    "losses": {"recipes", "fused"},
     "checkpoint": {"models", "recipes"},
+    "hub": {"checkpoint", "recipes"},
     "conversion": {"checkpoint", "models", "recipes"},
     "importing": {"conversion", "checkpoint", "data", "images", "recipes"},
-    "zoo": {"importing", "conversion", "checkpoint", "download", "recipes"},
-    "inference": {"checkpoint", "models", "images", "recipes"},
-    "evaluation": {"inference", "data", "models", "images", "recipes"},
+    "zoo": {"hub", "importing", "conversion", "checkpoint", "download", "models", "recipes"},
+    "profiling": {"checkpoint", "losses", "models", "data", "recipes"},
+    "inference": {"hub", "checkpoint", "models", "images", "recipes", "bilinear", "kernels"},
+    "evaluation": {
+        "inference", "checkpoint", "data", "models", "images", "recipes", "distributed",
+    },
+    "exporting": {
+        "inference", "checkpoint", "models", "recipes", "images", "data", "profiling",
+    },
     "training": {
         "evaluation", "checkpoint", "losses", "models", "data", "distributed", "recipes",
     },
+    "reporting": {"evaluation", "inference", "data", "images", "recipes"},
+    "serving": {"inference", "images"},
 }  # fmt: skip
 ANYTHING = {"api", "cli", "__init__", "__main__"}
 HEAVY = {"torch", "cv2", "numpy", "safetensors", "PIL"}
@@ -87,7 +100,7 @@ def test_recipes_hold_no_torch_and_no_pictures():
 
 def test_the_public_surface_is_this():
     assert set(perpixel.__all__) == {
-        "PerpixelError", "Recipe", "UsageError", "build", "evaluate", "load", "override",
+        "PerpixelError", "Recipe", "UsageError", "build", "evaluate", "export", "load", "override",
         "recipe", "recipes", "train",
     }  # fmt: skip
     for name in perpixel.__all__:

@@ -7,7 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import miniatures
+import numpy as np
 import pytest
 import torch
 
@@ -15,13 +17,16 @@ import perpixel
 from perpixel.conversion import to_state_dict
 from perpixel.conversion.names import to_theirs
 from perpixel.conversion.sssegmentation import SSSEGMENTATION
+from perpixel.images import read_image, write_image
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(path.name for path in (ROOT / "docs").glob("*.md"))
 SHORT = "--set train.steps=2 --set train.images_per_step=2 --set train.crop=32x32 --device cpu"
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.S)
+def blocks(language: str, *, page: str = "README.md") -> list[str]:
+    path = ROOT / page if page == "README.md" else ROOT / "docs" / page
+    return re.findall(rf"```{language}\n(.*?)```", path.read_text(), re.S)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +40,21 @@ def place(mini: Path, tmp_path_factory) -> Path:
     shutil.copytree(mini / "train", folder / "photos/images")
     shutil.copytree(mini / "trainannot", folder / "photos/masks")
     _write_foreign_files(folder)
+    _write_special_pictures(folder)
     return folder
+
+
+def _write_special_pictures(folder: Path) -> None:
+    """What docs/evaluation.md predicts."""
+    shutil.copytree(folder / "CamVid/val", folder / "street")
+    image = read_image(folder / "CamVid/val/00.png")
+    write_image(folder / "photo.jpg", image)
+    write_image(folder / "ortho.tif", np.tile(image, (2, 2, 1)))
+    size = image.shape[1], image.shape[0]
+    video = cv2.VideoWriter(str(folder / "drive.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 5, size)
+    for _ in range(3):
+        video.write(image)
+    video.release()
 
 
 def _write_foreign_files(folder: Path) -> None:
@@ -63,19 +82,39 @@ def run(place: Path, *command: str) -> None:
     assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}\n{done.stderr}"
 
 
-def test_every_command_runs(place: Path):
-    lines = [line for block in blocks("sh") for line in block.splitlines()]
-    assert len(lines) >= 10
+def run_commands(place: Path, page: str) -> int:
+    lines = [line for block in blocks("sh", page=page) for line in block.splitlines()]
     for line in lines:
         words = shlex.split(line)
-        assert words[0] == "perpixel"
         if words[1] == "train":
             words += shlex.split(SHORT)
-        run(place, sys.executable, "-m", *words)
-    assert (place / "runs/photos/checkpoints/model.safetensors").exists()
-    comp6 = place / "upload/results/VOC2012/Segmentation/comp6_test_cls"
+        if words[0] == "torchrun":
+            run(place, sys.executable, "-m", "torch.distributed.run", *words[1:])
+        else:
+            assert words[0] == "perpixel"
+            run(place, sys.executable, "-m", *words)
+    return len(lines)
+
+
+@pytest.fixture(scope="module")
+def after_readme(place: Path) -> Path:
+    """The folder as README's commands leave it; the pages of docs/ go on from there."""
+    assert run_commands(place, "README.md") >= 10
+    return place
+
+
+def test_readmes_commands_run(after_readme: Path):
+    assert (after_readme / "runs/photos/checkpoints/model.safetensors").exists()
+    comp6 = after_readme / "upload/results/VOC2012/Segmentation/comp6_test_cls"
     assert len(list(comp6.glob("*.png"))) == 3
-    assert len(list((place / "photo-masks").glob("*_overlay.png"))) == 12
+    assert len(list((after_readme / "photo-masks").glob("*_overlay.png"))) == 12
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_commands_and_python_of_docs_run(after_readme: Path, page: str):
+    run_commands(after_readme, page)
+    for code in blocks("python", page=page):
+        run(after_readme, sys.executable, "-c", code)
 
 
 def test_the_python_runs(place: Path):

@@ -27,8 +27,7 @@ def demo(
     from perpixel.images import colourise, write_image
 
     recipe = perpixel.recipe("scenes/semantic_fpn_r18")
-    begun = (out / "checkpoints" / "last.safetensors").exists()
-    run = perpixel.train(recipe, out=out, resume=begun, device=device)
+    run = perpixel.train(recipe, out=out, resume="if-begun", device=device)
     predictor = perpixel.load(out, device=device)
     scenes = Scenes("val")
     rows = []

@@ -1,5 +1,6 @@
 """The `perpixel` command. Each command's own file imports torch only when it runs."""
 
+import os
 import sys
 
 import typer
@@ -9,10 +10,18 @@ from perpixel.cli.convert import convert
 from perpixel.cli.data import data
 from perpixel.cli.demo import demo
 from perpixel.cli.evaluate import evaluate
+from perpixel.cli.export import export
 from perpixel.cli.predict import predict
+from perpixel.cli.profile import profile
+from perpixel.cli.report import report
+from perpixel.cli.serve import serve
 from perpixel.cli.train import train
 from perpixel.cli.zoo import zoo
-from perpixel.errors import PerpixelError, UsageError
+from perpixel.errors import Interrupted, PerpixelError, UsageError
+
+# Linux gives these commands' tensors pages of 2 MB: faster, but training would need more memory
+# (docs/performance.md).
+_HUGE_PAGES = {"eval", "predict", "serve"}
 
 app = typer.Typer(
     help="Semantic segmentation baselines as recipes: train, evaluate, predict.",
@@ -25,8 +34,12 @@ app.command()(demo)
 app.command()(train)
 app.command("eval")(evaluate)
 app.command()(predict)
+app.command()(report)
+app.command()(serve)
 app.command()(zoo)
 app.command()(convert)
+app.command()(profile)
+app.command()(export)
 app.add_typer(data, name="data")
 
 
@@ -46,13 +59,30 @@ def _options(
 
 
 def main() -> None:
-    """Runs a command: exit 0 when done, 1 when the work failed, 2 when the command was wrong."""
+    """Runs a command.
+
+    Exit 0 when done, 1 when the work failed, 2 when the command was wrong, and 75 (sysexits.h:
+    "temporary failure") when a signal stopped a run that can be resumed.
+    """
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    if arguments[:1] and arguments[0] in _HUGE_PAGES:
+        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch reads it at its first tensor
     try:
         app(arguments, prog_name="perpixel")
     except PerpixelError as error:
         if debug:
             raise
-        typer.echo(f"perpixel: {error}", err=True)
-        sys.exit(2 if isinstance(error, UsageError) else 1)
+        if not isinstance(error, Interrupted) or os.environ.get("RANK", "0") == "0":
+            typer.echo(f"perpixel: {error}", err=True)  # of what all ranks say, one says enough
+        sys.exit(_code(error))
+
+
+def _code(error: PerpixelError) -> int:
+    match error:
+        case UsageError():
+            return 2
+        case Interrupted():
+            return 75
+        case _:
+            return 1

@@ -9,7 +9,7 @@ import typer
 from perpixel.errors import UsageError
 
 if TYPE_CHECKING:
-    from perpixel.recipes.spec import Recipe
+    from perpixel.recipes.spec import Backbone, Recipe
 
 # As the sources print them: heading and decimals.
 _FIGURES = {
@@ -87,8 +87,8 @@ def _row(recipe: "Recipe") -> dict[str, Any]:
     return {
         "name": recipe.name,
         "method": {"fcn": "FCN", "semantic_fpn": "Semantic FPN"}[recipe.model.head.kind],
-        "backbone": f"ResNet-{backbone.depth}",
-        "stem": backbone.stem,
+        "backbone": _title(backbone),
+        "stem": backbone.stem if backbone.kind == "resnet" else None,
         "output_stride": backbone.output_stride,
         "dataset": recipe.data.name,
         "crop": list(recipe.train.crop),
@@ -100,6 +100,10 @@ def _row(recipe: "Recipe") -> dict[str, Any]:
         "weights_url": published["weights_url"],
         "log_url": published["log_url"],
     }
+
+
+def _title(backbone: "Backbone") -> str:
+    return f"ResNet-{backbone.depth}" if backbone.kind == "resnet" else backbone.name
 
 
 def _print(recipes: list["Recipe"]) -> None:
@@ -116,7 +120,7 @@ def _print(recipes: list["Recipe"]) -> None:
             row["name"],
             row["method"],
             f"{row['backbone'].replace('ResNet', 'R')}-D{row['output_stride']}",
-            row["stem"],
+            row["stem"] or "-",
             "x".join(str(side) for side in row["crop"]),
             f"{row['steps']} x {row['images_per_step']}",
             *(_shown(row["published"][key], decimals) for key, (_, decimals) in _FIGURES.items()),

@@ -13,7 +13,7 @@ from perpixel.conversion.detectron2 import DETECTRON2
 from perpixel.conversion.mmseg import MMSEG
 from perpixel.conversion.names import to_ours, to_theirs
 from perpixel.conversion.sssegmentation import SSSEGMENTATION
-from perpixel.conversion.structure import Shapes, is_pyramid, read_model
+from perpixel.conversion.structure import Shapes, is_pyramid, read_model, resnet_of
 from perpixel.conversion.toolkit import Toolkit
 from perpixel.conversion.torchvision import PYTORCH_AUTO_DRIVE, TORCHVISION
 from perpixel.errors import PerpixelError, UsageError
@@ -122,7 +122,7 @@ def find(
 
 def _title(model: Model) -> str:
     head = "FCN" if isinstance(model.head, FCN) else "Semantic FPN"
-    return f"{head} on ResNet-{model.backbone.depth}"
+    return f"{head} on ResNet-{resnet_of(model).depth}"
 
 
 def plain_tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -200,7 +200,7 @@ def _example(toolkit: Toolkit, shapes: Shapes, like: Model | None) -> Model:
 def _with_arguments(example: Model, output_stride: int | None, align_corners: bool | None) -> Model:
     if output_stride not in (None, 8, 16, 32):
         raise UsageError(f"output_stride is 8, 16 or 32, not {output_stride!r}")
-    backbone = example.backbone
+    backbone = resnet_of(example)
     return example.model_copy(
         update={
             "backbone": backbone.model_copy(

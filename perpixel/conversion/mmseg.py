@@ -32,6 +32,8 @@ _ROWS = (
 
 
 def _inexpressible(model: Model) -> list[str]:
+    if not isinstance(model.backbone, ResNet):
+        return ["a backbone of timm's (backbone.kind)"]
     reasons = []
     if model.backbone.frozen_norm:
         reasons.append("batch norm with constant statistics (backbone.frozen_norm)")

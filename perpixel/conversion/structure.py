@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from perpixel.errors import PerpixelError
+from perpixel.errors import PerpixelError, UsageError
 from perpixel.models.resnet import BLOCKS
 from perpixel.recipes.spec import FCN, Auxiliary, Model, ResNet, SemanticFPN, Spec
 
@@ -37,12 +37,22 @@ def read_model(shapes: Shapes, example: Model) -> tuple[Model, int]:
         case SemanticFPN() as semantic_fpn:
             head = _semantic_fpn(shapes, semantic_fpn)
     model = Model(
-        backbone=_backbone(shapes, example.backbone),
+        backbone=_backbone(shapes, resnet_of(example)),
         head=head,
         auxiliary=auxiliary,
         align_corners=example.align_corners,
     )
     return model, classes or 1
+
+
+def resnet_of(model: Model) -> ResNet:
+    """The model's ResNet, as every toolkit's file has one; raises UsageError for another."""
+    if not isinstance(model.backbone, ResNet):
+        raise UsageError(
+            f"toolkits' files are of ResNets, and the recipe's backbone is timm's "
+            f"{model.backbone.name}"
+        )
+    return model.backbone
 
 
 def _backbone(shapes: Shapes, example: ResNet) -> ResNet:

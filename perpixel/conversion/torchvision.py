@@ -30,15 +30,18 @@ _AUXILIARY_ROWS = (
 
 
 def _inexpressible(model: Model) -> list[str]:
-    basic = model.backbone.depth in (18, 34)
+    backbone = model.backbone
+    if not isinstance(backbone, ResNet):
+        return ["a backbone of timm's (backbone.kind)"]
+    basic = backbone.depth in (18, 34)
     width = 128 if basic else 512  # a quarter of the features, the auxiliary head's too
     head, auxiliary = model.head, model.auxiliary
     rules = (
-        (model.backbone.stem == "deep", "a deep stem (backbone.stem)"),
-        (model.backbone.stride_in_1x1, "strides in 1x1 convolutions (backbone.stride_in_1x1)"),
-        (model.backbone.frozen_norm, "batch norm held constant (backbone.frozen_norm)"),
+        (backbone.stem == "deep", "a deep stem (backbone.stem)"),
+        (backbone.stride_in_1x1, "strides in 1x1 convolutions (backbone.stride_in_1x1)"),
+        (backbone.frozen_norm, "batch norm held constant (backbone.frozen_norm)"),
         (
-            basic and model.backbone.output_stride != 32,
+            basic and backbone.output_stride != 32,
             "dilated blocks of two convolutions (backbone.output_stride, backbone.depth)",
         ),
         (

@@ -2,7 +2,7 @@
 
 import re
 
-from perpixel.recipes.spec import Download, ResNet
+from perpixel.recipes.spec import Backbone, Download, ResNet
 
 _OPEN_MMLAB = "https://download.openmmlab.com/pretrain/third_party"
 _PYTORCH = "https://download.pytorch.org/models"
@@ -34,8 +34,9 @@ def steps(
     return epochs * (share // batch if drop_last else -(-share // batch))
 
 
-def imagenet(backbone: ResNet) -> Download:
+def imagenet(backbone: Backbone) -> Download:
     """The ImageNet weights of open-mmlab (deep stem) or torchvision (7x7 stem)."""
+    assert isinstance(backbone, ResNet)  # as in every published row
     return download(_IMAGENET[backbone.stem, backbone.depth])
 
 

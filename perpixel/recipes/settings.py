@@ -87,7 +87,28 @@ def _assign(values: dict[str, Any], path: str, value: Any) -> None:
             )
         if depth < len(parents):
             node = node[part]
-    node[leaf] = value
+    if leaf == "kind" and parents and value != node["kind"]:
+        node.clear()
+        node.update(_defaults(parents, value))
+    else:
+        node[leaf] = value
+
+
+def _defaults(path: list[str], kind: object) -> dict[str, Any]:
+    """What the part of a recipe at `path` says when it is of another kind and nothing else is set.
+
+    Raises UsageError when there is no such kind.
+    """
+    *parents, part = path
+    spec: Any = Recipe
+    for parent in parents:
+        spec = spec.model_fields[parent].annotation
+    try:
+        values = spec.model_validate({part: {"kind": kind}}).model_dump(mode="json")
+    except ValidationError as error:
+        raise UsageError(f"{'.'.join(path)}.kind: {readable(error)}") from None
+    found: dict[str, Any] = values[part]
+    return found
 
 
 def _value(text: str) -> Any:
@@ -98,7 +119,7 @@ def _value(text: str) -> Any:
         return [int(height), int(width)]
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # no JSON, or a number or nesting beyond all measure
         return text
 
 

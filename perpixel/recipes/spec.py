@@ -6,7 +6,7 @@ Sizes are (height, width) unless a field says otherwise.
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 Size = tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -32,12 +32,36 @@ class ResNet(Spec):
     `zero_init_residual` starts every residual branch at zero (Goyal et al., 2017, section 5.1).
     """
 
+    kind: Literal["resnet"] = "resnet"
     depth: Literal[18, 34, 50, 101] = 50
     stem: Literal["7x7", "deep"] = "7x7"
     output_stride: Literal[8, 16, 32] = 32
     stride_in_1x1: bool = False
     frozen_norm: bool = False
     zero_init_residual: bool = False
+
+
+class Timm(Spec):
+    """A backbone of the timm library by its name there, with features at four strides or fewer.
+
+    Its weights and normalisation are timm's matter: `input` is to say what they were trained on.
+    """
+
+    kind: Literal["timm"] = "timm"
+    name: str = "convnext_tiny"
+    output_stride: Literal[8, 16, 32] = 32
+
+
+def _kind_of_backbone(value: object) -> str:
+    """Recipes of before there were kinds say none, and are of a ResNet."""
+    kind = value.get("kind", "resnet") if isinstance(value, dict) else getattr(value, "kind", None)
+    return str(kind)
+
+
+Backbone = Annotated[
+    Annotated[ResNet, Tag("resnet")] | Annotated[Timm, Tag("timm")],
+    Discriminator(_kind_of_backbone),
+]
 
 
 class FCN(Spec):
@@ -100,7 +124,7 @@ class Model(Spec):
     inside Semantic FPN's head.
     """
 
-    backbone: ResNet = ResNet()
+    backbone: Backbone = ResNet()
     head: Annotated[FCN | SemanticFPN, Field(discriminator="kind")] = FCN()
     auxiliary: Auxiliary | None = None
     align_corners: bool = False
@@ -148,7 +172,7 @@ class Augment(Spec):
     `base_size` (long side, short side) is the box a picture is fitted into, keeping its shape,
     before the random `scale`; None starts from the picture's own size. A crop in which one class
     covers `max_class_share` or more of the labelled pixels is drawn again, up to `crop_tries`
-    draws in all; the last is kept.
+    draws in all; the last is kept. Pixels are counted on a grid of at least 128 points a side.
     """
 
     base_size: Size | None = None
@@ -189,7 +213,7 @@ class Loss(Spec):
     pixels, to which `class_weights`, one for every class, and `ohem` apply. `mean` "valid" divides
     them by the labelled pixels, each counted with its class's weight, "all" by all pixels
     (mmsegmentation). `dice` (Milletari et al., 2016) and `lovasz` (Berman et al., 2018) compare
-    areas, and average over the classes that a batch shows.
+    areas, and average over the classes that a batch shows; a batch is what one rank sees in a pass.
     """
 
     cross_entropy: Weight = 1.0
@@ -214,7 +238,7 @@ class Loss(Spec):
 class Optimizer(Spec):
     """SGD with momentum; weight decay on every parameter, norms and biases included."""
 
-    lr: Annotated[float, Field(gt=0)] = 0.01
+    lr: Annotated[float, Field(gt=0, le=1e38)] = 0.01
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     backbone_lr_scale: Annotated[float, Field(gt=0)] = 1.0
@@ -241,17 +265,29 @@ class Download(Spec):
 class Train(Spec):
     """The length and shape of a run; `images_per_step` counts the pictures of all ranks.
 
+    A step's pictures go through the network in `accumulate` passes, whose gradients are summed.
+    The last `keep` states are kept to resume from. A step whose loss or gradient is no number is
+    skipped, but at most `max_skipped` in a row. A picture that cannot be decoded is replaced by
+    another, up to the share `max_damaged` of all that were seen, counting an epoch at least.
     `init` is the ImageNet file that the backbone starts from; without it, random weights.
+    `compile` is torch.compile's mode; "reduce-overhead" uses CUDA graphs. `recompute_stages` saves
+    memory: the features inside these stages of the ResNet are computed again in the backward pass.
     """
 
     steps: Positive = 40_000
     images_per_step: Positive = 8
+    accumulate: Positive = 1
     init: Download | None = None
     crop: Size = (512, 1024)
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Literal["auto", "float32", "tf32", "bfloat16"] = "auto"
+    compile: Literal["off", "default", "reduce-overhead"] = "off"
+    recompute_stages: tuple[Literal[1, 2, 3, 4], ...] = ()
     log_every: Positive = 50
     save_every: Positive = 2000
+    keep: Positive = 2
+    max_skipped: Annotated[int, Field(ge=0)] = 3
+    max_damaged: Share = 0.01
 
 
 class Inference(Spec):
@@ -260,14 +296,15 @@ class Inference(Spec):
     `base_size` (long side, short side) is the box a picture is fitted into first, keeping its
     shape; None takes it as it is. "whole" pads a picture that is smaller than `pad_to` with black
     at the bottom and right, and cuts the padding off its logits. "slide" averages the logits of
-    overlapping windows of `crop`, `stride` apart. `two_resizes` enlarges logits to the network's
-    input size and from there to the picture's (mmsegmentation); otherwise in one step. `average`
-    says what is averaged over scales and flips: class probabilities (mmsegmentation) or logits
-    (sssegmentation).
+    overlapping windows of `crop` (None: the training crop), `stride` (None: two thirds of it)
+    apart; "blend" weights them by Hann's window, so that no border of a window shows. `two_resizes`
+    enlarges logits to the network's input size and from there to the picture's (mmsegmentation);
+    otherwise in one step. `average` says what is averaged over scales and flips: class
+    probabilities (mmsegmentation) or logits (sssegmentation).
     """
 
     base_size: Size | None = None
-    windows: Literal["whole", "slide"] = "whole"
+    windows: Literal["whole", "slide", "blend"] = "whole"
     pad_to: Size | None = None
     crop: Size | None = None
     stride: Size | None = None
@@ -277,12 +314,12 @@ class Inference(Spec):
     average: Literal["probabilities", "logits"] = "probabilities"
 
     @model_validator(mode="after")
-    def _slide_needs_windows(self) -> "Inference":
+    def _windows_leave_no_gaps(self) -> "Inference":
         if not self.scales:
             raise ValueError("scales names at least one factor")
-        if self.windows == "slide":
-            if self.crop is None or self.stride is None:
-                raise ValueError('windows "slide" needs crop and stride')
+        if self.stride is not None:
+            if self.crop is None:
+                raise ValueError("a stride needs a crop beside it")
             if self.stride[0] > self.crop[0] or self.stride[1] > self.crop[1]:
                 raise ValueError(f"stride {self.stride} leaves gaps between crops of {self.crop}")
         return self
@@ -292,6 +329,19 @@ class Evaluate(Spec):
     """`every` so many steps, and at the end; `every` None evaluates at the end only."""
 
     every: Positive | None = None
+
+
+class PublishedProfile(Spec):
+    """What a source prints for its network at one input size, a picture at a time.
+
+    `gflops` counts a multiplication and an addition as two, `mparams` millions of parameters.
+    """
+
+    size: Size
+    machine: str
+    fps: float
+    gflops: float
+    mparams: float
 
 
 class Published(Spec):
@@ -304,6 +354,7 @@ class Published(Spec):
     config_url: str | None = None
     weights_url: str | None = None
     log_url: str | None = None
+    profiles: tuple[PublishedProfile, ...] = ()
 
 
 class Recipe(Spec):

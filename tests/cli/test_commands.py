@@ -1,6 +1,7 @@
 """The command line as a user meets it, on a miniature data set."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -51,7 +52,7 @@ def trained(mini: Path, tmp_path_factory) -> Path:
 def test_help_teaches(perpixel):
     code, out, _ = perpixel("--help")
     assert code == 0
-    for command in ("demo", "train", "eval", "predict", "zoo", "data"):
+    for command in ("demo", "train", "eval", "predict", "zoo", "data", "profile"):
         assert command in out
         words = ("data", "init") if command == "data" else (command,)
         code, text, _ = perpixel(*words, "--help")
@@ -291,7 +292,7 @@ def test_unknown_precision_and_resume_with_init_are_usage_errors(perpixel, mini,
         "train", "camvid/fcn_r18-d8", "--data", mini, "--out", tmp_path, "--resume",
         "--init", trained,
     )  # fmt: skip
-    assert code == 2
+    assert code == 2, err
     assert "--init" in err
 
 
@@ -317,3 +318,75 @@ def test_damaged_validation_data_costs_no_training(perpixel, mini, tmp_path):
     shutil.copy(mini / "valannot/02.png", root / "valannot/02.png")
     assert perpixel(*words, "--resume")[0] == 0
     assert (run / "checkpoints" / "model.safetensors").exists()
+
+
+def test_profile_prints_the_published_figures_beside_ours(perpixel, tmp_path):
+    name, file = "pytorch-auto-drive/fcn_resnet101_cityscapes_256x512", tmp_path / "profile.json"
+    sizes = ["--size", "256x512", "--size", "320x320", "--size", "1024x2048"]
+    code, out, _ = perpixel("profile", name, *sizes, "--seconds", 0, "--json", file)
+    assert code == 0
+    for figure in ("51,948,115", "108,211,509,248", "107,970,822,144", "216.42", "3462.77"):
+        assert figure in out
+    assert "published, RTX 2080 Ti" in out
+    found = json.loads(file.read_text())
+    assert (found["params"], found["macs"]) == (51_948_115, 108_211_509_248)
+    assert found["classes"] == 19
+    assert found["peak_memory_bytes"] is None
+    assert [row["macs"] for row in found["sizes"]][::2] == [108_211_509_248, 1_731_384_147_968]
+    published = [row["published"] and row["published"]["fps"] for row in found["sizes"]]
+    assert published == [43.32, None, 3.06]
+
+
+def test_profile_measures_a_run(perpixel, trained, tmp_path):
+    file = tmp_path / "profile.json"
+    code, out, _ = perpixel(
+        "profile", trained, "--size", "48x64", "--seconds", "0.1", "--per-module", "--json", file,
+        "--device", "cpu",
+    )  # fmt: skip
+    assert code == 0
+    found = json.loads(file.read_text())
+    assert found["classes"] == 11
+    assert found["latency_ms"]["p50"] > 0
+    assert found["images_per_second"] == 1000 / found["latency_ms"]["best"]
+    assert found["peak_memory_training_bytes"] > found["peak_memory_bytes"] > 4 * found["params"]
+    assert sum(layer["macs"] for layer in found["modules"]) == found["macs"]
+    assert "backbone.layer1.0.conv1" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["folder/fcn_r18-d8", "--size", "64x64"], "--classes"),
+        (["camvid/fcn_r18-d8", "--size", "64"], "HEIGHTxWIDTH"),
+        (["camvid/fcn_r18-d8", "--size", "1x1", "--size", "2x2", "--trace", "t.json"], "--trace"),
+        (["camvid/fcn_r18", "--size", "64x64"], "Did you mean camvid/fcn_r18-d8"),
+    ],
+)
+def test_profile_says_what_is_wrong(perpixel, words, complaint):
+    code, _, error = perpixel("profile", *words)
+    assert code == 2
+    assert complaint in error
+
+
+@pytest.mark.parametrize(("command", "huge"), [("eval", "1"), ("predict", "1"), ("train", None)])
+def test_prediction_gets_huge_pages_and_training_does_not(perpixel, monkeypatch, command, huge):
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "")  # so that it is put back afterwards
+    monkeypatch.delenv("THP_MEM_ALLOC_ENABLE")
+    assert perpixel(command)[0] == 2
+    assert os.environ.get("THP_MEM_ALLOC_ENABLE") == huge
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")
+    perpixel(command)
+    assert os.environ["THP_MEM_ALLOC_ENABLE"] == "0"  # the user's word stands
+
+
+def test_compiling_without_a_compiler_is_a_usage_error(
+    perpixel, mini, trained, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    for command in (
+        ("eval", trained, "--data", mini),
+        ("predict", trained, mini, "--out", tmp_path),
+    ):
+        code, _, err = perpixel(*command, "--device", "cpu", "--compile")
+        assert code == 2
+        assert "no-such-compiler" in err

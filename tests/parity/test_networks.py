@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import pad
 
 from perpixel.conversion import find, network_of
-from perpixel.inference.windows import best_class, scores
+from perpixel.inference.class_maps import class_map, score_bands
 from perpixel.models.inputs import normalise
 from perpixel.models.segmenter import Segmenter
 from perpixel.recipes.spec import Data, Recipe
@@ -82,41 +82,48 @@ def test_logits(case: Case):
 
 
 def test_whole(case: Case):
-    found = scores(case.network, case.image, case.recipe, dtype=torch.float32)
+    found = class_map(case.network, case.image, case.recipe, dtype=torch.float32)
     sure = case.arrays["margin"] > NOISE * np.abs(case.arrays["logits"]).max()
     assert sure.mean() > 0.99
-    np.testing.assert_array_equal(best_class(found)[sure], case.arrays["pred_whole"][sure])
+    np.testing.assert_array_equal(found[sure], case.arrays["pred_whole"][sure])
 
 
 def test_slide(case: Case):
     if not case.said.get("slide"):
         pytest.skip("no sliding windows in this case")
     crop, stride = case.said["slide"]
-    found = _scores(case, {"windows": "slide", "crop": tuple(crop), "stride": tuple(stride)})
-    _same_classes(found, case.arrays["pred_slide"])
-    _close(found.mean(dim=(1, 2)), case.arrays["logits_slide_mean"])
+    found = _compare(
+        case,
+        {"windows": "slide", "crop": tuple(crop), "stride": tuple(stride)},
+        expected=case.arrays["pred_slide"],
+    )
+    _close(found.mean(dim=(0, 1)), case.arrays["logits_slide_mean"])
 
 
 def test_scales_and_flip(case: Case):
     if not case.said.get("tta"):
         pytest.skip("one scale in this case")
-    found = _scores(case, {"scales": tuple(case.said["tta"]), "flip": True})
-    _same_classes(found, case.arrays["pred_tta"])
-    _close(found.mean(dim=(1, 2)), case.arrays["prob_tta"])
+    found = _compare(
+        case,
+        {"scales": tuple(case.said["tta"]), "flip": True},
+        expected=case.arrays["pred_tta"],
+    )
+    _close(found.mean(dim=(0, 1)), case.arrays["prob_tta"])
 
 
-def _scores(case: Case, inference: dict) -> torch.Tensor:
+def _compare(case: Case, inference: dict, *, expected: np.ndarray) -> torch.Tensor:
+    """The scores [H, W, classes]; the class map is as expected where the best leads by more than
+    the noise."""
     changed = case.recipe.inference.model_copy(update=inference)
     recipe = case.recipe.model_copy(update={"inference": changed})
-    return scores(case.network, case.image, recipe, dtype=torch.float32)
-
-
-def _same_classes(found: torch.Tensor, expected: np.ndarray) -> None:
-    """Equal wherever the best score leads by more than the noise."""
-    best, second = found.topk(2, dim=0).values
+    bands = score_bands(case.network, case.image, recipe, dtype=torch.float32)
+    found = torch.cat([values for _, values in bands])
+    best, second = found.topk(2, dim=2).values.unbind(2)
     sure = (best - second > NOISE * found.abs().max()).numpy()
     assert sure.mean() > 0.99
-    np.testing.assert_array_equal(best_class(found)[sure], expected[sure])
+    classes = class_map(case.network, case.image, recipe, dtype=torch.float32)
+    np.testing.assert_array_equal(classes[sure], expected[sure])
+    return found
 
 
 def _close(ours: torch.Tensor, theirs: np.ndarray) -> None:

@@ -62,6 +62,21 @@ def test_a_rows_source_is_its_own():
     assert len(set(sources)) == 59
 
 
+def test_profiles_are_the_tables():
+    (recipe,) = (r for r in map(perpixel.recipe, PUBLISHED) if r.published.profiles)
+    assert recipe.name == "pytorch-auto-drive/fcn_resnet101_cityscapes_256x512"
+    if not TABLES.is_file():
+        pytest.skip("the tables are not on this machine (looked for ../shared/recipes.csv)")
+    with TABLES.open() as file:
+        rows = [row for row in csv.DictReader(file) if not row["dataset"]]
+    assert len(rows) == len(recipe.published.profiles) == 3
+    for row, ours in zip(rows, recipe.published.profiles, strict=True):
+        assert ours.size == (int(row["crop_h"]), int(row["crop_w"]))
+        figures = ours.fps, ours.mparams, ours.gflops
+        assert figures == (float(row["fps"]), float(row["params_m"]), float(row["flops_g"]))
+        assert ours.machine in row["notes"]
+
+
 def tables() -> list[dict[str, str]]:
     if not TABLES.is_file():
         pytest.skip("the tables are not on this machine (looked for ../shared/recipes.csv)")

@@ -51,7 +51,7 @@ def test_settings_reach_every_depth():
         ("model.head.neck_norm=true", "unknown setting"),
         ("train.steps.more=1", "has no parts"),
         ("augment.scale=[2, 1]", "from small to large"),
-        ("inference.windows=slide", "needs crop and stride"),
+        ("inference.stride=8x8", "needs a crop"),
     ],
 )
 def test_a_wrong_setting_is_named(setting: str, says: str):

@@ -1,0 +1,212 @@
+"""`perpixel profile`."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from perpixel.cli import options
+from perpixel.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from perpixel.profiling.profile import Profile
+    from perpixel.recipes.spec import Published, PublishedProfile, Recipe
+
+
+def profile(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="A recipe; or a run folder, or a checkpoint."),
+    ],
+    size: Annotated[
+        list[str],
+        typer.Option(metavar="HxW", help="What the network is fed; may be given several times."),
+    ],
+    classes: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="How many classes, where the data set does not say."),
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures at once.")] = 1,
+    seconds: Annotated[
+        float,
+        typer.Option(min=0, help="How long a trial may take; 0 counts, and runs nothing."),
+    ] = 10,
+    per_module: Annotated[
+        bool, typer.Option("--per-module", help="List the layers, with their shares.")
+    ] = False,
+    trace: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a Chrome trace of one pass: .json, .json.gz."),
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the figures as JSON.")
+    ] = None,
+    device: options.Device = "auto",
+    precision: options.Precision = "float32",
+) -> None:
+    """Count and time a network: parameters, multiply-adds, latency, images/s, peak memory.
+
+    A trial is up to 300 passes after 10 to warm up; images/s are by the best of three, p50 and p90
+    of all single passes. Example: perpixel profile mmseg/fcn_r50-d8_512x1024_40k_cityscapes
+    --size 512x1024
+    """
+    from rich.console import Console
+
+    from perpixel import distributed
+    from perpixel.checkpoint import write_whole
+    from perpixel.profiling.counting import CONVENTIONS
+    from perpixel.profiling.profile import profile as run
+
+    sizes = [options.read_size(text, "--size") for text in size]
+    if trace is not None and (len(sizes) > 1 or seconds == 0):
+        raise UsageError("--trace is of one pass: give one --size, and --seconds above 0")
+    recipe, number = _network(model, classes)
+    where = distributed.device(device)
+    dtype = distributed.precision(precision, where)
+    about = {
+        "recipe": recipe.name,
+        "classes": number,
+        "device": str(where),
+        "precision": str(dtype).removeprefix("torch."),
+        "batch": batch,
+    }
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(", ".join(f"{name} {value}" for name, value in about.items()), markup=False)
+    rows = []
+    for each in sizes:
+        measured = run(
+            recipe,
+            classes=number,
+            size=each,
+            batch=batch,
+            device=where,
+            dtype=dtype,
+            seconds=seconds,
+            trace=trace,
+        )
+        if per_module:
+            _print_layers(measured)
+        _print(console, measured, recipe.published)
+        rows.append(_row(measured, recipe.published, per_module))
+    _print_meanings(console, recipe.published)
+    if json_file is not None:
+        # The first size's figures, and under "sizes" every size's.
+        content = about | {"conventions": CONVENTIONS} | rows[0] | {"sizes": rows}
+        write_whole(json_file, json.dumps(content, indent=2).encode())
+
+
+def _network(source: str, classes: int | None) -> tuple["Recipe", int]:
+    """The recipe that `source` is or was trained by, and the number of its classes."""
+    import perpixel
+    from perpixel import zoo
+    from perpixel.data import catalog
+
+    recipe_like = source in perpixel.recipes() or ".py" in source
+    if recipe_like and not Path(source).exists():
+        recipe = perpixel.recipe(source)
+        own = catalog.classes(recipe.data.name)
+        known = None if own is None else len(own)
+        if classes is not None:
+            return recipe, classes
+    else:
+        checkpoint = zoo.find(source)
+        known = len(checkpoint.names)
+        recipe = checkpoint.recipe
+    if known is None:
+        raise UsageError(f"{source} is for any data set: say how many classes, with --classes N")
+    if classes is not None and classes != known:
+        raise UsageError(f"--classes {classes}: the checkpoint {source} has {known}")
+    return recipe, known
+
+
+def _published(measured: "Profile", published: "Published") -> "PublishedProfile | None":
+    return next((row for row in published.profiles if row.size == measured.size), None)
+
+
+def _row(measured: "Profile", published: "Published", layers: bool) -> dict[str, Any]:
+    theirs = _published(measured, published)
+    row = None if theirs is None else theirs.model_dump(mode="json")
+    return measured.as_json(layers=layers) | {"published": row}
+
+
+def _print(console: "Console", measured: "Profile", published: "Published") -> None:
+    from rich.table import Table
+
+    theirs = _published(measured, published)
+    height, width = measured.size
+    table = Table(f"{height}x{width}", "", box=None, pad_edge=False)
+    table.columns[1].justify = "right"
+    if theirs is not None:
+        table.add_column(f"published, {theirs.machine}", justify="right")
+    count = measured.count
+    rows: list[tuple[str, ...]] = [
+        ("parameters", f"{count.params:,}", f"{theirs.mparams:.2f} M" if theirs else ""),
+        ("multiply-adds", f"{count.macs:,}"),
+        (
+            "  twice, in GFLOPs",
+            f"{2 * count.macs / 1e9:.2f}",
+            f"{theirs.gflops:.2f}" if theirs else "",
+        ),
+        ("  of convolutions", f"{count.macs_convolutions:,}"),
+    ]
+    if count.params_auxiliary:
+        rows.insert(1, ("  in the auxiliary head", f"{count.params_auxiliary:,}"))
+    if measured.latency is not None:
+        taken = measured.latency
+        rows += [
+            ("ms a pass, best trial", f"{taken.best:.2f}"),
+            ("  p50, p90", f"{taken.p50:.2f}, {taken.p90:.2f}"),
+            (
+                "images/s",
+                f"{measured.images_per_second:.2f}",
+                f"{theirs.fps:.2f}" if theirs else "",
+            ),
+        ]
+    memories = {"inference": measured.inference, "training": measured.training}
+    for kind, memory in memories.items():
+        if memory is not None:
+            shown = "-" if memory.bytes is None else f"{memory.bytes / 2**30:.2f}"
+            rows.append((f"peak memory in {kind}, GiB", shown))
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    if measured.latency is not None:
+        passes = ", ".join(str(number) for number in measured.latency.passes)
+        console.print(f"Trials of {passes} passes.")
+    for kind, memory in memories.items():
+        if memory is not None and memory.bytes is None:
+            console.print(f"Memory in {kind} was not measured: {memory.note}", markup=False)
+    console.print()
+
+
+def _print_layers(measured: "Profile") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("module", "kind", "output", "parameters", "multiply-adds", "", box=None)
+    for column in table.columns[3:]:
+        column.justify = "right"
+    for layer in measured.count.layers:
+        share = f"{layer.macs / measured.count.macs:.1%}"
+        shape = "x".join(str(side) for side in layer.output)
+        table.add_row(layer.name, layer.kind, shape, f"{layer.params:,}", f"{layer.macs:,}", share)
+    # A line that is too long for the window may wrap there; a name cut short is no use.
+    Console(width=Console(width=500).measure(table).maximum).print(table)
+
+
+def _print_meanings(console: "Console", published: "Published") -> None:
+    from perpixel.profiling.counting import CONVENTIONS
+
+    console.print(f"multiply-adds: {CONVENTIONS['macs']}.")
+    console.print(f"of convolutions: {CONVENTIONS['macs_convolutions']}.")
+    figures = (
+        ("GB in training", published.memory_gb),
+        ("pictures/s in testing", published.fps),
+    )
+    parts = [f"{value:g} {unit}" for unit, value in figures if value is not None]
+    if parts:
+        theirs = f"Its source prints {' and '.join(parts)}"
+        console.print(f"{theirs}, for its own batch, test sizes and machine.")

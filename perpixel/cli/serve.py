@@ -1,0 +1,76 @@
+"""`perpixel serve`."""
+
+import contextlib
+import os
+import socket
+from typing import Annotated
+
+import typer
+
+from perpixel.cli import options
+from perpixel.errors import PerpixelError
+
+
+def serve(
+    model: options.Model,
+    host: Annotated[
+        str, typer.Option(help="The address to listen on; 0.0.0.0 lets other machines in.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    max_bytes: Annotated[
+        int, typer.Option(min=1, help="Longest body of a request; more is refused with 413.")
+    ] = 32 * 2**20,
+    max_pixels: Annotated[
+        int,
+        typer.Option(
+            min=1, max=2**27, help="Largest picture; refused with 413 before it is decoded."
+        ),
+    ] = 2**24,
+    concurrency: Annotated[
+        int, typer.Option(min=1, help="Pictures that are worked on at a time.")
+    ] = 1,
+    waiting: Annotated[
+        int, typer.Option(min=0, help="Pictures that may wait; more are refused with 503.")
+    ] = 16,
+    timeout: Annotated[
+        float, typer.Option(min=0.001, help="Seconds for a picture; then the answer is 504.")
+    ] = 60.0,
+    device: options.Device = "auto",
+    precision: options.Precision = "float32",
+) -> None:
+    """Serve a model: a page to drop pictures on, and POST /v1/segment for programs.
+
+    Needs the extra `serve`. Example: perpixel serve runs/camvid --port 8000
+    """
+    # A second line behind the server's own check. OpenCV reads it when it loads, below.
+    os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"] = str(max_pixels)
+    try:
+        import uvicorn
+
+        from perpixel.serving.app import make_app
+    except ModuleNotFoundError as error:
+        raise PerpixelError(
+            f"serve needs {error.name}: install the extra with `pip install 'perpixel[serve]'`"
+        ) from None
+
+    import perpixel
+    from perpixel.serving.desk import Limits
+
+    limits = Limits(max_bytes, max_pixels, concurrency, waiting, timeout)
+    predictor = perpixel.load(model, device=device, precision=precision)
+    app = make_app(predictor, limits)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise PerpixelError(
+            f"cannot listen on {host}, port {port} ({error.strerror}): name another --host or "
+            f"--port"
+        ) from None
+    shown = f"[{host}]" if ":" in host else host
+    typer.echo(
+        f"{predictor.recipe.name} at http://{shown}:{listener.getsockname()[1]} (Ctrl-C ends it)"
+    )
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False))
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run(sockets=[listener])

@@ -1,0 +1,102 @@
+"""An exported file against PyTorch, picture by picture."""
+
+import io
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from perpixel.checkpoint import Checkpoint
+from perpixel.exporting.graph import Graph, NetworkAlone
+from perpixel.images import Array, Size
+from perpixel.inference.predictor import Predictor
+from perpixel.models.build import place
+
+Values = npt.NDArray[Any]
+Runner = Callable[[Tensor], tuple[Values, ...]]
+
+AGREEMENT = 0.999
+"""The least share of pixels of every picture that must have PyTorch's class."""
+TOLERANCE = 1e-3
+"""The most that a logit may differ from PyTorch's, as a share of the picture's largest logit."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One picture: the largest difference and the largest size of a logit; pixels that agree."""
+
+    picture: str
+    size: Size
+    difference: float
+    largest: float
+    agreement: float
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the file may be kept, by AGREEMENT and TOLERANCE. What is no number does not."""
+        return self.agreement >= AGREEMENT and self.difference <= TOLERANCE * self.largest
+
+
+def onnx_runner(content: bytes, graph: Graph) -> Runner:
+    """Runs an ONNX file in ONNX Runtime, on the CPU, with as many threads as PyTorch has."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(content, options, ["CPUExecutionProvider"])
+    return lambda fed: tuple(session.run(list(graph.outputs), {graph.input: fed.numpy()}))
+
+
+def program_runner(content: bytes) -> Runner:
+    """Runs a .pt2 file."""
+    module = torch.export.load(io.BytesIO(content)).module()
+
+    def run(fed: Tensor) -> tuple[Values, ...]:
+        with torch.inference_mode():
+            return tuple(output.numpy() for output in module(fed))
+
+    return run
+
+
+def torch_runner(graph: Graph) -> Runner:
+    """Runs what was exported in PyTorch itself, laid out as `predict` has it."""
+    place(graph.network, "cpu")
+
+    def run(fed: Tensor) -> tuple[Values, ...]:
+        with torch.inference_mode():
+            return tuple(output.numpy() for output in graph(fed))
+
+    return run
+
+
+def compare(
+    run: Runner, graph: Graph, checkpoint: Checkpoint, *, pictures: Iterable[tuple[str, Array]]
+) -> list[Comparison]:
+    """The file's logits against the network's, its class maps against what `predict` gives.
+
+    Of a graph that gives logits only, their best classes are compared, at the head's own stride.
+    """
+    predictor = Predictor(checkpoint)
+    ours = torch_runner(graph)
+    found = []
+    for name, picture in pictures:
+        fed = graph.fed(picture)
+        (*classes, logits), expected = run(fed), ours(fed)[-1]
+        if isinstance(graph, NetworkAlone):
+            wanted, given = expected.argmax(1), logits.argmax(1)
+        else:
+            wanted, given = predictor.predict(picture).classes[None], classes[0]
+        found.append(
+            Comparison(
+                picture=name,
+                size=(picture.shape[0], picture.shape[1]),
+                difference=float(np.abs(logits - expected).max()),
+                largest=float(np.abs(expected).max()),
+                agreement=float((wanted == given).mean()),
+            )
+        )
+    return found

@@ -1,0 +1,166 @@
+"""What is exported: a network, or all of the way from a picture to its class map."""
+
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, pad
+
+from perpixel.checkpoint import Checkpoint, network_of
+from perpixel.images import Array
+from perpixel.models.inputs import normalise
+from perpixel.models.segmenter import Segmenter
+from perpixel.recipes.spec import Recipe, Size
+
+SMALLEST = 33
+"""The least side of a picture where sizes are free: the tracer takes sides of 1 for constants."""
+
+
+class NetworkAlone(nn.Module):
+    """Normalised pictures, float32 [N, 3, H, W], to logits [N, classes, h, w]."""
+
+    input, takes, axes = "images", torch.float32, {0: "batch", 2: "height", 3: "width"}
+    outputs: tuple[str, ...] = ("logits",)
+
+    def __init__(self, network: Segmenter, recipe: Recipe) -> None:
+        super().__init__()
+        self.network = network
+        self._input = recipe.input
+
+    def fed(self, picture: Array) -> Tensor:
+        """What the graph takes for one uint8 RGB picture [H, W, 3]."""
+        return normalise(torch.from_numpy(picture)[None], self._input)
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        """The network's main logits, at the head's own stride."""
+        output: Tensor = self.network(images).main
+        return (output,)
+
+
+class PicturesToClasses(nn.Module):
+    """uint8 RGB pictures [N, H, W, 3] to class maps, uint8 [N, H, W], as `predict` makes them.
+
+    The logits, [N, classes, h, w] at the head's own stride, come with them. Pictures are taken
+    whole, once and at their own size, whatever else the recipe's `inference` says.
+    """
+
+    input, takes, axes = "pictures", torch.uint8, {0: "batch", 1: "height", 2: "width"}
+    outputs: tuple[str, ...] = ("classes", "logits")
+
+    def __init__(self, network: Segmenter, recipe: Recipe) -> None:
+        super().__init__()
+        self.network = network
+        self._input = recipe.input
+        self._align_corners = recipe.model.align_corners
+        self._least = recipe.inference.pad_to
+
+    def fed(self, picture: Array) -> Tensor:
+        """What the graph takes for one uint8 RGB picture [H, W, 3]."""
+        return torch.from_numpy(picture)[None]
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalise, pad as the recipe does, run, enlarge, choose."""
+        height, width = pictures.shape[1:3]
+        padded = pictures
+        if self._least is not None:  # black, at the bottom and right
+            rows, columns = (
+                torch.sym_max(least - side, 0)  # type: ignore[no-untyped-call]
+                for least, side in zip(self._least, (height, width), strict=True)
+            )
+            padded = pad(pictures, (0, 0, 0, columns, 0, rows))
+        fed = normalise(padded, self._input)
+        divisor = self._input.size_divisor
+        if divisor > 1:
+            fed = pad(fed, (0, -fed.shape[3] % divisor, 0, -fed.shape[2] % divisor))
+        logits: Tensor = self.network(fed).main
+        full = interpolate(
+            logits, size=fed.shape[2:], mode="bilinear", align_corners=self._align_corners
+        )
+        classes = full.argmax(dim=1).to(torch.uint8)
+        if self._least is not None or divisor > 1:
+            # Slices of a size yet unknown would be traced as if they cut off nothing.
+            rows, columns = torch.arange(height), torch.arange(width)
+            classes = classes.index_select(1, rows).index_select(2, columns)
+        return classes, logits
+
+
+Graph = NetworkAlone | PicturesToClasses
+
+
+def graph_of(checkpoint: Checkpoint, *, logits: bool) -> Graph:
+    """The graph to export, with the checkpoint's weights, on the CPU."""
+    network = network_of(checkpoint)
+    if logits:
+        return NetworkAlone(network, checkpoint.recipe).eval()
+    return PicturesToClasses(network, checkpoint.recipe).eval()
+
+
+def trace(graph: Graph, size: Size, *, dynamic: bool) -> torch.export.ExportedProgram:
+    """PyTorch's exported program for one picture of `size`; with `dynamic` for any number and size.
+
+    A dynamic program's pictures have sides of 33 pixels or more.
+    """
+    shape = (3, *size) if isinstance(graph, NetworkAlone) else (*size, 3)
+    # Of a batch of one the tracer would make a constant, too.
+    example = torch.zeros(2 if dynamic else 1, *shape, dtype=graph.takes)
+    dims = {
+        axis: torch.export.Dim(name, min=1 if name == "batch" else SMALLEST)
+        for axis, name in graph.axes.items()
+    }
+    with torch.no_grad():
+        return torch.export.export(graph, (example,), dynamic_shapes=(dims,) if dynamic else None)
+
+
+def onnx_file(
+    program: torch.export.ExportedProgram, graph: Graph, *, metadata: Mapping[str, str]
+) -> bytes:
+    """The program of `graph` as an ONNX file by PyTorch's exporter; `metadata` are its properties.
+
+    The runtime joins batch norms with convolutions.
+    """
+    dynamic = bool(program.range_constraints)
+    with _quiet():
+        made = torch.onnx.export(
+            program,
+            dynamo=True,
+            input_names=[graph.input],
+            output_names=list(graph.outputs),
+            dynamic_shapes=(graph.axes,) if dynamic else None,  # their names in the file
+            external_data=False,
+            verbose=False,
+        )
+    assert made is not None
+    model = made.model_proto
+    model.producer_name = "perpixel"
+    for axis, name in ((2, "logits_height"), (3, "logits_width")) if dynamic else ():
+        model.graph.output[-1].type.tensor_type.shape.dim[axis].dim_param = name  # not a formula
+    for key, value in metadata.items():
+        model.metadata_props.add(key=key, value=value)
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def program_file(program: torch.export.ExportedProgram, metadata: Mapping[str, str]) -> bytes:
+    """The program as torch.export's .pt2 file, with `metadata` in its extra file metadata.json."""
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer, extra_files={"metadata.json": json.dumps(dict(metadata))})
+    return buffer.getvalue()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter tells of torchvision's absence, and of its own deprecations."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,167 @@
+"""Models on the Hugging Face Hub: model.safetensors, config.json and a model card in README.md.
+
+model.safetensors is an ordinary checkpoint and holds all that is needed; config.json repeats it in
+words that other tools look for. Only downloading and uploading need the extra [hub].
+"""
+
+import json
+import re
+import tempfile
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from perpixel.checkpoint import Checkpoint, write_checkpoint, write_whole
+from perpixel.errors import PerpixelError, UsageError
+
+WEIGHTS = "model.safetensors"
+_FILES = (".safetensors", ".pth", ".pt", ".pkl", ".onnx", ".pt2", ".json", ".py")
+_SCORES = (("miou", "mean_iou", "mIoU"), ("pixel_accuracy", "accuracy", "pixel accuracy"))
+
+
+def is_repository(name: str) -> bool:
+    """Whether `name` reads as OWNER/NAME, and not as a file's or as below a folder that is here."""
+    plain = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name)
+    path = Path(name)
+    return plain is not None and path.suffix not in _FILES and not path.parent.exists()
+
+
+def save_pretrained(
+    checkpoint: Checkpoint,
+    folder: Path,
+    *,
+    license: str | None = None,
+    repository: str = "OWNER/NAME",
+) -> None:
+    """Writes the three files into `folder`, to be uploaded as `repository`.
+
+    `license` is for the card, such as "cc-by-4.0". The card has the scores of the run that the
+    checkpoint is the end of. Raises PerpixelError when a file cannot be written.
+    """
+    write_checkpoint(folder / WEIGHTS, checkpoint)
+    config = {
+        "library_name": "perpixel",
+        "id2label": dict(enumerate(checkpoint.names)),
+        "label2id": {name: index for index, name in enumerate(checkpoint.names)},
+        "palette": checkpoint.palette,
+        "step": checkpoint.step,
+        "recipe": checkpoint.recipe.model_dump(mode="json"),
+    }
+    write_whole(folder / "config.json", json.dumps(config, indent=2).encode())
+    write_whole(folder / "README.md", _card(checkpoint, license, repository).encode())
+
+
+def download(repository: str, *, revision: str | None = None) -> Path:
+    """The path of the repository's checkpoint, downloaded into huggingface_hub's cache once.
+
+    Raises PerpixelError when there is no such repository or file, or no way to reach it.
+    """
+    client = _client()
+    try:
+        return Path(client.hf_hub_download(repository, WEIGHTS, revision=revision))
+    except Exception as error:  # of many kinds, and the HTTP library's own
+        raise PerpixelError(
+            f"{repository}: no {WEIGHTS} from the Hub: {_first_line(error)}"
+        ) from None
+
+
+def push_to_hub(
+    checkpoint: Checkpoint, repository: str, *, private: bool = False, license: str | None = None
+) -> str:
+    """Uploads the three files to OWNER/NAME, made where it is not there; returns its address.
+
+    The token is huggingface_hub's (HF_TOKEN, or `hf auth login`). Raises PerpixelError.
+    """
+    if not is_repository(repository):
+        raise UsageError(f"{repository!r}: a repository on the Hub is called OWNER/NAME")
+    client = _client()
+    with tempfile.TemporaryDirectory() as folder:
+        save_pretrained(checkpoint, Path(folder), license=license, repository=repository)
+        try:
+            api = client.HfApi()
+            address = str(api.create_repo(repository, private=private, exist_ok=True))
+            api.upload_folder(
+                repo_id=repository, folder_path=folder, commit_message="Upload by perpixel"
+            )
+        except Exception as error:  # of many kinds, and the HTTP library's own
+            raise PerpixelError(f"{repository}: not uploaded: {_first_line(error)}") from None
+    return address
+
+
+def _card(checkpoint: Checkpoint, license: str | None, repository: str) -> str:
+    """The model card. JSON is YAML, too, so that the front matter needs no YAML library."""
+    recipe, scores = checkpoint.recipe, _scores(checkpoint)
+    head = {"fcn": "FCN", "semantic_fpn": "Semantic FPN"}[recipe.model.head.kind]
+    front: dict[str, Any] = {
+        "library_name": "perpixel",
+        "pipeline_tag": "image-segmentation",
+        "tags": ["semantic-segmentation", recipe.model.head.kind, recipe.data.name],
+    }
+    if license is not None:
+        front["license"] = license
+    lines = [f"# {recipe.name}", "", f"{head}, {len(checkpoint.names)} classes. {recipe.source}."]
+    if scores:
+        result = {
+            "task": {"type": "image-segmentation"},
+            "dataset": {"type": recipe.data.name, "name": recipe.data.name},
+            "metrics": [
+                {"type": kind, "name": title, "value": scores[key]} for key, kind, title in _SCORES
+            ],
+        }
+        front["model-index"] = [{"name": recipe.name, "results": [result]}]
+        figures = ", ".join(f"{title} {scores[key]:.2f}" for key, _, title in _SCORES)
+        lines += ["", f"On `{recipe.data.name}` {recipe.data.eval_split}: {figures}."]
+    lines += [
+        "",
+        "```python",
+        "import perpixel",
+        "",
+        f'model = perpixel.load("{repository}")',
+        'model.predict("picture.jpg").classes',
+        "```",
+        "",
+        "Classes: " + ", ".join(checkpoint.names) + ".",
+        "",
+        "## Licence",
+        "",
+        f"The weights: {license}." if license else "Its author states no licence for the weights.",
+        "Whoever uses them is bound by the terms of the data they were trained on, too.",
+        "",
+        "## Recipe",
+        "",
+        "```json",
+        recipe.model_dump_json(indent=2),
+        "```",
+    ]
+    matter = [f"{key}: {json.dumps(value)}" for key, value in front.items()]
+    return "\n".join(["---", *matter, "---", "", *lines, ""])
+
+
+def _scores(checkpoint: Checkpoint) -> dict[str, float]:
+    """The evaluation that the checkpoint's run ended with; empty for any other checkpoint."""
+    origin = checkpoint.origin
+    if origin is None or origin.parent.name != "checkpoints" or origin.name != WEIGHTS:
+        return {}
+    path = origin.parent.parent / "evaluate.json"
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text())
+        return {key: float(found[key]) for key, _, _ in _SCORES}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise PerpixelError(f"{path}: not an evaluation's scores ({error!r})") from None
+
+
+def _client() -> ModuleType:
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise PerpixelError(
+            'the Hugging Face Hub needs huggingface_hub: pip install "perpixel[hub]"'
+        ) from None
+    module: ModuleType = huggingface_hub
+    return module
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"

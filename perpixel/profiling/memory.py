@@ -1,0 +1,121 @@
+"""Peak memory of a pass or of a training step, measured in a fresh process.
+
+    python -m perpixel.profiling.memory < REQUEST.json
+
+On CUDA it is `torch.cuda.max_memory_allocated`, weights included. On a CPU it is how far the
+process's resident memory rose, from before the network was built to its peak; Linux alone tells.
+"""
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch.nn.functional import conv2d
+
+from perpixel.losses import segmentation_loss
+from perpixel.models.build import build, place
+from perpixel.profiling.timing import inference_pass
+from perpixel.recipes.spec import Recipe, Size, Spec
+
+TOO_LITTLE = "there is too little memory"
+
+
+class Request(Spec):
+    """What to measure; `training` is the second of two steps, as the optimizer's state is there."""
+
+    recipe: Recipe
+    classes: int
+    size: Size
+    batch: int
+    device: str
+    precision: Literal["float32", "bfloat16"]
+    training: bool
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes at the peak, or None and the reason why they were not measured."""
+
+    bytes: int | None
+    note: str = ""
+
+
+def peak_memory(request: Request) -> Memory:
+    """Measures in a process of its own, so that running out of memory there ends nothing here."""
+    if not Path("/proc/self/status").exists() and request.device == "cpu":
+        return Memory(None, "a CPU's memory is measured on Linux only")
+    done = subprocess.run(
+        [sys.executable, "-m", "perpixel.profiling.memory"],
+        input=request.model_dump_json(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode == 0:
+        return Memory(int(done.stdout.split()[-1]))
+    reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    if "alloc" in reason or "out of memory" in reason or done.returncode < 0:
+        reason = TOO_LITTLE
+    return Memory(None, reason)
+
+
+def _measure(request: Request) -> int:
+    device = torch.device(request.device)
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = request.training  # as a run has it
+        _work(request, device)
+        return torch.cuda.max_memory_allocated(device)
+    # What the libraries load when they are first used is not the network's.
+    conv2d(torch.ones(1, 3, 8, 8, requires_grad=True), torch.ones(8, 3, 3, 3)).sum().backward()  # type: ignore[no-untyped-call]
+    _fail_rather_than_swap()
+    before = _kilobytes("/proc/self/status", "VmRSS")
+    _work(request, device)
+    return 1024 * (_kilobytes("/proc/self/status", "VmHWM") - before)
+
+
+def _work(request: Request, device: torch.device) -> None:
+    recipe, dtype = request.recipe, getattr(torch, request.precision)
+    network = place(build(recipe.model, classes=request.classes), device)
+    images = torch.ones(request.batch, 3, *request.size, device=device)
+    images = images.contiguous(memory_format=torch.channels_last)
+    if not request.training:
+        inference_pass(network.eval(), images, dtype=dtype)()
+        return
+    network.train()
+    labels = torch.zeros(request.batch, *request.size, dtype=torch.uint8, device=device)
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-9, momentum=0.9)
+    for _ in range(2):
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+            output = network(images, auxiliary=True)
+        loss = torch.zeros((), device=device)
+        for logits in output:
+            if logits is not None:
+                align = recipe.model.align_corners
+                loss = loss + segmentation_loss(logits, labels, recipe.loss, align_corners=align)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+
+def _fail_rather_than_swap() -> None:
+    """Asking for more than the machine has free is refused, in place of a process being killed."""
+    import resource  # not on every system, but wherever this is called
+
+    free = _kilobytes("/proc/meminfo", "MemAvailable") + _kilobytes("/proc/self/status", "VmData")
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = 1024 * free if hard == resource.RLIM_INFINITY else min(1024 * free, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+
+
+def _kilobytes(file: str, key: str) -> int:
+    for line in Path(file).read_text().splitlines():
+        if line.startswith(f"{key}:"):
+            return int(line.split()[1])
+    raise AssertionError(f"{file} has no {key}")
+
+
+if __name__ == "__main__":
+    print(_measure(Request.model_validate_json(sys.stdin.read())))

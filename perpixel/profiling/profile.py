@@ -1,0 +1,95 @@
+"""Everything `perpixel profile` tells of a network at one size."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from perpixel.errors import PerpixelError
+from perpixel.models.build import build, place
+from perpixel.profiling.counting import Count, count
+from perpixel.profiling.memory import TOO_LITTLE, Memory, Request, peak_memory
+from perpixel.profiling.timing import Latency, inference_pass, latency, write_trace
+from perpixel.recipes.spec import Recipe, Size
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A network at one size, `batch` pictures at a time. What was not measured is None."""
+
+    size: Size
+    batch: int
+    count: Count
+    latency: Latency | None = None
+    inference: Memory | None = None
+    training: Memory | None = None
+
+    @property
+    def images_per_second(self) -> float | None:
+        """Pictures in a second, by the best trial."""
+        return None if self.latency is None else 1000 * self.batch / self.latency.best
+
+    def as_json(self, *, layers: bool = False) -> dict[str, Any]:
+        """Plain values: counts, milliseconds, bytes."""
+        found: dict[str, Any] = {
+            "size": list(self.size),
+            "batch": self.batch,
+            "params": self.count.params,
+            "params_auxiliary": self.count.params_auxiliary,
+            "macs": self.count.macs,
+            "macs_convolutions": self.count.macs_convolutions,
+            "latency_ms": None if self.latency is None else asdict(self.latency),
+            "images_per_second": self.images_per_second,
+            "peak_memory_bytes": None if self.inference is None else self.inference.bytes,
+            "peak_memory_training_bytes": None if self.training is None else self.training.bytes,
+        }
+        if layers:
+            found["modules"] = [asdict(layer) for layer in self.count.layers]
+        return found
+
+
+def profile(
+    recipe: Recipe,
+    *,
+    classes: int,
+    size: Size,
+    batch: int = 1,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    seconds: float = 10,
+    trace: Path | None = None,
+) -> Profile:
+    """Counts the recipe's network at one size and runs it there, with random weights.
+
+    Time, memory and the trace are `device`'s; with `seconds` 0 nothing is run. `trace` is a file
+    for the profiler's view of a pass. Raises UsageError for a size that the network cannot take,
+    PerpixelError when the device has too little memory for it.
+    """
+    counted = count(recipe.model, classes=classes, size=size, batch=batch)
+    if seconds == 0:
+        return Profile(size, batch, counted)
+
+    def memory(training: bool) -> Memory:
+        return peak_memory(
+            Request(
+                recipe=recipe,
+                classes=classes,
+                size=size,
+                batch=batch,
+                device=str(device),
+                precision="bfloat16" if dtype == torch.bfloat16 else "float32",
+                training=training,
+            )
+        )
+
+    inference = memory(training=False)
+    if inference.note == TOO_LITTLE:
+        raise PerpixelError(f"size {size[0]}x{size[1]}: {TOO_LITTLE} for a batch of {batch}")
+    network = place(build(recipe.model, classes=classes), device).eval()
+    images = torch.ones(batch, 3, *size, device=device).to(memory_format=torch.channels_last)
+    run = inference_pass(network, images, dtype=dtype)
+    taken = latency(run, device, seconds=seconds)
+    if trace is not None:
+        write_trace(run, device, trace)
+    return Profile(size, batch, counted, taken, inference, memory(training=True))

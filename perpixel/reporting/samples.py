@@ -1,0 +1,109 @@
+"""Pictures to look at: each with its truth, predictions and errors, as data URIs."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from perpixel.data.dataset import Dataset, read_pair, require_classes
+from perpixel.errors import PerpixelError
+from perpixel.images import Array, Palette, palette_table
+from perpixel.inference.predictor import Predictor
+from perpixel.recipes.spec import IGNORE
+
+_LONGEST_SIDE = 480
+_WRONG = (225, 30, 45)
+_UNLABELLED = (40, 44, 52)
+
+
+@dataclass(frozen=True)
+class View:
+    """What one model sees in a picture: class map and errors, as data URIs."""
+
+    prediction: str
+    errors: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A picture of the data set, as data URIs. `views` has one for every model."""
+
+    name: str
+    picture: str
+    truth: str
+    views: tuple[View, ...]
+
+
+def worst_and_best(mious: Mapping[str, float | None], count: int) -> tuple[list[str], list[str]]:
+    """Names of the `count` pictures of the lowest and of the highest mIoU, none in both."""
+    known = sorted((value, name) for name, value in mious.items() if value is not None)
+    names = [name for _, name in known]
+    worst = names[: min(count, (len(names) + 1) // 2)]
+    return worst, names[len(worst) :][::-1][:count]
+
+
+def take_samples(
+    names: Sequence[str], dataset: Dataset, predictors: Sequence[Predictor]
+) -> list[Sample]:
+    """The pictures called so, as every model sees them. Raises PerpixelError for an unknown one."""
+    for predictor in predictors:
+        require_classes(dataset, predictor.names)
+    places = {dataset.name(index): index for index in range(len(dataset))}
+    unknown = [name for name in names if name not in places]
+    if unknown:
+        raise PerpixelError(
+            f"pictures.csv names {unknown[0]!r}, which this split of the data set does not have: "
+            f"name what was evaluated with --dataset and --split"
+        )
+    found = []
+    for name in names:
+        image, label = read_pair(dataset, places[name])
+        views = []
+        for predictor in predictors:
+            prediction = predictor.predict(image).classes
+            views.append(
+                View(
+                    _map(prediction, predictor.palette),
+                    _picture(errors(image, label, prediction)),
+                )
+            )
+        truth = _map(label, dataset.classes.palette)
+        found.append(Sample(name, _picture(image), truth, tuple(views)))
+    return found
+
+
+def errors(image: Array, label: Array, prediction: Array) -> Array:
+    """The picture in pale grey, uint8 [H, W, 3]: red where it is wrong, dark without a label."""
+    grey = 120 + image.mean(axis=2, keepdims=True) / 2
+    shown = np.repeat(grey, 3, axis=2).astype(np.uint8)
+    shown[label != prediction] = _WRONG
+    shown[label == IGNORE] = _UNLABELLED
+    return shown
+
+
+def _map(classes: Array, palette: Palette) -> str:
+    file = Image.fromarray(classes)
+    file.putpalette(palette_table(palette).tobytes())
+    file = file.resize(_shown_size(file), Image.Resampling.NEAREST)
+    return _data_uri(file, "PNG")
+
+
+def _picture(image: Array) -> str:
+    file = Image.fromarray(image)
+    return _data_uri(file.resize(_shown_size(file), Image.Resampling.BOX), "JPEG")
+
+
+def _shown_size(file: Image.Image) -> tuple[int, int]:
+    """(width, height), shrunk to the longest side, never enlarged."""
+    factor = min(1.0, _LONGEST_SIDE / max(file.size))
+    return max(round(file.width * factor), 1), max(round(file.height * factor), 1)
+
+
+def _data_uri(file: Image.Image, kind: Literal["JPEG", "PNG"]) -> str:
+    content = io.BytesIO()
+    file.save(content, kind)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(content.getvalue()).decode()}"

@@ -1,0 +1,119 @@
+"""What a segmented picture is sent back as: a PNG mask, JSON or run lengths."""
+
+import base64
+import re
+from typing import Literal, assert_never
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel
+
+from perpixel.images import encode_mask
+from perpixel.inference.predictor import Result
+
+Format = Literal["png", "json", "rle"]
+
+MEDIA: dict[Format, str] = {
+    "png": "image/png",
+    "json": "application/json",
+    "rle": "application/vnd.perpixel.rle+json",
+}
+
+
+class RunLengths(BaseModel):
+    """COCO's uncompressed run lengths: the pixels column by column, first a run outside the class,
+    then one inside, and so on by turns. `size` is [height, width].
+    """
+
+    size: tuple[int, int]
+    counts: list[int]
+
+
+class Area(BaseModel):
+    """One class of the model, and how much of the picture it covers.
+
+    `colour` is "#rrggbb"; `share` is 0..1 of the picture's pixels. `rle` says where a class is
+    that the picture shows, if run lengths were asked for.
+    """
+
+    index: int
+    name: str
+    colour: str
+    pixels: int
+    share: float
+    rle: RunLengths | None = None
+
+
+class Segmentation(BaseModel):
+    """A picture's classes. `mask` is `predict`'s PNG of class indices in base64; run lengths take
+    its place if they were asked for.
+    """
+
+    width: int
+    height: int
+    classes: list[Area]
+    mask: str | None = None
+
+
+def encode(result: Result, form: Format) -> bytes:
+    """The body of an answer in the given format."""
+    if form == "png":
+        return encode_mask(result.classes, result.palette)
+    height, width = result.classes.shape
+    counts = np.bincount(result.classes.ravel(), minlength=len(result.names)).tolist()
+    areas = [
+        Area(
+            index=index,
+            name=name,
+            colour=colour(rgb),
+            pixels=counts[index],
+            share=counts[index] / result.classes.size,
+        )
+        for index, (name, rgb) in enumerate(zip(result.names, result.palette, strict=True))
+    ]
+    found = Segmentation(width=width, height=height, classes=areas)
+    match form:
+        case "json":
+            mask = encode_mask(result.classes, result.palette)
+            found.mask = base64.b64encode(mask).decode()
+        case "rle":
+            for area in areas:
+                if area.pixels:
+                    area.rle = run_lengths(result.classes == area.index)
+        case _:
+            assert_never(form)
+    return found.model_dump_json(exclude_none=True).encode()
+
+
+def run_lengths(inside: npt.NDArray[np.bool_]) -> RunLengths:
+    """The run lengths of a region, bool [height, width]."""
+    columns = np.concatenate([[False], inside.ravel(order="F")])
+    turns = np.flatnonzero(columns[1:] != columns[:-1])
+    counts = np.diff(turns, prepend=0, append=inside.size)
+    height, width = inside.shape
+    return RunLengths(size=(height, width), counts=counts.tolist())
+
+
+def choose(accept: str) -> Format | None:
+    """The format that an Accept header likes best, PNG before JSON; None when it takes none.
+
+    RFC 9110, 12.5.1: of the ranges that cover a format, the most exact one counts.
+    """
+    ranges = {}
+    for part in accept.lower().split(","):
+        name, _, parameters = part.partition(";")
+        quality = re.search(r"(?:^|;)\s*q=([01](?:\.\d{0,3})?)\s*(?:;|$)", parameters)
+        ranges[name.strip()] = min(float(quality[1]), 1.0) if quality else 1.0
+
+    def liking(form: Format) -> float:
+        media = MEDIA[form]
+        covering = (media, media.partition("/")[0] + "/*", "*/*")
+        return next((ranges[each] for each in covering if each in ranges), 0.0)
+
+    best = max(MEDIA, key=liking)
+    return best if liking(best) > 0 else None
+
+
+def colour(rgb: tuple[int, int, int]) -> str:
+    """A colour as "#rrggbb"."""
+    return "#" + bytes(rgb).hex()

@@ -1,0 +1,109 @@
+"""Where pictures are taken in and worked on: the limits, and who is refused with which status."""
+
+import asyncio
+import math
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL.Image import DecompressionBombError
+from starlette.exceptions import HTTPException
+
+from perpixel.errors import PerpixelError
+from perpixel.images import decode_image, header_size
+from perpixel.inference.predictor import Predictor
+from perpixel.serving.answers import Format, encode
+from perpixel.serving.metrics import Metrics
+
+_SHORTEST_SIDE = 64
+_PICTURE = "the picture"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request may ask for, and how many may ask at once.
+
+    `concurrency` pictures are worked on at a time and `waiting` more are let in. `seconds` are
+    those from a request's headers to its answer.
+    """
+
+    max_bytes: int = 32 * 2**20
+    max_pixels: int = 2**24
+    concurrency: int = 1
+    waiting: int = 16
+    seconds: float = 60.0
+
+
+class Desk:
+    """A predictor behind limits. Its work runs on threads, so that the event loop stays free."""
+
+    def __init__(self, predictor: Predictor, limits: Limits, metrics: Metrics) -> None:
+        self._predictor = predictor
+        self._limits = limits
+        self._metrics = metrics
+        self._threads = ThreadPoolExecutor(limits.concurrency, "predict")
+        self._places = threading.Semaphore(limits.concurrency + limits.waiting)
+
+    async def segment(self, read: Callable[[], Awaitable[bytes]], form: Format) -> bytes:
+        """The answer to the picture that `read` receives. Raises HTTPException for all refusals.
+
+        A place is taken before the first byte is read, so that the limits bound the memory too;
+        it is free again when the work has ended, which may be after its time was up.
+        """
+        if not self._places.acquire(blocking=False):
+            # Any number of seconds is a guess: pictures differ.
+            raise HTTPException(503, "too many pictures at once", headers={"Retry-After": "1"})
+        self._metrics.entered(1)
+        job: Future[bytes] | None = None
+        try:
+            async with asyncio.timeout(self._limits.seconds):
+                content = await read()
+                job = self._threads.submit(self._work, content, form, time.perf_counter())
+                job.add_done_callback(self._leave)
+                return await asyncio.wrap_future(job)
+        except TimeoutError:
+            within = f"within {self._limits.seconds:g} seconds"
+            if job is None:
+                raise HTTPException(408, f"the picture did not arrive {within}") from None
+            raise HTTPException(504, f"the picture was not done {within}") from None
+        finally:
+            if job is None:
+                self._leave(None)
+
+    def close(self) -> None:
+        """Drops what waits; work in progress ends by itself."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _leave(self, _: object) -> None:
+        self._places.release()
+        self._metrics.entered(-1)
+
+    def _too_large(self, size: str) -> HTTPException:
+        return HTTPException(
+            413,
+            f"a picture of {size} pixels; this server takes {self._limits.max_pixels} (a side "
+            f"counts as {_SHORTEST_SIDE} at least)",
+        )
+
+    def _work(self, content: bytes, form: Format, arrived: float) -> bytes:
+        """Decodes, predicts and encodes, on a thread."""
+        try:
+            height, width = header_size(content, origin=_PICTURE)
+            # A network pads or rounds up a very short side, so it costs as if it were longer.
+            pixels = math.prod(max(side, _SHORTEST_SIDE) for side in (height, width))
+            if pixels > self._limits.max_pixels:
+                raise self._too_large(f"{width}x{height}")
+            image = decode_image(np.frombuffer(content, np.uint8), origin=_PICTURE)
+            answer = encode(self._predictor.predict(image), form)
+        except DecompressionBombError:
+            raise self._too_large("far too many") from None
+        except PerpixelError as error:
+            raise HTTPException(422, str(error)) from None
+        except (MemoryError, torch.OutOfMemoryError):
+            raise HTTPException(413, "not enough memory here for a picture of this size") from None
+        self._metrics.segmented(height * width, time.perf_counter() - arrived)
+        return answer

@@ -1,0 +1,246 @@
+"""Files that are exported, run by ONNX Runtime and by PyTorch, against `predict`."""
+
+import io
+import json
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import perpixel
+from perpixel.checkpoint import Checkpoint
+from perpixel.data.camvid import CLASSES
+from perpixel.data.scenes import Scenes
+from perpixel.errors import PerpixelError, UsageError
+from perpixel.exporting import graph as graphs
+from perpixel.exporting.check import Comparison, onnx_runner
+from perpixel.exporting.export import Exported, export
+from perpixel.images import read_image, read_mask, write_image
+from perpixel.inference.predictor import Predictor
+from perpixel.models.inputs import normalise
+from perpixel.recipes.spec import Recipe
+
+onnx = pytest.importorskip("onnx", reason="the extra [export] is not installed")
+onnxruntime = pytest.importorskip("onnxruntime", reason="the extra [export] is not installed")
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "onnx_predict.py"
+FPN = perpixel.recipe("camvid/semantic_fpn_r18")
+FCN = perpixel.recipe("camvid/fcn_r18-d8")
+SMALL = ["model.head.width=16", "model.auxiliary=null"]
+
+
+def checkpoint_of(recipe: Recipe) -> Checkpoint:
+    """Random weights, and batch-norm statistics of real enough pictures, so that classes vary."""
+    torch.manual_seed(0)
+    network = perpixel.build(recipe, classes=11).train()
+    scenes = Scenes("train", count=4, size=(96, 128))
+    pictures = torch.from_numpy(np.stack([scenes.image(index) for index in range(4)]))
+    with torch.no_grad():
+        torch.nn.init.normal_(network.head.classifier.weight)
+        for _ in range(20):
+            network(normalise(pictures, recipe.input))
+    return Checkpoint(recipe, CLASSES.names, CLASSES.palette, network.state_dict())
+
+
+@pytest.fixture(scope="module")
+def fpn(tmp_path_factory) -> tuple[Checkpoint, Exported]:
+    """Semantic FPN R-18 for any size."""
+    checkpoint = checkpoint_of(FPN)
+    out = tmp_path_factory.mktemp("fpn") / "fpn.onnx"
+    return checkpoint, export(checkpoint, out, size=(64, 96), dynamic=True, seconds=0)
+
+
+@pytest.fixture(scope="module")
+def fcn(tmp_path_factory) -> tuple[Checkpoint, Exported]:
+    """FCN R-50-D8 for any size, with every padding there is."""
+    padded = ["model.backbone.depth=50", "input.size_divisor=32", "inference.pad_to=70x80"]
+    checkpoint = checkpoint_of(perpixel.override(FCN, padded))
+    out = tmp_path_factory.mktemp("fcn") / "fcn.onnx"
+    return checkpoint, export(checkpoint, out, size=(64, 96), dynamic=True, seconds=0)
+
+
+def agreements(checkpoint: Checkpoint, path: Path, pictures: list[np.ndarray]) -> list[float]:
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    predictor = Predictor(checkpoint)
+    shares = []
+    for picture in pictures:
+        (classes,) = session.run(["classes"], {"pictures": picture[None]})
+        assert classes.dtype == np.uint8
+        wanted = predictor.predict(picture).classes
+        assert len(np.unique(wanted)) > 1  # or agreeing would mean nothing
+        shares.append(float((classes[0] == wanted).mean()))
+    return shares
+
+
+@pytest.mark.parametrize("made", ["fcn", "fpn"])
+def test_any_size_is_as_predict_has_it(made, request):
+    checkpoint, done = request.getfixturevalue(made)
+    pictures = [Scenes("val", count=1, size=s).image(0) for s in ((64, 96), (97, 131), (33, 200))]
+    assert min(agreements(checkpoint, done.path, pictures)) >= 0.999
+    assert {one.size for one in done.comparisons} == {(64, 96), (49, 73), (81, 121)}
+    assert all(0 <= one.difference < 1e-4 * one.largest for one in done.comparisons)
+    assert [timing.size for timing in done.timings] == [(64, 96), (49, 73), (81, 121)]
+    assert min(timing.file.best for timing in done.timings) > 0
+    assert min(timing.torch.best for timing in done.timings) > 0
+
+
+@pytest.mark.parametrize("made", ["fcn", "fpn"])
+def test_camvid_pictures_agree_at_three_sizes(made, request, camvid):
+    checkpoint, done = request.getfixturevalue(made)
+    pictures = []
+    for path in sorted((camvid / "val").glob("*.png"))[:1]:
+        full = Image.fromarray(read_image(path))
+        for width, height in ((480, 360), (361, 271), (256, 192)):
+            pictures.append(np.array(full.resize((width, height))))
+    assert min(agreements(checkpoint, done.path, pictures)) >= 0.999
+
+
+def test_several_pictures_at_once(fpn):
+    checkpoint, done = fpn
+    scenes = Scenes("val", count=3, size=(50, 70))
+    pictures = np.stack([scenes.image(index) for index in range(3)])
+    run = onnx_runner(done.path.read_bytes(), graphs.graph_of(checkpoint, logits=False))
+    together, logits = run(torch.from_numpy(pictures))
+    assert logits.shape == (3, 11, 13, 18)
+    apart = [run(torch.from_numpy(picture[None]))[0][0] for picture in pictures]
+    assert (together == np.stack(apart)).mean() >= 0.999
+
+
+def test_the_file_says_what_its_classes_are(fpn):
+    checkpoint, done = fpn
+    model = onnx.load(done.path)
+    onnx.checker.check_model(model)
+    about = {one.key: json.loads(one.value) for one in model.metadata_props}
+    assert tuple(about["classes"]) == CLASSES.names
+    assert [tuple(colour) for colour in about["palette"]] == list(CLASSES.palette)
+    assert about["recipe"] == "camvid/semantic_fpn_r18"
+    assert about["input"]["mean"] == list(checkpoint.recipe.input.mean)
+    names = [[d.dim_param or d.dim_value for d in one.type.tensor_type.shape.dim]
+             for one in (*model.graph.input, *model.graph.output)]  # fmt: skip
+    assert names == [
+        ["batch", "height", "width", 3],
+        ["batch", "height", "width"],
+        ["batch", 11, "logits_height", "logits_width"],
+    ]
+    assert not any(node.op_type == "BatchNormalization" for node in model.graph.node)
+
+
+def test_the_example_needs_neither_perpixel_nor_torch(fpn, tmp_path):
+    checkpoint, done = fpn
+    pictures = [tmp_path / "wide.png", tmp_path / "tall.png"]
+    for path, size in zip(pictures, ((60, 90), (101, 77)), strict=True):
+        write_image(path, Scenes("val", count=1, size=size).image(0))
+    blocked = (
+        "import runpy, sys\n"
+        "sys.modules.update(dict.fromkeys(['perpixel', 'torch', 'cv2', 'onnx']))\n"
+        "sys.argv = sys.argv[1:]\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    command = [
+        sys.executable,
+        "-c",
+        blocked,
+        EXAMPLE,
+        done.path,
+        *pictures,
+        "--out",
+        tmp_path / "o",
+    ]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    for path in pictures:
+        wanted = Predictor(checkpoint).predict(path)
+        assert (read_mask(tmp_path / "o" / path.name) == wanted.classes).mean() >= 0.999
+        with Image.open(tmp_path / "o" / path.name) as mask:
+            assert mask.getpalette()[:33] == [v for colour in CLASSES.palette for v in colour]
+        largest = max(wanted.shares(), key=wanted.shares().__getitem__)
+        assert f"{path.name}: {largest} " in said
+
+
+def test_a_fixed_size_through_the_example(tmp_path, monkeypatch, capsys):
+    checkpoint = checkpoint_of(perpixel.override(FCN, SMALL))
+    done = export(checkpoint, tmp_path / "fixed.onnx", size=(40, 56), seconds=0)
+    assert [one.size for one in done.comparisons] == [(40, 56)] * 2
+    write_image(tmp_path / "a.png", Scenes("val", count=1, size=(80, 112)).image(0))
+    words = ["onnx_predict.py", done.path, tmp_path / "a.png", "--out", tmp_path]
+    monkeypatch.setattr(sys, "argv", [*map(str, words)])
+    runpy.run_path(str(EXAMPLE), run_name="__main__")
+    assert read_mask(tmp_path / "a.png").shape == (80, 112)
+    assert "a.png: " in capsys.readouterr().out
+
+
+def test_a_pt2_file_with_logits(tmp_path):
+    checkpoint = checkpoint_of(perpixel.override(FCN, SMALL))
+    done = export(
+        checkpoint, tmp_path / "f.pt2", size=(64, 64), dynamic=True, logits=True, seconds=0
+    )
+    assert max(one.difference for one in done.comparisons) < 1e-4
+    about = {"metadata.json": ""}
+    program = torch.export.load(io.BytesIO(done.path.read_bytes()), extra_files=about)
+    assert json.loads(json.loads(about["metadata.json"])["classes"]) == list(CLASSES.names)
+    images = torch.rand(3, 3, 45, 67)
+    (logits,) = program.module()(images)
+    wanted = Predictor(checkpoint).network(images).main
+    torch.testing.assert_close(logits, wanted, rtol=1e-3, atol=1e-3)
+
+
+def test_a_file_that_disagrees_is_not_kept(tmp_path, monkeypatch):
+    out = tmp_path / "wrong.pt2"
+    checkpoint = checkpoint_of(perpixel.override(FCN, SMALL))
+    monkeypatch.setattr(graphs, "normalise", lambda p, spec: p.permute(0, 3, 1, 2).float())
+    with pytest.raises(PerpixelError, match=r"wrong.pt2: not written.*of the pixels agree"):
+        export(checkpoint, out, size=(48, 64))
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("difference", "agreement", "agrees"),
+    [(0.009, 0.9991, True), (0.011, 1.0, False), (0, 0.998, False), (float("nan"), 1.0, False)],
+)
+def test_what_agrees(difference, agreement, agrees):
+    one = Comparison("a", (1, 1), difference=difference, largest=10, agreement=agreement)
+    assert one.agrees == agrees
+
+
+def test_it_is_compared_on_the_pictures_it_is_given(tmp_path):
+    checkpoint = checkpoint_of(perpixel.override(FCN, SMALL))
+    for name in ("b.png", "a.jpg"):
+        write_image(tmp_path / "in" / name, Scenes("val", count=1, size=(70, 90)).image(0))
+    words = {"size": (48, 64), "seconds": 0}
+    done = export(checkpoint, tmp_path / "o.pt2", check_on=tmp_path / "in", **words)
+    assert [(one.picture, one.size) for one in done.comparisons] == [
+        ("a.jpg", (48, 64)),
+        ("b.png", (48, 64)),
+    ]
+    (tmp_path / "none").mkdir()
+    with pytest.raises(UsageError, match="no pictures there"):
+        export(checkpoint, tmp_path / "o.pt2", check_on=tmp_path / "none", **words)
+
+
+def test_what_predict_does_besides_is_said():
+    from perpixel.exporting.export import _notes
+
+    recipe = perpixel.override(
+        perpixel.recipe("mmseg/fcn_r50-d8_769x769_40k_cityscapes"),
+        ["data.resize=512x1024", "inference.flip=true"],
+    )
+    notes = " ".join(_notes(recipe))
+    for word in ("512x1024", "2049x1025", "overlapping windows", "flips"):
+        assert word in notes
+    assert not list(_notes(FPN))
+
+
+def test_wrong_names_and_sizes_are_refused(tmp_path, monkeypatch):
+    checkpoint = checkpoint_of(perpixel.override(FCN, SMALL))
+    with pytest.raises(UsageError, match=r"m\.tflite: .*\.onnx or \.pt2"):
+        export(checkpoint, tmp_path / "m.tflite")
+    with pytest.raises(UsageError, match="20x64: with --dynamic, sides are 33 pixels or more"):
+        export(checkpoint, tmp_path / "m.onnx", size=(20, 64), dynamic=True)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(PerpixelError, match=r'pip install "perpixel\[export\]"'):
+        export(checkpoint, tmp_path / "m.onnx")
+    assert not any(tmp_path.iterdir())

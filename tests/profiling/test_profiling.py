@@ -1,0 +1,161 @@
+"""Counts against published figures and PyTorch's own counter; time and memory on small networks."""
+
+import json
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import perpixel
+from perpixel.errors import PerpixelError, UsageError
+from perpixel.models.build import build
+from perpixel.profiling import timing
+from perpixel.profiling.counting import count
+from perpixel.profiling.memory import TOO_LITTLE, Memory, Request, peak_memory
+from perpixel.profiling.profile import profile
+from perpixel.profiling.timing import inference_pass, latency, write_trace
+
+CPU = torch.device("cpu")
+PUBLISHED = "pytorch-auto-drive/fcn_resnet101_cityscapes_256x512"
+SMALL = perpixel.override(
+    perpixel.recipe("camvid/fcn_r18-d8"), ["model.head.width=16", "model.auxiliary.width=16"]
+)
+
+
+@pytest.mark.parametrize(
+    ("size", "macs"),
+    [
+        ((256, 512), 108_211_509_248),
+        ((512, 1024), 432_846_036_992),
+        ((1024, 2048), 1_731_384_147_968),
+    ],
+)
+def test_counts_are_pytorch_auto_drives(size, macs):
+    recipe = perpixel.recipe(PUBLISHED)
+    counted = count(recipe.model, classes=19, size=size)
+    assert (counted.params, counted.params_auxiliary, counted.macs) == (51_948_115, 0, macs)
+    (row,) = (row for row in recipe.published.profiles if row.size == size)
+    assert round(2 * counted.macs / 1e9, 2) == row.gflops
+    assert round(counted.params / 1e6, 2) == row.mparams
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "size", "convolutions"),
+    [  # by a count of the toolkits' own modules, in 10^6
+        ("mmseg/fcn_r18-d8_512x1024_80k_cityscapes", 19, (512, 1024), 110_863),
+        ("mmseg/fcn_r101-d8_769x769_40k_cityscapes", 19, (769, 769), 631_950),
+        ("sssegmentation/semanticfpn_resnet50_ade20k", 150, (512, 512), 45_273),
+        (PUBLISHED, 19, (256, 512), 107_971),
+    ],
+)
+def test_convolutions_alone(name, classes, size, convolutions):
+    spec = perpixel.recipe(name).model
+    if name.startswith("sssegmentation"):  # counted with 21 classes there
+        classes = 21
+    counted = count(spec, classes=classes, size=size)
+    assert round(counted.macs_convolutions / 1e6) == convolutions
+    with torch.device("meta"):
+        network, pictures = build(spec, classes=classes).eval(), torch.empty(1, 3, *size)
+    with FlopCounterMode(display=False) as counter:
+        network(pictures)
+    assert counter.get_total_flops() == 2 * counted.macs_convolutions
+
+
+def test_layers_add_up_and_pictures_multiply():
+    one = count(SMALL.model, classes=11, size=(64, 96))
+    assert sum(layer.params for layer in one.layers) == one.params
+    first = one.layers[0]
+    assert (first.name, first.kind, first.output) == ("backbone.conv1", "Conv2d", (1, 64, 32, 48))
+    assert first.macs == first.macs_convolutions == 64 * 32 * 48 * 3 * 7 * 7
+    classifier = one.layers[-1]
+    assert classifier.macs - classifier.macs_convolutions == 11 * 8 * 12
+    assert count(SMALL.model, classes=11, size=(64, 96), batch=3).macs == 3 * one.macs
+    every = sum(p.numel() for p in build(SMALL.model, classes=11).parameters())
+    assert one.params + one.params_auxiliary == every
+
+
+def test_frozen_norms_count_as_norms():
+    frozen = perpixel.override(SMALL, ["model.backbone.frozen_norm=true"])
+    counts = [count(recipe.model, classes=11, size=(64, 64)).macs for recipe in (SMALL, frozen)]
+    assert counts[0] == counts[1]
+
+
+def test_a_profile_has_every_figure(tmp_path):
+    trace, size = tmp_path / "t.json", (64, 96)
+    found = profile(SMALL, classes=11, size=size, device=CPU, seconds=0.05, trace=trace)
+    assert found.latency is not None
+    assert 0 < found.latency.p50 <= found.latency.p90
+    assert len(found.latency.passes) == 3
+    assert min(found.latency.passes) >= 1
+    assert found.images_per_second == 1000 / found.latency.best
+    weights = 4 * (found.count.params + found.count.params_auxiliary)
+    assert found.inference is not None
+    assert found.training is not None
+    assert found.inference.bytes is not None
+    assert found.training.bytes is not None
+    assert found.inference.bytes > weights
+    assert found.training.bytes > found.inference.bytes + weights  # gradients and momentum
+    events = json.loads(trace.read_text())["traceEvents"]
+    assert any("conv" in event["name"] for event in events)
+
+
+def test_the_best_trial_is_its_mean_and_the_distribution_is_of_all(monkeypatch):
+    trials = iter([[10.0, 20.0], [30.0, 30.0, 30.0], [10.0, 100.0]])
+    monkeypatch.setattr(timing, "_trial", lambda run, seconds: next(trials))
+    found = latency(lambda: None, CPU)
+    assert found == timing.Latency(best=15, p50=30, p90=100, passes=(2, 3, 2))
+
+
+def test_a_trial_ends_at_its_passes_or_its_time():
+    assert latency(lambda: None, CPU, seconds=10).passes == (300, 300, 300)
+    calls = []
+    assert latency(lambda: calls.append(0), CPU, seconds=0).passes == (1, 1, 1)
+    assert len(calls) == 4  # one of them to warm up
+
+
+def test_what_is_timed_is_the_enlarged_logits():
+    network = build(SMALL.model, classes=11).eval()
+    images = torch.rand(2, 3, 40, 56)
+    run = inference_pass(network, images, dtype=torch.float32)
+    logits = run()
+    assert logits.shape == (2, 11, 40, 56)
+    small = network(images).main
+    wanted = torch.nn.functional.interpolate(small, size=(40, 56), mode="bilinear")
+    assert torch.equal(logits, wanted)
+
+
+def test_only_counting_runs_nothing(monkeypatch):
+    monkeypatch.setattr("perpixel.profiling.profile.build", None)
+    found = profile(SMALL, classes=11, size=(64, 64), device=CPU, seconds=0)
+    assert (found.latency, found.inference, found.training) == (None, None, None)
+    assert found.count.macs > 0
+
+
+def test_what_cannot_be_measured_is_said(tmp_path):
+    shallow = perpixel.override(SMALL, ["model.head.concat_input=false"])
+    found = profile(shallow, classes=3, size=(8, 8), device=CPU, seconds=0.01)
+    assert found.training is not None
+    assert found.training.bytes is None
+    assert "more than 1 value per channel" in found.training.note
+    with pytest.raises(UsageError, match="size 10000000000x10000000000 is not for this network"):
+        profile(SMALL, classes=3, size=(10**10, 10**10), device=CPU)
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(PerpixelError, match="cannot be written"):
+        write_trace(lambda: None, CPU, file / "trace.json")
+
+
+def test_too_little_memory_is_an_error_before_anything_runs_here(monkeypatch):
+    from perpixel.profiling import profile as module
+
+    monkeypatch.setattr(module, "peak_memory", lambda request: Memory(None, TOO_LITTLE))
+    with pytest.raises(PerpixelError, match="64x64: there is too little memory for a batch of 2"):
+        profile(SMALL, classes=3, size=(64, 64), batch=2, device=CPU)
+
+
+def test_running_out_of_memory_ends_the_measuring_process_alone(monkeypatch):
+    request = Request(
+        recipe=SMALL, classes=3, size=(1_000_000, 1_000_000), batch=1, device="cpu",
+        precision="float32", training=False,
+    )  # fmt: skip
+    assert peak_memory(request) == Memory(None, TOO_LITTLE)

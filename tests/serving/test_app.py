@@ -1,0 +1,300 @@
+"""The server as its clients meet it: a real one, over a socket."""
+
+import asyncio
+import base64
+import io
+import json
+import re
+import struct
+import sys
+import threading
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from browser import wait
+from PIL import Image
+
+from perpixel.cli import main
+from perpixel.images import IMAGE_SUFFIXES, write_image
+from perpixel.inference.predictor import Predictor
+from perpixel.serving.desk import Limits
+
+PNG = {"Content-Type": "image/png"}
+
+
+def picture(height: int = 48, width: int = 64, kind: str = "PNG") -> bytes:
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, kind)
+    return content.getvalue()
+
+
+def bomb(height: int, width: int) -> bytes:
+    """A PNG of few bytes whose header promises many pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        check = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + check
+
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    rows = zlib.compress(bytes(2**20))
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    )  # fmt: skip
+
+
+def predicted(model: Path, folder: Path, monkeypatch) -> dict[str, bytes]:
+    """The files that `perpixel predict` writes, by the pictures' names."""
+    out = folder / "masks"
+    words = ["perpixel", "predict", model, folder, "--out", out, "--device", "cpu"]
+    monkeypatch.setattr(sys, "argv", [str(word) for word in words])
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main.main()
+    return {path.stem: path.read_bytes() for path in out.iterdir()}
+
+
+class Slow(Predictor):
+    """A predictor that waits to be let go, so that tests decide how long a picture takes."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self.__dict__ = dict(predictor.__dict__)
+        self.begun, self.go, self.calls = threading.Semaphore(0), threading.Event(), 0
+
+    def predict(self, image):
+        self.calls += 1
+        self.begun.release()
+        assert self.go.wait(timeout=60)
+        return super().predict(image)
+
+
+@pytest.fixture
+def slow(predictor):
+    made = Slow(predictor)
+    yield made
+    made.go.set()
+
+
+def test_masks_are_predicts_files_byte_for_byte(client, model, tmp_path, monkeypatch):
+    pixels = np.random.default_rng(1).integers(0, 256, (40, 56, 3), np.uint8)
+    turned = Image.fromarray(pixels)
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "turned.jpg", exif=exif)
+    for suffix in IMAGE_SUFFIXES:
+        write_image(tmp_path / f"plain{suffix[1:]}{suffix}", pixels)
+    sent = {path.stem: path.read_bytes() for path in tmp_path.iterdir()}
+    wanted = predicted(model, tmp_path, monkeypatch)
+    assert wanted.keys() == sent.keys()
+    for name, content in sent.items():
+        answer = client.post("/v1/segment", content=content)
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
+        assert answer.content == wanted[name], name
+    with Image.open(io.BytesIO(wanted["turned"])) as mask:
+        assert mask.size == (40, 56)
+
+
+def test_multipart_json_and_run_lengths_agree(client, predictor):
+    sent = picture()
+    result = predictor.predict(Image.open(io.BytesIO(sent)))
+    found = client.post("/v1/segment?format=json", files={"image": ("a b.png", sent)}).json()
+    assert (found["width"], found["height"]) == (64, 48)
+    assert [each["name"] for each in found["classes"]] == list(predictor.names)
+    assert "rle" not in found["classes"][0]
+    assert {e["name"]: e["share"] for e in found["classes"]} == pytest.approx(result.shares())
+    with Image.open(io.BytesIO(base64.b64decode(found["mask"]))) as mask:
+        assert (np.asarray(mask) == result.classes).all()
+    accept = {"Accept": "application/vnd.perpixel.rle+json"}
+    shapes = client.post("/v1/segment", content=sent, headers=PNG | accept)
+    assert shapes.headers["content-type"] == accept["Accept"]
+    again = np.full(48 * 64, 255)
+    assert "mask" not in shapes.json()
+    for each in (each for each in shapes.json()["classes"] if each["pixels"]):
+        assert each["rle"]["size"] == [48, 64]
+        counts = each["rle"]["counts"]
+        again[np.repeat(np.arange(len(counts)) % 2 == 1, counts)] = each["index"]
+    assert (again.reshape(48, 64, order="F") == result.classes).all()
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "says"),
+    [
+        ({"content": picture(), "headers": {"Content-Type": "text/plain"}}, 415, "text/plain"),
+        ({"data": {"image": "x"}}, 415, "urlencoded"),
+        ({"content": b"", "headers": PNG}, 422, "empty"),
+        ({"content": b"no picture", "headers": PNG}, 422, "not a picture that can be read"),
+        ({"content": picture()[:600], "headers": PNG}, 422, "decoded"),
+        ({"content": picture(48, 64, "GIF")}, 422, "PNG, JPEG, BMP, TIFF, WEBP"),
+        ({"content": bytes(40_001), "headers": PNG}, 413, "40000 bytes"),
+        ({"content": iter([bytes(30_000)] * 2), "headers": PNG}, 413, "40000 bytes"),
+        ({"files": {"image": bytes(40_000)}}, 413, "40000 bytes"),
+        ({"content": picture(120, 100)}, 413, "100x120 pixels"),
+        ({"content": bomb(60_000, 60_000)}, 413, "far too many pixels"),
+        ({"content": bomb(12_000, 12_000)}, 413, "12000x12000 pixels"),
+        ({"content": bomb(2**31 - 1, 2**31 - 1)}, 413, "far too many"),
+        ({"content": picture(1, 200)}, 413, "200x1 pixels"),
+        ({"content": picture(), "params": {"format": "gif"}}, 422, "format"),
+        ({"content": picture(), "headers": {"Accept": "text/html"}}, 406, "image/png"),
+        ({"files": {"picture": picture()}}, 422, "no file called image"),
+        ({"files": {"image": (None, "text")}}, 400, "fields"),
+        ({"files": [("image", picture()), ("image", picture())]}, 400, "files"),
+        ({"content": b"--x", "headers": {"Content-Type": "multipart/form-data"}}, 400, "boundary"),
+    ],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_refusals_say_why_and_name_no_path(client, model, request_, status, says):
+    answer = client.post("/v1/segment", **request_)
+    assert answer.status_code == status, answer.text
+    detail = answer.json()["detail"]
+    assert says in detail
+    for leak in ("Traceback", 'File "', str(model.parent), "site-packages", "/perpixel/"):
+        assert leak not in detail
+    assert client.get("/healthz").json() == {"status": "ok"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/v1/segment", 405), ("GET", "/v1/other", 404), ("POST", "/", 405),
+     ("GET", "/docs", 404), ("GET", "/redoc", 404), ("POST", "/v1/segment/", 404),
+     ("GET", "/../pyproject.toml", 404)],
+)  # fmt: skip
+def test_other_requests_are_refused(client, method, path, status):
+    assert client.request(method, path).status_code == status
+
+
+def test_a_bomb_is_refused_before_it_is_decoded(serve, predictor, monkeypatch):
+    decoded = []
+    monkeypatch.setattr("perpixel.serving.desk.decode_image", lambda *a, **k: decoded.append(a))
+    client = serve(predictor, Limits(max_pixels=1_000_000))
+    assert client.post("/v1/segment", content=bomb(30_000, 30_000)).status_code == 413
+    assert decoded == []
+
+
+def test_too_many_at_once_wait_or_are_refused(serve, slow):
+    client = serve(slow, Limits(concurrency=1, waiting=2))
+    with ThreadPoolExecutor(3) as threads:
+        jobs = [threads.submit(client.post, "/v1/segment", content=picture()) for _ in range(3)]
+        assert slow.begun.acquire(timeout=30)
+        wait(
+            lambda: "perpixel_in_progress 3" in client.get("/metrics").text,
+            "perpixel_in_progress 3",
+        )
+        refused = client.post("/v1/segment", content=picture())
+        assert refused.status_code == 503
+        assert int(refused.headers["retry-after"]) >= 1
+        assert client.get("/healthz").status_code == 200  # the event loop is free meanwhile
+        slow.go.set()
+        assert [job.result().status_code for job in jobs] == [200, 200, 200]
+    assert client.post("/v1/segment", content=picture()).status_code == 200
+    text = client.get("/metrics").text
+    assert 'perpixel_requests_total{path="/v1/segment",status="503"} 1' in text
+    assert 'perpixel_requests_total{path="/v1/segment",status="200"} 4' in text
+    assert "perpixel_in_progress 0" in text
+    assert f"perpixel_pixels_total {4 * 48 * 64}" in text
+    assert 'perpixel_segment_seconds_bucket{le="+Inf"} 4' in text
+
+
+def test_work_whose_time_is_up_keeps_its_place_until_it_ends(serve, slow):
+    client = serve(slow, Limits(concurrency=1, waiting=1, seconds=1.5))
+    late = client.post("/v1/segment", content=picture())
+    assert (late.status_code, "1.5 seconds" in late.text) == (504, True)
+    # The thread is still at work: one more may wait, and is given up before it begins.
+    assert client.post("/v1/segment", content=picture()).status_code == 504
+    assert slow.calls == 1
+    assert "perpixel_in_progress 1" in client.get("/metrics").text
+    slow.go.set()
+    wait(lambda: "perpixel_in_progress 0" in client.get("/metrics").text, "perpixel_in_progress 0")
+    assert client.post("/v1/segment", content=picture()).status_code == 200
+
+
+def test_a_picture_that_does_not_arrive_gives_its_place_back(serve, predictor):
+    client = serve(predictor, Limits(concurrency=1, waiting=0, seconds=1.5))
+    held = threading.Event()
+
+    def drip():
+        yield picture()[:100]
+        held.wait(timeout=30)
+
+    with ThreadPoolExecutor(1) as threads:
+        job = threads.submit(client.post, "/v1/segment", content=drip(), headers=PNG)
+        wait(lambda: 'status="408"' in client.get("/metrics").text, 'status="408"')
+        assert client.post("/v1/segment", content=picture()).status_code == 200
+        held.set()
+        job.exception()  # an answer, or a connection that was closed while it sent
+
+
+@pytest.mark.parametrize("error", [MemoryError, torch.OutOfMemoryError])
+def test_too_little_memory_is_an_answer(serve, predictor, monkeypatch, error):
+    def fail(self, image):
+        raise error
+
+    monkeypatch.setattr(Predictor, "predict", fail)
+    answer = serve(predictor, Limits()).post("/v1/segment", content=picture())
+    assert (answer.status_code, "memory" in answer.text) == (413, True)
+
+
+def test_a_bug_shows_nothing_and_is_counted(serve, predictor, monkeypatch):
+    def fail(self, image):
+        raise RuntimeError("/secret/path")
+
+    monkeypatch.setattr(Predictor, "predict", fail)
+    client = serve(predictor, Limits())
+    answer = client.post("/v1/segment", content=picture())
+    assert answer.status_code == 500
+    assert "secret" not in answer.text
+    client.close()  # after a bug the server ends the connection, in its own time
+    text = httpx.get(client.base_url.join("/metrics"), trust_env=False).text
+    assert 'path="/v1/segment",status="500"} 1' in text
+
+
+def test_two_hundred_at_once(serve, predictor):
+    client = serve(predictor, Limits(concurrency=2, waiting=30))
+    sent = picture(8, 8)
+
+    async def flood():
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(
+            base_url=client.base_url, limits=limits, timeout=60, trust_env=False
+        ) as many:
+            asks = (many.post("/v1/segment", content=sent) for _ in range(200))
+            return await asyncio.gather(*asks)
+
+    answers = asyncio.run(flood())
+    codes = {answer.status_code for answer in answers}
+    assert 200 in codes
+    assert codes <= {200, 503}
+    assert len({answer.content for answer in answers if answer.status_code == 200}) == 1
+    assert "perpixel_in_progress 0" in client.get("/metrics").text
+
+
+def test_the_schema_tells_every_status_and_needs_no_network(client):
+    schema = client.get("/openapi.json").json()
+    segment = schema["paths"]["/v1/segment"]["post"]
+    assert set(segment["responses"]) == {
+        "200", "400", "406", "408", "413", "415", "422", "503", "504",
+    }  # fmt: skip
+    assert "multipart/form-data" in segment["requestBody"]["content"]
+    assert set(schema["paths"]) == {"/v1/segment", "/v1/model", "/healthz", "/metrics"}
+    page = client.get("/")
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    for outside in ("http://", "https://", "//cdn", "@import"):
+        assert outside not in page.text
+    model = client.get("/v1/model").json()
+    assert model["name"] == "camvid/fcn_r18-d8"
+    assert model["classes"][0] == {"name": "sky", "colour": "#808080"}
+
+
+def test_every_reference_in_the_schema_leads_somewhere(client):
+    text = client.get("/openapi.json").text
+    schema = json.loads(text)
+    references = set(re.findall(r'"\$ref":"(#/[^"]+)"', text))
+    assert "#/components/schemas/Segmentation" in references
+    for reference in references:
+        found = schema
+        for part in reference.removeprefix("#/").split("/"):
+            found = found[part]

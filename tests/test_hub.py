@@ -1,0 +1,228 @@
+"""The Hub's folder, and its protocol: huggingface_hub's own client against a loopback server.
+
+The client reads its address when it is imported; so what talks to the server is a process.
+"""
+
+import base64
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+
+import perpixel
+from perpixel import hub, zoo
+from perpixel.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from perpixel.data.camvid import CLASSES
+from perpixel.data.scenes import Scenes
+from perpixel.errors import PerpixelError, UsageError
+from perpixel.inference.predictor import Predictor
+
+huggingface_hub = pytest.importorskip("huggingface_hub", reason="the extra [hub] is not installed")
+
+RECIPE = perpixel.override(
+    perpixel.recipe("camvid/fcn_r18-d8"), ["model.head.width=16", "model.auxiliary=null"]
+)
+COMMIT = "a" * 40
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory) -> Path:
+    """A run as far as the Hub cares: final and best weights, and the final weights' scores."""
+    folder = tmp_path_factory.mktemp("runs") / "camvid"
+    for seed, name in enumerate(("model", "best")):
+        torch.manual_seed(seed)
+        weights = perpixel.build(RECIPE, classes=11).state_dict()
+        checkpoint = Checkpoint(RECIPE, CLASSES.names, CLASSES.palette, weights, step=600)
+        write_checkpoint(folder / "checkpoints" / f"{name}.safetensors", checkpoint)
+    (folder / "evaluate.json").write_text('{"miou": 41.03, "pixel_accuracy": 85.8, "images": 101}')
+    return folder
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[str, dict[str, bytes]]]:
+    """The few addresses of the Hub that matter; yields its own, and what was committed."""
+    files: dict[str, bytes] = {}
+
+    class Hub(BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None: ...
+
+        def answer(self, content: bytes, *, code: int = 200, **headers: str) -> None:
+            self.send_response(code)
+            for name, value in headers.items():
+                self.send_header(name.replace("_", "-"), value)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(content)
+
+        def do_POST(self) -> None:
+            sent = self.rfile.read(int(self.headers["Content-Length"]))
+            base = f"http://{self.headers['Host']}"
+            reply: object = {}
+            if self.headers["Authorization"] != "Bearer hf_secret":
+                self.answer(b'{"error": "no such token"}', code=401)
+                return
+            if self.path == "/api/repos/create":
+                reply = {"url": f"{base}/me/streets", "name": "me/streets"}
+            elif self.path.endswith("/preupload/main"):
+                paths = [file["path"] for file in json.loads(sent)["files"]]
+                plain = {"uploadMode": "regular", "shouldIgnore": False}
+                reply = {"files": [{"path": path, **plain} for path in paths]}
+            elif self.path.endswith("/commit/main"):
+                for line in map(json.loads, sent.splitlines()):
+                    if line["key"] == "file":
+                        files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+                commit = f"{base}/me/streets/commit/{COMMIT}"
+                reply = {"success": True, "commitUrl": commit, "commitOid": COMMIT}
+            self.answer(json.dumps(reply).encode())
+
+        def do_GET(self) -> None:
+            repository, _, name = self.path.partition("/resolve/main/")
+            if repository == "/me/streets" and name in files:
+                tag = f'"{hashlib.sha256(files[name]).hexdigest()}"'
+                self.answer(files[name], ETag=tag, X_Repo_Commit=COMMIT)
+            else:
+                self.answer(b"{}", code=404, X_Error_Code="RepoNotFound")
+
+        do_HEAD = do_GET
+
+    listening = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=listening.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{listening.server_port}", files
+    listening.shutdown()
+    listening.server_close()
+
+
+def client(address: str, home: Path, code: str, *, token: str = "hf_secret") -> str:
+    own = {"HF_ENDPOINT": address, "HF_HOME": str(home), "HF_TOKEN": token, "HF_HUB_OFFLINE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", "import perpixel\n" + code],
+        env=os.environ | own | {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "NO_PROXY": "127.0.0.1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_a_model_goes_up_and_comes_down(run_folder, server, tmp_path):
+    address, files = server
+    code = f"print(perpixel.load({str(run_folder)!r}).push_to_hub('me/streets', license='mit'))"
+    assert client(address, tmp_path / "up", code) == f"{address}/me/streets"
+    assert set(files) == {"model.safetensors", "config.json", "README.md"}
+    assert b'perpixel.load("me/streets")' in files["README.md"]
+    code = (
+        "from perpixel.inference.predictor import Predictor\n"
+        "for model in (perpixel.load('me/streets'), Predictor.from_pretrained('me/streets')):\n"
+        "    print(model.checkpoint.origin, model.checkpoint.step)"
+    )
+    lines = client(address, tmp_path / "down", code).splitlines()
+    assert len(lines) == 2
+    path, step = lines[0].split()
+    assert (Path(path).name, step) == ("model.safetensors", "600")
+    ours = read_checkpoint(run_folder / "checkpoints/model.safetensors")
+    theirs = read_checkpoint(Path(path))
+    assert theirs.recipe == ours.recipe
+    assert all(torch.equal(theirs.weights[name], ours.weights[name]) for name in ours.weights)
+    files.clear()  # downloaded once
+    assert client(address, tmp_path / "down", code).splitlines() == lines
+
+
+def test_what_the_hub_refuses_is_an_error_in_a_line(run_folder, server, tmp_path):
+    address, files = server
+    tried = "try: {}\nexcept perpixel.PerpixelError as error: print(error)"
+    push = tried.format(f"perpixel.load({str(run_folder)!r}).push_to_hub('me/streets')")
+    said = client(address, tmp_path, push, token="hf_wrong")
+    assert said.startswith("me/streets: not uploaded: ")
+    assert "401" in said
+    said = client(address, tmp_path, tried.format("perpixel.load('me/absent')"))
+    assert said.startswith("me/absent: no such run folder, checkpoint file or recipe here.")
+    assert "RepositoryNotFoundError" in said
+    assert not files
+
+
+def test_the_folder_is_a_model_with_a_card(run_folder, tmp_path):
+    model = perpixel.load(run_folder)
+    model.save_pretrained(tmp_path / "out", license="cc-by-4.0")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "README.md", "config.json", "model.safetensors",
+    ]  # fmt: skip
+    picture = Scenes("val", count=1, size=(48, 64)).image(0)
+    wanted = model.predict(picture).classes
+    for loaded in (
+        perpixel.load(tmp_path / "out"),
+        Predictor.from_pretrained(tmp_path / "out"),
+    ):
+        assert (loaded.predict(picture).classes == wanted).all()
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    assert config["id2label"]["3"] == CLASSES.names[3]
+    assert config["label2id"][CLASSES.names[3]] == 3
+    card = huggingface_hub.ModelCard.load(tmp_path / "out/README.md")
+    assert card.data.library_name == "perpixel"
+    assert card.data.license == "cc-by-4.0"
+    found = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert found == {"mean_iou": 41.03, "accuracy": 85.8}
+    assert "On `camvid` val: mIoU 41.03, pixel accuracy 85.80." in card.text
+    for part in (CLASSES.names[0], "## Licence", '"name": "camvid/fcn_r18-d8"'):
+        assert part in card.text
+
+
+def test_scores_are_the_final_weights_alone(run_folder, tmp_path):
+    best = perpixel.load(run_folder / "checkpoints" / "best.safetensors")
+    best.save_pretrained(tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert "mIoU" not in card
+    assert "states no licence" in card
+
+
+def test_damaged_scores_are_named(run_folder, tmp_path):
+    import shutil
+
+    shutil.copytree(run_folder, tmp_path / "run")
+    (tmp_path / "run/evaluate.json").write_text("{}")
+    with pytest.raises(PerpixelError, match=r"evaluate\.json: not an evaluation's scores"):
+        perpixel.load(tmp_path / "run").save_pretrained(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("name", "asks"),
+    [
+        ("owner/name", True),
+        ("owner/name-v1.5", True),
+        ("runs/camvid", False),  # runs/ is here: a slip, which is nobody else's business
+        ("models/fcn.safetensors", False),
+        ("../name", False),
+        ("a/b/c", False),
+        ("name", False),
+        ("/owner/name", False),
+    ],
+)
+def test_what_may_be_a_repository(name, asks, tmp_path, monkeypatch):
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert hub.is_repository(name) is asks
+
+
+def test_misspelt_recipes_and_files_are_not_looked_for(monkeypatch):
+    monkeypatch.setattr(hub, "download", None)
+    with pytest.raises(UsageError, match="Did you mean mmseg/fcn_r50-d8_512x1024_40k_cityscapes"):
+        zoo.find("mmseg/fcn_r50-d8_512x1024_40k_cityscape")
+    with pytest.raises(UsageError, match="no such run folder"):
+        zoo.find("models/fcn.safetensors")
+
+
+def test_without_the_extra_the_error_says_so(monkeypatch, run_folder):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(PerpixelError, match=r'no such run folder.*pip install "perpixel\[hub\]"'):
+        zoo.find("owner/name")
+    with pytest.raises(UsageError, match="OWNER/NAME"):
+        perpixel.load(run_folder).push_to_hub("name")
