@@ -1,9 +1,10 @@
 """Class maps against interpolate-then-argmax, and a picture of 100 megapixels in windows.
 
-    python benchmarks/evaluation.py [--model RUN] [--rounds 5] [--skip-large]
+    python benchmarks/evaluation.py [--model RUN --pictures FOLDER] [--rounds 5] [--skip-large]
 
-The logits are those of a trained network (by default one that `perpixel demo` trains first), on a
-picture of the size at hand; classes beyond its own 11 are its own, mirrored and lowered.
+The logits are those of a trained network (by default one that `perpixel demo` trains first) on two
+pictures of the kind it was trained on, side by side, brought to a stride of the size at hand;
+classes beyond its own are its own, mirrored and lowered.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from torch.nn.functional import interpolate
 import perpixel
 from perpixel.bilinear import taps
 from perpixel.data.scenes import Scenes
+from perpixel.images import read_image
 from perpixel.inference.class_maps import class_map
 from perpixel.inference.enlargement import Enlargement, best_class
 from perpixel.inference.predictor import Predictor
@@ -60,10 +62,16 @@ def picture(size: tuple[int, int]) -> np.ndarray:
 
 
 @torch.inference_mode()
-def logits_of(predictor: Predictor, size: tuple[int, int], *, classes: int, stride: int) -> Tensor:
+def logits_of(
+    predictor: Predictor,
+    image: np.ndarray,
+    size: tuple[int, int],
+    *,
+    classes: int,
+    stride: int,
+) -> Tensor:
     """Trained logits [1, classes, h, w], channels-last as a network's are."""
-    image = torch.from_numpy(picture(size))[None]
-    fed = normalise(image, predictor.recipe.input)
+    fed = normalise(torch.from_numpy(image)[None], predictor.recipe.input)
     own = predictor.network(fed).main
     low = size[0] // stride, size[1] // stride
     own = interpolate(own, size=low, mode="bilinear")
@@ -74,10 +82,21 @@ def logits_of(predictor: Predictor, size: tuple[int, int], *, classes: int, stri
     return full.contiguous(memory_format=torch.channels_last)
 
 
-def compare(predictor: Predictor, case: tuple, *, rounds: int) -> dict[str, object]:
+def seen(folder: Path | None) -> np.ndarray:
+    """The folder's first two pictures, or two of the demo's scenes, side by side."""
+    if folder is None:
+        scenes = Scenes("val", count=2)
+        return np.concatenate([scenes.image(0), scenes.image(1)], axis=1)
+    paths = [path for path in sorted(folder.iterdir()) if path.suffix in {".png", ".jpg"}]
+    return np.concatenate([read_image(path) for path in paths[:2]], axis=1)
+
+
+def compare(
+    predictor: Predictor, image: np.ndarray, case: tuple, *, rounds: int
+) -> dict[str, object]:
     """Time and memory of both ways in one run, and whether they agree."""
     classes, size, stride = case
-    logits = logits_of(predictor, size, classes=classes, stride=stride)
+    logits = logits_of(predictor, image, size, classes=classes, stride=stride)
     low = logits.shape[2:]
 
     def ours() -> Tensor:
@@ -143,6 +162,7 @@ def large(model: str, windows: str, *, side: int, crop: int) -> dict[str, object
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", help="a run or checkpoint; by default the demo's is trained")
+    parser.add_argument("--pictures", type=Path, help="of the kind the model was trained on")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--side", type=int, default=10_000, help="of the large picture")
     parser.add_argument("--skip-large", action="store_true")
@@ -153,9 +173,9 @@ def main() -> None:
         print(json.dumps(large(model, given.large_only, side=given.side, crop=512)))
         return
     predictor = perpixel.load(model)
-    cases = []
+    image, cases = seen(given.pictures), []
     for case in CASES:
-        cases.append(compare(predictor, case, rounds=given.rounds))
+        cases.append(compare(predictor, image, case, rounds=given.rounds))
         found = cases[-1]
         print(
             f"{found['classes']} classes {found['size']} stride {found['stride']}: "

@@ -125,14 +125,14 @@ def device(name: str = "auto") -> torch.device:
 def precision(name: str, where: torch.device) -> torch.dtype:
     """The number format of a recipe's `precision` on this device.
 
-    "auto" is bfloat16 where the hardware multiplies it natively, else float32. From here on CUDA
+    "auto" is bfloat16 where the hardware multiplies it faster than float32. From here on CUDA
     multiplies float32 numbers as TF32 if it is "tf32", and exactly otherwise: torch's own default
     for convolutions is TF32, with 10 bits of fraction. Raises UsageError for a name there is not.
     """
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
     match name:
         case "auto":
-            return torch.bfloat16 if _native_bfloat16(where) else torch.float32
+            return torch.bfloat16 if _fast_bfloat16(where) else torch.float32
         case "float32" | "tf32":
             return torch.float32
         case "bfloat16":
@@ -186,10 +186,12 @@ def _processor() -> str:
     return found.partition(":")[2].strip()
 
 
-def _native_bfloat16(where: torch.device) -> bool:
+def _fast_bfloat16(where: torch.device) -> bool:
     if where.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if where.type == "cpu":
-        # Private names, but the only ones that torch 2.10 to 2.13 share.
-        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+        # Private names, but the only ones that torch 2.10 to 2.13 share. Intel's AVX-512 multiplies
+        # bfloat16 no faster than float32 (benchmarks/networks.py); its AMX and AMD's AVX-512 do.
+        wide = torch.cpu._is_avx512_bf16_supported() and "Intel" not in _processor()
+        return bool(torch.cpu._is_amx_tile_supported() or wide)
     return False

@@ -20,3 +20,21 @@ def test_float32_is_float32_unless_tf32_is_asked_for(name: str):
     distributed.precision(name, cpu)
     assert not torch.backends.cudnn.allow_tf32
     assert not torch.backends.cuda.matmul.allow_tf32
+
+
+@pytest.mark.parametrize(
+    ("processor", "wide", "tiles", "wanted"),
+    [
+        ("AMD EPYC 9B14", True, False, torch.bfloat16),
+        ("Intel(R) Xeon(R) Processor", True, True, torch.bfloat16),
+        ("Intel(R) Xeon(R) Processor", True, False, torch.float32),  # no faster than float32
+        ("AMD EPYC 7B13", False, False, torch.float32),
+    ],
+)
+def test_auto_is_bfloat16_where_a_cpu_multiplies_it_faster(
+    monkeypatch, processor, wide, tiles, wanted
+):
+    monkeypatch.setattr(distributed, "_processor", lambda: processor)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: wide)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles)
+    assert distributed.precision("auto", torch.device("cpu")) == wanted

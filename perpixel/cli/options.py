@@ -27,7 +27,7 @@ Device = Annotated[
 ]
 Precision = Annotated[
     str,
-    typer.Option(help="float32, tf32 (CUDA), bfloat16, or auto: bfloat16 where the device has it."),
+    typer.Option(help="float32, tf32 (CUDA), bfloat16, or auto: bfloat16 where it is faster."),
 ]
 Model = Annotated[
     str,
