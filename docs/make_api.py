@@ -17,11 +17,11 @@ _INTRODUCTION = """\
 # Python
 
 Written by `python docs/make_api.py` from the sources: change a docstring there, not this page.
-What [quick-start.md](quick-start.md) does by commands, `import perpixel` does by these; the commands describe
-themselves (`perpixel --help`, `perpixel train --help`).
+What [quick-start.md](quick-start.md) does by commands, `import perpixel` does by these; the
+commands describe themselves (`perpixel --help`, `perpixel train --help`).
 
-`Array` is a uint8 NumPy array, `Size` (height, width), `Positive` a whole number above 0, `Share` a number from 0
-to 1, `Weight` a number of at least 0.
+`Array` is a uint8 NumPy array, `Size` (height, width), `Positive` a whole number above 0, `Share`
+a number from 0 to 1, `Weight` a number of at least 0.
 """
 
 # Heading, module, and the names to show of it; none: all that are public.
