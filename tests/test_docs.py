@@ -98,12 +98,15 @@ def run_line(place: Path, line: str, *, fails: bool = False) -> str:
     return run(place, sys.executable, "-m", *words, fails=fails)
 
 
+def lines_of_readme() -> list[str]:
+    return [line for block in blocks("sh") for line in block.splitlines()]
+
+
 @pytest.fixture(scope="module")
 def after_readme(place: Path) -> Path:
     """The folder as README's commands leave it; the pages of docs/ go on from there."""
-    lines = [line for block in blocks("sh") for line in block.splitlines()]
-    assert len(lines) >= 10
-    for line in lines:
+    assert len(lines_of_readme()) >= 10
+    for line in lines_of_readme():
         run_line(place, line)
     return place
 
@@ -117,12 +120,13 @@ def test_readmes_commands_run(after_readme: Path):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_commands_and_python_of_docs_run(after_readme: Path, page: str):
-    """In their order: lines of sh, Python as the file mine.py, and in console blocks what begins
-    with a $, fails, and prints what follows it there."""
+    """In their order: lines of sh that are not README's, Python as the file mine.py, and in console
+    blocks what begins with a $, fails, and prints what follows it there."""
+    done = lines_of_readme()
     text = (ROOT / "docs" / page).read_text()
     for language, block in re.findall(r"```(sh|python|console)\n(.*?)```", text, re.S):
         if language == "sh":
-            for line in block.splitlines():
+            for line in (line for line in block.splitlines() if line not in done):
                 run_line(after_readme, line)
         elif language == "python":
             (after_readme / "mine.py").write_text(block)
