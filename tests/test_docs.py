@@ -1,5 +1,8 @@
-"""README's commands and Python run, shortened to a few steps, in a folder laid out as it says."""
+"""The commands and Python of README and docs/ run, shortened, in a folder laid out as they say."""
 
+import ast
+import importlib.util
+import os
 import re
 import shlex
 import shutil
@@ -77,29 +80,34 @@ def _write_foreign_files(folder: Path) -> None:
     torch.save(backbone, folder / "resnet18-f37072fd.pth")
 
 
-def run(place: Path, *command: str) -> None:
-    done = subprocess.run(command, cwd=place, capture_output=True, text=True)
-    assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}\n{done.stderr}"
+def run(place: Path, *command: str, fails: bool = False) -> str:
+    """What a command prints; with `fails` it is one that ends with 1."""
+    environment = {**os.environ, "COLUMNS": "100"}
+    done = subprocess.run(command, cwd=place, capture_output=True, text=True, env=environment)
+    assert done.returncode == fails, f"{shlex.join(command)}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
 
 
-def run_commands(place: Path, page: str) -> int:
-    lines = [line for block in blocks("sh", page=page) for line in block.splitlines()]
-    for line in lines:
-        words = shlex.split(line)
-        if words[1] == "train":
-            words += shlex.split(SHORT)
-        if words[0] == "torchrun":
-            run(place, sys.executable, "-m", "torch.distributed.run", *words[1:])
-        else:
-            assert words[0] == "perpixel"
-            run(place, sys.executable, "-m", *words)
-    return len(lines)
+def run_line(place: Path, line: str, *, fails: bool = False) -> str:
+    words = shlex.split(line)
+    if words[1] == "train":
+        words += shlex.split(SHORT)
+    if words[0] == "torchrun":
+        return run(place, sys.executable, "-m", "torch.distributed.run", *words[1:])
+    assert words[0] == "perpixel"
+    return run(place, sys.executable, "-m", *words, fails=fails)
+
+
+def lines_of_readme() -> list[str]:
+    return [line for block in blocks("sh") for line in block.splitlines()]
 
 
 @pytest.fixture(scope="module")
 def after_readme(place: Path) -> Path:
     """The folder as README's commands leave it; the pages of docs/ go on from there."""
-    assert run_commands(place, "README.md") >= 10
+    assert len(lines_of_readme()) >= 10
+    for line in lines_of_readme():
+        run_line(place, line)
     return place
 
 
@@ -112,27 +120,75 @@ def test_readmes_commands_run(after_readme: Path):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_commands_and_python_of_docs_run(after_readme: Path, page: str):
-    run_commands(after_readme, page)
-    for code in blocks("python", page=page):
-        run(after_readme, sys.executable, "-c", code)
+    """In their order: lines of sh that are not README's, Python as the file mine.py, and in console
+    blocks what begins with a $, fails, and prints what follows it there."""
+    done = lines_of_readme()
+    text = (ROOT / "docs" / page).read_text()
+    for language, block in re.findall(r"```(sh|python|console)\n(.*?)```", text, re.S):
+        if language == "sh":
+            for line in (line for line in block.splitlines() if line not in done):
+                run_line(after_readme, line)
+        elif language == "python":
+            (after_readme / "mine.py").write_text(block)
+            run(after_readme, sys.executable, "mine.py")
+        elif block.startswith("$ "):
+            line, _, shown = block.removeprefix("$ ").partition("\n")
+            printed = run_line(after_readme, line, fails=True)
+            assert [one.rstrip() for one in printed.splitlines()] == shown.splitlines()
+
+
+def test_every_file_of_a_run_is_explained(after_readme: Path):
+    table = (ROOT / "docs/quick-start.md").read_text().partition("## What is in the run")[2]
+    explained = set(re.findall(r"^\| `(\S+)` \|", table.partition("\n## ")[0], re.M))
+    folder = after_readme / "runs/photos"
+    left = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert left | {".lock"} == explained
+
+
+def test_the_errors_that_are_explained_are_said():
+    table = (ROOT / "docs/own-data.md").read_text().partition("## Errors")[2]
+    explained = re.findall(r"^\| `([^`]+)` \|", table, re.M)
+    trees = [ast.parse(path.read_text()) for path in (ROOT / "perpixel").rglob("*.py")]
+    nodes = (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant))
+    said = "\n".join(node.value for node in nodes if isinstance(node.value, str))
+    assert len(explained) > 5
+    assert [text for text in explained if text not in said] == []
+
+
+def test_the_index_names_every_page_and_notebook():
+    linked = re.findall(r"\]\(([^)]+)\)", (ROOT / "docs/index.md").read_text())
+    notebooks = [f"notebooks/{path.name}" for path in (ROOT / "docs/notebooks").glob("*.ipynb")]
+    assert {*PAGES, *notebooks} - {"index.md"} <= set(linked)
+
+
+def test_pages_link_to_what_is_there():
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page.name} links to {link}"
+
+
+def test_the_reference_is_that_of_the_sources():
+    spec = importlib.util.spec_from_file_location("make_api", ROOT / "docs/make_api.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    page = (ROOT / "docs/api.md").read_text()
+    assert page == module.page(), "run python docs/make_api.py"
+    assert [name for name in perpixel.__all__ if f"### `{name}`" not in page] == []
 
 
 def test_the_python_runs(place: Path):
-    first, mine = blocks("python")
+    (first,) = blocks("python")
     short = first.replace('"train.steps=1000"', '"train.steps=2", "train.crop=32x32"')
     assert short != first
     run(place, sys.executable, "-c", short)
-    (place / "mine.py").write_text(mine)
-    run(
-        place, sys.executable, "-m", "perpixel", "train", "mine.py:name",
-        "--out", "runs/mine", "--dry-run",
-    )  # fmt: skip
 
 
 def test_the_described_toml_is_valid(tmp_path: Path, mini: Path):
     from perpixel.data.folder import open_folder
 
-    (text,) = blocks("toml")
+    (text,) = blocks("toml", page="own-data.md")
     (tmp_path / "dataset.toml").write_text(text)
     for split in ("train", "val"):
         shutil.copytree(mini / "train", tmp_path / split / "images")
