@@ -25,7 +25,9 @@ def segmentation_loss(
     loss = exact.new_zeros(())
     if spec.cross_entropy or spec.focal:
         weights = _class_weights(exact, spec)
-        plain = pixel_cross_entropy(logits, labels, align_corners=align_corners)
+        plain = pixel_cross_entropy(
+            logits, labels, align_corners=align_corners, smoothing=spec.label_smoothing
+        )
         loss = loss + _pixel_sum(plain, labels, spec, weights) / _divisor(labels, spec, weights)
     if spec.dice or spec.lovasz:  # whose terms compare whole maps
         size = labels.shape[-2:]
