@@ -210,8 +210,8 @@ class Loss(Spec):
     """A weighted sum of terms on the enlarged logits; unlabelled pixels never count in any.
 
     `cross_entropy` and `focal` (Lin et al., 2017, with exponent `focal_gamma`) are sums over
-    pixels, to which `class_weights`, one for every class, and `ohem` apply. `label_smoothing` gives
-    that share of a pixel's label to all classes alike; it is for `cross_entropy` alone. `mean`
+    pixels, to which `class_weights`, one for every class, and `ohem` apply. In
+    `cross_entropy`, `label_smoothing` gives that share of a pixel's label to all classes. `mean`
     "valid" divides them by the labelled pixels, each counted with its class's weight, "all" by all
     pixels (mmsegmentation). `dice` (Milletari et al., 2016) and `lovasz` (Berman et al., 2018)
     compare areas, averaged over the classes of a batch, which is what one rank sees in a pass.
@@ -234,8 +234,6 @@ class Loss(Spec):
             raise ValueError("one of cross_entropy, focal, dice and lovasz is above 0")
         if not (self.cross_entropy or self.focal) and (self.class_weights or self.ohem):
             raise ValueError("class_weights and ohem apply to cross_entropy and focal, which are 0")
-        if self.label_smoothing and (self.focal or self.ohem):
-            raise ValueError("label_smoothing does not go with focal or ohem")
         return self
 
 
@@ -245,7 +243,7 @@ class Optimizer(Spec):
     `momentum` is SGD's, `betas` AdamW's. Norms and biases decay, too, unless `decay_norms` is off.
     """
 
-    kind: Literal["sgd", "adamw"] = "sgd"
+    algorithm: Literal["sgd", "adamw"] = "sgd"
     lr: Annotated[float, Field(gt=0, le=1e38)] = 0.01
     momentum: Portion = 0.9
     betas: tuple[Portion, Portion] = (0.9, 0.999)
@@ -259,12 +257,12 @@ class Schedule(Spec):
 
     left(t) is (1 - t)^power in "poly" (polynomial decay), and (1 + cos(pi t)) / 2 in "cosine"
     (Loshchilov and Hutter, 2017, equation 5). `reaches_floor` uses i/(N-1), so that the last step
-    runs at the floor (mmsegmentation 1.x). In the first `warmup_steps` the rate is also multiplied
-    by (i + 1) / (warmup_steps + 1) (Goyal et al., 2017, section 2.2).
+    runs at the floor (mmsegmentation 1.x). In the first W = `warmup` * N steps the rate is also
+    multiplied by (i + 1) / (W + 1) (Goyal et al., 2017, section 2.2).
     """
 
-    kind: Literal["poly", "cosine"] = "poly"
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    policy: Literal["poly", "cosine"] = "poly"
+    warmup: Share = 0.0
     power: Annotated[float, Field(ge=0)] = 0.9
     floor: Annotated[float, Field(ge=0)] = 1e-4
     reaches_floor: bool = False
@@ -278,12 +276,12 @@ class Download(Spec):
 
 
 class Finish(Spec):
-    """The last `steps` of a run: crops of this size, without random scale and colours.
+    """The last `share` of a run's steps: crops of this size, without random scale and colours.
 
     Small crops train fast; pictures as large as in testing finish it (Jegou et al., 2017, 4.1).
     """
 
-    steps: Positive
+    share: Share
     crop: Size
 
 

@@ -23,7 +23,7 @@ def make_optimizer(network: Segmenter, spec: Optimizer) -> torch.optim.Optimizer
         {"params": parameters, "lr_scale": scale, "weight_decay": decay}
         for (scale, decay), parameters in groups.items()
     ]
-    if spec.kind == "adamw":
+    if spec.algorithm == "adamw":
         return torch.optim.AdamW(named, lr=spec.lr, betas=spec.betas, fused=True)
     return torch.optim.SGD(named, lr=spec.lr, momentum=spec.momentum, fused=True)
 

@@ -11,8 +11,8 @@ def learning_rate(step: int, *, steps: int, lr: float, schedule: Schedule) -> fl
     floor = min(schedule.floor, lr)
     left: float = (
         (1 - done) ** schedule.power
-        if schedule.kind == "poly"
+        if schedule.policy == "poly"
         else (1 + math.cos(math.pi * done)) / 2
     )
-    warm = min((step + 1) / (schedule.warmup_steps + 1), 1.0)
+    warm = min((step + 1) / (schedule.warmup * steps + 1), 1.0)
     return warm * ((lr - floor) * left + floor)
