@@ -24,41 +24,47 @@ _VALUES = {"cpu": 1 << 20, "cuda": 1 << 25}
 _THREADS = 8  # at most, to bound a band's memory
 
 
-def pixel_cross_entropy(logits: Tensor, labels: Tensor, *, align_corners: bool) -> Tensor:
+def pixel_cross_entropy(
+    logits: Tensor, labels: Tensor, *, align_corners: bool, smoothing: float = 0.0
+) -> Tensor:
     """-log p of every pixel's label, p of bilinearly enlarged logits; 0 where there is no label.
 
+    With `smoothing` e it is (1 - e) times that and e times the mean of -log p over all classes
+    (label smoothing; Szegedy et al., 2016, section 7).
     logits: [N, classes, h, w]; labels: [N, H, W] integers, 0..classes-1 or 255. Returns [N, H, W],
     float32 or the logits' float64, to be differentiated once with respect to the logits.
     """
     apply = _PixelCrossEntropy.apply
-    losses: Tensor = apply(logits, labels, align_corners)  # type: ignore[no-untyped-call]
+    losses: Tensor = apply(logits, labels, align_corners, smoothing)  # type: ignore[no-untyped-call]
     return losses
 
 
 class _PixelCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, labels: Tensor, align_corners: bool) -> Tensor:
+    def forward(
+        ctx: Any, logits: Tensor, labels: Tensor, align_corners: bool, smoothing: float
+    ) -> Tensor:
         if logits.is_cuda:
             from perpixel.kernels.cross_entropy import forward
         else:
             forward = forward_in_bands
-        losses, log_sums = forward(logits, labels, align_corners=align_corners)
+        ctx.how = {"align_corners": align_corners, "smoothing": smoothing}
+        losses, log_sums = forward(logits, labels, **ctx.how)
         ctx.save_for_backward(logits, labels, log_sums)
-        ctx.align_corners = align_corners
         return losses
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         if gradient.is_cuda:
             from perpixel.kernels.cross_entropy import backward
         else:
             backward = backward_in_bands
-        return backward(gradient, *ctx.saved_tensors, align_corners=ctx.align_corners), None, None
+        return backward(gradient, *ctx.saved_tensors, **ctx.how), None, None, None
 
 
 def forward_in_bands(
-    logits: Tensor, labels: Tensor, *, align_corners: bool
+    logits: Tensor, labels: Tensor, *, align_corners: bool, smoothing: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     """The pixels' losses and the logarithms of their sums of exponentials, both [N, H, W]."""
     with torch.autocast(logits.device.type, enabled=False):
@@ -70,6 +76,8 @@ def forward_in_bands(
             label = labels[index, band.rows].long()
             known = label != IGNORE
             said = full.gather(1, label.where(known, 0)[:, None])[:, 0]
+            if smoothing:
+                said.lerp_(full.mean(dim=1), smoothing)
             largest = full.amax(dim=1)
             total = full.sub_(largest[:, None]).exp_().sum(dim=1).log_().add_(largest)
             log_sums[index, band.rows] = total
@@ -78,11 +86,18 @@ def forward_in_bands(
 
 
 def backward_in_bands(
-    gradient: Tensor, logits: Tensor, labels: Tensor, log_sums: Tensor, *, align_corners: bool
+    gradient: Tensor,
+    logits: Tensor,
+    labels: Tensor,
+    log_sums: Tensor,
+    *,
+    align_corners: bool,
+    smoothing: float = 0.0,
 ) -> Tensor:
     """The gradient of the logits, [N, classes, h, w], from that of the pixels' losses, [N, H, W].
 
-    A pixel's loss has the gradient p - 1 at its label and p elsewhere, p = exp(logit - log sum).
+    A pixel's loss has the gradient p - 1 at its label and p elsewhere, p = exp(logit - log sum);
+    smoothed by e, p - (1 - e) - e / classes and p - e / classes.
     """
     with torch.autocast(logits.device.type, enabled=False):
         low = _rows_of(logits)
@@ -92,8 +107,11 @@ def backward_in_bands(
             known = label != IGNORE
             weight = gradient[index, band.rows].where(known, 0)[:, None]
             full = band.enlarge(low[index])
-            full.sub_(log_sums[index, band.rows, None]).exp_().mul_(weight)
-            full.scatter_add_(1, label.where(known, 0)[:, None], -weight)
+            full.sub_(log_sums[index, band.rows, None]).exp_()
+            if smoothing:
+                full.sub_(smoothing / full.shape[1])
+            full.mul_(weight)
+            full.scatter_add_(1, label.where(known, 0)[:, None], (smoothing - 1) * weight)
             found[index, band.cells] += band.gather(full)
     return found.permute(0, 2, 1, 3).to(logits.dtype)
 

@@ -25,8 +25,13 @@ def segmentation_loss(
     loss = exact.new_zeros(())
     if spec.cross_entropy or spec.focal:
         weights = _class_weights(exact, spec)
-        plain = pixel_cross_entropy(logits, labels, align_corners=align_corners)
-        loss = loss + _pixel_sum(plain, labels, spec, weights) / _divisor(labels, spec, weights)
+        smoothed = plain = pixel_cross_entropy(
+            logits, labels, align_corners=align_corners, smoothing=spec.label_smoothing
+        )
+        if spec.label_smoothing and (spec.focal or spec.ohem):  # which ask for p
+            plain = pixel_cross_entropy(logits, labels, align_corners=align_corners)
+        total = _pixel_sum(smoothed, plain, labels, spec, weights)
+        loss = loss + total / _divisor(labels, spec, weights)
     if spec.dice or spec.lovasz:  # whose terms compare whole maps
         size = labels.shape[-2:]
         full = interpolate(exact, size=size, mode="bilinear", align_corners=align_corners)
@@ -94,14 +99,17 @@ def lovasz_softmax(probabilities: Tensor, truth: Tensor) -> Tensor:
     return torch.stack(losses).mean() if losses else probabilities.sum()
 
 
-def _pixel_sum(plain: Tensor, labels: Tensor, spec: Loss, weights: Tensor | None) -> Tensor:
-    """Cross-entropy and focal loss, summed over the pixels, of `plain`, their -log p [N, H, W].
+def _pixel_sum(
+    smoothed: Tensor, plain: Tensor, labels: Tensor, spec: Loss, weights: Tensor | None
+) -> Tensor:
+    """Cross-entropy and focal loss, summed over the pixels, of `plain`, their -log p [N, H, W], and
+    the same with smoothed labels.
 
     The focal loss is w (1 - p)^gamma (-log p), with p the label's probability and w its class's
     weight (Lin et al., 2017, equation 5, of the softmax in place of the sigmoid).
     """
     known = labels != IGNORE
-    pixels = spec.cross_entropy * plain
+    pixels = spec.cross_entropy * smoothed
     if spec.focal:
         doubt = (-torch.expm1(-plain)).clamp(min=torch.finfo(plain.dtype).tiny)
         pixels = pixels + spec.focal * doubt**spec.focal_gamma * plain

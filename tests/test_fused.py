@@ -19,25 +19,27 @@ def batch(classes: int, small: tuple, large: tuple, *, pictures: int = 2):
     return logits, labels
 
 
-def materialised(logits: Tensor, labels: Tensor, *, align_corners: bool) -> Tensor:
+def materialised(
+    logits: Tensor, labels: Tensor, *, align_corners: bool, smoothing: float = 0.0
+) -> Tensor:
     size = labels.shape[1:]
     full = interpolate(logits, size=size, mode="bilinear", align_corners=align_corners)
-    return cross_entropy(full, labels.long(), ignore_index=IGNORE, reduction="none")
+    return cross_entropy(
+        full, labels.long(), ignore_index=IGNORE, reduction="none", label_smoothing=smoothing
+    )
 
 
-def with_gradient(way, logits: Tensor, labels: Tensor, *, align_corners: bool, pull: Tensor):
+def with_gradient(way, logits: Tensor, labels: Tensor, *, pull: Tensor, **how):
     leaf = logits.detach().clone().requires_grad_()
-    losses = way(leaf, labels, align_corners=align_corners)
+    losses = way(leaf, labels, **how)
     losses.backward(pull.to(losses.dtype))
     return losses.detach(), leaf.grad
 
 
-def assert_same(logits: Tensor, labels: Tensor, *, align_corners: bool, tolerance: float):
+def assert_same(logits: Tensor, labels: Tensor, *, tolerance: float, **how):
     pull = torch.randn(labels.shape, dtype=torch.float64)
     ways = (pixel_cross_entropy, materialised)
-    found, wanted = (
-        with_gradient(way, logits, labels, align_corners=align_corners, pull=pull) for way in ways
-    )
+    found, wanted = (with_gradient(way, logits, labels, pull=pull, **how) for way in ways)
     for ours, theirs in zip(found, wanted, strict=True):
         assert ours.dtype == theirs.dtype
         assert torch.allclose(ours, theirs, rtol=tolerance, atol=tolerance)
@@ -49,12 +51,14 @@ def assert_same(logits: Tensor, labels: Tensor, *, align_corners: bool, toleranc
     classes=st.integers(1, 30),
     sizes=st.tuples(*[st.integers(1, 12)] * 2, *[st.integers(1, 40)] * 2),
     align_corners=st.booleans(),
+    smoothing=st.sampled_from([0.0, 0.1, 0.9]),
     seed=st.integers(0, 99),
 )
-def test_is_interpolate_and_cross_entropy(pictures, classes, sizes, align_corners, seed):
+def test_is_interpolate_and_cross_entropy(pictures, classes, sizes, align_corners, smoothing, seed):
     torch.manual_seed(seed)
     logits, labels = batch(classes, sizes[:2], sizes[2:], pictures=pictures)
-    assert_same(logits, labels, align_corners=align_corners, tolerance=1e-9)
+    how = {"align_corners": align_corners, "smoothing": smoothing}
+    assert_same(logits, labels, tolerance=1e-9, **how)
 
 
 @pytest.mark.parametrize("values", [1, 1000, 1 << 30], ids=["a row", "a few", "one band"])

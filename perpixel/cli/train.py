@@ -1,7 +1,7 @@
 """`perpixel train`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -60,6 +60,15 @@ _TensorBoard = Annotated[
 _DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print the recipe as it would be trained, and leave.")
 ]
+_Seeds = Annotated[
+    int | None,
+    typer.Option(
+        min=2,
+        metavar="N",
+        help="N runs that differ in train.seed alone, in RUN/seed-S, and RUN/seeds.json with the "
+        "mean and the best of their scores. Run again, it goes on where it was.",
+    ),
+]
 _Replay = Annotated[
     Path | None,
     typer.Option(
@@ -84,6 +93,7 @@ def train(
     workers: _Workers = None,
     deterministic: _Deterministic = False,
     tensorboard: _TensorBoard = False,
+    seeds: _Seeds = None,
     dry_run: _DryRun = False,
     replay: _Replay = None,
 ) -> None:
@@ -113,15 +123,18 @@ def train(
     if dry_run:
         typer.echo(dump(chosen))
         return
-    perpixel.train(
-        chosen,
-        data=data,
-        out=out,
-        resume="if-begun" if resume_or_start else resume,
-        allow_changes=allow_changes,
-        init=init,
-        device=device,
-        workers=workers,
-        deterministic=deterministic,
-        tensorboard=tensorboard,
-    )
+    how: dict[str, Any] = {
+        "data": data,
+        "allow_changes": allow_changes,
+        "init": init,
+        "device": device,
+        "workers": workers,
+        "deterministic": deterministic,
+        "tensorboard": tensorboard,
+    }
+    if seeds is not None:
+        from perpixel.cli.seeds import train_seeds
+
+        typer.echo(train_seeds(chosen, seeds, out=out, how=how))
+        return
+    perpixel.train(chosen, out=out, resume="if-begun" if resume_or_start else resume, **how)

@@ -27,9 +27,11 @@ from perpixel.data.augment import augment, draw_window, resize
 from perpixel.data.dataset import Dataset, read_pair, read_picture
 from perpixel.data.window import source_rows
 from perpixel.errors import DamagedFile, PerpixelError
-from perpixel.recipes.spec import Recipe
+from perpixel.images import Size
+from perpixel.recipes.spec import Augment, Recipe
 
 _TRIES = 4
+_View = tuple[Augment, Size]
 
 
 class Batch(NamedTuple):
@@ -134,29 +136,32 @@ class _Steps(TorchDataset[Batch | PerpixelError]):
         )
         samples = share(samples, self.share_of, passes=train.accumulate)
         damaged: list[str] = []
+        view = _view(self.recipe, step)
         try:
-            drawn = [self._sample(place, damaged) for place in samples]
+            drawn = [self._sample(place, view, damaged) for place in samples]
         except PerpixelError as error:
             return error
         images, labels, names = zip(*drawn, strict=True)
         pixels, classes = torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(labels))
         return Batch(pixels, classes, names, tuple(damaged))
 
-    def _sample(self, place: Place, damaged: list[str]) -> tuple[np.ndarray, np.ndarray, str]:
+    def _sample(
+        self, place: Place, view: _View, damaged: list[str]
+    ) -> tuple[np.ndarray, np.ndarray, str]:
         """The sample of a place, or the next one in its epoch that can be decoded, and its name."""
         order = _order(self.recipe.train.seed, place.epoch, len(self.dataset))
         for further in range(_TRIES):
             index = int(order[(place.position + further) % len(order)])
             try:
-                return *self._augmented(place, index), self.dataset.name(index)
+                return *self._augmented(place, index, view), self.dataset.name(index)
             except DamagedFile as error:
                 damaged.append(str(error))
         raise PerpixelError(f"{_TRIES} pictures in a row cannot be decoded: " + "; ".join(damaged))
 
-    def _augmented(self, place: Place, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def _augmented(self, place: Place, index: int, view: _View) -> tuple[np.ndarray, np.ndarray]:
         dataset, recipe = self.dataset, self.recipe
         rng = np.random.default_rng((recipe.train.seed, place.epoch, place.position))
-        spec, crop = recipe.augment, recipe.train.crop
+        spec, crop = view
         if recipe.data.resize is None:
             label = dataset.label(index)
             window = draw_window(label, rng, spec=spec, crop=crop)
@@ -166,6 +171,15 @@ class _Steps(TorchDataset[Batch | PerpixelError]):
             image, label = resize(*read_pair(dataset, index), recipe.data.resize)
             window = draw_window(label, rng, spec=spec, crop=crop)
         return augment(image, label, rng, window=window, spec=spec, crop=crop, fed=recipe.input)
+
+
+def _view(recipe: Recipe, step: int) -> _View:
+    """How a step's pictures are augmented, and their crops' size."""
+    train, finish = recipe.train, recipe.train.finish
+    if finish is None or step < train.steps * (1 - finish.share):
+        return recipe.augment, train.crop
+    plain = {"scale": (1.0, 1.0), "photometric": None}
+    return recipe.augment.model_copy(update=plain), finish.crop
 
 
 @lru_cache(maxsize=2)  # a batch may span two epochs

@@ -22,7 +22,9 @@ _CELLS = 32  # of one row, to a program of the backward pass
 _CLASSES = 16  # at a time
 
 
-def forward(logits: Tensor, labels: Tensor, *, align_corners: bool) -> tuple[Tensor, Tensor]:
+def forward(
+    logits: Tensor, labels: Tensor, *, align_corners: bool, smoothing: float = 0.0
+) -> tuple[Tensor, Tensor]:
     """See perpixel.fused.forward_in_bands; a label of no class has an infinite loss."""
     count, classes, height, width = logits.shape
     exact = torch.float64 if logits.dtype == torch.float64 else torch.float32
@@ -36,6 +38,7 @@ def forward(logits: Tensor, labels: Tensor, *, align_corners: bool) -> tuple[Ten
         _forward[grid](
             logits, *logits.stride(), labels, losses, log_sums,
             rows.first, rows.share, columns.first, columns.share, height, width, labels.shape[2],
+            SMOOTHING=smoothing,
             CLASSES=classes, IGNORED=IGNORE, EXACT=_EXACT[exact], PIXELS=_PIXELS,
             BLOCK=_block(classes),
         )  # fmt: skip
@@ -43,7 +46,13 @@ def forward(logits: Tensor, labels: Tensor, *, align_corners: bool) -> tuple[Ten
 
 
 def backward(
-    gradient: Tensor, logits: Tensor, labels: Tensor, log_sums: Tensor, *, align_corners: bool
+    gradient: Tensor,
+    logits: Tensor,
+    labels: Tensor,
+    log_sums: Tensor,
+    *,
+    align_corners: bool,
+    smoothing: float = 0.0,
 ) -> Tensor:
     """See perpixel.fused.backward_in_bands."""
     count, classes, height, width = logits.shape
@@ -58,6 +67,7 @@ def backward(
             logits, *logits.stride(), found, *found.stride(), gradient, labels, log_sums,
             rows.share, rows.starts, columns.share, columns.starts,
             height, width, labels.shape[1], labels.shape[2],
+            SMOOTHING=smoothing,
             CLASSES=classes, IGNORED=IGNORE, EXACT=_EXACT[log_sums.dtype], CELLS=_CELLS,
             BLOCK=block,
         )  # fmt: skip
@@ -93,6 +103,7 @@ def _axis(small: int, large: int, align_corners: bool, device: torch.device) -> 
 def _forward(
     logits, per_picture, per_class, per_row, per_column, labels, losses, log_sums,
     row_first, row_share, column_first, column_share, height, width, out_width,
+    SMOOTHING: tl.constexpr,
     CLASSES: tl.constexpr, IGNORED: tl.constexpr, EXACT: tl.constexpr, PIXELS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -116,6 +127,7 @@ def _forward(
     largest = tl.full((PIXELS,), float("-inf"), EXACT)
     total = tl.zeros((PIXELS,), EXACT)
     said = tl.full((PIXELS,), float("-inf"), EXACT)
+    mean = tl.zeros((PIXELS,), EXACT)
     for first in range(0, CLASSES, BLOCK):
         index = first + tl.arange(0, BLOCK)[:, None]
         known = (index < CLASSES) & inside[None, :]
@@ -126,6 +138,8 @@ def _forward(
         south = tl.load(below + west, mask=known, other=0).to(EXACT)
         south += further * (tl.load(below + east, mask=known, other=0).to(EXACT) - south)
         score = north + lower * (south - north)
+        if SMOOTHING > 0:
+            mean += tl.sum(tl.where(index < CLASSES, score, 0.0), axis=0) / CLASSES
         score = tl.where(index < CLASSES, score, float("-inf"))
         risen = tl.maximum(largest, tl.max(score, axis=0))
         total = total * tl.exp(largest - risen) + tl.sum(tl.exp(score - risen[None, :]), axis=0)
@@ -133,6 +147,8 @@ def _forward(
         own = tl.where(index == label[None, :], score, float("-inf"))
         said = tl.maximum(said, tl.max(own, axis=0))
     whole = largest + tl.log(total)
+    if SMOOTHING > 0:
+        said += SMOOTHING * (mean - said)
     tl.store(log_sums + here, whole, mask=inside)
     tl.store(losses + here, tl.where(label == IGNORED, 0.0, whole - said), mask=inside)
 
@@ -142,6 +158,7 @@ def _backward(
     logits, per_picture, per_class, per_row, per_column,
     found, to_picture, to_class, to_row, to_column, gradient, labels, log_sums,
     row_share, row_starts, column_share, column_starts, height, width, out_height, out_width,
+    SMOOTHING: tl.constexpr,
     CLASSES: tl.constexpr, IGNORED: tl.constexpr, EXACT: tl.constexpr, CELLS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -202,7 +219,8 @@ def _backward(
                     whole = tl.load(log_sums + pixel, mask=counted, other=float("inf"))
                     pull = tl.load(gradient + pixel, mask=counted, other=0).to(EXACT)
                     share = tl.exp(score - whole[None, :])
-                    share -= tl.where(index == label[None, :], 1.0, 0.0)
+                    share -= tl.where(index == label[None, :], 1.0 - SMOOTHING, 0.0)
+                    share -= SMOOTHING / CLASSES
                     result += (row_weight * weight * pull)[None, :] * share
                     step += 1
             y += 1

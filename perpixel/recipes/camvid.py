@@ -1,4 +1,8 @@
-"""CamVid (Brostow et al., 2009) at 480x360, 11 classes, trained from random weights."""
+"""CamVid (Brostow et al., 2009) at 480x360, 11 classes, trained from random weights.
+
+The long schedule that random weights need. On a CPU, or for a first look, `--set train.steps=600`
+gives a shorter one of the same shape: warm-up and finish are shares of the steps.
+"""
 
 from perpixel.recipes.spec import (
     FCN,
@@ -6,10 +10,13 @@ from perpixel.recipes.spec import (
     Auxiliary,
     Data,
     Evaluate,
+    Finish,
+    Loss,
     Model,
     Optimizer,
     Recipe,
     ResNet,
+    Schedule,
     SemanticFPN,
     Train,
 )
@@ -20,22 +27,45 @@ _FPN_R18 = Recipe(
     name="camvid/semantic_fpn_r18",
     source=_SOURCE,
     data=Data(name="camvid"),
-    model=Model(backbone=ResNet(depth=18), head=SemanticFPN()),
-    augment=Augment(photometric=None, max_class_share=1.0),
-    optimizer=Optimizer(lr=0.05),
-    train=Train(steps=600, images_per_step=8, crop=(360, 480), log_every=10, save_every=100),
-    evaluate=Evaluate(every=200),
+    model=Model(backbone=ResNet(depth=18, zero_init_residual=True), head=SemanticFPN()),
+    augment=Augment(max_class_share=1.0),
+    loss=Loss(label_smoothing=0.05),
+    optimizer=Optimizer(lr=0.05, decay_norms=False),
+    schedule=Schedule(policy="cosine", warmup=0.03, floor=0.0),
+    train=Train(
+        steps=40_000,
+        images_per_step=16,
+        crop=(256, 336),
+        finish=Finish(share=0.1, crop=(360, 480)),
+        average=0.999,
+        save_every=500,
+    ),
+    evaluate=Evaluate(every=1000),
 )
 
-_FCN_R18 = _FPN_R18.model_copy(
-    update={
-        "name": "camvid/fcn_r18-d8",
-        "model": Model(
-            backbone=ResNet(depth=18, output_stride=8),
-            head=FCN(convs=2, width=128, concat_input=True),
-            auxiliary=Auxiliary(width=64),
-        ),
-    }
-)
 
-RECIPES = (_FPN_R18, _FCN_R18)
+def _other(name: str, model: Model) -> Recipe:
+    return _FPN_R18.model_copy(update={"name": f"camvid/{name}", "model": model})
+
+
+def _fcn(backbone: ResNet, *, width: int) -> Model:
+    return Model(
+        backbone=backbone,
+        head=FCN(convs=2, width=width, concat_input=True),
+        auxiliary=Auxiliary(width=width // 2),
+    )
+
+
+RECIPES = (
+    _FPN_R18,
+    _other(
+        "semantic_fpn_r50",
+        Model(backbone=ResNet(depth=50, zero_init_residual=True), head=SemanticFPN()),
+    ),
+    _other(
+        "fcn_r18-d8", _fcn(ResNet(depth=18, output_stride=8, zero_init_residual=True), width=128)
+    ),
+    _other(
+        "fcn_r50-d8", _fcn(ResNet(depth=50, output_stride=8, zero_init_residual=True), width=512)
+    ),
+)

@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_val
 
 Size = tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
 Share = Annotated[float, Field(ge=0, le=1)]
+Portion = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(gt=0)]
-
 
 IGNORE = 255
 """The label of a pixel without a class, in every class map."""
@@ -210,10 +210,11 @@ class Loss(Spec):
     """A weighted sum of terms on the enlarged logits; unlabelled pixels never count in any.
 
     `cross_entropy` and `focal` (Lin et al., 2017, with exponent `focal_gamma`) are sums over
-    pixels, to which `class_weights`, one for every class, and `ohem` apply. `mean` "valid" divides
-    them by the labelled pixels, each counted with its class's weight, "all" by all pixels
-    (mmsegmentation). `dice` (Milletari et al., 2016) and `lovasz` (Berman et al., 2018) compare
-    areas, and average over the classes that a batch shows; a batch is what one rank sees in a pass.
+    pixels, to which `class_weights`, one for every class, and `ohem` apply. In
+    `cross_entropy`, `label_smoothing` gives that share of a pixel's label to all classes. `mean`
+    "valid" divides them by the labelled pixels, each counted with its class's weight, "all" by all
+    pixels (mmsegmentation). `dice` (Milletari et al., 2016) and `lovasz` (Berman et al., 2018)
+    compare areas, averaged over the classes of a batch, which is what one rank sees in a pass.
     """
 
     cross_entropy: Weight = 1.0
@@ -221,6 +222,7 @@ class Loss(Spec):
     dice: Weight = 0.0
     lovasz: Weight = 0.0
     focal_gamma: Annotated[float, Field(ge=0)] = 2.0
+    label_smoothing: Portion = 0.0
     class_weights: tuple[Weight, ...] | None = None
     ohem: OHEM | None = None
     mean: Literal["valid", "all"] = "valid"
@@ -236,20 +238,31 @@ class Loss(Spec):
 
 
 class Optimizer(Spec):
-    """SGD with momentum; weight decay on every parameter, norms and biases included."""
+    """SGD with momentum, or AdamW (Loshchilov and Hutter, 2019).
 
+    `momentum` is SGD's, `betas` AdamW's. Norms and biases decay, too, unless `decay_norms` is off.
+    """
+
+    algorithm: Literal["sgd", "adamw"] = "sgd"
     lr: Annotated[float, Field(gt=0, le=1e38)] = 0.01
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    momentum: Portion = 0.9
+    betas: tuple[Portion, Portion] = (0.9, 0.999)
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    decay_norms: bool = True
     backbone_lr_scale: Annotated[float, Field(gt=0)] = 1.0
 
 
 class Schedule(Spec):
-    """Polynomial decay: lr_i = (lr - floor) * (1 - i/N)^power + floor, for steps i = 0..N-1.
+    """The learning rate of steps i = 0..N-1: lr_i = (lr - floor) * left(i/N) + floor.
 
-    `reaches_floor` uses i/(N-1), so that the last step runs at the floor (mmsegmentation 1.x).
+    left(t) is (1 - t)^power in "poly" (polynomial decay), and (1 + cos(pi t)) / 2 in "cosine"
+    (Loshchilov and Hutter, 2017, equation 5). `reaches_floor` uses i/(N-1), so that the last step
+    runs at the floor (mmsegmentation 1.x). In the first W = `warmup` * N steps the rate is also
+    multiplied by (i + 1) / (W + 1) (Goyal et al., 2017, section 2.2).
     """
 
+    policy: Literal["poly", "cosine"] = "poly"
+    warmup: Share = 0.0
     power: Annotated[float, Field(ge=0)] = 0.9
     floor: Annotated[float, Field(ge=0)] = 1e-4
     reaches_floor: bool = False
@@ -262,6 +275,16 @@ class Download(Spec):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
 
 
+class Finish(Spec):
+    """The last `share` of a run's steps: crops of this size, without random scale and colours.
+
+    Small crops train fast; pictures as large as in testing finish it (Jegou et al., 2017, 4.1).
+    """
+
+    share: Share
+    crop: Size
+
+
 class Train(Spec):
     """The length and shape of a run; `images_per_step` counts the pictures of all ranks.
 
@@ -272,6 +295,7 @@ class Train(Spec):
     `init` is the ImageNet file that the backbone starts from; without it, random weights.
     `compile` is torch.compile's mode; "reduce-overhead" uses CUDA graphs. `recompute_stages` saves
     memory: the features inside these stages of the ResNet are computed again in the backward pass.
+    `average` b keeps b old + (1 - b) new weights after each step: these are the model then.
     """
 
     steps: Positive = 40_000
@@ -279,6 +303,8 @@ class Train(Spec):
     accumulate: Positive = 1
     init: Download | None = None
     crop: Size = (512, 1024)
+    finish: Finish | None = None
+    average: Portion = 0.0
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     precision: Literal["auto", "float32", "tf32", "bfloat16"] = "auto"
     compile: Literal["off", "default", "reduce-overhead"] = "off"
@@ -332,10 +358,7 @@ class Evaluate(Spec):
 
 
 class PublishedProfile(Spec):
-    """What a source prints for its network at one input size, a picture at a time.
-
-    `gflops` counts a multiplication and an addition as two, `mparams` millions of parameters.
-    """
+    """A source's figures for one picture of a size; `gflops` counts multiply and add as two."""
 
     size: Size
     machine: str

@@ -19,8 +19,10 @@ from perpixel.evaluation.evaluate import evaluate
 from perpixel.evaluation.files import write_scores
 from perpixel.models.build import build, place
 from perpixel.models.folding import folded
+from perpixel.models.segmenter import Segmenter
 from perpixel.recipes import settings
 from perpixel.recipes.spec import Recipe
+from perpixel.training.averaging import averaged, follow
 from perpixel.training.economy import economise
 from perpixel.training.initial import start_from
 from perpixel.training.journal import Clock, Journal, bound_by
@@ -86,14 +88,7 @@ def train(
     own = distributed.ranks()
     require_even_shares(recipe, own.world)
     checkpoints = out / "checkpoints"
-    if resume and not states(checkpoints):
-        raise PerpixelError(f"{checkpoints}: nothing to resume from; leave out --resume")
-    if (
-        not resume
-        and own.main
-        and (states(checkpoints) or (checkpoints / "model.safetensors").exists())
-    ):
-        raise PerpixelError(f"{out} holds a run already: add --resume, or name another folder")
+    _require_resumable(out, resume=resume, own=own)
     train_set, eval_set = _open_splits(recipe, data)
     where = distributed.device(device)
     dtype = distributed.precision(recipe.train.precision, where)
@@ -103,30 +98,33 @@ def train(
     network = build(recipe.model, classes=len(train_set.classes))
     if own.world > 1:
         synchronise(network, where)
-    network = economise(place(network, where).train(), recipe.train)
+    network = place(network, where).train()
+    kept = averaged(network, recipe.train.average)
+    network = economise(network, recipe.train)
     optimizer = make_optimizer(network, recipe.optimizer)
     names, palette = train_set.classes.names, train_set.classes.palette
     course = Course(recipe=recipe, pictures=len(train_set), classes=names)
     start = Start(lines=("random initial weights",))
     if resume:
         start = read_state(
-            checkpoints, network, optimizer=optimizer, course=course, allow_changes=allow_changes
+            checkpoints, network, kept, optimizer, course=course, allow_changes=allow_changes
         )
     elif init is not None:
         start = Start(lines=(start_from(network, init),))
+        kept.load_state_dict(network.state_dict())
     progress, steps = start.progress, recipe.train.steps
     statistics = list(network.buffers())  # batch norm's
     before = [tensor.clone() for tensor in statistics]
     scores: Scores | None = None
 
-    def checkpoint() -> Checkpoint:
-        return Checkpoint(recipe, names, palette, network.state_dict(), progress.step)
+    def checkpoint(of: Segmenter) -> Checkpoint:
+        return Checkpoint(recipe, names, palette, of.state_dict(), progress.step)
 
     def save(*, again: bool = False) -> None:
         _require_numbers(network, progress.step)
         if own.main:
             write_state(
-                checkpoints, network, optimizer, course=course, progress=progress, again=again
+                checkpoints, network, kept, optimizer, course=course, progress=progress, again=again
             )
 
     with (
@@ -169,11 +167,12 @@ def train(
                 report_damage(journal, batch, course, progress)
             if verdict.sound:
                 optimizer.step()
+                follow(kept, network, step=step, average=recipe.train.average)
                 progress = replace(progress, skipped=0)
             else:  # as if it had never been
                 torch._foreach_copy_(statistics, before)
                 progress = replace(progress, skipped=progress.skipped + 1)
-                failure = Failure(checkpoint(), verdict, dtype, progress.skipped)
+                failure = Failure(checkpoint(network), verdict, dtype, progress.skipped)
                 report_skip(journal, batch, failure, out)
 
             progress = replace(progress, step=step + 1)
@@ -186,12 +185,12 @@ def train(
             every = recipe.evaluate.every
             if evaluating := finished or (every is not None and progress.step % every == 0):
                 save()  # an evaluation takes long, and may fail on a damaged picture
-                scores = evaluate(folded(network), recipe, eval_set)
+                scores = evaluate(folded(kept), recipe, eval_set)
                 _log_scores(journal, progress.step, scores)
                 if progress.best_miou is None or scores.miou > progress.best_miou:
                     progress = replace(progress, best_miou=scores.miou)
                     if own.main:
-                        write_checkpoint(checkpoints / "best.safetensors", checkpoint())
+                        write_checkpoint(checkpoints / "best.safetensors", checkpoint(kept))
                 clock = Clock(where)
             stopping = verdict.stop or (own.world == 1 and stop.is_set())
             if evaluating or stopping or progress.step % recipe.train.save_every == 0:
@@ -204,12 +203,22 @@ def train(
                     f"the same command and --resume"
                 )
         if scores is None:  # resumed after its last step
-            scores = evaluate(folded(network), recipe, eval_set)
+            scores = evaluate(folded(kept), recipe, eval_set)
         if own.main:
-            write_checkpoint(checkpoints / "model.safetensors", checkpoint())
+            write_checkpoint(checkpoints / "model.safetensors", checkpoint(kept))
             write_scores(out, scores)
         journal.say(f"done: mIoU {scores.miou:.2f}, best {progress.best_miou or 0:.2f}, in {out}")
     return Run(out, scores)
+
+
+def _require_resumable(out: Path, *, resume: bool, own: distributed.Ranks) -> None:
+    """Raises PerpixelError when there is no run to resume, or one that a new run would replace."""
+    checkpoints = out / "checkpoints"
+    if resume and not states(checkpoints):
+        raise PerpixelError(f"{checkpoints}: nothing to resume from; leave out --resume")
+    begun = states(checkpoints) or (checkpoints / "model.safetensors").exists()
+    if begun and own.main and not resume:
+        raise PerpixelError(f"{out} holds a run already: add --resume, or name another folder")
 
 
 def _open_splits(recipe: Recipe, data: Path | None) -> tuple[Dataset, Dataset]:

@@ -6,25 +6,26 @@ from perpixel.models.segmenter import Segmenter
 from perpixel.recipes.spec import Optimizer
 
 
-def make_optimizer(network: Segmenter, spec: Optimizer) -> torch.optim.SGD:
-    """SGD over every parameter, norms and biases decayed too, in groups of (scaled) rate.
+def make_optimizer(network: Segmenter, spec: Optimizer) -> torch.optim.Optimizer:
+    """SGD or AdamW over every parameter, in groups of (scaled) rate and of weight decay.
 
     One fused pass over the weights; its rounding differs from that of one operation after another.
     Each group's "lr_scale" multiplies the schedule's rate: `backbone_lr_scale` for the backbone.
+    Parameters of one dimension, norms' and biases, are decayed unless `decay_norms` is off.
     """
-    backbone = list(network.backbone.parameters())
-    known = {id(parameter) for parameter in backbone}
-    rest = [parameter for parameter in network.parameters() if id(parameter) not in known]
-    return torch.optim.SGD(
-        [
-            {"params": backbone, "lr_scale": spec.backbone_lr_scale},
-            {"params": rest, "lr_scale": 1.0},
-        ],
-        lr=spec.lr,
-        momentum=spec.momentum,
-        weight_decay=spec.weight_decay,
-        fused=True,
-    )
+    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        scale = spec.backbone_lr_scale if name.startswith("backbone.") else 1.0
+        decayed = spec.decay_norms or parameter.ndim > 1
+        key = scale, spec.weight_decay if decayed else 0.0
+        groups.setdefault(key, []).append(parameter)
+    named = [
+        {"params": parameters, "lr_scale": scale, "weight_decay": decay}
+        for (scale, decay), parameters in groups.items()
+    ]
+    if spec.algorithm == "adamw":
+        return torch.optim.AdamW(named, lr=spec.lr, betas=spec.betas, fused=True)
+    return torch.optim.SGD(named, lr=spec.lr, momentum=spec.momentum, fused=True)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

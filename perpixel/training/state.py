@@ -66,6 +66,7 @@ class Start:
 def write_state(
     folder: Path,
     network: Segmenter,
+    kept: Segmenter,
     optimizer: torch.optim.Optimizer,
     *,
     course: Course,
@@ -74,11 +75,14 @@ def write_state(
 ) -> None:
     """Saves the run as the newest state in `folder`, beside the recipe's number of older ones.
 
+    `kept` is the average of the network's weights, or the network itself where there is none.
     `again` puts it in the place of the newest, which is of the same step.
     Order and augmentation are functions of the step and need no saving. Raises PerpixelError when
     it cannot be written; the older states are whole then.
     """
     tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+    if kept is not network:
+        tensors |= {f"average.{name}": tensor for name, tensor in kept.state_dict().items()}
     for name, parameter in network.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, Tensor):
@@ -92,14 +96,14 @@ def write_state(
     )
     fresh = folder / "next.safetensors"
     write_tensors(fresh, tensors, {_HEADER: header.model_dump_json()})
-    kept = [folder / _name(age) for age in range(course.recipe.train.keep)]
+    places = [folder / _name(age) for age in range(course.recipe.train.keep)]
     try:
-        for newer, older in reversed(list(pairwise(kept))):
+        for newer, older in reversed(list(pairwise(places))):
             if newer.exists() and not again:
                 newer.replace(older)
-        fresh.replace(kept[0])
+        fresh.replace(places[0])
         sync_folder(folder)
-        for path in set(folder.glob("last-*.safetensors")) - set(kept):
+        for path in set(folder.glob("last-*.safetensors")) - set(places):
             path.unlink()
     except OSError as error:
         raise PerpixelError(f"{folder}: cannot be written ({error.strerror})") from None
@@ -115,12 +119,13 @@ def states(folder: Path) -> list[Path]:
 def read_state(
     folder: Path,
     network: Segmenter,
-    *,
+    kept: Segmenter,
     optimizer: torch.optim.Optimizer,
+    *,
     course: Course,
     allow_changes: bool,
 ) -> Start:
-    """Puts the newest state that is whole into `network` and `optimizer`.
+    """Puts the newest state that is whole into `network`, `kept` (see above) and `optimizer`.
 
     Raises PerpixelError when there is none, or when it belongs to another recipe or training set
     and changes are not allowed.
@@ -142,13 +147,17 @@ def read_state(
             f"--allow-changes, or start a new run. Changed: " + "; ".join(changed)
         )
     load_strictly(network, below("network.", tensors))
+    if kept is not network:  # where averaging was added to the recipe, it begins here
+        load_strictly(kept, below("average.", tensors) or below("network.", tensors))
     parameters = dict(network.named_parameters())
     for key, tensor in below("optimizer.", tensors).items():
         kind, _, name = key.partition(".")
         parameter = parameters.get(name)
-        if parameter is None or parameter.shape != tensor.shape:
+        counts = kind == "step"  # AdamW's, a scalar
+        if parameter is None or tensor.shape != (() if counts else parameter.shape):
             raise PerpixelError(f"{path}: holds {key} {list(tensor.shape)}, which nothing needs")
-        optimizer.state[parameter][kind] = torch.empty_like(parameter).copy_(tensor)
+        like = parameter.new_empty(()) if counts else torch.empty_like(parameter)
+        optimizer.state[parameter][kind] = like.copy_(tensor)
     lines = [f"{complaint}; going on from an older state" for complaint in damaged.values()]
     lines.append(f"resumed after step {header.step}")
     lines += [f"changed: {change}" for change in changed]

@@ -390,3 +390,26 @@ def test_compiling_without_a_compiler_is_a_usage_error(
         code, _, err = perpixel(*command, "--device", "cpu", "--compile")
         assert code == 2
         assert "no-such-compiler" in err
+
+
+def test_several_seeds_are_several_runs_and_a_mean(perpixel, mini, tmp_path):
+    command = (
+        "train", "camvid/fcn_r18-d8", "--data", mini, "--out", tmp_path, "--seeds", "2",
+        "--set", "train.steps=2", "--set", "train.images_per_step=2", "--set", "train.crop=32x32",
+        "--set", "train.seed=5", "--device", "cpu",
+    )  # fmt: skip
+    code, out, err = perpixel(*command)
+    assert code == 0, err
+    summary = json.loads((tmp_path / "seeds.json").read_text())
+    own = [
+        json.loads((tmp_path / f"seed-{seed}" / "evaluate.json").read_text())["miou"]
+        for seed in (5, 6)
+    ]
+    assert list(summary["miou"].values()) == own
+    assert summary["mean"] == pytest.approx(sum(own) / 2)
+    assert summary["best"] == max(own)
+    assert f"mean {sum(own) / 2:.2f}" in out
+    recipes = [(tmp_path / f"seed-{seed}" / "recipe.json").read_text() for seed in (5, 6)]
+    assert recipes[0].replace('"seed": 5', '"seed": 6') == recipes[1] != recipes[0]
+    assert perpixel(*command)[0] == 0  # finished runs are gone on with
+    assert json.loads((tmp_path / "seeds.json").read_text()) == summary

@@ -1,8 +1,10 @@
+import json
 import os
 import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -51,6 +53,20 @@ def test_ranks_share_out_what_one_process_sees(workers: int):
             labels = [share.labels[2 * part : 2 * part + 2] for share in (first, second)]
             assert torch.equal(torch.cat(images), whole.images[4 * part : 4 * part + 4])
             assert torch.equal(torch.cat(labels), whole.labels[4 * part : 4 * part + 4])
+
+
+def test_the_finish_shows_whole_pictures_as_they_are():
+    finish = {"share": 0.3, "crop": [96, 128]}
+    recipe = perpixel.override(
+        RECIPE, ["train.steps=10", f"train.finish={json.dumps(finish)}", "augment.flip=0"]
+    )
+    seen = list(batches(SET, recipe, first_step=0, workers=0))
+    assert [tuple(batch.images.shape[1:3]) for batch in seen] == [(32, 40)] * 7 + [(96, 128)] * 3
+    for batch in seen[7:]:
+        for image, label, name in zip(batch.images, batch.labels, batch.names, strict=True):
+            index = [SET.name(place) for place in range(len(SET))].index(name)
+            assert np.array_equal(image, SET.image(index))
+            assert np.array_equal(label, SET.label(index))
 
 
 def test_any_step_can_be_the_first():

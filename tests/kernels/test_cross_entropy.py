@@ -18,15 +18,11 @@ def batch(classes: int, small: tuple, large: tuple, *, device, pictures: int = 2
     return logits, labels, torch.randn(labels.shape, dtype=torch.float64, device=device)
 
 
-def both(logits: Tensor, labels: Tensor, pull: Tensor, *, align_corners: bool):
+def both(logits: Tensor, labels: Tensor, pull: Tensor, **how):
     """(losses, log sums, gradient) of the kernels and of the bands."""
-    kernels = forward(logits, labels, align_corners=align_corners)
-    bands = forward_in_bands(logits, labels, align_corners=align_corners)
+    kernels, bands = forward(logits, labels, **how), forward_in_bands(logits, labels, **how)
     given = (pull.to(bands[0].dtype), logits, labels, bands[1])
-    return (
-        (*kernels, backward(*given, align_corners=align_corners)),
-        (*bands, backward_in_bands(*given, align_corners=align_corners)),
-    )
+    return (*kernels, backward(*given, **how)), (*bands, backward_in_bands(*given, **how))
 
 
 @pytest.mark.parametrize("align_corners", [False, True])
@@ -55,13 +51,16 @@ def test_the_kernels_are_the_bands_in_float64(classes, small, large, align_corne
     classes=st.integers(1, 18),
     sizes=st.tuples(*[st.integers(1, 6)] * 2, *[st.integers(1, 9)] * 2),
     align_corners=st.booleans(),
+    smoothing=st.sampled_from([0.0, 0.1]),
     seed=st.integers(0, 99),
 )
-def test_the_kernels_are_the_bands_at_any_size(pictures, classes, sizes, align_corners, seed):
+def test_the_kernels_are_the_bands_at_any_size(
+    pictures, classes, sizes, align_corners, smoothing, seed
+):
     torch.manual_seed(seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     given = batch(classes, sizes[:2], sizes[2:], device=device, pictures=pictures)
-    found, wanted = both(*given, align_corners=align_corners)
+    found, wanted = both(*given, align_corners=align_corners, smoothing=smoothing)
     for ours, theirs in zip(found, wanted, strict=True):
         assert torch.allclose(ours, theirs, rtol=1e-12, atol=1e-12)
 

@@ -86,7 +86,7 @@ def test_a_recipe_can_come_from_a_file(tmp_path):
 def test_differences_name_the_paths():
     changed = perpixel.override(RECIPE, ["train.steps=7", "model.auxiliary=none"])
     found = settings.differences(RECIPE, changed)
-    assert "train.steps: 600 -> 7" in found
+    assert "train.steps: 40000 -> 7" in found
     assert any(line.startswith("model.auxiliary.width: 64 -> None") for line in found)
     assert settings.differences(RECIPE, RECIPE) == []
 

@@ -42,6 +42,30 @@ def test_compiling_is_asked_for_with_the_mode(monkeypatch):
     assert asked == [{"mode": "reduce-overhead"}]
 
 
+def test_adamw_is_its_formula_and_spares_norms_and_biases():
+    """Algorithm 2 of Loshchilov and Hutter in float64: decay on the weights, not in the moments."""
+    betas, decay, lr = (0.8, 0.9), 0.1, 0.01
+    spec = Optimizer(algorithm="adamw", lr=lr, betas=betas, weight_decay=decay, decay_norms=False)
+    network = build(SMALL, classes=2)
+    optimizer = make_optimizer(network, spec)
+    wanted = {name: p.detach().double() for name, p in network.named_parameters()}
+    first = {name: torch.zeros_like(value) for name, value in wanted.items()}
+    second = {name: torch.zeros_like(value) for name, value in wanted.items()}
+    for step in range(1, 4):
+        for name, parameter in network.named_parameters():
+            parameter.grad = torch.randn_like(parameter)
+            slope = parameter.grad.double()
+            first[name] = betas[0] * first[name] + (1 - betas[0]) * slope
+            second[name] = betas[1] * second[name] + (1 - betas[1]) * slope**2
+            mean = first[name] / (1 - betas[0] ** step)
+            spread = (second[name] / (1 - betas[1] ** step)).sqrt() + 1e-8
+            kept = 1 - lr * decay if parameter.ndim > 1 else 1
+            wanted[name] = kept * wanted[name] - lr * mean / spread
+        optimizer.step()
+    for name, parameter in network.named_parameters():
+        assert torch.allclose(parameter.detach().double(), wanted[name], atol=1e-5), name
+
+
 def test_the_optimizer_is_sgd_by_its_formula():
     """v = m v + (g + d w), w = w - lr v, in float64; one pass over the weights does it all."""
     spec = Optimizer(lr=0.1, momentum=0.9, weight_decay=0.01, backbone_lr_scale=0.5)

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 import perpixel
@@ -23,6 +25,23 @@ def test_only_mmsegmentation_1_reaches_the_floor():
     assert rates(Schedule(), 10)[-1] > 1e-3
     assert rates(Schedule(floor=0), 10)[-1] > 0
     assert rates(Schedule(reaches_floor=True), 1) == [0.01]
+
+
+def test_cosine_is_its_formula_and_falls_from_the_rate_to_the_floor():
+    found = rates(Schedule(policy="cosine", floor=1e-3), 1000)
+    for step in (0, 250, 500, 999):
+        expected = 1e-3 + 0.5 * (0.01 - 1e-3) * (1 + math.cos(math.pi * step / 1000))
+        assert found[step] == pytest.approx(expected, rel=1e-12)
+    assert rates(Schedule(policy="cosine", floor=0, reaches_floor=True), 10)[-1] == 0
+
+
+@pytest.mark.parametrize("policy", ["poly", "cosine"])
+def test_warm_up_rises_in_even_steps_and_then_changes_nothing(policy: str):
+    cold, warm = (rates(Schedule(policy=policy, warmup=share), 100) for share in (0.0, 0.1))
+    assert warm[10:] == cold[10:]
+    assert [w / c for w, c in zip(warm[:10], cold[:10], strict=True)] == pytest.approx(
+        [(step + 1) / 11 for step in range(10)]
+    )
 
 
 def test_a_floor_above_the_rate_does_not_raise_it():

@@ -1,0 +1,89 @@
+"""The moving average of a run's weights: its formula, what is kept of it, and resuming."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import perpixel
+from perpixel.checkpoint import read_checkpoint, read_tensors
+from perpixel.models.build import build
+from perpixel.recipes.spec import FCN, Model, ResNet
+from perpixel.training.averaging import averaged, follow
+
+SMALL = Model(backbone=ResNet(depth=18), head=FCN(convs=1, width=4))
+TINY = perpixel.override(
+    perpixel.recipe("camvid/fcn_r18-d8"),
+    [
+        "train.steps=6",
+        "train.images_per_step=2",
+        "train.crop=32x32",
+        "train.finish=null",
+        "train.average=0.9",
+        "train.save_every=2",
+        "train.precision=float32",
+        "optimizer.algorithm=adamw",
+        "optimizer.lr=0.001",
+        "model.head.width=8",
+        "model.auxiliary.width=8",
+    ],
+)
+
+
+def test_without_an_average_the_network_is_kept():
+    network = build(SMALL, classes=2)
+    assert averaged(network, 0.0) is network
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    follow(network, network, step=5, average=0.0)
+    assert all(torch.equal(before[name], now) for name, now in network.state_dict().items())
+
+
+def test_the_average_is_its_formula_and_counts_batches():
+    network = build(SMALL, classes=2)
+    kept = averaged(network, 0.3)
+    wanted = {name: tensor.double() for name, tensor in network.state_dict().items()}
+    for step, share in enumerate((0.1, 2 / 11, 0.25, 0.3, 0.3)):  # (1 + step) / (10 + step), or 0.3
+        for tensor in network.state_dict().values():
+            tensor.copy_(torch.randn(tensor.shape) if tensor.is_floating_point() else step)
+        follow(kept, network, step=step, average=0.3)
+        for name, tensor in network.state_dict().items():
+            new = tensor.double()
+            if tensor.is_floating_point():
+                new = share * wanted[name] + (1 - share) * new
+            wanted[name] = new
+    for name, tensor in kept.state_dict().items():
+        assert torch.allclose(tensor.double(), wanted[name], atol=1e-5), name
+    assert not any(parameter.requires_grad for parameter in kept.parameters())
+
+
+@pytest.fixture(scope="module")
+def straight(mini: Path, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("straight")
+    perpixel.train(TINY, data=mini, out=folder, device="cpu")
+    return folder
+
+
+def test_the_model_is_the_average_and_its_score_the_runs(mini: Path, straight: Path):
+    model = read_checkpoint(straight / "checkpoints" / "model.safetensors").weights
+    _, state = read_tensors(straight / "checkpoints" / "last.safetensors")
+    for name, tensor in model.items():
+        assert torch.equal(tensor, state[f"average.{name}"])
+    assert not torch.equal(model["head.classifier.weight"], state["network.head.classifier.weight"])
+    assert "optimizer.step.head.classifier.weight" in state
+    stored = json.loads((straight / "evaluate.json").read_text())
+    assert perpixel.evaluate(straight, data=mini).miou == stored["miou"]
+
+
+def test_resumed_it_is_the_same_run(mini: Path, straight: Path, tmp_path: Path):
+    (tmp_path / "checkpoints").mkdir()
+    earlier = straight / "checkpoints" / "last-1.safetensors"
+    shutil.copy(earlier, tmp_path / "checkpoints" / "last.safetensors")
+    perpixel.train(TINY, data=mini, out=tmp_path, resume=True, device="cpu")
+    ours, theirs = (
+        read_tensors(run / "checkpoints" / "last.safetensors")[1] for run in (tmp_path, straight)
+    )
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name
