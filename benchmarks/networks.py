@@ -3,8 +3,8 @@
     python benchmarks/networks.py [--device cuda] [--rounds 5] [--only TEXT] [--measures step ...]
 
 Every toolkit runs in a process of its own, in turn, on the same shapes; medians are printed and
-benchmarks/results/networks.json is written. perpixel runs as `train.precision=auto` has it and in
-float32; the others in float32 on a CPU, where they have no mixed precision, and with float16 on
+benchmarks/results/networks.json is written. perpixel runs in bfloat16 and in float32, of which
+`train.precision=auto` takes the faster; the others in float32 on a CPU, where they have no mixed precision, and with float16 on
 CUDA. Peak memory is that of a process that does nothing but two training steps. The file holds what
 was measured last: run all measures for a whole one.
 """
@@ -72,10 +72,12 @@ def toolkits(network: dict[str, Any], what: str, device: str) -> dict[str, tuple
     case = {**network, "device": device, "batch": batch}
     found = {
         "mmsegmentation": ("mmseg", case),
-        "perpixel": ("perpixel", {**case, "settings": [*settings, "train.precision=auto"]}),
-        "perpixel, float32": (
-            "perpixel", {**case, "settings": [*settings, "train.precision=float32"]},
-        ),
+        **{
+            f"perpixel, {precision}": (
+                "perpixel", {**case, "settings": [*settings, f"train.precision={precision}"]},
+            )
+            for precision in ("bfloat16", "float32")
+        },
     }  # fmt: skip
     if network["also"] and what != "prediction":
         found[network["also"]] = (network["also"], case)
