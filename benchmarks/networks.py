@@ -4,9 +4,9 @@
 
 Every toolkit runs in a process of its own, in turn, on the same shapes; medians are printed and
 benchmarks/results/networks.json is written. perpixel runs in bfloat16 and in float32, of which
-`train.precision=auto` takes the faster; the others in float32 on a CPU, where they have no mixed precision, and with float16 on
-CUDA. Peak memory is that of a process that does nothing but two training steps. The file holds what
-was measured last: run all measures for a whole one.
+`train.precision=auto` takes the faster; the others in float32 on a CPU, where they have no mixed
+precision, and with float16 on CUDA. Peak memory is that of a process that does nothing but two
+training steps. The file holds what was measured last: run all measures for a whole one.
 """
 
 import argparse
