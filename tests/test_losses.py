@@ -242,6 +242,33 @@ def test_the_plain_loss_is_torchs_own():
         assert segmentation_loss(logits, labels, spec).item() == pytest.approx(expected.item())
 
 
+@pytest.mark.parametrize(
+    "others",
+    [{}, {"class_weights": (1, 2, 0.5, 4)}, {"focal": 0.5}, {"ohem": OHEM(min_kept=3)}],
+    ids=["alone", "weights", "focal", "ohem"],
+)
+def test_smoothed_labels_are_a_share_of_all_classes(others: dict):
+    """Beside each other term, the smoothed loss is (1 - e) of the plain one and e of the mean."""
+    logits, labels = batch()
+    share = 0.3
+    spec = Loss(label_smoothing=share, **others)
+    scores = torch.nn.functional.log_softmax(logits.double(), dim=1)
+    known = labels != IGNORE
+    label = labels.where(known, 0).long()
+    plain = -scores.gather(1, label[:, None])[:, 0]
+    smoothed = (1 - share) * plain - share * scores.mean(dim=1)
+    pixels = smoothed + spec.focal * (1 - (-plain).exp()) ** spec.focal_gamma * plain
+    weights = torch.tensor(spec.class_weights or (1, 1, 1, 1), dtype=torch.float64)[label] * known
+    if spec.ohem is not None:
+        chances = (-plain).exp()
+        least = chances[known].sort().values[min(3 * len(labels), int(known.sum()) - 1)]
+        pixels = pixels * (chances < least.clamp(min=spec.ohem.threshold))
+    expected = (pixels * weights).sum() / weights.sum()
+    assert segmentation_loss(logits, labels, spec).item() == pytest.approx(
+        expected.item(), rel=1e-5
+    )
+
+
 def test_too_few_class_weights_are_refused_with_both_numbers():
     logits, labels = batch()
     with pytest.raises(PerpixelError, match=r"class_weights has 2 numbers for 4 classes"):
@@ -254,6 +281,7 @@ def test_too_few_class_weights_are_refused_with_both_numbers():
         ({"cross_entropy": 0}, "above 0"),
         ({"cross_entropy": 0, "dice": 1, "ohem": OHEM()}, "which are 0"),
         ({"cross_entropy": 0, "lovasz": 1, "class_weights": (1, 2)}, "which are 0"),
+        ({"cross_entropy": 0, "focal": 1, "label_smoothing": 0.1}, "which is 0"),
         ({"class_weights": (1, -1)}, "greater than or equal to 0"),
     ],
 )

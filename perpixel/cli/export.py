@@ -29,7 +29,9 @@ def export(
     ] = False,
     check_on: Annotated[
         Path | None,
-        typer.Option(metavar="PATH", help="A picture or a folder to compare on; else scenes."),
+        typer.Option(
+            metavar="PATH", help="A picture, or a folder of which 8, to compare on; else scenes."
+        ),
     ] = None,
     seconds: Annotated[
         float, typer.Option(min=0, help="How long each of three timed trials may take.")

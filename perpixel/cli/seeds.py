@@ -7,24 +7,29 @@ from typing import Any
 
 from perpixel import distributed
 from perpixel.checkpoint import write_whole
+from perpixel.errors import UsageError
 from perpixel.recipes.spec import Recipe
 
 
 def train_seeds(recipe: Recipe, seeds: int, *, out: Path, how: dict[str, Any]) -> str:
-    """Trains `recipe` in out/seed-S for S = its own seed and the ones after it; `how` is the rest
-    of perpixel.train's arguments. Writes out/seeds.json and returns it as lines of text.
+    """Trains `recipe` in out/seed-S for S = its own seed and the ones after it, two or more; `how`
+    is the rest of perpixel.train's arguments. Writes out/seeds.json; returns it as lines of text.
 
-    Runs that are there already are gone on with. The mean and best are those of the final weights
-    (pytorch-auto-drive's tables print both), the deviation that of a sample.
+    Runs that are there already are gone on with. mIoU is in percent; the mean and the best are
+    those of the final weights (pytorch-auto-drive's tables print both), the deviation that of a
+    sample. Raises what perpixel.train raises; the seeds before are kept.
     """
     import perpixel
 
+    if (out / "checkpoints").exists():
+        raise UsageError(f"{out} holds a single run: name another folder for --seeds")
     first = recipe.train.seed
     scores = {}
-    for seed in range(first, first + seeds):
-        one = perpixel.override(recipe, [f"train.seed={seed}"])
-        run = perpixel.train(one, out=out / f"seed-{seed}", resume="if-begun", **how)
-        scores[seed] = run.scores.miou
+    with distributed.group(distributed.device(how["device"])):  # one for all: joined but once
+        for seed in range(first, first + seeds):
+            one = perpixel.override(recipe, [f"train.seed={seed}"])
+            run = perpixel.train(one, out=out / f"seed-{seed}", resume="if-begun", **how)
+            scores[seed] = run.scores.miou
     best = max(scores, key=lambda seed: scores[seed])
     average, deviation = mean(scores.values()), stdev(scores.values())
     summary = {
@@ -36,7 +41,7 @@ def train_seeds(recipe: Recipe, seeds: int, *, out: Path, how: dict[str, Any]) -
         "best_run": f"seed-{best}",
     }
     if distributed.ranks().main:
-        write_whole(out / "seeds.json", json.dumps(summary, indent=2).encode())
+        write_whole(out / "seeds.json", (json.dumps(summary, indent=2) + "\n").encode())
     lines = [f"seed {seed}: mIoU {miou:.2f}" for seed, miou in scores.items()]
     lines.append(
         f"mean {average:.2f}, deviation {deviation:.2f}, best {scores[best]:.2f} in "

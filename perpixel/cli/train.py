@@ -133,8 +133,16 @@ def train(
         "tensorboard": tensorboard,
     }
     if seeds is not None:
+        from perpixel import distributed
         from perpixel.cli.seeds import train_seeds
 
-        typer.echo(train_seeds(chosen, seeds, out=out, how=how))
+        if resume or (init is not None and list(out.glob("seed-*/checkpoints"))):
+            raise UsageError(
+                "--seeds goes on with the runs it finds, and they keep their weights: leave out "
+                "--resume, and --init where runs have begun"
+            )
+        summary = train_seeds(chosen, seeds, out=out, how=how)
+        if distributed.ranks().main:
+            typer.echo(summary)
         return
     perpixel.train(chosen, out=out, resume="if-begun" if resume_or_start else resume, **how)

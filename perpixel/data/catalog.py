@@ -39,6 +39,8 @@ def open_dataset(name: str, root: Path | None, split: str) -> Dataset:
     Raises UsageError for an unknown name or a missing root, PerpixelError for bad contents.
     """
     if name == "scenes":
+        if root is not None:
+            raise UsageError(f"{root}: scenes are built in, and have no --data; see --dataset")
         return scenes.Scenes(split)
     if root is None:
         raise UsageError(f"data set {known(name)!r} needs --data ROOT, the folder that holds it")

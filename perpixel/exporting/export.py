@@ -31,6 +31,9 @@ from perpixel.recipes.spec import Recipe
 FACTORS = (1.0, 0.75, 1.25)
 """Of every picture's size, where sizes are free; sides are made odd, which is hardest to match."""
 
+CHECKED = 8
+"""Pictures of a folder, at most."""
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -63,10 +66,11 @@ def export(
 ) -> Exported:
     """Writes `out`, ONNX or, if it ends in .pt2, torch.export's, and checks it against PyTorch.
 
-    The file takes pictures of `size` (by default the training crop), with `dynamic` of any size
+    The file takes pictures of `size` (by default the last crop), with `dynamic` of any size
     from 33x33 on and any number at a time. It goes from uint8 RGB [N, H, W, 3] to class maps;
-    with `logits` from normalised pictures to logits. It is compared on `check_on`, a picture or a
-    folder of them, or on built-in scenes, and timed with trials of at most `seconds`.
+    with `logits` from normalised pictures to logits. It is compared on `check_on`, a picture or
+    eight of a folder, in the size that each has if `dynamic`, or on built-in scenes, and timed with
+    trials of at most `seconds`.
 
     Raises UsageError for another suffix or a size below 33, PerpixelError when the extra
     is not installed, or when the file disagrees; nothing is written then.
@@ -75,7 +79,8 @@ def export(
         raise UsageError(f"{out}: an exported file's name ends in .onnx or .pt2")
     if out.suffix == ".onnx":
         _require_extra()
-    fixed = size or checkpoint.recipe.train.crop
+    fixed = size or checkpoint.recipe.train.last_crop
+    shown = _files(check_on)
     if dynamic and min(fixed) < SMALLEST:
         raise UsageError(
             f"--size {fixed[0]}x{fixed[1]}: with --dynamic, sides are {SMALLEST} pixels or more"
@@ -90,7 +95,7 @@ def export(
     else:
         content = program_file(program, about)
         run = program_runner(content)
-    pictures = list(_pictures(check_on, fixed, dynamic=dynamic))
+    pictures = list(_pictures(shown, fixed, dynamic=dynamic))
     found = compare(run, graph, plain, pictures=pictures)
     _require_agreement(out, found)
     write_whole(out, content)
@@ -153,9 +158,11 @@ def _metadata(checkpoint: Checkpoint) -> dict[str, str]:
     return {key: json.dumps(value) for key, value in values.items()}
 
 
-def _pictures(check_on: Path | None, fixed: Size, *, dynamic: bool) -> Iterator[tuple[str, Array]]:
+def _pictures(
+    files: list[Path] | None, fixed: Size, *, dynamic: bool
+) -> Iterator[tuple[str, Array]]:
     """Pictures by name, of the fixed size, or each of three sizes."""
-    for name, picture in _originals(check_on, fixed):
+    for name, picture in _originals(files, fixed):
         if not dynamic:
             yield name, _resized(picture, fixed)
             continue
@@ -166,17 +173,24 @@ def _pictures(check_on: Path | None, fixed: Size, *, dynamic: bool) -> Iterator[
             yield name, _resized(picture, (max(own[0], SMALLEST), max(own[1], SMALLEST)))
 
 
-def _originals(check_on: Path | None, fixed: Size) -> Iterator[tuple[str, Array]]:
+def _files(check_on: Path | None) -> list[Path] | None:
+    """The pictures to check on, of a folder at most `CHECKED`; None: built-in scenes."""
     if check_on is None:
+        return None
+    files = [check_on]
+    if check_on.is_dir():
+        files = sorted(p for p in check_on.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    if not files or not check_on.exists():
+        raise UsageError(f"--check-on {check_on}: no pictures there")
+    return files[:: -(-len(files) // CHECKED)]
+
+
+def _originals(files: list[Path] | None, fixed: Size) -> Iterator[tuple[str, Array]]:
+    if files is None:
         scenes = Scenes("val", count=2, size=fixed)
         for index in range(len(scenes)):
             yield f"scenes {scenes.name(index)}", scenes.image(index)
         return
-    files = [check_on]
-    if check_on.is_dir():
-        files = sorted(p for p in check_on.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-        if not files:
-            raise UsageError(f"--check-on {check_on}: no pictures there")
     for path in files:
         yield path.name, read_image(path)
 

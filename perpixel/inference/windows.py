@@ -40,7 +40,7 @@ def slide(
     are dropped after the last.
     """
     spec = recipe.inference
-    crop = spec.crop or recipe.train.crop
+    crop = spec.crop or recipe.train.last_crop
     stride = spec.stride or (max(crop[0] * 2 // 3, 1), max(crop[1] * 2 // 3, 1))
     tall, wide = min(crop[0], size[0]), min(crop[1], size[1])
     tops, lefts = window_starts(size[0], tall, stride[0]), window_starts(size[1], wide, stride[1])

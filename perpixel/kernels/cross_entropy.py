@@ -148,7 +148,7 @@ def _forward(
         said = tl.maximum(said, tl.max(own, axis=0))
     whole = largest + tl.log(total)
     if SMOOTHING > 0:
-        said += SMOOTHING * (mean - said)
+        said = (1.0 - SMOOTHING) * said + SMOOTHING * mean
     tl.store(log_sums + here, whole, mask=inside)
     tl.store(losses + here, tl.where(label == IGNORED, 0.0, whole - said), mask=inside)
 
@@ -219,7 +219,7 @@ def _backward(
                     whole = tl.load(log_sums + pixel, mask=counted, other=float("inf"))
                     pull = tl.load(gradient + pixel, mask=counted, other=0).to(EXACT)
                     share = tl.exp(score - whole[None, :])
-                    share -= tl.where(index == label[None, :], 1.0 - SMOOTHING, 0.0)
+                    share -= (index == label[None, :]).to(EXACT) * (1.0 - SMOOTHING)
                     share -= SMOOTHING / CLASSES
                     result += (row_weight * weight * pull)[None, :] * share
                     step += 1

@@ -8,9 +8,13 @@ from perpixel.models.segmenter import Segmenter
 
 
 def compile_for_training(network: Segmenter, *, mode: str) -> None:
-    """Compiles the network at its next call; its key names stay. See `require_compiler`."""
+    """Compiles the network at its next call; its key names stay. See `require_compiler`.
+
+    Every new picture size is compiled by itself, so that a run resumed with its second size goes on
+    with the same kernels.
+    """
     require_compiler(network)
-    network.compile(mode=mode)
+    network.compile(mode=mode, dynamic=False)
 
 
 def compile_for_prediction(network: Segmenter) -> None:

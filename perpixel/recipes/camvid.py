@@ -37,7 +37,7 @@ _FPN_R18 = Recipe(
         images_per_step=16,
         crop=(256, 336),
         finish=Finish(share=0.1, crop=(360, 480)),
-        average=0.999,
+        ema=0.999,
         save_every=500,
     ),
     evaluate=Evaluate(every=1000),

@@ -6,128 +6,21 @@ Sizes are (height, width) unless a field says otherwise.
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import Field, model_validator
 
-Size = tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
-Share = Annotated[float, Field(ge=0, le=1)]
-Portion = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[int, Field(gt=0)]
+from perpixel.recipes.network import FCN as FCN
+from perpixel.recipes.network import Auxiliary as Auxiliary
+from perpixel.recipes.network import Backbone as Backbone
+from perpixel.recipes.network import Model as Model
+from perpixel.recipes.network import Portion, Positive, Share
+from perpixel.recipes.network import ResNet as ResNet
+from perpixel.recipes.network import SemanticFPN as SemanticFPN
+from perpixel.recipes.network import Size as Size
+from perpixel.recipes.network import Spec as Spec
+from perpixel.recipes.network import Timm as Timm
 
 IGNORE = 255
 """The label of a pixel without a class, in every class map."""
-
-
-class Spec(BaseModel):
-    """A frozen value; an unknown field is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class ResNet(Spec):
-    """ResNet (He et al., 2015, table 1), dilated to the wanted output stride.
-
-    `stem` "deep" is three 3x3 convolutions of 32, 32 and 64 channels (the "v1c" of open-mmlab).
-    `stride_in_1x1` puts a bottleneck's stride in its first 1x1 convolution (Caffe, detectron2).
-    `frozen_norm` holds batch norm's statistics and scale as constants (detectron2).
-    `zero_init_residual` starts every residual branch at zero (Goyal et al., 2017, section 5.1).
-    """
-
-    kind: Literal["resnet"] = "resnet"
-    depth: Literal[18, 34, 50, 101] = 50
-    stem: Literal["7x7", "deep"] = "7x7"
-    output_stride: Literal[8, 16, 32] = 32
-    stride_in_1x1: bool = False
-    frozen_norm: bool = False
-    zero_init_residual: bool = False
-
-
-class Timm(Spec):
-    """A backbone of the timm library by its name there, with features at four strides or fewer.
-
-    Its weights and normalisation are timm's matter: `input` is to say what they were trained on.
-    """
-
-    kind: Literal["timm"] = "timm"
-    name: str = "convnext_tiny"
-    output_stride: Literal[8, 16, 32] = 32
-
-
-def _kind_of_backbone(value: object) -> str:
-    """Recipes of before there were kinds say none, and are of a ResNet."""
-    kind = value.get("kind", "resnet") if isinstance(value, dict) else getattr(value, "kind", None)
-    return str(kind)
-
-
-Backbone = Annotated[
-    Annotated[ResNet, Tag("resnet")] | Annotated[Timm, Tag("timm")],
-    Discriminator(_kind_of_backbone),
-]
-
-
-class FCN(Spec):
-    """Convolutions on the last stage and a 1x1 classifier (Long et al., 2015; the toolkits' heads).
-
-    `concat_input` appends the backbone's features to the head's and fuses them with one more
-    convolution (mmsegmentation). `dropout_kind` "channel" drops whole feature maps (Dropout2d),
-    "element" single values (torchvision).
-    """
-
-    kind: Literal["fcn"] = "fcn"
-    convs: Annotated[int, Field(ge=0, le=16)] = 2
-    width: Positive = 512
-    kernel: Literal[1, 3] = 3
-    dilation: Positive = 1
-    concat_input: bool = False
-    dropout: Share = 0.1
-    dropout_kind: Literal["channel", "element"] = "channel"
-
-    @model_validator(mode="after")
-    def _fuse_needs_convs(self) -> "FCN":
-        if self.concat_input and self.convs == 0:
-            raise ValueError("concat_input needs at least one convolution (convs >= 1)")
-        return self
-
-
-class SemanticFPN(Spec):
-    """A feature pyramid merged at stride 4 (Kirillov et al., 2019, "Panoptic FPN", section 3).
-
-    `neck_norm` gives the neck's convolutions batch norm and ReLU in place of a bias
-    (sssegmentation). `norm` "group" uses GroupNorm with 32 groups in the scale heads (detectron2).
-    """
-
-    kind: Literal["semantic_fpn"] = "semantic_fpn"
-    neck_width: Positive = 256
-    neck_norm: bool = False
-    width: Positive = 128
-    norm: Literal["batch", "group"] = "batch"
-    dropout: Share = 0.1
-
-
-class Auxiliary(Spec):
-    """A small FCN head on the third stage, used in training only.
-
-    `classes` is set only where a published checkpoint's auxiliary head counts other classes than
-    its main head (mmsegmentation's Pascal Context files of 2020).
-    """
-
-    convs: Annotated[int, Field(gt=0, le=16)] = 1
-    width: Positive = 256
-    dropout: Share = 0.1
-    dropout_kind: Literal["channel", "element"] = "channel"
-    classes: Positive | None = None
-
-
-class Model(Spec):
-    """A network.
-
-    `align_corners` holds for every bilinear resize of its logits, in training and testing, and
-    inside Semantic FPN's head.
-    """
-
-    backbone: Backbone = ResNet()
-    head: Annotated[FCN | SemanticFPN, Field(discriminator="kind")] = FCN()
-    auxiliary: Auxiliary | None = None
-    align_corners: bool = False
 
 
 class Input(Spec):
@@ -211,7 +104,8 @@ class Loss(Spec):
 
     `cross_entropy` and `focal` (Lin et al., 2017, with exponent `focal_gamma`) are sums over
     pixels, to which `class_weights`, one for every class, and `ohem` apply. In
-    `cross_entropy`, `label_smoothing` gives that share of a pixel's label to all classes. `mean`
+    `cross_entropy`, `label_smoothing` gives that share of a pixel's label to all classes alike, and
+    its class's weight counts for the whole (torch weighs each class's part by itself). `mean`
     "valid" divides them by the labelled pixels, each counted with its class's weight, "all" by all
     pixels (mmsegmentation). `dice` (Milletari et al., 2016) and `lovasz` (Berman et al., 2018)
     compare areas, averaged over the classes of a batch, which is what one rank sees in a pass.
@@ -234,13 +128,16 @@ class Loss(Spec):
             raise ValueError("one of cross_entropy, focal, dice and lovasz is above 0")
         if not (self.cross_entropy or self.focal) and (self.class_weights or self.ohem):
             raise ValueError("class_weights and ohem apply to cross_entropy and focal, which are 0")
+        if self.label_smoothing and not self.cross_entropy:
+            raise ValueError("label_smoothing applies to cross_entropy, which is 0")
         return self
 
 
 class Optimizer(Spec):
     """SGD with momentum, or AdamW (Loshchilov and Hutter, 2019).
 
-    `momentum` is SGD's, `betas` AdamW's. Norms and biases decay, too, unless `decay_norms` is off.
+    `momentum` is SGD's, `betas` AdamW's. All that has one dimension, norms and biases, decays, too,
+    unless `decay_norms` is off.
     """
 
     algorithm: Literal["sgd", "adamw"] = "sgd"
@@ -279,6 +176,7 @@ class Finish(Spec):
     """The last `share` of a run's steps: crops of this size, without random scale and colours.
 
     Small crops train fast; pictures as large as in testing finish it (Jegou et al., 2017, 4.1).
+    `base_size`, flip and `max_class_share` stay, and smaller pictures are padded.
     """
 
     share: Share
@@ -295,7 +193,9 @@ class Train(Spec):
     `init` is the ImageNet file that the backbone starts from; without it, random weights.
     `compile` is torch.compile's mode; "reduce-overhead" uses CUDA graphs. `recompute_stages` saves
     memory: the features inside these stages of the ResNet are computed again in the backward pass.
-    `average` b keeps b old + (1 - b) new weights after each step: these are the model then.
+    `ema` b keeps an exponential moving average of weights and batch norm's statistics, b old +
+    (1 - b) new after step i, with (1 + i) / (10 + i) for b where that is less (TensorFlow's
+    ExponentialMovingAverage): it is what is evaluated, and the model. `finish` ends the run.
     """
 
     steps: Positive = 40_000
@@ -304,7 +204,7 @@ class Train(Spec):
     init: Download | None = None
     crop: Size = (512, 1024)
     finish: Finish | None = None
-    average: Portion = 0.0
+    ema: Portion = 0.0
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     precision: Literal["auto", "float32", "tf32", "bfloat16"] = "auto"
     compile: Literal["off", "default", "reduce-overhead"] = "off"
@@ -315,6 +215,11 @@ class Train(Spec):
     max_skipped: Annotated[int, Field(ge=0)] = 3
     max_damaged: Share = 0.01
 
+    @property
+    def last_crop(self) -> Size:
+        """What the network saw in the end, (height, width)."""
+        return self.finish.crop if self.finish else self.crop
+
 
 class Inference(Spec):
     """How a picture becomes a class map.
@@ -322,7 +227,7 @@ class Inference(Spec):
     `base_size` (long side, short side) is the box a picture is fitted into first, keeping its
     shape; None takes it as it is. "whole" pads a picture that is smaller than `pad_to` with black
     at the bottom and right, and cuts the padding off its logits. "slide" averages the logits of
-    overlapping windows of `crop` (None: the training crop), `stride` (None: two thirds of it)
+    overlapping windows of `crop` (None: the last training crop), `stride` (None: two thirds of it)
     apart; "blend" weights them by Hann's window, so that no border of a window shows. `two_resizes`
     enlarges logits to the network's input size and from there to the picture's (mmsegmentation);
     otherwise in one step. `average` says what is averaged over scales and flips: class

@@ -7,25 +7,25 @@ import torch
 from perpixel.models.segmenter import Segmenter
 
 
-def averaged(network: Segmenter, average: float) -> Segmenter:
-    """What is evaluated and kept of `network`: itself, or with an `average` above 0 a copy."""
-    return deepcopy(network).requires_grad_(False) if average else network
+def averaged(network: Segmenter, ema: float) -> Segmenter:
+    """What is evaluated and kept of `network`: itself, or with an `ema` above 0 a copy."""
+    return deepcopy(network).requires_grad_(False) if ema else network
 
 
 @torch.no_grad()
-def follow(kept: Segmenter, network: Segmenter, *, step: int, average: float) -> None:
-    """Moves `kept` towards the network's weights and statistics after step 0, 1, ...
+def follow(model: Segmenter, network: Segmenter, *, step: int, ema: float) -> None:
+    """Moves `model` towards the network's weights and statistics after step 0, 1, ...
 
-    b old + (1 - b) new, with b = `average` or (1 + step) / (10 + step), whichever is less, so that
+    b old + (1 - b) new, with b = `ema` or (1 + step) / (10 + step), whichever is less, so that
     the first weights are soon forgotten. Batch norm's statistics are averaged with the weights they
     were measured with; its count of batches is copied.
     """
-    if kept is network:
+    if model is network:
         return
-    share = 1 - min(average, (1 + step) / (10 + step))
-    pairs = list(zip(kept.state_dict().values(), network.state_dict().values(), strict=True))
+    share = 1 - min(ema, (1 + step) / (10 + step))
+    pairs = list(zip(model.state_dict().values(), network.state_dict().values(), strict=True))
     real = [pair for pair in pairs if pair[0].is_floating_point()]
     torch._foreach_lerp_([old for old, _ in real], [new for _, new in real], share)
-    for old, new in pairs:
-        if not old.is_floating_point():
-            old.copy_(new)
+    counts = [pair for pair in pairs if not pair[0].is_floating_point()]
+    if counts:  # frozen batch norms have none
+        torch._foreach_copy_([old for old, _ in counts], [new for _, new in counts])

@@ -98,20 +98,19 @@ def train(
     network = build(recipe.model, classes=len(train_set.classes))
     if own.world > 1:
         synchronise(network, where)
+    start = Start(lines=("random initial weights",))
+    if init is not None and not resume:
+        start = Start(lines=(start_from(network, init),))
     network = place(network, where).train()
-    kept = averaged(network, recipe.train.average)
+    model = averaged(network, recipe.train.ema)
     network = economise(network, recipe.train)
     optimizer = make_optimizer(network, recipe.optimizer)
     names, palette = train_set.classes.names, train_set.classes.palette
     course = Course(recipe=recipe, pictures=len(train_set), classes=names)
-    start = Start(lines=("random initial weights",))
     if resume:
         start = read_state(
-            checkpoints, network, kept, optimizer, course=course, allow_changes=allow_changes
+            checkpoints, network, model, optimizer, course=course, allow_changes=allow_changes
         )
-    elif init is not None:
-        start = Start(lines=(start_from(network, init),))
-        kept.load_state_dict(network.state_dict())
     progress, steps = start.progress, recipe.train.steps
     statistics = list(network.buffers())  # batch norm's
     before = [tensor.clone() for tensor in statistics]
@@ -124,8 +123,9 @@ def train(
         _require_numbers(network, progress.step)
         if own.main:
             write_state(
-                checkpoints, network, kept, optimizer, course=course, progress=progress, again=again
-            )
+                checkpoints, network, model, optimizer,
+                course=course, progress=progress, again=again,
+            )  # fmt: skip
 
     with (
         alone_in(out, own),
@@ -167,7 +167,7 @@ def train(
                 report_damage(journal, batch, course, progress)
             if verdict.sound:
                 optimizer.step()
-                follow(kept, network, step=step, average=recipe.train.average)
+                follow(model, network, step=step, ema=recipe.train.ema)
                 progress = replace(progress, skipped=0)
             else:  # as if it had never been
                 torch._foreach_copy_(statistics, before)
@@ -185,12 +185,12 @@ def train(
             every = recipe.evaluate.every
             if evaluating := finished or (every is not None and progress.step % every == 0):
                 save()  # an evaluation takes long, and may fail on a damaged picture
-                scores = evaluate(folded(kept), recipe, eval_set)
+                scores = evaluate(folded(model), recipe, eval_set)
                 _log_scores(journal, progress.step, scores)
                 if progress.best_miou is None or scores.miou > progress.best_miou:
                     progress = replace(progress, best_miou=scores.miou)
                     if own.main:
-                        write_checkpoint(checkpoints / "best.safetensors", checkpoint(kept))
+                        write_checkpoint(checkpoints / "best.safetensors", checkpoint(model))
                 clock = Clock(where)
             stopping = verdict.stop or (own.world == 1 and stop.is_set())
             if evaluating or stopping or progress.step % recipe.train.save_every == 0:
@@ -203,9 +203,9 @@ def train(
                     f"the same command and --resume"
                 )
         if scores is None:  # resumed after its last step
-            scores = evaluate(folded(kept), recipe, eval_set)
+            scores = evaluate(folded(model), recipe, eval_set)
         if own.main:
-            write_checkpoint(checkpoints / "model.safetensors", checkpoint(kept))
+            write_checkpoint(checkpoints / "model.safetensors", checkpoint(model))
             write_scores(out, scores)
         journal.say(f"done: mIoU {scores.miou:.2f}, best {progress.best_miou or 0:.2f}, in {out}")
     return Run(out, scores)

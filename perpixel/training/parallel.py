@@ -28,14 +28,15 @@ def require_even_shares(recipe: Recipe, world: int) -> None:
             f"ranks in train.accumulate={train.accumulate} passes: make it a multiple of {parts}, "
             f"or start another number of ranks"
         )
-    height, width = (math.ceil(side / backbone.output_stride) for side in train.crop)
-    if train.images_per_step // train.accumulate * height * width == 1:
-        raise UsageError(
-            f"train.images_per_step={train.images_per_step} in train.accumulate="
-            f"{train.accumulate} passes of train.crop={train.crop[0]}x{train.crop[1]} leave batch "
-            f"norm a single value at stride {backbone.output_stride}: take more pictures a pass, "
-            f"or a larger crop"
-        )
+    for crop in {train.crop, train.last_crop}:
+        height, width = (math.ceil(side / backbone.output_stride) for side in crop)
+        if train.images_per_step // train.accumulate * height * width == 1:
+            raise UsageError(
+                f"train.images_per_step={train.images_per_step} in train.accumulate="
+                f"{train.accumulate} passes of crops of {crop[0]}x{crop[1]} leave batch norm a "
+                f"single value at stride {backbone.output_stride}: take more pictures a pass, or "
+                f"a larger train.crop or train.finish.crop"
+            )
 
 
 def joined(network: Segmenter, world: int) -> nn.Module:

@@ -66,7 +66,7 @@ class Start:
 def write_state(
     folder: Path,
     network: Segmenter,
-    kept: Segmenter,
+    model: Segmenter,
     optimizer: torch.optim.Optimizer,
     *,
     course: Course,
@@ -75,14 +75,14 @@ def write_state(
 ) -> None:
     """Saves the run as the newest state in `folder`, beside the recipe's number of older ones.
 
-    `kept` is the average of the network's weights, or the network itself where there is none.
+    `model` is the moving average of the network, or the network itself where there is none.
     `again` puts it in the place of the newest, which is of the same step.
     Order and augmentation are functions of the step and need no saving. Raises PerpixelError when
     it cannot be written; the older states are whole then.
     """
     tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
-    if kept is not network:
-        tensors |= {f"average.{name}": tensor for name, tensor in kept.state_dict().items()}
+    if model is not network:
+        tensors |= {f"ema.{name}": tensor for name, tensor in model.state_dict().items()}
     for name, parameter in network.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, Tensor):
@@ -119,13 +119,13 @@ def states(folder: Path) -> list[Path]:
 def read_state(
     folder: Path,
     network: Segmenter,
-    kept: Segmenter,
+    model: Segmenter,
     optimizer: torch.optim.Optimizer,
     *,
     course: Course,
     allow_changes: bool,
 ) -> Start:
-    """Puts the newest state that is whole into `network`, `kept` (see above) and `optimizer`.
+    """Puts the newest state that is whole into `network`, `model` (see above) and `optimizer`.
 
     Raises PerpixelError when there is none, or when it belongs to another recipe or training set
     and changes are not allowed.
@@ -147,10 +147,11 @@ def read_state(
             f"--allow-changes, or start a new run. Changed: " + "; ".join(changed)
         )
     load_strictly(network, below("network.", tensors))
-    if kept is not network:  # where averaging was added to the recipe, it begins here
-        load_strictly(kept, below("average.", tensors) or below("network.", tensors))
+    if model is not network:  # where averaging was added to the recipe, it begins here
+        load_strictly(model, below("ema.", tensors) or below("network.", tensors))
     parameters = dict(network.named_parameters())
-    for key, tensor in below("optimizer.", tensors).items():
+    same = header.course.recipe.optimizer.algorithm == course.recipe.optimizer.algorithm
+    for key, tensor in below("optimizer.", tensors).items() if same else ():
         kind, _, name = key.partition(".")
         parameter = parameters.get(name)
         counts = kind == "step"  # AdamW's, a scalar
@@ -161,6 +162,7 @@ def read_state(
     lines = [f"{complaint}; going on from an older state" for complaint in damaged.values()]
     lines.append(f"resumed after step {header.step}")
     lines += [f"changed: {change}" for change in changed]
+    lines += [] if same else ["the optimizer, another one, starts anew"]
     progress = Progress(header.step, header.best_miou, header.skipped, header.damaged)
     return Start(progress, tuple(lines), tuple(damaged))
 

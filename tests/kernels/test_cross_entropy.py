@@ -77,10 +77,11 @@ def test_low_precision_logits_are_worked_on_in_float32(dtype, device):
     assert error < max(2e-6, torch.finfo(dtype).eps)  # bfloat16: the rounding of the result
 
 
-def test_a_label_of_no_class_has_an_infinite_loss(device):
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_label_of_no_class_has_an_infinite_loss(device, smoothing):
     logits, labels, _ = batch(3, (2, 2), (4, 4), device=device)
     labels[0, 0, 0] = 3
-    losses, _ = forward(logits, labels, align_corners=False)
+    losses, _ = forward(logits, labels, align_corners=False, smoothing=smoothing)
     assert losses[0, 0, 0] == float("inf")
     assert losses.isfinite().sum() == losses.numel() - 1
 

@@ -20,8 +20,8 @@ TINY = perpixel.override(
         "train.steps=6",
         "train.images_per_step=2",
         "train.crop=32x32",
-        "train.finish=null",
-        "train.average=0.9",
+        'train.finish={"share": 0.2, "crop": [48, 64]}',
+        "train.ema=0.9",
         "train.save_every=2",
         "train.precision=float32",
         "optimizer.algorithm=adamw",
@@ -35,9 +35,6 @@ TINY = perpixel.override(
 def test_without_an_average_the_network_is_kept():
     network = build(SMALL, classes=2)
     assert averaged(network, 0.0) is network
-    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    follow(network, network, step=5, average=0.0)
-    assert all(torch.equal(before[name], now) for name, now in network.state_dict().items())
 
 
 def test_the_average_is_its_formula_and_counts_batches():
@@ -47,7 +44,7 @@ def test_the_average_is_its_formula_and_counts_batches():
     for step, share in enumerate((0.1, 2 / 11, 0.25, 0.3, 0.3)):  # (1 + step) / (10 + step), or 0.3
         for tensor in network.state_dict().values():
             tensor.copy_(torch.randn(tensor.shape) if tensor.is_floating_point() else step)
-        follow(kept, network, step=step, average=0.3)
+        follow(kept, network, step=step, ema=0.3)
         for name, tensor in network.state_dict().items():
             new = tensor.double()
             if tensor.is_floating_point():
@@ -69,7 +66,7 @@ def test_the_model_is_the_average_and_its_score_the_runs(mini: Path, straight: P
     model = read_checkpoint(straight / "checkpoints" / "model.safetensors").weights
     _, state = read_tensors(straight / "checkpoints" / "last.safetensors")
     for name, tensor in model.items():
-        assert torch.equal(tensor, state[f"average.{name}"])
+        assert torch.equal(tensor, state[f"ema.{name}"])
     assert not torch.equal(model["head.classifier.weight"], state["network.head.classifier.weight"])
     assert "optimizer.step.head.classifier.weight" in state
     stored = json.loads((straight / "evaluate.json").read_text())
@@ -87,3 +84,15 @@ def test_resumed_it_is_the_same_run(mini: Path, straight: Path, tmp_path: Path):
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
         assert torch.equal(tensor, theirs[name]), name
+
+
+@pytest.mark.parametrize(("before", "after"), [("adamw", "sgd"), ("sgd", "adamw")])
+def test_another_optimizer_starts_anew(mini: Path, tmp_path: Path, before: str, after: str):
+    shorter = perpixel.override(TINY, [f"optimizer.algorithm={before}", "train.steps=2"])
+    perpixel.train(shorter, data=mini, out=tmp_path, device="cpu")
+    other = perpixel.override(TINY, [f"optimizer.algorithm={after}", "train.steps=4"])
+    perpixel.train(other, data=mini, out=tmp_path, resume=True, allow_changes=True, device="cpu")
+    assert "the optimizer, another one, starts anew" in (tmp_path / "log.txt").read_text()
+    _, state = read_tensors(tmp_path / "checkpoints" / "last.safetensors")
+    kinds = {name.split(".")[1] for name in state if name.startswith("optimizer.")}
+    assert kinds == ({"momentum_buffer"} if after == "sgd" else {"step", "exp_avg", "exp_avg_sq"})

@@ -39,7 +39,7 @@ def test_compiling_is_asked_for_with_the_mode(monkeypatch):
     assert asked == []
     monkeypatch.setenv("CXX", "python3")  # any program that there is
     economise(network, Train(compile="reduce-overhead"))
-    assert asked == [{"mode": "reduce-overhead"}]
+    assert asked == [{"mode": "reduce-overhead", "dynamic": False}]
 
 
 def test_adamw_is_its_formula_and_spares_norms_and_biases():

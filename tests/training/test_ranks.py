@@ -127,7 +127,14 @@ def test_shares_that_do_not_divide_are_refused():
 def test_one_tiny_picture_is_too_little_for_batch_norm(mini: Path, tmp_path):
     tiny = perpixel.override(EIGHT, ["train.images_per_step=1", "train.crop=8x8"])
     with pytest.raises(
-        UsageError, match=r"images_per_step=1 in .*crop=8x8 leave batch norm a sing"
+        UsageError, match=r"images_per_step=1 in .*crops of 8x8 leave batch norm a sing"
     ):
         perpixel.train(tiny, data=mini, out=tmp_path / "run", device="cpu")
     assert not (tmp_path / "run").exists()
+
+
+def test_seeds_follow_one_another_in_one_group(mini: Path, tmp_path):
+    short = perpixel.override(EIGHT, ["train.steps=1"])
+    torchrun(short, mini, tmp_path / "seeds", "--seeds", "2")
+    summary = json.loads((tmp_path / "seeds" / "seeds.json").read_text())
+    assert list(summary["miou"]) == ["0", "1"]
