@@ -29,8 +29,9 @@ onnx = pytest.importorskip("onnx", reason="the extra [export] is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra [export] is not installed")
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "onnx_predict.py"
-FPN = perpixel.recipe("camvid/semantic_fpn_r18")
-FCN = perpixel.recipe("camvid/fcn_r18-d8")
+LIVELY = "model.backbone.zero_init_residual=false"  # random weights of every branch count
+FPN = perpixel.override(perpixel.recipe("camvid/semantic_fpn_r18"), LIVELY)
+FCN = perpixel.override(perpixel.recipe("camvid/fcn_r18-d8"), LIVELY)
 SMALL = ["model.head.width=16", "model.auxiliary=null"]
 
 
