@@ -27,7 +27,7 @@ def dataset(request, mini: Path, tmp_path: Path) -> Dataset:
             '[splits.train]\nimages = "images"\nmasks = "masks"\n'
         )
         return open_dataset("folder", tmp_path, "train")
-    return open_dataset(request.param, mini, "train")
+    return open_dataset(request.param, None if request.param == "scenes" else mini, "train")
 
 
 def test_every_sample_is_a_picture_with_classes(dataset: Dataset):
@@ -57,6 +57,8 @@ def test_every_name_is_put_to_this_contract():
 
 
 def test_unknown_names_and_missing_roots_are_explained():
+    with pytest.raises(UsageError, match="scenes are built in, and have no --data"):
+        open_dataset("scenes", Path("photos"), "train")
     with pytest.raises(UsageError, match="Did you mean camvid"):
         open_dataset("camvit", None, "train")
     with pytest.raises(UsageError, match="--data ROOT"):
