@@ -95,8 +95,15 @@ def test_blended_windows_are_weighted_by_hanns_window(network):
     assert close(found[:, :, 30:40], mixed / (weights[30:] + weights[:10]))
 
 
-def test_windows_default_to_the_training_crop_two_thirds_apart(network):
-    asked = ["train.crop=30x36", "inference.windows=slide"]
+@pytest.mark.parametrize(
+    "finish",
+    [
+        ["train.crop=30x36", "train.finish=null"],
+        ["train.crop=8x8", 'train.finish={"share": 0.1, "crop": [30, 36]}'],
+    ],
+)
+def test_windows_default_to_the_last_training_crop_two_thirds_apart(network, finish):
+    asked = [*finish, "inference.windows=slide"]
     same = ["inference.crop=30x36", "inference.stride=20x24", "inference.windows=slide"]
     assert (scores(network, *asked) == scores(network, *same)).all()
 

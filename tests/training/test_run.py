@@ -25,6 +25,7 @@ TINY = perpixel.override(
         "train.steps=6",
         "train.images_per_step=2",
         "train.crop=32x32",
+        "train.finish=null",
         "train.log_every=1",
         "train.save_every=2",
         "evaluate.every=null",
@@ -171,7 +172,7 @@ def test_no_checkpoint_ever_holds_nan(mini: Path, tmp_path, monkeypatch):
     [
         "loss.auxiliary_weight=0", "loss.mean=all", "model.align_corners=true",
         "optimizer.backbone_lr_scale=0.1", "optimizer.momentum=0", "optimizer.weight_decay=0.1",
-        "augment.flip=0", "input.channel_order=bgr", "schedule.power=2", "train.seed=1",
+        "augment.flip=0", "input.channel_order=bgr", "schedule.policy=poly", "train.seed=1",
     ],
 )  # fmt: skip
 def test_every_setting_reaches_the_run(setting: str, mini: Path, straight: Path, tmp_path):
