@@ -26,6 +26,7 @@ TINY = perpixel.override(
         "train.images_per_step=2",
         "train.crop=32x32",
         "train.finish=null",
+        "train.ema=0",  # tests/training/test_averaging.py has it
         "train.log_every=1",
         "train.save_every=2",
         "evaluate.every=null",
