@@ -1,22 +1,19 @@
 """mmsegmentation 1.2.2's side of the benchmarks, through its own configs, models and transforms.
 
 mmcv-lite has no compiled operators and neither network uses any: `mmcv.ops` is a stand-in whose
-every attribute is an empty class. torchvision, installed without its dependencies, wants the
-schemas of two operators that are not there.
+every attribute is an empty class.
 """
 
 import importlib.util
 import sys
 import types
-from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-
-Run = Callable[[], object]
+from subjects.plain import Run, precision
 
 
 class _StandIn(types.ModuleType):
@@ -44,9 +41,6 @@ class _Finder:
 
 
 sys.meta_path.insert(0, _Finder())
-SCHEMAS = torch.library.Library("torchvision", "DEF")
-for _name in ("nms", "qnms"):
-    SCHEMAS.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 import mmseg  # noqa: E402
 from mmengine.config import Config  # noqa: E402
@@ -80,7 +74,7 @@ def forward(case: dict[str, Any]) -> Run:
     fed = model.data_preprocessor(_data(case), False)["inputs"].float()
 
     def run() -> None:
-        with torch.inference_mode(), _precision(case):
+        with torch.inference_mode(), precision(case):
             model._forward(fed)
 
     return run
@@ -95,7 +89,7 @@ def prediction(case: dict[str, Any]) -> Run:
     shapes = {"ori_shape": (height, width), "img_shape": (height, width), "padding_size": [0] * 4}
 
     def run() -> None:
-        with torch.inference_mode(), _precision(case):
+        with torch.inference_mode(), precision(case):
             fed = model.data_preprocessor(data, False)["inputs"]
             logits = model.encode_decode(fed, [shapes | {"pad_shape": (height, width)}])
             model.postprocess_result(logits)[0].pred_sem_seg.data.cpu()
@@ -159,8 +153,3 @@ def _data(case: dict[str, Any]) -> dict[str, Any]:
         sample.gt_sem_seg = PixelData(data=one)
         samples.append(sample)
     return {"inputs": list(inputs), "data_samples": samples}
-
-
-def _precision(case: dict[str, Any]) -> torch.autocast:
-    """float32 on the CPU, as mmsegmentation runs there, and float16 on CUDA."""
-    return torch.autocast(case["device"].partition(":")[0], enabled=case["device"] != "cpu")

@@ -1,58 +1,33 @@
 """torchvision 0.28's FCN, trained as its reference script does: mean loss, 0.5 auxiliary."""
 
-from collections.abc import Callable
 from typing import Any
 
-import torch
+from subjects import plain
+
+# isort: split
+
+from torch import Tensor, nn
 from torch.nn import functional
-
-Run = Callable[[], object]
-
-SCHEMAS = torch.library.Library("torchvision", "DEF")
-for _name in ("nms", "qnms"):
-    SCHEMAS.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-
-from torchvision.models.segmentation import fcn_resnet50  # noqa: E402
+from torchvision.models.segmentation import fcn_resnet50
 
 
-def training_step(case: dict[str, Any]) -> Run:
-    device = case["device"]
-    model = _model(case).train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
-    scaler = torch.amp.GradScaler(enabled=device != "cpu")
-    images = torch.randn(case["batch"], 3, *case["size"], device=device)
-    truth = torch.randint(case["classes"], (case["batch"], *case["size"]), device=device)
-
-    def run() -> None:
-        with torch.autocast(device.partition(":")[0], enabled=device != "cpu"):
-            output = model(images)
-            loss = functional.cross_entropy(output["out"], truth, ignore_index=255)
-            loss = loss + 0.5 * functional.cross_entropy(output["aux"], truth, ignore_index=255)
-        optimizer.zero_grad(set_to_none=True)
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
-
-    return run
+def training_step(case: dict[str, Any]) -> plain.Run:
+    return plain.training_step(_model(case), case, objective=_objective)
 
 
-def forward(case: dict[str, Any]) -> Run:
-    device = case["device"]
-    model = _model(case).eval()
-    images = torch.randn(case["batch"], 3, *case["size"], device=device)
-
-    def run() -> None:
-        with (
-            torch.inference_mode(),
-            torch.autocast(device.partition(":")[0], enabled=device != "cpu"),
-        ):
-            model.classifier(model.backbone(images)["out"])
-
-    return run
+def forward(case: dict[str, Any]) -> plain.Run:
+    model = _model(case)
+    return plain.forward(
+        model, case, logits=lambda images: model.classifier(model.backbone(images)["out"])
+    )
 
 
-def _model(case: dict[str, Any]) -> torch.nn.Module:
-    model = fcn_resnet50(
+def _objective(output: dict[str, Tensor], truth: Tensor) -> Tensor:
+    loss = functional.cross_entropy(output["out"], truth, ignore_index=255)
+    return loss + 0.5 * functional.cross_entropy(output["aux"], truth, ignore_index=255)
+
+
+def _model(case: dict[str, Any]) -> nn.Module:
+    return fcn_resnet50(
         weights=None, weights_backbone=None, num_classes=case["classes"], aux_loss=True
     )
-    return model.to(case["device"])

@@ -1,19 +1,26 @@
 """`perpixel train --seeds`: one recipe, several seeds, and what their scores say together."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import TYPE_CHECKING
 
 from perpixel import distributed
 from perpixel.checkpoint import write_whole
 from perpixel.errors import UsageError
 from perpixel.recipes.spec import Recipe
 
+if TYPE_CHECKING:
+    from perpixel.training.loop import Run
 
-def train_seeds(recipe: Recipe, seeds: int, *, out: Path, how: dict[str, Any]) -> str:
-    """Trains `recipe` in out/seed-S for S = its own seed and the ones after it, two or more; `how`
-    is the rest of perpixel.train's arguments. Writes out/seeds.json; returns it as lines of text.
+
+def train_seeds(
+    recipe: Recipe, seeds: int, *, out: Path, device: str, train: "Callable[..., Run]"
+) -> str:
+    """Trains `recipe` in out/seed-S for S = its own seed and the ones after it, two or more, by
+    `train`: perpixel.train, which knows the rest (`device` is for the ranks' group). Writes
+    out/seeds.json; returns it as lines of text.
 
     Runs that are there already are gone on with. mIoU is in percent; the mean and the best are
     those of the final weights (pytorch-auto-drive's tables print both), the deviation that of a
@@ -25,10 +32,10 @@ def train_seeds(recipe: Recipe, seeds: int, *, out: Path, how: dict[str, Any]) -
         raise UsageError(f"{out} holds a single run: name another folder for --seeds")
     first = recipe.train.seed
     scores = {}
-    with distributed.group(distributed.device(how["device"])):  # one for all: joined but once
+    with distributed.group(distributed.device(device)):  # one for all: joined but once
         for seed in range(first, first + seeds):
             one = perpixel.override(recipe, [f"train.seed={seed}"])
-            run = perpixel.train(one, out=out / f"seed-{seed}", resume="if-begun", **how)
+            run = train(one, out=out / f"seed-{seed}", resume="if-begun")
             scores[seed] = run.scores.miou
     best = max(scores, key=lambda seed: scores[seed])
     average, deviation = mean(scores.values()), stdev(scores.values())

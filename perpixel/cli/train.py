@@ -1,7 +1,8 @@
 """`perpixel train`."""
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -123,15 +124,16 @@ def train(
     if dry_run:
         typer.echo(dump(chosen))
         return
-    how: dict[str, Any] = {
-        "data": data,
-        "allow_changes": allow_changes,
-        "init": init,
-        "device": device,
-        "workers": workers,
-        "deterministic": deterministic,
-        "tensorboard": tensorboard,
-    }
+    run = partial(
+        perpixel.train,
+        data=data,
+        allow_changes=allow_changes,
+        init=init,
+        device=device,
+        workers=workers,
+        deterministic=deterministic,
+        tensorboard=tensorboard,
+    )
     if seeds is not None:
         from perpixel import distributed
         from perpixel.cli.seeds import train_seeds
@@ -141,8 +143,8 @@ def train(
                 "--seeds goes on with the runs it finds, and they keep their weights: leave out "
                 "--resume, and --init where runs have begun"
             )
-        summary = train_seeds(chosen, seeds, out=out, how=how)
+        summary = train_seeds(chosen, seeds, out=out, device=device, train=run)
         if distributed.ranks().main:
             typer.echo(summary)
         return
-    perpixel.train(chosen, out=out, resume="if-begun" if resume_or_start else resume, **how)
+    run(chosen, out=out, resume="if-begun" if resume_or_start else resume)

@@ -221,14 +221,14 @@ def _write_all(
 ) -> list[str]:
     """Decodes what is not there yet; the complaints about pairs that cannot be read."""
     total = sum(len(pairs) for pairs in splits.values())
-    known: set[tuple[str, str]] = set()  # a pair may be in several splits
+    first: dict[tuple[str, str], tuple[Pairs, int]] = {}  # a pair may be in several splits
+    for pairs in splits.values():
+        for index, names in enumerate(pairs.files):
+            first.setdefault(names, (pairs, index))
     todo = [
-        (pairs, index)
-        for pairs in splits.values()
-        for index, names in enumerate(pairs.files)
-        if names not in known
-        and not known.add(names)  # type: ignore[func-returns-value]
-        and not all(_is_there(_place(out, name), root / name) for name in names)
+        pair
+        for names, pair in first.items()
+        if not all(_is_there(_place(out, name), root / name) for name in names)
     ]
     needed = _estimate(todo)
     free = shutil.disk_usage(out).free

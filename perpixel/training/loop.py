@@ -109,8 +109,9 @@ def train(
     course = Course(recipe=recipe, pictures=len(train_set), classes=names)
     if resume:
         start = read_state(
-            checkpoints, network, model, optimizer, course=course, allow_changes=allow_changes
-        )
+            checkpoints, network, model=model, optimizer=optimizer,
+            course=course, allow_changes=allow_changes,
+        )  # fmt: skip
     progress, steps = start.progress, recipe.train.steps
     statistics = list(network.buffers())  # batch norm's
     before = [tensor.clone() for tensor in statistics]
@@ -123,7 +124,7 @@ def train(
         _require_numbers(network, progress.step)
         if own.main:
             write_state(
-                checkpoints, network, model, optimizer,
+                checkpoints, network, model=model, optimizer=optimizer,
                 course=course, progress=progress, again=again,
             )  # fmt: skip
 

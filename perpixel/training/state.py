@@ -66,9 +66,9 @@ class Start:
 def write_state(
     folder: Path,
     network: Segmenter,
+    *,
     model: Segmenter,
     optimizer: torch.optim.Optimizer,
-    *,
     course: Course,
     progress: Progress,
     again: bool,
@@ -119,9 +119,9 @@ def states(folder: Path) -> list[Path]:
 def read_state(
     folder: Path,
     network: Segmenter,
+    *,
     model: Segmenter,
     optimizer: torch.optim.Optimizer,
-    *,
     course: Course,
     allow_changes: bool,
 ) -> Start:
