@@ -21,7 +21,7 @@ What [quick-start.md](quick-start.md) does by commands, `import perpixel` does b
 commands describe themselves (`perpixel --help`, `perpixel train --help`).
 
 `Array` is a uint8 NumPy array, `Size` (height, width), `Positive` a whole number above 0, `Share`
-a number from 0 to 1, `Weight` a number of at least 0.
+a number from 0 to 1, `Portion` one below 1, `Weight` a number of at least 0.
 """
 
 # Heading, module, and the names to show of it; none: all that are public.
@@ -36,6 +36,7 @@ _PARTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("From another toolkit", "perpixel.conversion.finding", ("from_state_dict",)),
     ("To another toolkit", "perpixel.conversion.export", ("to_state_dict",)),
     ("Settings of a recipe", "perpixel.recipes.spec", ()),
+    ("Settings of its network", "perpixel.recipes.network", ()),
 )
 
 

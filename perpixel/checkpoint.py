@@ -25,7 +25,8 @@ from perpixel.errors import DamagedFile, PerpixelError
 from perpixel.models.build import build
 from perpixel.models.segmenter import Segmenter
 from perpixel.recipes import settings
-from perpixel.recipes.spec import Recipe, Spec
+from perpixel.recipes.base import Spec
+from perpixel.recipes.spec import Recipe
 
 _Byte = Annotated[int, Field(ge=0, le=255)]
 Colour = tuple[_Byte, _Byte, _Byte]

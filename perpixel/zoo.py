@@ -14,9 +14,10 @@ from perpixel.importing import import_checkpoint
 from perpixel.models.timm_backbone import pretrained_weights
 from perpixel.recipes import recipe as recipe_called
 from perpixel.recipes import recipes
+from perpixel.recipes.network import Timm
 from perpixel.recipes.published import hash_in_name
 from perpixel.recipes.settings import suggestion
-from perpixel.recipes.spec import Recipe, Timm
+from perpixel.recipes.spec import Recipe
 
 _FAMILIES = {name.partition("/")[0] for name in recipes()}
 """The first parts of recipes' names; a wrong name of such a kind is not looked for on the Hub."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from perpixel.data.doctor import Report, Split
-    from perpixel.recipes.spec import Size
+    from perpixel.recipes.base import Size
 
 data = typer.Typer(help="Look after data sets.", no_args_is_help=True)
 

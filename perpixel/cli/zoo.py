@@ -9,7 +9,8 @@ import typer
 from perpixel.errors import UsageError
 
 if TYPE_CHECKING:
-    from perpixel.recipes.spec import Backbone, Recipe
+    from perpixel.recipes.network import Backbone
+    from perpixel.recipes.spec import Recipe
 
 # As the sources print them: heading and decimals.
 _FIGURES = {

@@ -7,7 +7,8 @@ not show that. Batch norm without num_batches_tracked is its FrozenBatchNorm2d.
 """
 
 from perpixel.conversion.toolkit import Toolkit
-from perpixel.recipes.spec import Inference, Input, Model, ResNet, SemanticFPN
+from perpixel.recipes.network import Model, ResNet, SemanticFPN
+from perpixel.recipes.spec import Inference, Input
 
 _ROWS = (
     ("backbone.bottom_up.stem.conv1",                     "backbone.conv1"),

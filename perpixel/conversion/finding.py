@@ -19,8 +19,9 @@ from perpixel.conversion.torchvision import PYTORCH_AUTO_DRIVE, TORCHVISION
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.models.build import build
 from perpixel.models.segmenter import Segmenter
+from perpixel.recipes.network import FCN, Model, SemanticFPN
 from perpixel.recipes.settings import suggestion
-from perpixel.recipes.spec import FCN, IGNORE, Input, Model, SemanticFPN
+from perpixel.recipes.spec import IGNORE, Input
 
 TOOLKITS = {
     toolkit.name: toolkit

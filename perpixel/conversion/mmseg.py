@@ -7,7 +7,8 @@ dilation of 6: names and shapes do not show either.
 """
 
 from perpixel.conversion.toolkit import Toolkit
-from perpixel.recipes.spec import FCN, Auxiliary, Inference, Input, Model, ResNet, SemanticFPN
+from perpixel.recipes.network import FCN, Auxiliary, Model, ResNet, SemanticFPN
+from perpixel.recipes.spec import Inference, Input
 
 _ROWS = (
     ("backbone.conv1",                            "backbone.conv1"),

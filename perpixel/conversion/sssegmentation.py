@@ -6,7 +6,8 @@ behind the older results table, has align_corners=True: names and shapes do not 
 """
 
 from perpixel.conversion.toolkit import Toolkit
-from perpixel.recipes.spec import FCN, Auxiliary, Inference, Input, Model, ResNet, SemanticFPN
+from perpixel.recipes.network import FCN, Auxiliary, Model, ResNet, SemanticFPN
+from perpixel.recipes.spec import Inference, Input
 
 _ROWS = (
     ("backbone_net.conv1",                           "backbone.conv1"),

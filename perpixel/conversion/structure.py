@@ -8,7 +8,8 @@ from pydantic import ValidationError
 
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.models.resnet import BLOCKS
-from perpixel.recipes.spec import FCN, Auxiliary, Model, ResNet, SemanticFPN, Spec
+from perpixel.recipes.base import Spec
+from perpixel.recipes.network import FCN, Auxiliary, Model, ResNet, SemanticFPN
 
 Shapes = Mapping[str, tuple[int, ...]]
 

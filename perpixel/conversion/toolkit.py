@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from perpixel.conversion.names import Rows
-from perpixel.recipes.spec import Inference, Input, Model
+from perpixel.recipes.network import Model
+from perpixel.recipes.spec import Inference, Input
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ picture's size with align_corners=True.
 from dataclasses import replace
 
 from perpixel.conversion.toolkit import Toolkit
-from perpixel.recipes.spec import FCN, Auxiliary, Inference, Input, Model, ResNet
+from perpixel.recipes.network import FCN, Auxiliary, Model, ResNet
+from perpixel.recipes.spec import Inference, Input
 
 _ROWS = (
     ("backbone.conv1",                           "backbone.conv1"),

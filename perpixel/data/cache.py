@@ -27,8 +27,8 @@ from perpixel.data.folder import FILE as DESCRIPTION
 from perpixel.data.listing import Listing
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.images import Array
+from perpixel.recipes.base import Spec
 from perpixel.recipes.settings import readable, suggestion
-from perpixel.recipes.spec import Spec
 
 FILE = "cache.json"
 

@@ -19,7 +19,8 @@ from perpixel.data.dataset import Pairs
 from perpixel.data.examination import Examined, Finding, Kind, examine
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.images import IMAGE_SUFFIXES
-from perpixel.recipes.spec import IGNORE, Size
+from perpixel.recipes.base import Size
+from perpixel.recipes.spec import IGNORE
 
 Progress = Callable[[int, int], None]
 

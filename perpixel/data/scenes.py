@@ -16,7 +16,8 @@ import numpy.typing as npt
 from perpixel.data.dataset import Classes, Rows
 from perpixel.errors import UsageError
 from perpixel.images import Array
-from perpixel.recipes.spec import IGNORE, Size
+from perpixel.recipes.base import Size
+from perpixel.recipes.spec import IGNORE
 
 SKY, BUILDING, ROAD, PAVEMENT, TREE, CAR, PERSON = range(7)
 

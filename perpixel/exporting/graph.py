@@ -15,7 +15,8 @@ from perpixel.checkpoint import Checkpoint, network_of
 from perpixel.images import Array
 from perpixel.models.inputs import normalise
 from perpixel.models.segmenter import Segmenter
-from perpixel.recipes.spec import Recipe, Size
+from perpixel.recipes.base import Size
+from perpixel.recipes.spec import Recipe
 
 SMALLEST = 33
 """The least side of a picture where sizes are free: the tracer takes sides of 1 for constants."""

@@ -11,8 +11,8 @@ from perpixel.models.resnet import BasicBlock, Bottleneck, ResNet
 from perpixel.models.segmenter import Segmenter
 from perpixel.models.semantic_fpn import SemanticFPNHead
 from perpixel.models.timm_backbone import TimmBackbone
-from perpixel.recipes.spec import FCN, Model, SemanticFPN, Timm
-from perpixel.recipes.spec import ResNet as ResNetSpec
+from perpixel.recipes.network import FCN, Model, SemanticFPN, Timm
+from perpixel.recipes.network import ResNet as ResNetSpec
 
 
 def build(spec: Model, *, classes: int) -> Segmenter:

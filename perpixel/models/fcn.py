@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from perpixel.models.layers import conv_norm_relu, dropout
-from perpixel.recipes.spec import FCN
+from perpixel.recipes.network import FCN
 
 
 class FCNHead(nn.Module):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from perpixel.models.layers import FrozenBatchNorm2d
 from perpixel.models.recomputing import recomputed
-from perpixel.recipes.spec import ResNet as ResNetSpec
+from perpixel.recipes.network import ResNet as ResNetSpec
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 _STRIDES = {32: (1, 2, 2, 2), 16: (1, 2, 2, 1), 8: (1, 2, 1, 1)}

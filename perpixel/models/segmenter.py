@@ -8,7 +8,7 @@ from perpixel.models.fcn import FCNHead
 from perpixel.models.resnet import ResNet
 from perpixel.models.semantic_fpn import SemanticFPNHead
 from perpixel.models.timm_backbone import TimmBackbone
-from perpixel.recipes.spec import Model
+from perpixel.recipes.network import Model
 
 
 class Logits(NamedTuple):

@@ -13,7 +13,7 @@ from torch import SymInt, Tensor, nn
 from torch.nn.functional import interpolate
 
 from perpixel.models.layers import conv_norm_relu
-from perpixel.recipes.spec import SemanticFPN
+from perpixel.recipes.network import SemanticFPN
 
 _CONVS = (1, 1, 2, 3)  # per level, strides 4, 8, 16, 32
 

@@ -10,8 +10,8 @@ from typing import cast
 from torch import Tensor, nn
 
 from perpixel.errors import PerpixelError, UsageError
+from perpixel.recipes.network import Timm
 from perpixel.recipes.settings import suggestion
-from perpixel.recipes.spec import Timm
 
 _STAGES = 4
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from perpixel.errors import UsageError
 from perpixel.models.build import build
 from perpixel.models.layers import FrozenBatchNorm2d
-from perpixel.recipes.spec import Model, Size
+from perpixel.recipes.base import Size
+from perpixel.recipes.network import Model
 
 CONVENTIONS = {
     "macs": "convolutions and linear layers, their biases, and two per batch-norm element, as "

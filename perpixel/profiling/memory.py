@@ -18,7 +18,8 @@ from torch.nn.functional import conv2d
 from perpixel.losses import segmentation_loss
 from perpixel.models.build import build, place
 from perpixel.profiling.timing import inference_pass
-from perpixel.recipes.spec import Recipe, Size, Spec
+from perpixel.recipes.base import Size, Spec
+from perpixel.recipes.spec import Recipe
 
 TOO_LITTLE = "there is too little memory"
 

@@ -11,7 +11,8 @@ from perpixel.models.build import build, place
 from perpixel.profiling.counting import Count, count
 from perpixel.profiling.memory import TOO_LITTLE, Memory, Request, peak_memory
 from perpixel.profiling.timing import Latency, inference_pass, latency, write_trace
-from perpixel.recipes.spec import Recipe, Size
+from perpixel.recipes.base import Size
+from perpixel.recipes.spec import Recipe
 
 
 @dataclass(frozen=True)

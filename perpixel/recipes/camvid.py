@@ -4,20 +4,16 @@ The long schedule that random weights need. On a CPU, or for a first look, `--se
 gives a shorter one of the same shape: warm-up and finish are shares of the steps.
 """
 
+from perpixel.recipes.network import FCN, Auxiliary, Model, ResNet, SemanticFPN
 from perpixel.recipes.spec import (
-    FCN,
     Augment,
-    Auxiliary,
     Data,
     Evaluate,
     Finish,
     Loss,
-    Model,
     Optimizer,
     Recipe,
-    ResNet,
     Schedule,
-    SemanticFPN,
     Train,
 )
 

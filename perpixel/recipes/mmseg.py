@@ -13,19 +13,16 @@ config says 16, and so does the recipe. Batches come from one endless stream (do
 
 from typing import NamedTuple
 
+from perpixel.recipes.network import FCN, Auxiliary, Model, ResNet
 from perpixel.recipes.published import FCN_PAPER, imagenet
 from perpixel.recipes.spec import (
-    FCN,
     Augment,
-    Auxiliary,
     Data,
     Inference,
     Loss,
-    Model,
     Optimizer,
     Published,
     Recipe,
-    ResNet,
     Schedule,
     Train,
 )

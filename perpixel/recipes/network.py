@@ -1,19 +1,10 @@
-"""What a recipe's parts are made of, and its network: frozen, typed values."""
+"""The network of a recipe."""
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
-Size = tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
-Share = Annotated[float, Field(ge=0, le=1)]
-Portion = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[int, Field(gt=0)]
-
-
-class Spec(BaseModel):
-    """A frozen value; an unknown field is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+from perpixel.recipes.base import Positive, Share, Spec
 
 
 class ResNet(Spec):

@@ -2,7 +2,8 @@
 
 import re
 
-from perpixel.recipes.spec import Backbone, Download, ResNet
+from perpixel.recipes.network import Backbone, ResNet
+from perpixel.recipes.spec import Download
 
 _OPEN_MMLAB = "https://download.openmmlab.com/pretrain/third_party"
 _PYTORCH = "https://download.pytorch.org/models"

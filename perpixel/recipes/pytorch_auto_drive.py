@@ -17,20 +17,18 @@ The last three rows of table 003 profile the Cityscapes network: one picture, fl
 
 from typing import Literal, NamedTuple
 
+from perpixel.recipes.network import FCN, Model, ResNet
 from perpixel.recipes.published import FCN_PAPER, PICTURES, download, steps
 from perpixel.recipes.spec import (
-    FCN,
     Augment,
     Data,
     Evaluate,
     Inference,
     Loss,
-    Model,
     Optimizer,
     Published,
     PublishedProfile,
     Recipe,
-    ResNet,
     Schedule,
     Train,
 )

@@ -1,17 +1,7 @@
 """Recipes for the built-in pictures: small enough for a first run on any machine."""
 
-from perpixel.recipes.spec import (
-    FCN,
-    Augment,
-    Data,
-    Evaluate,
-    Model,
-    Optimizer,
-    Recipe,
-    ResNet,
-    SemanticFPN,
-    Train,
-)
+from perpixel.recipes.network import FCN, Model, ResNet, SemanticFPN
+from perpixel.recipes.spec import Augment, Data, Evaluate, Optimizer, Recipe, Train
 
 _SOURCE = "perpixel: pictures drawn by perpixel.data.scenes, weights from random initialisation"
 

@@ -8,7 +8,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from perpixel.errors import PerpixelError, UsageError
-from perpixel.recipes.spec import Recipe, Spec
+from perpixel.recipes.base import Spec
+from perpixel.recipes.spec import Recipe
 
 
 def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:

@@ -8,16 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from perpixel.recipes.network import FCN as FCN
-from perpixel.recipes.network import Auxiliary as Auxiliary
-from perpixel.recipes.network import Backbone as Backbone
-from perpixel.recipes.network import Model as Model
-from perpixel.recipes.network import Portion, Positive, Share
-from perpixel.recipes.network import ResNet as ResNet
-from perpixel.recipes.network import SemanticFPN as SemanticFPN
-from perpixel.recipes.network import Size as Size
-from perpixel.recipes.network import Spec as Spec
-from perpixel.recipes.network import Timm as Timm
+from perpixel.recipes.base import Portion, Positive, Share, Size, Spec
+from perpixel.recipes.network import Model
 
 IGNORE = 255
 """The label of a pixel without a class, in every class map."""

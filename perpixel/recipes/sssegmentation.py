@@ -11,6 +11,7 @@ says); batches come from one endless stream and are never dropped (docs/decision
 
 from typing import Literal, NamedTuple
 
+from perpixel.recipes.network import FCN, Auxiliary, Model, ResNet, SemanticFPN
 from perpixel.recipes.published import (
     FCN_PAPER,
     PICTURES,
@@ -19,19 +20,14 @@ from perpixel.recipes.published import (
     steps,
 )
 from perpixel.recipes.spec import (
-    FCN,
     Augment,
-    Auxiliary,
     Data,
     Inference,
     Loss,
-    Model,
     Optimizer,
     Published,
     Recipe,
-    ResNet,
     Schedule,
-    SemanticFPN,
     Train,
 )
 

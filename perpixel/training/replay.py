@@ -23,7 +23,8 @@ from perpixel.errors import PerpixelError
 from perpixel.models.build import build, place
 from perpixel.models.segmenter import Logits, Segmenter
 from perpixel.recipes import settings
-from perpixel.recipes.spec import IGNORE, Spec
+from perpixel.recipes.base import Spec
+from perpixel.recipes.spec import IGNORE
 from perpixel.training.objective import logits_of, loss_of
 from perpixel.training.parallel import Verdict, agree, dropout_seed, parts
 

@@ -18,7 +18,8 @@ from perpixel.checkpoint import load_strictly, read_tensors, sync_folder, write_
 from perpixel.errors import DamagedFile, PerpixelError
 from perpixel.models.segmenter import Segmenter
 from perpixel.recipes import settings
-from perpixel.recipes.spec import Recipe, Spec
+from perpixel.recipes.base import Spec
+from perpixel.recipes.spec import Recipe
 
 _HEADER = "perpixel-run"
 _Count = Annotated[int, Field(ge=0)]

@@ -9,7 +9,7 @@ from perpixel.conversion.finding import TOOLKITS
 from perpixel.conversion.names import to_ours, to_theirs
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.models.build import build
-from perpixel.recipes.spec import FCN, Auxiliary, Model, ResNet, SemanticFPN
+from perpixel.recipes.network import FCN, Auxiliary, Model, ResNet, SemanticFPN
 
 R18 = ResNet(depth=18, output_stride=8)
 SMALL = Model(backbone=R18, head=FCN(convs=2, width=8, concat_input=True))

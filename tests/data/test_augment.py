@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from perpixel.data import augment as steps
 from perpixel.images import scaled_size
-from perpixel.recipes.spec import IGNORE, Augment, Input, Photometric, Size
+from perpixel.recipes.base import Size
+from perpixel.recipes.spec import IGNORE, Augment, Input, Photometric
 
 FED = Input()
 PLAIN = Augment(scale=(1, 1), max_class_share=1, flip=0, photometric=None)

@@ -8,7 +8,7 @@ from perpixel.errors import UsageError
 from perpixel.models.build import build, place
 from perpixel.models.compiling import compile_for_prediction, compile_for_training
 from perpixel.models.folding import folded
-from perpixel.recipes.spec import FCN, Model, ResNet
+from perpixel.recipes.network import FCN, Model, ResNet
 
 SMALL = Model(backbone=ResNet(depth=18), head=FCN(convs=0))
 

@@ -7,7 +7,7 @@ from perpixel.models.build import build
 from perpixel.models.folding import folded
 from perpixel.models.layers import FrozenBatchNorm2d
 from perpixel.models.segmenter import Segmenter
-from perpixel.recipes.spec import FCN
+from perpixel.recipes.network import FCN
 
 
 def lived_in(network: Segmenter) -> Segmenter:

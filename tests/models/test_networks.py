@@ -5,7 +5,7 @@ import torch
 
 import perpixel
 from perpixel.models.build import build
-from perpixel.recipes.spec import FCN, Auxiliary, Model, ResNet, SemanticFPN
+from perpixel.recipes.network import FCN, Auxiliary, Model, ResNet, SemanticFPN
 
 VARIANTS = {
     "fcn-r18-d8-deep": Model(

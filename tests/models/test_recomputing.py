@@ -5,7 +5,7 @@ import torch
 from test_networks import VARIANTS
 
 from perpixel.models.build import build
-from perpixel.recipes.spec import Model
+from perpixel.recipes.network import Model
 
 
 @pytest.mark.parametrize("name", ["fcn-r18-d8-deep", "fpn-r50-neck-norm", "fpn-r50-caffe"])

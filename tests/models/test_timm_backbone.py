@@ -12,7 +12,7 @@ from perpixel.models import timm_backbone
 from perpixel.models.build import build
 from perpixel.profiling.counting import count
 from perpixel.recipes import settings
-from perpixel.recipes.spec import ResNet, Timm
+from perpixel.recipes.network import ResNet, Timm
 
 FPN = perpixel.recipe("camvid/semantic_fpn_r18")
 FCN = perpixel.recipe("camvid/fcn_r18-d8")

@@ -10,7 +10,7 @@ import torch
 import perpixel
 from perpixel.checkpoint import read_checkpoint, read_tensors
 from perpixel.models.build import build
-from perpixel.recipes.spec import FCN, Model, ResNet
+from perpixel.recipes.network import FCN, Model, ResNet
 from perpixel.training.averaging import averaged, follow
 
 SMALL = Model(backbone=ResNet(depth=18), head=FCN(convs=1, width=4))

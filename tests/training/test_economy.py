@@ -6,7 +6,8 @@ import perpixel
 from perpixel.errors import UsageError
 from perpixel.models.build import build
 from perpixel.models.timm_backbone import TimmBackbone
-from perpixel.recipes.spec import FCN, Model, Optimizer, ResNet, Train
+from perpixel.recipes.network import FCN, Model, ResNet
+from perpixel.recipes.spec import Optimizer, Train
 from perpixel.training.economy import economise
 from perpixel.training.optimizer import make_optimizer, set_learning_rate
 

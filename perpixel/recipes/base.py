@@ -1,0 +1,16 @@
+"""What every part of a recipe is made of: frozen, typed values."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Size = tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
+Share = Annotated[float, Field(ge=0, le=1)]
+Portion = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[int, Field(gt=0)]
+
+
+class Spec(BaseModel):
+    """A frozen value; an unknown field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
