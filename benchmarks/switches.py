@@ -17,6 +17,7 @@ from measure import alternating, median, memory_above, write_result
 
 from perpixel import distributed
 from perpixel.losses import segmentation_loss
+from perpixel.models import winograd
 from perpixel.models.build import build, place
 from perpixel.recipes import recipe, settings
 from perpixel.training.economy import economise
@@ -32,6 +33,7 @@ SWITCHES = {
     "train.recompute_stages=[1,2,3,4]": (("train.recompute_stages=[1,2,3,4]",), {}),
     "THP_MEM_ALLOC_ENABLE=1": ((), {"THP_MEM_ALLOC_ENABLE": "1"}),
     "channels first": (("channels first",), {}),
+    "3x3 without Winograd": (("3x3 without Winograd",), {}),
 }
 DEVICE = distributed.device("auto")
 STEPS = 4
@@ -40,6 +42,8 @@ STEPS = 4
 def steps(changes: list[str]) -> dict[str, float]:
     """Seconds of the first step, the median of the others, and peak bytes."""
     first = "channels first" in changes
+    if "3x3 without Winograd" in changes:
+        winograd.pays = lambda *_: False
     changes = [change for change in changes if "=" in change]
     chosen = recipe("mmseg/fcn_r50-d8_512x512_20k_voc12aug")
     chosen = settings.override(chosen, ["train.precision=auto", *changes])

@@ -5,12 +5,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from perpixel.models.winograd import Conv3x3
+
 
 def conv_norm_relu(
     inputs: int,
     outputs: int,
     *,
-    kernel: int = 3,
+    kernel: Literal[1, 3] = 3,
     stride: int = 1,
     dilation: int = 1,
     norm: Literal["batch", "group"] = "batch",
@@ -20,15 +22,9 @@ def conv_norm_relu(
     `norm` is "batch" or "group" (32 groups). Keys: 0 convolution, 1 normalisation.
     """
     return nn.Sequential(
-        nn.Conv2d(
-            inputs,
-            outputs,
-            kernel,
-            stride=stride,
-            padding=dilation * (kernel // 2),
-            dilation=dilation,
-            bias=False,
-        ),
+        Conv3x3(inputs, outputs, stride=stride, dilation=dilation)
+        if kernel == 3
+        else nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False),
         nn.GroupNorm(32, outputs) if norm == "group" else nn.BatchNorm2d(outputs),
         nn.ReLU(inplace=True),
     )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from perpixel.models.layers import FrozenBatchNorm2d
 from perpixel.models.recomputing import recomputed
+from perpixel.models.winograd import Conv3x3
 from perpixel.recipes.network import ResNet as ResNetSpec
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
@@ -37,10 +38,10 @@ class BasicBlock(nn.Module):
         norm: Norm,
     ) -> None:
         super().__init__()
-        self.conv1 = _conv3x3(inputs, width, stride=stride, dilation=dilation)
+        self.conv1 = Conv3x3(inputs, width, stride=stride, dilation=dilation)
         self.bn1 = norm(width)
         self.relu = nn.ReLU(inplace=True)
-        self.conv2 = _conv3x3(width, width)
+        self.conv2 = Conv3x3(width, width)
         self.bn2 = norm(width)
         self.downsample = _projection(inputs, width, stride=stride, norm=norm)
 
@@ -72,7 +73,7 @@ class Bottleneck(nn.Module):
         first, second = (stride, 1) if stride_in_1x1 else (1, stride)
         self.conv1 = nn.Conv2d(inputs, width, 1, stride=first, bias=False)
         self.bn1 = norm(width)
-        self.conv2 = _conv3x3(width, width, stride=second, dilation=dilation)
+        self.conv2 = Conv3x3(width, width, stride=second, dilation=dilation)
         self.bn2 = norm(width)
         self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
         self.bn3 = norm(4 * width)
@@ -148,12 +149,6 @@ class ResNet(nn.Module):
         return outputs
 
 
-def _conv3x3(inputs: int, outputs: int, *, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(
-        inputs, outputs, 3, stride=stride, padding=dilation, dilation=dilation, bias=False
-    )
-
-
 def _projection(inputs: int, outputs: int, *, stride: int, norm: Norm) -> nn.Module:
     if stride == 1 and inputs == outputs:
         return nn.Identity()
@@ -163,5 +158,5 @@ def _projection(inputs: int, outputs: int, *, stride: int, norm: Norm) -> nn.Mod
 def _deep_stem(norm: Norm) -> nn.Sequential:
     layers: list[nn.Module] = []
     for inputs, outputs, stride in ((3, 32, 2), (32, 32, 1), (32, 64, 1)):
-        layers += [_conv3x3(inputs, outputs, stride=stride), norm(outputs), nn.ReLU(inplace=True)]
+        layers += [Conv3x3(inputs, outputs, stride=stride), norm(outputs), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers)

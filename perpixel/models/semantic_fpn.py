@@ -13,6 +13,7 @@ from torch import SymInt, Tensor, nn
 from torch.nn.functional import interpolate
 
 from perpixel.models.layers import conv_norm_relu
+from perpixel.models.winograd import Conv3x3
 from perpixel.recipes.network import SemanticFPN
 
 _CONVS = (1, 1, 2, 3)  # per level, strides 4, 8, 16, 32
@@ -32,7 +33,7 @@ class SemanticFPNHead(nn.Module):
             self.output = nn.ModuleList(conv_norm_relu(neck, neck) for _ in inputs)
         else:
             self.lateral = nn.ModuleList(nn.Conv2d(width, neck, 1) for width in inputs)
-            self.output = nn.ModuleList(nn.Conv2d(neck, neck, 3, padding=1) for _ in inputs)
+            self.output = nn.ModuleList(Conv3x3(neck, neck, bias=True) for _ in inputs)
         self.scales = nn.ModuleList(
             nn.ModuleList(
                 conv_norm_relu(neck if index == 0 else spec.width, spec.width, norm=spec.norm)

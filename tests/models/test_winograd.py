@@ -1,0 +1,106 @@
+"""Winograd's convolutions are convolutions."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.functional import conv2d
+
+from perpixel.models import winograd
+from perpixel.models.build import build, place
+from perpixel.models.winograd import Conv3x3
+from perpixel.recipes import recipe
+
+
+def random(*shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(sum(shape))
+    return torch.randn(shape, generator=generator, dtype=dtype)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    n=st.integers(1, 3),
+    channels=st.integers(1, 9),
+    outputs=st.integers(1, 5),
+    height=st.integers(1, 19),
+    width=st.integers(1, 19),
+    dilation=st.integers(1, 4),
+    tiles_at_once=st.sampled_from([1, 7, 512]),
+    channels_at_once=st.sampled_from([1, 4, 256]),
+)
+def test_values_and_gradients_are_those_of_a_convolution(
+    n, channels, outputs, height, width, dilation, tiles_at_once, channels_at_once
+):
+    features = random(n, channels, height, width).requires_grad_()
+    weight = random(outputs, channels, 3, 3).requires_grad_()
+    gradient = random(n, outputs, height, width)
+    expected = conv2d(features, weight, padding=dilation, dilation=dilation)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(winograd, "_AT_ONCE", tiles_at_once)
+        patch.setattr(winograd, "_CHANNELS_AT_ONCE", channels_at_once)
+        found = winograd.winograd(features, weight, dilation=dilation)
+        mine = torch.autograd.grad(found, (features, weight), gradient)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-11)
+    theirs = torch.autograd.grad(expected, (features, weight), gradient)
+    for one, other in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("dilation", [1, 2, 4])
+def test_float32_is_within_2e_5_of_the_greatest_value(dilation: int, channels_last: bool):
+    layer = Conv3x3(256, 128, dilation=dilation, bias=True)
+    features = random(1, 256, 40, 48, dtype=torch.float32)
+    if channels_last:
+        features = features.contiguous(memory_format=torch.channels_last)
+    assert winograd.pays(features, layer.weight, dilation)
+    with torch.inference_mode():
+        found = layer(features)
+    expected = layer.double()(features.double())
+    assert (found - expected).abs().max() < 2e-5 * expected.abs().max()
+
+
+def test_it_is_for_large_float32_maps_on_a_cpu_alone():
+    large = random(1, 256, 40, 48, dtype=torch.float32)
+    weight = random(256, 256, 3, 3, dtype=torch.float32)
+    assert winograd.pays(large, weight, 1)
+    assert not winograd.pays(large.bfloat16(), weight, 1)
+    assert not winograd.pays(large.to("meta"), weight, 1)
+    assert not winograd.pays(large[..., :16, :16], weight, 1)
+    assert not winograd.pays(large[:, :64], weight[:, :64], 1)
+    assert not winograd.pays(large[..., :33], weight, 8)  # mostly padding
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not winograd.pays(large, weight, 1)
+
+
+def test_an_exported_network_has_its_convolutions():
+    layer = Conv3x3(256, 256).eval()
+    features = random(1, 256, 40, 48, dtype=torch.float32)
+    for strict in (True, False):
+        graph = torch.export.export(layer, (features,), strict=strict).graph
+        called = {str(node.target) for node in graph.nodes if node.op == "call_function"}
+        assert called == {"aten.conv2d.default"}
+
+
+def test_logits_of_a_network_keep_within_1e_4_and_gradients_within_2e_3(monkeypatch):
+    network = build(recipe("mmseg/fcn_r50-d8_512x512_20k_voc12aug").model, classes=5)
+    network = place(network, "cpu").eval()
+    pictures = random(1, 3, 256, 256, dtype=torch.float32)
+    weight = network.head.convs[0][0].weight
+    taken = []
+    own = winograd.pays
+
+    def noting(*given) -> bool:
+        taken.append(own(*given))
+        return taken[-1]
+
+    monkeypatch.setattr(winograd, "pays", noting)
+    fast = network(pictures).main
+    fast_gradient = torch.autograd.grad(fast.square().sum(), weight)[0]
+    assert sum(taken) >= 8
+    monkeypatch.setattr(winograd, "pays", lambda *_: False)
+    direct = network(pictures).main
+    direct_gradient = torch.autograd.grad(direct.square().sum(), weight)[0]
+    assert (fast - direct).abs().max() < 1e-4 * direct.abs().max()
+    far = (fast_gradient - direct_gradient).abs().max()  # where a ReLU's input was about zero
+    assert far < 2e-3 * direct_gradient.abs().max()
