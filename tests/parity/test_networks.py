@@ -12,6 +12,7 @@ from torch.nn.functional import pad
 
 from perpixel.conversion import find, network_of
 from perpixel.inference.class_maps import class_map, score_bands
+from perpixel.models import winograd
 from perpixel.models.inputs import normalise
 from perpixel.models.segmenter import Segmenter
 from perpixel.recipes.spec import Data, Recipe
@@ -69,7 +70,11 @@ def test_parameters(case: Case):
     assert sum(p.numel() for p in parameters if p.requires_grad) == case.said["params"]
 
 
-def test_logits(case: Case):
+@pytest.mark.parametrize("quick", [False, True])
+def test_logits(case: Case, quick: bool, monkeypatch):
+    """As they come, and with Winograd's algorithm wherever it can be, on however small maps."""
+    if quick:
+        monkeypatch.setattr(winograd, "pays", lambda *_: True)
     fed = normalise(torch.from_numpy(case.image)[None], case.recipe.input)
     divisor = case.recipe.input.size_divisor
     fed = pad(fed, (0, -fed.shape[3] % divisor, 0, -fed.shape[2] % divisor))
