@@ -150,6 +150,11 @@ def _of_run(folder: Path) -> Path:
     ):
         if path.is_file():
             return path
+    if seeds := sorted(folder.glob("seed-*")):
+        raise UsageError(
+            f"{folder} holds {len(seeds)} runs, one of each seed: name one of them, as {seeds[0]}; "
+            f"seeds.json says which is the best"
+        )
     raise PerpixelError(
         f"{folder}: no checkpoints/model.safetensors or checkpoints/best.safetensors there; is it "
         f"a run folder, and has the run come to its first evaluation?"
