@@ -62,7 +62,8 @@ class Conv3x3(nn.Conv2d):
 def pays(features: Tensor, weight: Tensor, dilation: int) -> bool:
     """Whether the transforms cost less than they save (channels and tiles were measured).
 
-    What is being compiled or exported keeps its convolutions.
+    A picture's numbers are not to depend on how many are beside it: neither does this. What is
+    being compiled or exported keeps its convolutions.
     """
     fewer, more = sorted(weight.shape[:2])
     if (
@@ -74,10 +75,9 @@ def pays(features: Tensor, weight: Tensor, dilation: int) -> bool:
         or more < 256
     ):
         return False
-    n, _, height, width = features.shape
-    across, down = ceil(width / (4 * dilation)), ceil(height / (4 * dilation))
-    tiles = n * dilation**2 * across * down
-    return tiles >= 64 and n * height * width >= 10 * tiles  # of 16 pixels in every tile
+    height, width = features.shape[2:]
+    tiles = dilation**2 * ceil(height / (4 * dilation)) * ceil(width / (4 * dilation))
+    return tiles >= 64 and height * width >= 10 * tiles  # of 16 pixels in every tile
 
 
 def winograd(features: Tensor, weight: Tensor, *, dilation: int) -> Tensor:

@@ -67,6 +67,7 @@ def test_it_is_for_large_float32_maps_on_a_cpu_alone():
     assert not winograd.pays(large.bfloat16(), weight, 1)
     assert not winograd.pays(large.to("meta"), weight, 1)
     assert not winograd.pays(large[..., :16, :16], weight, 1)
+    assert not winograd.pays(large[..., :16, :16].expand(8, -1, -1, -1), weight, 1)
     assert not winograd.pays(large[:, :64], weight[:, :64], 1)
     assert not winograd.pays(large[..., :33], weight, 8)  # mostly padding
     with torch.autocast("cpu", dtype=torch.bfloat16):
