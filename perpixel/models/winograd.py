@@ -1,6 +1,6 @@
 """3x3 convolutions with a quarter of the multiplications, for float32 on a CPU.
 
-F(4x4, 3x3) of Lavin and Gray (2016, section 4.2): a tile of 4x4 outputs comes from 36 products per
+F(4x4, 3x3) of Lavin and Gray (2016, section 4): a tile of 4x4 outputs comes from 36 products per
 pair of channels in place of 144. Tiles, weights and products are transformed by small matrices; in
 between stand 36 matrix products, which a CPU runs at its full rate. Of a dilated convolution every
 d-th row and column is one without dilation. The result differs from the direct one by about 1e-5 of
@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 _AT_ONCE, _CHANNELS_AT_ONCE = 512, 256
 """Tiles and input channels that are in memory transformed at a time (measured)."""
 
+# Interpolation through 0, 1, -1, 2, -2 and infinity.
 _TILE = torch.tensor(
     [
         [4, 0, -5, 0, 1, 0],
