@@ -48,13 +48,17 @@ def filled(text: str, results: Mapping[str, Mapping[str, Any]]) -> str:
     Files of another shape, which other benchmarks write and describe themselves, are left out.
     """
     for name, result in results.items():
-        begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
-        if text.count(begin) != 1 or text.count(end) != 1:
-            raise SystemExit(f"docs/performance.md: one {begin} and one {end} are missing")
-        between = re.compile(f"(?<={re.escape(begin)}).*?(?={re.escape(end)})", re.DOTALL)
-        written = f"\n{table(result)}\n"
-        text = between.sub(lambda _, written=written: written, text)
+        text = replaced(text, name, table(result))
     return text
+
+
+def replaced(text: str, name: str, written: str) -> str:
+    """A page's `text` with `written` between the markers of `name`; without any it is an error."""
+    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise SystemExit(f"the page lacks one {begin} and one {end}")
+    between = re.compile(f"(?<={re.escape(begin)}).*?(?={re.escape(end)})", re.DOTALL)
+    return between.sub(lambda _: f"\n{written}\n", text)
 
 
 def plot(results: Iterable[Mapping[str, Any]]) -> str:

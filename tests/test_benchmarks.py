@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-SCRIPTS = ("data", "forward", "index", "loss", "metric", "networks", "switches", "tables")
+SCRIPTS = ("camvid", "data", "forward", "index", "loss", "metric", "networks", "switches", "tables")
 CASE = {
     "recipe": "camvid/fcn_r18-d8", "settings": ["data.name=camvid", "train.images_per_step=2"],
     "classes": 11, "size": (64, 64), "batch": 2, "device": "cpu", "count": 2,
@@ -102,6 +102,26 @@ def test_the_page_holds_the_results_that_are_kept(modules):
     page = (BENCHMARKS.parent / "docs" / "performance.md").read_text()
     assert tables.results()
     assert tables.filled(page, tables.results()) == page, "python benchmarks/tables.py"
+
+
+def test_the_page_of_camvid_holds_the_results_that_are_kept(modules):
+    for path, text in modules("camvid").page().items():
+        assert path.read_text() == text, "python benchmarks/camvid.py page"
+
+
+def test_changes_are_ranked_beside_the_plain_trainings(modules):
+    scores = {"pixel_accuracy": 60, "mean_accuracy": 30}
+    changes = {
+        "plain": {"miou": 19, **scores},
+        "plain, seed 1": {"miou": 21, **scores},
+        "worse": {"miou": 17.5, **scores},
+        "better": {"miou": 23, **scores},
+    }
+    table = modules("camvid").changes_table({"changes": changes})
+    assert table.startswith("2 plain trainings: mIoU 19.0, 21.0, mean 20.0.")
+    better, worse = table.splitlines()[-2:]
+    assert better == "| better | 23.0 | +3.0 | 60.0 | 30.0 |"
+    assert worse == "| worse | 17.5 | -2.5 | 60.0 | 30.0 |"
 
 
 def test_a_table_has_medians_and_ratios(modules):
