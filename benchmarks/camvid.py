@@ -1,6 +1,6 @@
 """What helps CamVid's training from random weights: one change at a time, all within one budget.
 
-    python benchmarks/camvid.py changes --data CamVid [--out runs/changes] [--jobs 2] [--only ...]
+    python benchmarks/camvid.py changes --data CamVid [--out runs/changes] [--jobs 2]
     python benchmarks/camvid.py page
 
 `changes` takes every change to the plain training through `perpixel train`, for as many pixels
@@ -79,19 +79,18 @@ def trained(name: str, *, data: Path, out: Path) -> dict[str, object]:
     folder = out / name.replace(" ", "-").replace(",", "")
     settings = [f"train.steps={STEPS}", *PLAIN, *CHANGES[name]]
     begun = time.perf_counter()
-    if not (folder / "evaluate.json").exists():
-        done = subprocess.run(
-            [
-                *(sys.executable, "-m", "perpixel", "train", RECIPE, "--data", str(data)),
-                *("--out", str(folder), "--resume-or-start"),
-                *(f"--set={setting}" for setting in settings),
-            ],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode:
-            raise SystemExit(f"{name}: {done.stderr}")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "perpixel", "train", RECIPE, "--data", str(data)),
+            *("--out", str(folder), "--resume-or-start"),
+            *(f"--set={setting}" for setting in settings),
+        ],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise SystemExit(f"{name}: {done.stderr}")
     scores = json.loads((folder / "evaluate.json").read_text())
     result = {key: scores[key] for key in ("miou", "pixel_accuracy", "mean_accuracy", "iou")}
     print(f"{name:32} {result['miou']:6.2f} {time.perf_counter() - begun:6.0f} s", flush=True)
@@ -111,10 +110,10 @@ def changes_table(result: Mapping[str, Any]) -> str:
     ]
     for name, scores in sorted(found.items(), key=lambda item: -item[1]["miou"]):
         if not name.startswith("plain"):
-            values = [scores["miou"], scores["pixel_accuracy"], scores["mean_accuracy"]]
-            first, *others = (f"{value:.1f}" for value in values)
-            difference = f"{scores['miou'] - mean(plain):+.1f}"
-            lines.append(f"| {' | '.join([name, first, difference, *others])} |")
+            lines.append(
+                f"| {name} | {scores['miou']:.1f} | {scores['miou'] - mean(plain):+.1f} | "
+                f"{scores['pixel_accuracy']:.1f} | {scores['mean_accuracy']:.1f} |"
+            )
     return "\n".join(lines)
 
 
@@ -155,8 +154,8 @@ def page() -> dict[Path, str]:
     source = read_source(RESULTS / "camvid" / "run")
     changes = json.loads((RESULTS / "camvid" / "changes.json").read_text())
     text = (DOCS / "camvid.md").read_text()
-    text = replaced(text, "changes", changes_table(changes))
-    text = replaced(text, "classes", classes_table(source.scores))
+    text = replaced(text, "changes", written=changes_table(changes))
+    text = replaced(text, "classes", written=classes_table(source.scores))
     shown = [chart for chart in charts([source]) if chart.title != "Pictures per second"]
     return {DOCS / "camvid.md": text, DOCS / "camvid.svg": drawing(shown)}
 
@@ -169,15 +168,14 @@ def main() -> None:
     changes.add_argument("--data", type=Path, required=True)
     changes.add_argument("--out", type=Path, default=Path("runs/changes"))
     changes.add_argument("--jobs", type=int, default=2)
-    changes.add_argument("--only", nargs="*", default=list(CHANGES), choices=list(CHANGES))
     chosen = parser.parse_args()
     if chosen.verb == "page":
         for path, text in page().items():
             path.write_text(text)
         return
     with ThreadPoolExecutor(chosen.jobs) as pool:
-        results = pool.map(lambda n: trained(n, data=chosen.data, out=chosen.out), chosen.only)
-        found = dict(zip(chosen.only, results, strict=True))
+        results = pool.map(lambda n: trained(n, data=chosen.data, out=chosen.out), CHANGES)
+        found = dict(zip(CHANGES, results, strict=True))
     result = {"recipe": RECIPE, "steps": STEPS, "plain": PLAIN, "changes": found}
     print(write_result("camvid/changes", {"command": "benchmarks/camvid.py changes", **result}))
 

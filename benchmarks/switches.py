@@ -43,7 +43,7 @@ def steps(changes: list[str]) -> dict[str, float]:
     """Seconds of the first step, the median of the others, and peak bytes."""
     first = "channels first" in changes
     if "3x3 without Winograd" in changes:
-        winograd.pays = lambda *_: False
+        winograd.pays = lambda *_, **__: False
     changes = [change for change in changes if "=" in change]
     chosen = recipe("mmseg/fcn_r50-d8_512x512_20k_voc12aug")
     chosen = settings.override(chosen, ["train.precision=auto", *changes])

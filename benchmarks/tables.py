@@ -48,15 +48,15 @@ def filled(text: str, results: Mapping[str, Mapping[str, Any]]) -> str:
     Files of another shape, which other benchmarks write and describe themselves, are left out.
     """
     for name, result in results.items():
-        text = replaced(text, name, table(result))
+        text = replaced(text, name, written=table(result))
     return text
 
 
-def replaced(text: str, name: str, written: str) -> str:
+def replaced(text: str, name: str, *, written: str) -> str:
     """A page's `text` with `written` between the markers of `name`; without any it is an error."""
     begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
     if text.count(begin) != 1 or text.count(end) != 1:
-        raise SystemExit(f"the page lacks one {begin} and one {end}")
+        raise SystemExit(f"the page that is to hold {name} needs one {begin} and one {end}")
     between = re.compile(f"(?<={re.escape(begin)}).*?(?={re.escape(end)})", re.DOTALL)
     return between.sub(lambda _: f"\n{written}\n", text)
 

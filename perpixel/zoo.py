@@ -153,7 +153,7 @@ def _of_run(folder: Path) -> Path:
     if seeds := sorted(folder.glob("seed-*")):
         raise UsageError(
             f"{folder} holds {len(seeds)} runs, one of each seed: name one of them, as {seeds[0]}; "
-            f"seeds.json says which is the best"
+            f"seeds.json says which is the best, once all are trained"
         )
     raise PerpixelError(
         f"{folder}: no checkpoints/model.safetensors or checkpoints/best.safetensors there; is it "

@@ -1,7 +1,9 @@
 """The `perpixel` command. Each command's own file imports torch only when it runs."""
 
+import multiprocessing
 import os
 import sys
+from typing import NoReturn
 
 import typer
 
@@ -75,7 +77,21 @@ def main() -> None:
             raise
         if not isinstance(error, Interrupted) or os.environ.get("RANK", "0") == "0":
             typer.echo(f"perpixel: {error}", err=True)  # of what all ranks say, one says enough
-        sys.exit(_code(error))
+        _leave(_code(error))
+
+
+def _leave(code: int) -> NoReturn:
+    """Ends this process. One rank of several ends without Python's taking down: after an error the
+    group is still there, and threads of gloo's may abort a Python that is half gone, with a code of
+    their own (PyTorch's pull request 179291).
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        for worker in multiprocessing.active_children():
+            worker.terminate()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _code(error: PerpixelError) -> int:

@@ -19,8 +19,14 @@ from torch.autograd.function import once_differentiable
 _AT_ONCE, _CHANNELS_AT_ONCE = 512, 256
 """Tiles and input channels that are in memory transformed at a time (measured)."""
 
+
+def _matrix(rows: list[list[int]]) -> Tensor:
+    """On the CPU, whatever torch's default device is when this is imported."""
+    return torch.tensor(rows, dtype=torch.float64, device="cpu")
+
+
 # Interpolation through 0, 1, -1, 2, -2 and infinity.
-_TILE = torch.tensor(
+_TILE = _matrix(
     [
         [4, 0, -5, 0, 1, 0],
         [0, -4, -4, 1, 1, 0],
@@ -28,15 +34,11 @@ _TILE = torch.tensor(
         [0, -2, -1, 2, 1, 0],
         [0, 2, -1, -2, 1, 0],
         [0, 4, 0, -5, 0, 1],
-    ],
-    dtype=torch.float64,
+    ]
 )
-_WEIGHT = torch.tensor(
-    [[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]], dtype=torch.float64
-).div(24)
-_OUTPUT = torch.tensor(
-    [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]],
-    dtype=torch.float64,
+_WEIGHT = _matrix([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]).div(24)
+_OUTPUT = _matrix(
+    [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]
 )
 # Both axes in one: [36, 36], [36, 9], [16, 36].
 _TILE2, _WEIGHT2, _OUTPUT2 = (torch.kron(matrix, matrix) for matrix in (_TILE, _WEIGHT, _OUTPUT))
@@ -54,21 +56,24 @@ class Conv3x3(nn.Conv2d):
 
     def forward(self, features: Tensor) -> Tensor:
         """[N, inputs, h, w] to [N, outputs, h, w] (at stride 1)."""
-        if self.stride != (1, 1) or not pays(features, self.weight, self.dilation[0]):
+        if self.stride != (1, 1) or not pays(features, self.weight, dilation=self.dilation[0]):
             return super().forward(features)
         output = winograd(features, self.weight, dilation=self.dilation[0])
         return output if self.bias is None else output + self.bias[:, None, None]
 
 
-def pays(features: Tensor, weight: Tensor, dilation: int) -> bool:
+def pays(features: Tensor, weight: Tensor, *, dilation: int) -> bool:
     """Whether the transforms cost less than they save (channels and tiles were measured).
 
     A picture's numbers are not to depend on how many are beside it: neither does this. What is
-    being compiled or exported keeps its convolutions.
+    being compiled or exported keeps its convolutions, and what does not fit is torch's to refuse.
     """
     fewer, more = sorted(weight.shape[:2])
     if (
-        features.device.type != "cpu"
+        features.dim() != 4
+        or len(features) == 0
+        or features.shape[1] != weight.shape[1]
+        or features.device.type != "cpu"
         or features.dtype != torch.float32
         or torch.is_autocast_enabled("cpu")
         or torch.compiler.is_compiling()
@@ -110,7 +115,12 @@ class _Winograd(torch.autograd.Function):
 
 def _convolve(features: Tensor, weight: Tensor, *, dilation: int) -> Tensor:
     n, channels, height, width = features.shape
-    result = features.new_empty((n, height, width, len(weight)))
+    result = torch.empty(
+        (n, len(weight), height, width),
+        dtype=features.dtype,
+        device=features.device,
+        memory_format=torch.channels_last,
+    )
     for strip in _strips(features, dilation):
         products = features.new_zeros((36, strip.tiles, len(weight)))
         for part in _parts(channels):
@@ -118,7 +128,7 @@ def _convolve(features: Tensor, weight: Tensor, *, dilation: int) -> Tensor:
             kernels = _times(_WEIGHT2, weight[:, part].permute(2, 3, 0, 1).flatten(0, 1))
             products.baddbmm_(tiles, kernels.mT)
         strip.paste(_times(_OUTPUT2, products), result)
-    return result.permute(0, 3, 1, 2)
+    return result
 
 
 def _weight_gradient(features: Tensor, gradient: Tensor, *, dilation: int) -> Tensor:
@@ -136,8 +146,9 @@ def _weight_gradient(features: Tensor, gradient: Tensor, *, dilation: int) -> Te
 
 @dataclass(frozen=True)
 class _Strip:
-    """Rows of tiles: of `n` pictures, from row `top` on, `down` of them and `across` a row."""
+    """Rows of tiles of the `n` pictures from `first` on: from row `top`, `down` times `across`."""
 
+    first: int
     n: int
     dilation: int
     top: int
@@ -155,10 +166,9 @@ class _Strip:
         rows, columns = 4 * self.down * d + 2 * halo, 4 * self.across * d + 2 * halo
         canvas = features.new_zeros((self.n, rows, columns, channels))
         above = self.top - halo
-        first, last = max(above, 0), min(above + rows, height)
-        canvas[:, first - above : last - above, halo : halo + width] = features[
-            :, :, first:last
-        ].permute(0, 2, 3, 1)
+        top, end = max(above, 0), min(above + rows, height)
+        shown = features[self.first : self.first + self.n, :, top:end].permute(0, 2, 3, 1)
+        canvas[:, top - above : end - above, halo : halo + width] = shown
         picture, row, column, channel = canvas.stride()
         tiles = canvas.as_strided(
             (size, size, self.n, d, d, self.down, self.across, channels),
@@ -167,22 +177,32 @@ class _Strip:
         return tiles.reshape(size * size, -1, channels)
 
     def paste(self, tiles: Tensor, result: Tensor) -> None:
-        """Writes [16, tiles, O] into these rows of [N, h, w, O]."""
-        d, (_, height, width, outputs) = self.dilation, result.shape
+        """Writes [16, tiles, O] into these rows of [N, O, h, w]."""
+        d, (_, outputs, height, width) = self.dilation, result.shape
         tiles = tiles.view(4, 4, self.n, d, d, self.down, self.across, outputs)
         rows = tiles.permute(2, 5, 0, 3, 6, 1, 4, 7).reshape(
             self.n, self.down * 4 * d, self.across * 4 * d, outputs
         )
-        last = min(self.top + self.down * 4 * d, height)
-        result[:, self.top : last] = rows[:, : last - self.top, :width]
+        end = min(self.top + self.down * 4 * d, height)
+        part = result[self.first : self.first + self.n, :, self.top : end]
+        part.permute(0, 2, 3, 1).copy_(rows[:, : end - self.top, :width])
 
 
 def _strips(features: Tensor, dilation: int) -> Iterator[_Strip]:
     n, _, height, width = features.shape
     down, across = ceil(height / (4 * dilation)), ceil(width / (4 * dilation))
-    at_once = max(1, _AT_ONCE // (n * dilation**2 * across))
-    for first in range(0, down, at_once):
-        yield _Strip(n, dilation, first * 4 * dilation, min(at_once, down - first), across)
+    pictures = max(1, min(n, _AT_ONCE // (dilation**2 * across)))
+    rows = max(1, _AT_ONCE // (pictures * dilation**2 * across))
+    for first in range(0, n, pictures):
+        for row in range(0, down, rows):
+            yield _Strip(
+                first,
+                min(pictures, n - first),
+                dilation,
+                row * 4 * dilation,
+                min(rows, down - row),
+                across,
+            )
 
 
 def _parts(channels: int) -> Iterator[slice]:

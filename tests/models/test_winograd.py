@@ -1,5 +1,8 @@
 """Winograd's convolutions are convolutions."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -47,13 +50,15 @@ def test_values_and_gradients_are_those_of_a_convolution(
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("dilation", [1, 2, 4])
-def test_float32_is_within_2e_5_of_the_greatest_value(dilation: int, channels_last: bool):
-    layer = Conv3x3(256, 128, dilation=dilation, bias=True)
-    features = random(1, 256, 40, 48, dtype=torch.float32)
+@pytest.mark.parametrize(("inputs", "dilation"), [(256, 1), (256, 2), (256, 4), (2048, 1)])
+def test_float32_is_within_2e_5_of_the_greatest_value(
+    inputs: int, dilation: int, channels_last: bool
+):
+    layer = Conv3x3(inputs, 128, dilation=dilation, bias=True)
+    features = random(1, inputs, 40, 48, dtype=torch.float32)
     if channels_last:
         features = features.contiguous(memory_format=torch.channels_last)
-    assert winograd.pays(features, layer.weight, dilation)
+    assert winograd.pays(features, layer.weight, dilation=dilation)
     with torch.inference_mode():
         found = layer(features)
     expected = layer.double()(features.double())
@@ -63,15 +68,16 @@ def test_float32_is_within_2e_5_of_the_greatest_value(dilation: int, channels_la
 def test_it_is_for_large_float32_maps_on_a_cpu_alone():
     large = random(1, 256, 40, 48, dtype=torch.float32)
     weight = random(256, 256, 3, 3, dtype=torch.float32)
-    assert winograd.pays(large, weight, 1)
-    assert not winograd.pays(large.bfloat16(), weight, 1)
-    assert not winograd.pays(large.to("meta"), weight, 1)
-    assert not winograd.pays(large[..., :16, :16], weight, 1)
-    assert not winograd.pays(large[..., :16, :16].expand(8, -1, -1, -1), weight, 1)
-    assert not winograd.pays(large[:, :64], weight[:, :64], 1)
-    assert not winograd.pays(large[..., :33], weight, 8)  # mostly padding
+    assert winograd.pays(large, weight, dilation=1)
+    assert not winograd.pays(large.bfloat16(), weight, dilation=1)
+    assert not winograd.pays(large.to("meta"), weight, dilation=1)
+    assert not winograd.pays(large[..., :16, :16], weight, dilation=1)
+    assert not winograd.pays(large[..., :16, :16].expand(8, -1, -1, -1), weight, dilation=1)
+    assert not winograd.pays(large[:, :64], weight[:, :64], dilation=1)
+    assert not winograd.pays(large[:, :128], weight[:128, :128], dilation=1)
+    assert not winograd.pays(large[..., :33], weight, dilation=8)  # mostly padding
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert not winograd.pays(large, weight, 1)
+        assert not winograd.pays(large, weight, dilation=1)
 
 
 def test_an_exported_network_has_its_convolutions():
@@ -87,21 +93,46 @@ def test_logits_of_a_network_keep_within_1e_4_and_gradients_within_2e_3(monkeypa
     network = build(recipe("mmseg/fcn_r50-d8_512x512_20k_voc12aug").model, classes=5)
     network = place(network, "cpu").eval()
     pictures = random(1, 3, 256, 256, dtype=torch.float32)
-    weight = network.head.convs[0][0].weight
+    weight = network.backbone.layer2[0].conv1.weight
     taken = []
     own = winograd.pays
 
-    def noting(*given) -> bool:
-        taken.append(own(*given))
+    def noting(*given, **named) -> bool:
+        taken.append(own(*given, **named))
         return taken[-1]
 
     monkeypatch.setattr(winograd, "pays", noting)
     fast = network(pictures).main
     fast_gradient = torch.autograd.grad(fast.square().sum(), weight)[0]
     assert sum(taken) >= 8
-    monkeypatch.setattr(winograd, "pays", lambda *_: False)
+    monkeypatch.setattr(winograd, "pays", lambda *_, **__: False)
     direct = network(pictures).main
     direct_gradient = torch.autograd.grad(direct.square().sum(), weight)[0]
     assert (fast - direct).abs().max() < 1e-4 * direct.abs().max()
     far = (fast_gradient - direct_gradient).abs().max()  # where a ReLU's input was about zero
     assert far < 2e-3 * direct_gradient.abs().max()
+
+
+def test_what_does_not_fit_is_refused_as_torch_does():
+    layer = Conv3x3(256, 256)
+    with pytest.raises(RuntimeError, match="expected input"):
+        layer(random(1, 128, 40, 48, dtype=torch.float32))
+    assert layer(random(0, 256, 40, 48, dtype=torch.float32)).shape == (0, 256, 40, 48)
+    assert layer(random(256, 40, 48, dtype=torch.float32)).shape == (256, 40, 48)
+
+
+def test_a_result_may_be_changed_in_place():
+    layer = Conv3x3(256, 256)
+    features = random(1, 256, 40, 48, dtype=torch.float32)
+    layer(features).relu_().sum().backward()
+    assert layer.weight.grad.abs().max() > 0
+
+
+def test_it_is_on_the_cpu_whatever_the_default_device_is_at_first():
+    script = (
+        "import torch\n"
+        "with torch.device('meta'):\n"
+        "    from perpixel.models.winograd import Conv3x3\n"
+        "Conv3x3(256, 256)(torch.ones(1, 256, 40, 48))\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
