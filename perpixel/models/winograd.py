@@ -68,18 +68,16 @@ def pays(features: Tensor, weight: Tensor, *, dilation: int) -> bool:
     A picture's numbers are not to depend on how many are beside it: neither does this. What is
     being compiled or exported keeps its convolutions, and what does not fit is torch's to refuse.
     """
-    fewer, more = sorted(weight.shape[:2])
     if (
-        features.dim() != 4
-        or len(features) == 0
-        or features.shape[1] != weight.shape[1]
+        torch.compiler.is_compiling()  # first: a size that is asked for there is fixed
+        or torch.is_autocast_enabled("cpu")
         or features.device.type != "cpu"
         or features.dtype != torch.float32
-        or torch.is_autocast_enabled("cpu")
-        or torch.compiler.is_compiling()
-        or fewer < 128
-        or more < 256
     ):
+        return False
+    fewer, more = sorted(weight.shape[:2])
+    fits = features.dim() == 4 and len(features) > 0 and features.shape[1] == weight.shape[1]
+    if not fits or fewer < 128 or more < 256:
         return False
     height, width = features.shape[2:]
     tiles = dilation**2 * ceil(height / (4 * dilation)) * ceil(width / (4 * dilation))

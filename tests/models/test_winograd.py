@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.export import Dim
 from torch.nn.functional import conv2d
 
 from perpixel.models import winograd
@@ -83,8 +84,11 @@ def test_it_is_for_large_float32_maps_on_a_cpu_alone():
 def test_an_exported_network_has_its_convolutions():
     layer = Conv3x3(256, 256).eval()
     features = random(1, 256, 40, 48, dtype=torch.float32)
+    any_size = {0: Dim("n"), 2: Dim("h", min=8), 3: Dim("w", min=8)}
     for strict in (True, False):
-        graph = torch.export.export(layer, (features,), strict=strict).graph
+        given = (features.expand(2, -1, -1, -1),)
+        exported = torch.export.export(layer, given, dynamic_shapes=(any_size,), strict=strict)
+        graph = exported.graph
         called = {str(node.target) for node in graph.nodes if node.op == "call_function"}
         assert called == {"aten.conv2d.default"}
 
