@@ -80,7 +80,8 @@ def pays(features: Tensor, weight: Tensor, *, dilation: int) -> bool:
     if not fits or fewer < 128 or more < 256:
         return False
     height, width = features.shape[2:]
-    tiles = dilation**2 * ceil(height / (4 * dilation)) * ceil(width / (4 * dilation))
+    down, across = _rows_of_tiles(height, width, dilation=dilation)
+    tiles = dilation**2 * down * across
     return tiles >= 64 and height * width >= 10 * tiles  # of 16 pixels in every tile
 
 
@@ -188,7 +189,7 @@ class _Strip:
 
 def _strips(features: Tensor, dilation: int) -> Iterator[_Strip]:
     n, _, height, width = features.shape
-    down, across = ceil(height / (4 * dilation)), ceil(width / (4 * dilation))
+    down, across = _rows_of_tiles(height, width, dilation=dilation)
     pictures = max(1, min(n, _AT_ONCE // (dilation**2 * across)))
     rows = max(1, _AT_ONCE // (pictures * dilation**2 * across))
     for first in range(0, n, pictures):
@@ -201,6 +202,11 @@ def _strips(features: Tensor, dilation: int) -> Iterator[_Strip]:
                 min(rows, down - row),
                 across,
             )
+
+
+def _rows_of_tiles(height: int, width: int, *, dilation: int) -> tuple[int, int]:
+    """How many rows of how many tiles cover each of the dilation^2 grids of a map."""
+    return ceil(height / (4 * dilation)), ceil(width / (4 * dilation))
 
 
 def _parts(channels: int) -> Iterator[slice]:
