@@ -75,7 +75,7 @@ CHANGES = {
 
 
 def trained(name: str, *, data: Path, out: Path) -> dict[str, object]:
-    """Trains one change on one core, unless it is there already; its scores."""
+    """Trains one change on one core, or goes on where it was; its scores."""
     folder = out / name.replace(" ", "-").replace(",", "")
     settings = [f"train.steps={STEPS}", *PLAIN, *CHANGES[name]]
     begun = time.perf_counter()
