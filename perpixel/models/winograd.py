@@ -9,6 +9,7 @@ the greatest value.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from math import ceil
 from typing import Any
 
@@ -16,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-_AT_ONCE, _CHANNELS_AT_ONCE = 512, 256
-"""Tiles and input channels that are in memory transformed at a time (measured)."""
+_TILES, _INPUTS, _OUTPUTS = 512, 256, 512
+"""Tiles and channels that are in memory transformed at a time (measured)."""
 
 
 def _matrix(rows: list[list[int]]) -> Tensor:
@@ -120,13 +121,13 @@ def _convolve(features: Tensor, weight: Tensor, *, dilation: int) -> Tensor:
         device=features.device,
         memory_format=torch.channels_last,
     )
-    for strip in _strips(features, dilation):
-        products = features.new_zeros((36, strip.tiles, len(weight)))
-        for part in _parts(channels):
+    for strip, outputs in product(_strips(features, dilation), _parts(len(weight), _OUTPUTS)):
+        products = features.new_empty((36, strip.tiles, outputs.stop - outputs.start))
+        for part in _parts(channels, _INPUTS):
             tiles = _times(_TILE2, strip.cut(features[:, part], size=6))
-            kernels = _times(_WEIGHT2, weight[:, part].permute(2, 3, 0, 1).flatten(0, 1))
-            products.baddbmm_(tiles, kernels.mT)
-        strip.paste(_times(_OUTPUT2, products), result)
+            kernels = _times(_WEIGHT2, weight[outputs, part].permute(2, 3, 0, 1).flatten(0, 1))
+            products.baddbmm_(tiles, kernels.mT, beta=1 if part.start else 0)
+        strip.paste(_times(_OUTPUT2, products), result[:, outputs])
     return result
 
 
@@ -136,7 +137,7 @@ def _weight_gradient(features: Tensor, gradient: Tensor, *, dilation: int) -> Te
     result = features.new_zeros((3, 3, outputs, channels))
     for strip in _strips(features, dilation):
         products = _times(_OUTPUT2.mT, strip.cut(gradient, size=4))
-        for part in _parts(channels):
+        for part in _parts(channels, _INPUTS):
             tiles = _times(_TILE2, strip.cut(features[:, part], size=6))
             kernels = torch.bmm(products.mT, tiles)
             result[..., part] += _times(_WEIGHT2.mT, kernels).view(3, 3, outputs, -1)
@@ -190,8 +191,8 @@ class _Strip:
 def _strips(features: Tensor, dilation: int) -> Iterator[_Strip]:
     n, _, height, width = features.shape
     down, across = _rows_of_tiles(height, width, dilation=dilation)
-    pictures = max(1, min(n, _AT_ONCE // (dilation**2 * across)))
-    rows = max(1, _AT_ONCE // (pictures * dilation**2 * across))
+    pictures = max(1, min(n, _TILES // (dilation**2 * across)))
+    rows = max(1, _TILES // (pictures * dilation**2 * across))
     for first in range(0, n, pictures):
         for row in range(0, down, rows):
             yield _Strip(
@@ -209,9 +210,9 @@ def _rows_of_tiles(height: int, width: int, *, dilation: int) -> tuple[int, int]
     return ceil(height / (4 * dilation)), ceil(width / (4 * dilation))
 
 
-def _parts(channels: int) -> Iterator[slice]:
-    for first in range(0, channels, _CHANNELS_AT_ONCE):
-        yield slice(first, min(first + _CHANNELS_AT_ONCE, channels))
+def _parts(channels: int, at_once: int) -> Iterator[slice]:
+    for first in range(0, channels, at_once):
+        yield slice(first, min(first + at_once, channels))
 
 
 def _times(matrix: Tensor, stack: Tensor) -> Tensor:

@@ -29,19 +29,20 @@ def random(*shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
     height=st.integers(1, 19),
     width=st.integers(1, 19),
     dilation=st.integers(1, 4),
-    tiles_at_once=st.sampled_from([1, 7, 512]),
-    channels_at_once=st.sampled_from([1, 4, 256]),
+    tiles=st.sampled_from([1, 7, 512]),
+    inputs=st.sampled_from([1, 4, 256]),
 )
 def test_values_and_gradients_are_those_of_a_convolution(
-    n, channels, outputs, height, width, dilation, tiles_at_once, channels_at_once
+    n, channels, outputs, height, width, dilation, tiles, inputs
 ):
     features = random(n, channels, height, width).requires_grad_()
     weight = random(outputs, channels, 3, 3).requires_grad_()
     gradient = random(n, outputs, height, width)
     expected = conv2d(features, weight, padding=dilation, dilation=dilation)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(winograd, "_AT_ONCE", tiles_at_once)
-        patch.setattr(winograd, "_CHANNELS_AT_ONCE", channels_at_once)
+        patch.setattr(winograd, "_TILES", tiles)
+        patch.setattr(winograd, "_INPUTS", inputs)
+        patch.setattr(winograd, "_OUTPUTS", inputs)
         found = winograd.winograd(features, weight, dilation=dilation)
         mine = torch.autograd.grad(found, (features, weight), gradient)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-11)
