@@ -8,6 +8,7 @@ place. A checksum in a file of its own could be from before or after the file it
 """
 
 import hashlib
+import json
 import mmap
 import os
 import re
@@ -16,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+import torch
 from pydantic import Field, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from perpixel.errors import DamagedFile, PerpixelError
@@ -35,6 +36,10 @@ _HEADER = "perpixel"
 _SHA256 = "perpixel-sha256"
 _DIGEST = re.compile(rf'"{_SHA256}":"([0-9a-f]{{64}})"'.encode())
 _NO_DIGEST = b"0" * 64
+_DTYPES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
 
 
 class _Header(Spec):
@@ -161,32 +166,50 @@ def _sha256(path: Path) -> str:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
-    """Writes a safetensors file as a whole or not at all; raises PerpixelError."""
+    """Writes a safetensors file as a whole or not at all; raises PerpixelError.
+
+    The format (huggingface/safetensors, README) is a length, JSON and the tensors' bytes: written
+    from where they lie, which takes neither the time nor the memory of a copy of the file.
+    """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    content = bytearray(save(plain, {**header, _SHA256: _NO_DIGEST.decode()}))
-    held = _DIGEST.search(content)
+    # The widest first, so that each begins at a multiple of its numbers' size.
+    order = sorted(plain, key=lambda name: (-plain[name].element_size(), name))
+    said: dict[str, object] = {"__metadata__": {**header, _SHA256: _NO_DIGEST.decode()}}
+    end = 0
+    for name in order:
+        begin, end = end, end + plain[name].nbytes
+        dtype, shape = _DTYPES[plain[name].dtype], list(plain[name].shape)
+        said[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(said, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    front = len(text).to_bytes(8, "little") + text
+    parts = [plain[name].view(-1).view(torch.uint8).numpy().data for name in order]
+    found = hashlib.sha256(front)
+    for part in parts:
+        found.update(part)
+    held = _DIGEST.search(front)
     assert held is not None
-    where = slice(*held.span(1))
-    del held  # it holds on to the buffer
-    content[where] = hashlib.sha256(content).hexdigest().encode()
-    write_whole(path, content)
+    front = front[: held.start(1)] + found.hexdigest().encode() + front[held.end(1) :]
+    write_whole(path, front, *parts)
 
 
-def write_whole(path: Path, content: bytes | bytearray) -> None:
+def write_whole(path: Path, *content: bytes | memoryview) -> None:
     """Writes a file so that a reader, or a crash, sees the old content or the new, never a part.
 
-    What a crash leaves behind has a name of its own, which the next writing takes again.
+    `content`'s pieces follow one another. What a crash leaves behind has a name of its own, which
+    the next writing takes again.
     """
     path = path.resolve()  # a link stays a link
     temporary = path.with_name(f".{path.name}.part")
     try:
         if path.exists() and not path.is_file() and not path.is_dir():
-            path.write_bytes(content)  # a device or pipe is not ours to replace
+            with path.open("wb") as file:  # a device or pipe is not ours to replace
+                file.writelines(content)
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("wb") as file:
-                file.write(content)
+                file.writelines(content)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)

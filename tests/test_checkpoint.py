@@ -2,7 +2,7 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import perpixel
 from perpixel import zoo
@@ -11,7 +11,9 @@ from perpixel.checkpoint import (
     load_strictly,
     network_of,
     read_checkpoint,
+    read_tensors,
     write_checkpoint,
+    write_tensors,
     write_whole,
 )
 from perpixel.errors import PerpixelError, UsageError
@@ -37,6 +39,27 @@ def test_what_is_written_is_read(checkpoint: Checkpoint, tmp_path):
         assert found.weights[name].dtype == tensor.dtype
     assert not network_of(found).training
     assert [p.name for p in path.parent.iterdir()] == ["model.safetensors"]
+
+
+def test_every_kind_of_tensor_is_what_the_library_reads(tmp_path):
+    path = tmp_path / "all.safetensors"
+    tensors = {
+        str(dtype): torch.arange(6).reshape(2, 3).to(dtype)
+        for dtype in (
+            torch.bool, torch.uint8, torch.int32, torch.int64,
+            torch.float16, torch.bfloat16, torch.float32, torch.float64,
+        )
+    }  # fmt: skip
+    tensors |= {"scalar": torch.tensor(0.5), "none": torch.empty(0, 3), "Maß": torch.ones(5).bool()}
+    tensors["channels last"] = torch.randn(2, 3, 4, 5).contiguous(memory_format=torch.channels_last)
+    write_tensors(path, tensors, {"said": '"as\u00e9"'})
+    found = load_file(path)
+    assert found.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert found[name].dtype == tensor.dtype
+        assert torch.equal(found[name], tensor)
+    header, _ = read_tensors(path)
+    assert header["said"] == '"as\u00e9"'
 
 
 def test_every_mismatch_is_listed_at_once(checkpoint: Checkpoint):

@@ -2,13 +2,16 @@
 
 import ast
 import importlib.util
+import io
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
+from unittest import mock
 
 import cv2
 import miniatures
@@ -17,6 +20,7 @@ import pytest
 import torch
 
 import perpixel
+from perpixel.cli import main
 from perpixel.conversion import to_state_dict
 from perpixel.conversion.names import to_theirs
 from perpixel.conversion.sssegmentation import SSSEGMENTATION
@@ -80,22 +84,37 @@ def _write_foreign_files(folder: Path) -> None:
     torch.save(backbone, folder / "resnet18-f37072fd.pth")
 
 
-def run(place: Path, *command: str, fails: bool = False) -> str:
-    """What a command prints; with `fails` it is one that ends with 1."""
-    environment = {**os.environ, "COLUMNS": "100"}
-    done = subprocess.run(command, cwd=place, capture_output=True, text=True, env=environment)
-    assert done.returncode == fails, f"{shlex.join(command)}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
+def run(place: Path, *command: str) -> None:
+    done = subprocess.run(command, cwd=place, capture_output=True, text=True)
+    assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}\n{done.stderr}"
 
 
 def run_line(place: Path, line: str, *, fails: bool = False) -> str:
+    """What a line prints; with `fails` it is one that ends with 1. Its commands run in this
+    process, which has imported torch already."""
     words = shlex.split(line)
     if words[1] == "train":
         words += shlex.split(SHORT)
+    if words[1] == "profile":
+        words += ["--seconds", "0"]
     if words[0] == "torchrun":
-        return run(place, sys.executable, "-m", "torch.distributed.run", *words[1:])
+        run(place, sys.executable, "-m", "torch.distributed.run", *words[1:])
+        return ""
     assert words[0] == "perpixel"
-    return run(place, sys.executable, "-m", *words, fails=fails)
+    code, printed, said = 0, io.StringIO(), io.StringIO()
+    with (
+        chdir(place),
+        redirect_stdout(printed),
+        redirect_stderr(said),
+        mock.patch.dict(os.environ, COLUMNS="100"),
+        mock.patch.object(sys, "argv", words),
+    ):
+        try:
+            main.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+    assert code == fails, f"{line}\n{printed.getvalue()}\n{said.getvalue()}"
+    return printed.getvalue()
 
 
 def lines_of_readme() -> list[str]:
