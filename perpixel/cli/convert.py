@@ -44,6 +44,12 @@ def convert(
         bool,
         typer.Option("--trust", help="Load a file that could run code, in a separate process."),
     ] = False,
+    half: Annotated[
+        bool,
+        typer.Option(
+            "--half", help="For a perpixel checkpoint: one of half the size, to be handed on."
+        ),
+    ] = False,
 ) -> None:
     """Make a checkpoint of another toolkit's file, or the other way about.
 
@@ -59,8 +65,17 @@ def convert(
         if trust or any(
             given is not None for given in (recipe, output_stride, align_corners, dataset)
         ):
-            raise UsageError(f"{source} is perpixel's own: of the options it takes --toolkit alone")
-        _write_theirs(source, out, toolkit)
+            raise UsageError(
+                f"{source} is perpixel's own: of the options it takes --toolkit or --half alone"
+            )
+        if half and toolkit != "auto":
+            raise UsageError("--half and --toolkit: take one of them")
+        if half:
+            _write_half(source, out)
+        else:
+            _write_theirs(source, out, toolkit)
+    elif half:
+        raise UsageError("--half is for perpixel's checkpoints: convert to one first")
     else:
         _write_ours(
             source,
@@ -124,7 +139,8 @@ def _write_theirs(source: Path, out: Path, toolkit: str) -> None:
 
     if toolkit == "auto":
         raise UsageError(
-            f"{source} is perpixel's own; --toolkit mmseg or torchvision says what to write"
+            f"{source} is perpixel's own; --toolkit mmseg or torchvision, or --half, says what to "
+            f"write"
         )
     checkpoint = zoo.find(source)
     state = to_state_dict(network_of(checkpoint), toolkit=toolkit)
@@ -141,3 +157,19 @@ def _write_theirs(source: Path, out: Path, toolkit: str) -> None:
     torch.save(content, buffer)
     write_whole(out, buffer.getvalue())
     typer.echo(f"{checkpoint.recipe.name} in {toolkit}'s layout: {out}")
+
+
+def _write_half(source: Path, out: Path) -> None:
+    """The convolutions' weights in float16; norms and biases are few, and may exceed its range."""
+    from dataclasses import replace
+
+    from perpixel import zoo
+    from perpixel.checkpoint import write_checkpoint
+
+    checkpoint = zoo.find(source)
+    weights = {
+        name: tensor.half() if tensor.dim() == 4 else tensor
+        for name, tensor in checkpoint.weights.items()
+    }
+    write_checkpoint(out, replace(checkpoint, weights=weights))
+    typer.echo(f"{checkpoint.recipe.name}, convolutions in float16: {out}")

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+import perpixel
 from perpixel.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from perpixel.cli.convert import convert
 from perpixel.conversion import from_state_dict, to_state_dict
@@ -42,6 +44,18 @@ def test_there_and_back(ours: Path, theirs: Path, tmp_path: Path, capsys):
     assert after.recipe.inference.two_resizes
     assert after.weights.keys() == before.weights.keys()
     assert all(torch.equal(after.weights[name], before.weights[name]) for name in before.weights)
+
+
+def test_half_as_large_it_predicts_the_same(ours: Path, tmp_path: Path):
+    out = tmp_path / "half.safetensors"
+    convert(ours, out, half=True)
+    assert out.stat().st_size < 0.52 * ours.stat().st_size
+    picture = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    full, half = perpixel.load(ours).predict(picture), perpixel.load(out).predict(picture)
+    assert len(np.unique(full.classes)) > 1  # or agreeing would mean nothing
+    assert (full.classes == half.classes).mean() > 0.99
+    with pytest.raises(UsageError, match="take one of them"):
+        convert(ours, out, half=True, toolkit="mmseg")
 
 
 def test_the_recipe_is_checked(theirs: Path, tmp_path: Path):
@@ -99,7 +113,7 @@ def test_wrong_commands(ours: Path, tmp_path: Path):
         convert(ours, out)
     with pytest.raises(UsageError, match="not for 'detectron2'"):
         convert(ours, out, toolkit="detectron2")
-    with pytest.raises(UsageError, match="--toolkit alone"):
+    with pytest.raises(UsageError, match="--toolkit or --half alone"):
         convert(ours, out, toolkit="mmseg", trust=True)
     assert not out.exists()
 
