@@ -13,6 +13,7 @@ their spread says which differences mean something. Writes benchmarks/results/ca
 import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -82,7 +83,7 @@ def trained(name: str, *, data: Path, out: Path) -> dict[str, object]:
     done = subprocess.run(
         [
             *(sys.executable, "-m", "perpixel", "train", RECIPE, "--data", str(data)),
-            *("--out", str(folder), "--resume-or-start"),
+            *("--out", str(folder), "--resume-or-start", "--device", "cpu"),
             *(f"--set={setting}" for setting in settings),
         ],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -177,7 +178,8 @@ def main() -> None:
         results = pool.map(lambda n: trained(n, data=chosen.data, out=chosen.out), CHANGES)
         found = dict(zip(CHANGES, results, strict=True))
     result = {"recipe": RECIPE, "steps": STEPS, "plain": PLAIN, "changes": found}
-    print(write_result("camvid/changes", {"command": "benchmarks/camvid.py changes", **result}))
+    command = shlex.join(["benchmarks/camvid.py", *sys.argv[1:]])
+    print(write_result("camvid/changes", {"command": command, **result}))
 
 
 if __name__ == "__main__":

@@ -38,7 +38,8 @@ _DIGEST = re.compile(rf'"{_SHA256}":"([0-9a-f]{{64}})"'.encode())
 _NO_DIGEST = b"0" * 64
 _DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
-    torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL",
+    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
+    torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
 
 
@@ -168,8 +169,8 @@ def _sha256(path: Path) -> str:
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
     """Writes a safetensors file as a whole or not at all; raises PerpixelError.
 
-    The format (huggingface/safetensors, README) is a length, JSON and the tensors' bytes: written
-    from where they lie, which takes neither the time nor the memory of a copy of the file.
+    The format (huggingface/safetensors, README) is a length, JSON and the tensors' bytes. Only what
+    is not contiguous in the CPU's memory is copied.
     """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     # The widest first, so that each begins at a multiple of its numbers' size.
@@ -183,7 +184,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str
     text = json.dumps(said, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     front = len(text).to_bytes(8, "little") + text
-    parts = [plain[name].view(-1).view(torch.uint8).numpy().data for name in order]
+    flat = (plain[name].as_strided((plain[name].numel(),), (1,)) for name in order)
+    parts = [numbers.view(torch.uint8).numpy().data for numbers in flat]
     found = hashlib.sha256(front)
     for part in parts:
         found.update(part)
@@ -199,13 +201,13 @@ def write_whole(path: Path, *content: bytes | memoryview) -> None:
     `content`'s pieces follow one another. What a crash leaves behind has a name of its own, which
     the next writing takes again.
     """
-    path = path.resolve()  # a link stays a link
-    temporary = path.with_name(f".{path.name}.part")
     try:
         if path.exists() and not path.is_file() and not path.is_dir():
             with path.open("wb") as file:  # a device or pipe is not ours to replace
                 file.writelines(content)
             return
+        path = path.resolve()  # a link stays a link
+        temporary = path.with_name(f".{path.name}.part")
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("wb") as file:

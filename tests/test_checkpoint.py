@@ -1,4 +1,6 @@
 import json
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -51,6 +53,7 @@ def test_every_kind_of_tensor_is_what_the_library_reads(tmp_path):
         )
     }  # fmt: skip
     tensors |= {"scalar": torch.tensor(0.5), "none": torch.empty(0, 3), "Maß": torch.ones(5).bool()}
+    tensors |= {"strided": torch.randn(5)[::5], "of one": torch.zeros(()).expand(1)}
     tensors["channels last"] = torch.randn(2, 3, 4, 5).contiguous(memory_format=torch.channels_last)
     write_tensors(path, tensors, {"said": '"as\u00e9"'})
     found = load_file(path)
@@ -60,6 +63,14 @@ def test_every_kind_of_tensor_is_what_the_library_reads(tmp_path):
         assert torch.equal(found[name], tensor)
     header, _ = read_tensors(path)
     assert header["said"] == '"as\u00e9"'
+
+
+def test_a_pipe_is_written_to():
+    reading, writing = os.pipe()
+    write_whole(Path(f"/proc/self/fd/{writing}"), b"one ", b"two")
+    assert os.read(reading, 100) == b"one two"
+    os.close(reading)
+    os.close(writing)
 
 
 def test_every_mismatch_is_listed_at_once(checkpoint: Checkpoint):

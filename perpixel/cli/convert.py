@@ -2,12 +2,15 @@
 
 import io
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from perpixel.cli import options
-from perpixel.errors import UsageError
+from perpixel.errors import PerpixelError, UsageError
+
+if TYPE_CHECKING:
+    from perpixel.checkpoint import Checkpoint
 
 
 def convert(
@@ -47,7 +50,7 @@ def convert(
     half: Annotated[
         bool,
         typer.Option(
-            "--half", help="For a perpixel checkpoint: one of half the size, to be handed on."
+            "--half", help="For a perpixel checkpoint: float16, half the size, to be handed on."
         ),
     ] = False,
 ) -> None:
@@ -133,7 +136,6 @@ def _write_ours(
 def _write_theirs(source: Path, out: Path, toolkit: str) -> None:
     import torch
 
-    from perpixel import zoo
     from perpixel.checkpoint import network_of, write_whole
     from perpixel.conversion import to_state_dict
 
@@ -142,7 +144,7 @@ def _write_theirs(source: Path, out: Path, toolkit: str) -> None:
             f"{source} is perpixel's own; --toolkit mmseg or torchvision, or --half, says what to "
             f"write"
         )
-    checkpoint = zoo.find(source)
+    checkpoint = _read(source, out)
     state = to_state_dict(network_of(checkpoint), toolkit=toolkit)
     names, palette = list(checkpoint.names), [list(colour) for colour in checkpoint.palette]
     content: object = state
@@ -160,16 +162,28 @@ def _write_theirs(source: Path, out: Path, toolkit: str) -> None:
 
 
 def _write_half(source: Path, out: Path) -> None:
-    """The convolutions' weights in float16; norms and biases are few, and may exceed its range."""
+    """Matrices and kernels in float16; norms and biases, which are few, as they are."""
     from dataclasses import replace
 
-    from perpixel import zoo
     from perpixel.checkpoint import write_checkpoint
 
-    checkpoint = zoo.find(source)
+    checkpoint = _read(source, out)
     weights = {
-        name: tensor.half() if tensor.dim() == 4 else tensor
+        name: tensor.half() if tensor.is_floating_point() and tensor.dim() > 1 else tensor
         for name, tensor in checkpoint.weights.items()
     }
+    beyond = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
+    if beyond:
+        raise PerpixelError(f"{source}: {beyond[0]} holds numbers beyond float16's 65504")
     write_checkpoint(out, replace(checkpoint, weights=weights))
-    typer.echo(f"{checkpoint.recipe.name}, convolutions in float16: {out}")
+    typer.echo(f"{checkpoint.recipe.name}, in float16: {out}")
+
+
+def _read(source: Path, out: Path) -> "Checkpoint":
+    """The checkpoint of a run, a name or a file, which is not to be written over."""
+    from perpixel import zoo
+
+    checkpoint = zoo.find(source)
+    if out.exists() and checkpoint.origin is not None and out.samefile(checkpoint.origin):
+        raise UsageError(f"{out} is the file to convert: name another one to write")
+    return checkpoint

@@ -71,6 +71,7 @@ def pays(features: Tensor, weight: Tensor, *, dilation: int) -> bool:
     """
     if (
         torch.compiler.is_compiling()  # first: a size that is asked for there is fixed
+        or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         or torch.is_autocast_enabled("cpu")
         or features.device.type != "cpu"
         or features.dtype != torch.float32
@@ -87,7 +88,10 @@ def pays(features: Tensor, weight: Tensor, *, dilation: int) -> bool:
 
 
 def winograd(features: Tensor, weight: Tensor, *, dilation: int) -> Tensor:
-    """[N, C, h, w] with [O, C, 3, 3] to [N, O, h, w], with zeros around; has gradients."""
+    """[N, C, h, w] with [O, C, 3, 3] to [N, O, h, w], with zeros around.
+
+    Has gradients, but not theirs in turn, nor torch.func's.
+    """
     output: Tensor = _Winograd.apply(features, weight, dilation)  # type: ignore[no-untyped-call]
     return output
 
@@ -105,11 +109,12 @@ class _Winograd(torch.autograd.Function):
         features, weight = ctx.saved_tensors
         (gradient,) = gradients
         to_features = to_weight = None
-        if ctx.needs_input_grad[0]:
-            turned = weight.flip(2, 3).transpose(0, 1)
-            to_features = _convolve(gradient, turned, dilation=ctx.dilation)
-        if ctx.needs_input_grad[1]:
-            to_weight = _weight_gradient(features, gradient, dilation=ctx.dilation)
+        with torch.autocast("cpu", enabled=False):  # as it was in forward
+            if ctx.needs_input_grad[0]:
+                turned = weight.flip(2, 3).transpose(0, 1)
+                to_features = _convolve(gradient, turned, dilation=ctx.dilation)
+            if ctx.needs_input_grad[1]:
+                to_weight = _weight_gradient(features, gradient, dilation=ctx.dilation)
         return to_features, to_weight, None
 
 

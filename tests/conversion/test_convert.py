@@ -1,5 +1,7 @@
 """The command, from file to file."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +58,26 @@ def test_half_as_large_it_predicts_the_same(ours: Path, tmp_path: Path):
     assert (full.classes == half.classes).mean() > 0.99
     with pytest.raises(UsageError, match="take one of them"):
         convert(ours, out, half=True, toolkit="mmseg")
+
+
+def test_what_float16_cannot_hold_is_named(ours: Path, tmp_path: Path):
+    checkpoint = read_checkpoint(ours)
+    weights = dict(checkpoint.weights)
+    weights["head.classifier.weight"] = weights["head.classifier.weight"] + 1e5
+    write_checkpoint(tmp_path / "large.safetensors", replace(checkpoint, weights=weights))
+    with pytest.raises(PerpixelError, match=r"head\.classifier\.weight holds numbers beyond"):
+        convert(tmp_path / "large.safetensors", tmp_path / "half.safetensors", half=True)
+    assert not (tmp_path / "half.safetensors").exists()
+
+
+def test_a_runs_own_weights_are_not_written_over(ours: Path, tmp_path: Path):
+    model = tmp_path / "run/checkpoints/model.safetensors"
+    model.parent.mkdir(parents=True)
+    shutil.copy(ours, model)
+    for options in ({"half": True}, {"toolkit": "mmseg"}):
+        with pytest.raises(UsageError, match="is the file to convert"):
+            convert(tmp_path / "run", model, **options)
+    assert model.read_bytes() == ours.read_bytes()
 
 
 def test_the_recipe_is_checked(theirs: Path, tmp_path: Path):

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
@@ -92,6 +93,10 @@ def test_an_exported_network_has_its_convolutions():
         graph = exported.graph
         called = {str(node.target) for node in graph.nodes if node.op == "call_function"}
         assert called == {"aten.conv2d.default"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        traced = torch.jit.trace(layer, features, check_trace=False)
+    assert "aten::_convolution" in str(traced.graph)
 
 
 def test_logits_of_a_network_keep_within_1e_4_and_gradients_within_2e_3(monkeypatch):
@@ -131,6 +136,14 @@ def test_a_result_may_be_changed_in_place():
     features = random(1, 256, 40, 48, dtype=torch.float32)
     layer(features).relu_().sum().backward()
     assert layer.weight.grad.abs().max() > 0
+
+
+def test_gradients_are_float32_whatever_is_cast_around_them():
+    layer = Conv3x3(256, 256)
+    total = layer(random(1, 256, 40, 48, dtype=torch.float32)).sum()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        total.backward()
+    assert layer.weight.grad.dtype == torch.float32
 
 
 def test_it_is_on_the_cpu_whatever_the_default_device_is_at_first():
