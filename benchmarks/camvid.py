@@ -7,7 +7,7 @@
 (steps times pictures times crop; a wider network for fewer, by its multiply-adds), on one core,
 `--jobs` at a time. Run again, it goes on where it was. The plain training runs with three seeds:
 their spread says which differences mean something. Writes benchmarks/results/camvid/changes.json.
-`page` writes that and the run kept beside it into docs/camvid.md and docs/camvid.svg.
+`page` writes that and the runs kept beside it into docs/camvid.md and docs/camvid.svg.
 """
 
 import argparse
@@ -45,6 +45,8 @@ PLAIN = (
     "schedule.warmup=0",
     "evaluate.every=null",
 )
+RUNS, COLOURS = ("first", "second"), ("#37b", "#c52")
+
 ENET_WEIGHTS = "[5.6,4.3,33.57,3.34,15.49,8.74,31.54,32.01,12.83,38.01,43.91]"
 """1 / ln(1.02 + p) for every class's share p of the labelled pixels (Paszke et al., 2016)."""
 
@@ -118,14 +120,19 @@ def changes_table(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def classes_table(scores: Mapping[str, Any]) -> str:
-    """IoU and accuracy of every class."""
-    lines = ["| class | IoU | accuracy |", "|---|---:|---:|"]
-    for name, value in scores["iou"].items():
-        lines.append(f"| {name} | {value:.1f} | {scores['accuracy'][name]:.1f} |")
-    total = f"**{scores['miou']:.1f}** | {scores['mean_accuracy']:.1f}"
-    lines += [f"| mean | {total} |", "", f"Pixel accuracy {scores['pixel_accuracy']:.1f}."]
-    return "\n".join(lines)
+def classes_table(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
+    """IoU and accuracy of every class in two runs."""
+    lines = [
+        "| class | IoU, first | second | accuracy, first | second |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for name in first["iou"]:
+        values = [run[key][name] for key in ("iou", "accuracy") for run in (first, second)]
+        lines.append(f"| {name} | {' | '.join(f'{value:.1f}' for value in values)} |")
+    means = [run[key] for key in ("miou", "mean_accuracy") for run in (first, second)]
+    lines.append(f"| mean | {' | '.join(f'**{value:.1f}**' for value in means)} |")
+    pixels = " and ".join(f"{run['pixel_accuracy']:.1f}" for run in (first, second))
+    return "\n".join([*lines, "", f"Pixel accuracy {pixels}."])
 
 
 def drawing(found: Sequence[Chart]) -> str:
@@ -143,21 +150,21 @@ def drawing(found: Sequence[Chart]) -> str:
             parts.append(f'<text x="54" y="{y + 4}" text-anchor="end">{text}</text>')
         for x, text in chart.x_ticks:
             parts.append(f'<text x="{x}" y="{HEIGHT - 10}" text-anchor="middle">{text}</text>')
-        for line in chart.lines:
+        for line, colour in zip(chart.lines, COLOURS, strict=True):
             points = " ".join(f"{x},{y}" for _, _, x, y in line)
-            parts.append(f'<polyline points="{points}" fill="none" stroke="#37b"/>')
+            parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}"/>')
         parts.append("</g>")
     return "\n".join([*parts, "</svg>", ""])
 
 
 def page() -> dict[Path, str]:
     """The texts of docs/camvid.md and docs/camvid.svg, by their paths."""
-    source = read_source(RESULTS / "camvid" / "run")
+    runs = [read_source(RESULTS / "camvid" / name) for name in RUNS]
     changes = json.loads((RESULTS / "camvid" / "changes.json").read_text())
     text = (DOCS / "camvid.md").read_text()
     text = replaced(text, "changes", written=changes_table(changes))
-    text = replaced(text, "classes", written=classes_table(source.scores))
-    shown = [chart for chart in charts([source]) if chart.title != "Pictures per second"]
+    text = replaced(text, "classes", written=classes_table(*(run.scores for run in runs)))
+    shown = [chart for chart in charts(runs) if chart.title != "Pictures per second"]
     return {DOCS / "camvid.md": text, DOCS / "camvid.svg": drawing(shown)}
 
 
