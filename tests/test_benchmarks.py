@@ -8,6 +8,9 @@ from xml.etree import ElementTree
 
 import pytest
 
+import perpixel
+from perpixel.images import read_image, read_mask
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = ("camvid", "data", "forward", "index", "loss", "metric", "networks", "switches", "tables")
 CASE = {
@@ -107,6 +110,14 @@ def test_the_page_holds_the_results_that_are_kept(modules):
 def test_the_page_of_camvid_holds_the_results_that_are_kept(modules):
     for path, text in modules("camvid").page().items():
         assert path.read_text() == text, "python benchmarks/camvid.py page"
+
+
+def test_the_weights_that_are_kept_know_a_street(camvid):
+    model = perpixel.load(BENCHMARKS / "results/camvid/semantic_fpn_r18.safetensors")
+    picture = min((camvid / "val").glob("*.png"))
+    wanted = read_mask(camvid / "valannot" / picture.name)
+    found = model.predict(read_image(picture)).classes
+    assert (found == wanted)[wanted < len(model.names)].mean() > 0.85
 
 
 def test_changes_are_ranked_beside_the_plain_trainings(modules):
