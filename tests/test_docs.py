@@ -95,8 +95,6 @@ def run_line(place: Path, line: str, *, fails: bool = False) -> str:
     words = shlex.split(line)
     if words[1] == "train":
         words += shlex.split(SHORT)
-    if words[1] == "profile":
-        words += ["--seconds", "0"]
     if words[0] == "torchrun":
         run(place, sys.executable, "-m", "torch.distributed.run", *words[1:])
         return ""

@@ -58,8 +58,8 @@ def fpn(tmp_path_factory) -> tuple[Checkpoint, Exported]:
 
 @pytest.fixture(scope="module")
 def fcn(tmp_path_factory) -> tuple[Checkpoint, Exported]:
-    """FCN R-18-D8 for any size, with every padding there is."""
-    padded = ["input.size_divisor=32", "inference.pad_to=70x80"]
+    """FCN R-50-D8 for any size, with every padding there is."""
+    padded = ["model.backbone.depth=50", "input.size_divisor=32", "inference.pad_to=70x80"]
     checkpoint = checkpoint_of(perpixel.override(FCN, padded))
     out = tmp_path_factory.mktemp("fcn") / "fcn.onnx"
     return checkpoint, export(checkpoint, out, size=(64, 96), dynamic=True, seconds=0)

@@ -64,10 +64,17 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return dict(read_checkpoint(run / "checkpoints" / "model.safetensors").weights)
 
 
-def test_two_ranks_of_four_pictures_are_one_of_eight(mini: Path, tmp_path):
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [],
+        ["train.accumulate=2", "loss.class_weights=[1,2,0.5,1,1,3,1,1,1,1,1]"],
+    ],
+    ids=["plain", "accumulated"],
+)
+def test_two_ranks_of_four_pictures_are_one_of_eight(mini: Path, tmp_path, changes: list[str]):
     """To 1e-4 in every loss: the sums are taken in another order."""
-    weighted = "loss.class_weights=[1,2,0.5,1,1,3,1,1,1,1,1]"
-    recipe = perpixel.override(EIGHT, ["train.accumulate=2", weighted])
+    recipe = perpixel.override(EIGHT, changes)
     perpixel.train(recipe, data=mini, out=tmp_path / "one", device="cpu")
     said = torchrun(recipe, mini, tmp_path / "two", "--workers", "1")
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
