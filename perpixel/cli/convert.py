@@ -61,9 +61,6 @@ def convert(
     """
     from perpixel.conversion.files import is_ours
 
-    if out.exists() and source.exists() and out.samefile(source):
-        raise UsageError(f"{out} is the file to convert: name another one to write")
-
     if is_ours(source):
         if trust or any(
             given is not None for given in (recipe, output_stride, align_corners, dataset)
@@ -80,6 +77,7 @@ def convert(
     elif half:
         raise UsageError("--half is for perpixel's checkpoints: convert to one first")
     else:
+        _require_another(out, source)
         _write_ours(
             source,
             out,
@@ -184,6 +182,10 @@ def _read(source: Path, out: Path) -> "Checkpoint":
     from perpixel import zoo
 
     checkpoint = zoo.find(source)
-    if out.exists() and checkpoint.origin is not None and out.samefile(checkpoint.origin):
-        raise UsageError(f"{out} is the file to convert: name another one to write")
+    _require_another(out, checkpoint.origin)
     return checkpoint
+
+
+def _require_another(out: Path, source: Path | None) -> None:
+    if source is not None and out.exists() and source.exists() and out.samefile(source):
+        raise UsageError(f"{out} is the file to convert: name another one to write")
