@@ -74,7 +74,7 @@ def main() -> None:
             }
             show(name, values, unit="ms a picture", scale=1e3)
             measured.append({"title": f"data: {name}", "unit": "seconds", "values": values})
-    print(write_result("data", {"command": "benchmarks/data.py", "measured": measured}))
+    print(write_result("data", {"measured": measured}))
 
 
 if __name__ == "__main__":

@@ -7,8 +7,6 @@ network as `perpixel.load(compile=True)` makes it; compiling takes its time firs
 
 import argparse
 import os
-import shlex
-import sys
 
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the command line does (cli/main.py)
 
@@ -105,8 +103,7 @@ def main() -> None:
     found = []
     for pictures in (1, 2):
         found += measured(pictures, rounds=chosen.rounds, compiled=chosen.compile)
-    command = shlex.join(["benchmarks/forward.py", *sys.argv[1:]])
-    print(write_result("forward", {"command": command, "measured": found}))
+    print(write_result("forward", {"measured": found}))
 
 
 if __name__ == "__main__":

@@ -98,7 +98,7 @@ def main() -> None:
         unit, scale, shown = ("seconds", 1, "s") if key in TIMES else ("bytes", 1e-6, "MB")
         show(title, values, unit=shown, scale=scale)
         measured.append({"title": title, "unit": unit, "values": values})
-    print(write_result("index", {"command": "benchmarks/index.py", "measured": measured}))
+    print(write_result("index", {"measured": measured}))
 
 
 if __name__ == "__main__":

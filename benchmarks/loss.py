@@ -122,7 +122,7 @@ def main() -> None:
         print(
             f"{kind}: relative errors of loss {found[kind][0]:.1e}, gradient {found[kind][1]:.1e}"
         )
-    result = {"command": "benchmarks/loss.py", "measured": measured, "errors": found}
+    result = {"measured": measured, "errors": found}
     print(write_result("loss", result))
 
 

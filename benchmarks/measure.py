@@ -8,6 +8,7 @@ import ctypes
 import json
 import os
 import platform
+import shlex
 import statistics
 import subprocess
 import sys
@@ -83,13 +84,18 @@ def memory_above(before: float) -> float:
 
 
 def write_result(name: str, result: Mapping[str, object]) -> Path:
-    """Keeps a result with the machine's description; a GPU's in a file named after it."""
+    """Keeps a result with the machine's description and the command, as some measure a part alone;
+    a GPU's in a file named after it. Of absolute paths, which mean nothing elsewhere, the names.
+    """
     described = machine()
+    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
+    command = shlex.join([f"benchmarks/{Path(sys.argv[0]).name}", *words])
     gpu = described["gpu"]
     suffix = f"-{str(gpu).lower().replace(' ', '-')}" if gpu else ""
     path = RESULTS / f"{name}{suffix}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"machine": described, **result}, indent=2) + "\n")
+    content = {"machine": described, "command": command, **result}
+    path.write_text(json.dumps(content, indent=2) + "\n")
     return path
 
 

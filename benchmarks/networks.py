@@ -10,8 +10,6 @@ training steps. The file holds what was measured last: run all measures for a wh
 """
 
 import argparse
-import shlex
-import sys
 from typing import Any
 
 from measure import write_result
@@ -117,8 +115,7 @@ def main() -> None:
                 show(title, values, unit="ms", scale=1e3)
             unit = "bytes" if measure == "memory" else "seconds"
             measured.append({"title": title, "unit": unit, "values": values})
-    command = shlex.join(["benchmarks/networks.py", *sys.argv[1:]])  # some measure a part alone
-    print(write_result("networks", {"command": command, "measured": measured}))
+    print(write_result("networks", {"measured": measured}))
 
 
 if __name__ == "__main__":

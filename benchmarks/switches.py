@@ -7,7 +7,6 @@ Every switch takes its turn in every round, in a process of its own (two picture
 import argparse
 import json
 import os
-import shlex
 import subprocess
 import sys
 import time
@@ -140,8 +139,7 @@ def main() -> None:
             print(
                 f"{one['title']}: {name:32} {median(several):9.4g} {one['unit']}, {less:.2f} x less"
             )
-    command = shlex.join(["benchmarks/switches.py", *sys.argv[1:]])  # some measure a part alone
-    print(write_result("switches", {"command": command, "measured": measured}))
+    print(write_result("switches", {"measured": measured}))
 
 
 if __name__ == "__main__":

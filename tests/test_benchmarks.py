@@ -1,6 +1,7 @@
 """The benchmarks run, and docs/performance.md holds what they wrote. No timing is asserted."""
 
 import importlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -133,6 +134,15 @@ def test_changes_are_ranked_beside_the_plain_trainings(modules):
     better, worse = table.splitlines()[-2:]
     assert better == "| better | 23.0 | +3.0 | 60.0 | 30.0 |"
     assert worse == "| worse | 17.5 | -2.5 | 60.0 | 30.0 |"
+
+
+def test_a_result_names_its_command_without_this_machines_paths(modules, monkeypatch, tmp_path):
+    measure = modules("measure")
+    monkeypatch.setattr(measure, "RESULTS", tmp_path)
+    said = ["/home/me/benchmarks/data.py", "--camvid", "/data/CamVid", "--only", "3x3 alone"]
+    monkeypatch.setattr(sys, "argv", said)
+    written = json.loads(measure.write_result("data", {"measured": []}).read_text())
+    assert written["command"] == "benchmarks/data.py --camvid CamVid --only '3x3 alone'"
 
 
 def test_a_table_has_medians_and_ratios(modules):
