@@ -156,9 +156,10 @@ def set_arithmetic(*, deterministic: bool) -> None:
 def describe() -> dict[str, str | int | None]:
     """What a run's figures depend on beside its recipe: versions, processor, cores and GPU."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    packages = ("perpixel", "torch", "numpy", "opencv-python-headless", "pillow")
+    packages = ("perpixel", "numpy", "opencv-python-headless", "pillow")
     return {
         "python": platform.python_version(),
+        "torch": torch.__version__,  # with its build, such as +cu130
         **{name: _version(name) for name in packages},
         "CUDA": torch.version.cuda,
         "system": platform.platform(),
