@@ -15,11 +15,13 @@ from measure import alternating, median, write_result
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from perpixel.heap import keep_freed
 from perpixel.models.build import build, place
 from perpixel.models.folding import folded
 from perpixel.models.segmenter import Segmenter
 from perpixel.recipes import recipe
 
+keep_freed()  # as well
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SHAPES = ((4096, 4096, 4096), (8192, 2048, 2048), (4096, 512, 4608), (16384, 1024, 1024))
 

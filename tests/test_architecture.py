@@ -17,6 +17,7 @@ ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "recipes": set(),
     "distributed": set(),
+    "heap": set(),
     "png": set(),
     "images": {"png"},
     "download": set(),

@@ -12,6 +12,7 @@ from perpixel import distributed
 from perpixel.data.catalog import open_dataset
 from perpixel.data.loader import batches
 from perpixel.evaluation.confusion import confusion
+from perpixel.heap import keep_freed
 from perpixel.inference.class_maps import class_map
 from perpixel.models.build import build, place
 from perpixel.models.inputs import normalise
@@ -21,6 +22,8 @@ from perpixel.training.objective import logits_of, loss_of
 from perpixel.training.optimizer import make_optimizer
 
 Run = Callable[[], object]
+
+keep_freed()  # as the command line does
 
 
 def training_step(case: dict[str, Any]) -> Run:

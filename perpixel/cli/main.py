@@ -21,6 +21,7 @@ from perpixel.cli.serve import serve
 from perpixel.cli.train import train
 from perpixel.cli.zoo import zoo
 from perpixel.errors import Interrupted, PerpixelError, UsageError
+from perpixel.heap import keep_freed
 
 # Linux gives these commands' tensors pages of 2 MB: faster, but training would need more memory
 # (docs/performance.md).
@@ -71,6 +72,7 @@ def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     if arguments[:1] and arguments[0] in _HUGE_PAGES:
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch reads it at its first tensor
+    keep_freed()
     try:
         app(arguments, prog_name="perpixel")
     except PerpixelError as error:
