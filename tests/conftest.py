@@ -6,11 +6,13 @@ import torch
 from hypothesis import settings
 
 from perpixel.data.scenes import Scenes
+from perpixel.heap import keep_freed
 from perpixel.images import write_image
 from perpixel.recipes.spec import IGNORE
 
 settings.register_profile("perpixel", deadline=None)  # no test fails for being slow
 settings.load_profile("perpixel")
+keep_freed()  # as the command line does
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is first imported
 
