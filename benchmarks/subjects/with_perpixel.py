@@ -15,7 +15,9 @@ from perpixel.evaluation.confusion import confusion
 from perpixel.heap import keep_freed
 from perpixel.inference.class_maps import class_map
 from perpixel.models.build import build, place
+from perpixel.models.folding import folded
 from perpixel.models.inputs import normalise
+from perpixel.models.segmenter import Segmenter
 from perpixel.recipes.spec import Recipe
 from perpixel.training.economy import economise
 from perpixel.training.objective import logits_of, loss_of
@@ -51,7 +53,7 @@ def training_step(case: dict[str, Any]) -> Run:
 def forward(case: dict[str, Any]) -> Run:
     recipe, device = _recipe(case), torch.device(case["device"])
     dtype = distributed.precision(recipe.train.precision, device)
-    network = place(build(recipe.model, classes=case["classes"]), device).eval()
+    network = _for_prediction(recipe, case, dtype=dtype)
     random = np.random.default_rng(0)
     pictures = random.integers(0, 256, (case["batch"], *case["size"], 3), np.uint8)
     fed = normalise(torch.from_numpy(pictures).to(device), recipe.input)
@@ -69,7 +71,7 @@ def forward(case: dict[str, Any]) -> Run:
 def prediction(case: dict[str, Any]) -> Run:
     recipe, device = _recipe(case), torch.device(case["device"])
     dtype = distributed.precision(recipe.train.precision, device)
-    network = place(build(recipe.model, classes=case["classes"]), device).eval()
+    network = _for_prediction(recipe, case, dtype=dtype)
     picture = np.random.default_rng(0).integers(0, 256, (*case["size"], 3), np.uint8)
     return lambda: class_map(network, picture, recipe, dtype=dtype)
 
@@ -93,6 +95,11 @@ def metric(case: dict[str, Any]) -> Run:
     said = said.astype(np.uint8)
     truth[:50] = 255
     return lambda: confusion(truth, said, classes=classes)
+
+
+def _for_prediction(recipe: Recipe, case: dict[str, Any], *, dtype: torch.dtype) -> Segmenter:
+    """As perpixel.load makes it."""
+    return place(folded(build(recipe.model, classes=case["classes"])), case["device"]).to(dtype)
 
 
 def _recipe(case: dict[str, Any]) -> Recipe:

@@ -60,7 +60,7 @@ class Conv3x3(nn.Conv2d):
         if self.stride != (1, 1) or not pays(features, self.weight, dilation=self.dilation[0]):
             return super().forward(features)
         output = winograd(features, self.weight, dilation=self.dilation[0])
-        return output if self.bias is None else output + self.bias[:, None, None]
+        return output if self.bias is None else output.add_(self.bias[:, None, None])
 
 
 def pays(features: Tensor, weight: Tensor, *, dilation: int) -> bool:
