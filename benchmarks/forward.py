@@ -2,7 +2,7 @@
 
 The rate of bfloat16 matrix products is the best of several shapes, measured in the same rounds. The
 share is of the pass's multiply-adds, two operations each, in that rate. `--compile` adds the
-network as `perpixel.load(compile=True)` makes it; compiling takes its time first.
+network as `perpixel.load(compiled=True)` makes it; compiling takes its time first.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from perpixel.models.folding import folded
 from perpixel.models.segmenter import Segmenter
 from perpixel.recipes import recipe
 
-keep_freed()  # as well
+keep_freed()  # as the command line does
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SHAPES = ((4096, 4096, 4096), (8192, 2048, 2048), (4096, 512, 4608), (16384, 1024, 1024))
 

@@ -62,11 +62,11 @@ def steps(changes: list[str]) -> dict[str, float]:
     labels = torch.randint(0, 21, (2, 512, 512), dtype=torch.uint8, device=DEVICE)
 
     def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
         with torch.autocast(DEVICE.type, dtype=dtype, enabled=dtype != torch.float32):
             output = network(images, auxiliary=True)
         main = segmentation_loss(output.main, labels, chosen.loss)
         auxiliary = segmentation_loss(output.auxiliary, labels, chosen.loss)
-        optimizer.zero_grad(set_to_none=True)
         (main + 0.4 * auxiliary).backward()
         optimizer.step()
 

@@ -32,7 +32,7 @@ ARROWS: dict[str, set[str]] = {
     "conversion": {"checkpoint", "models", "recipes"},
     "importing": {"conversion", "checkpoint", "data", "images", "recipes"},
     "zoo": {"hub", "importing", "conversion", "checkpoint", "download", "models", "recipes"},
-    "profiling": {"checkpoint", "losses", "models", "data", "recipes"},
+    "profiling": {"checkpoint", "losses", "models", "data", "recipes", "heap"},
     "inference": {"hub", "checkpoint", "models", "images", "recipes", "bilinear", "kernels"},
     "evaluation": {
         "inference", "checkpoint", "data", "models", "images", "recipes", "distributed",

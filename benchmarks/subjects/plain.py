@@ -29,9 +29,9 @@ def training_step(
     truth = torch.randint(case["classes"], (case["batch"], *case["size"]), device=device)
 
     def run() -> None:
+        optimizer.zero_grad(set_to_none=True)
         with precision(case):
             loss = objective(model(images), truth)
-        optimizer.zero_grad(set_to_none=True)
         scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()

@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch.nn.functional import conv2d
 
+from perpixel.heap import keep_freed
 from perpixel.losses import segmentation_loss
 from perpixel.models.build import build, place
 from perpixel.profiling.timing import inference_pass
@@ -69,6 +70,7 @@ def _measure(request: Request) -> int:
         torch.backends.cudnn.benchmark = request.training  # as a run has it
         _work(request, device)
         return torch.cuda.max_memory_allocated(device)
+    keep_freed()  # as the commands do
     # What the libraries load when they are first used is not the network's.
     conv2d(torch.ones(1, 3, 8, 8, requires_grad=True), torch.ones(8, 3, 3, 3)).sum().backward()  # type: ignore[no-untyped-call]
     _fail_rather_than_swap()

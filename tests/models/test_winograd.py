@@ -68,6 +68,22 @@ def test_float32_is_within_2e_5_of_the_greatest_value(
     assert (found - expected).abs().max() < 2e-5 * expected.abs().max()
 
 
+def test_the_layer_with_a_bias_has_a_convolutions_gradients(monkeypatch):
+    monkeypatch.setattr(winograd, "pays", lambda *_, **__: True)
+    layer = Conv3x3(5, 7, bias=True).double()
+    features = random(2, 5, 9, 14).requires_grad_()
+    assert layer.bias is not None
+    wanted = features, layer.weight, layer.bias
+    found = layer(features)
+    expected = conv2d(features, layer.weight, layer.bias, padding=1)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+    gradient = random(*found.shape)
+    mine = torch.autograd.grad(found, wanted, gradient)
+    theirs = torch.autograd.grad(expected, wanted, gradient)
+    for one, other in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
+
+
 def test_it_is_for_large_float32_maps_on_a_cpu_alone():
     large = random(1, 256, 40, 48, dtype=torch.float32)
     weight = random(256, 256, 3, 3, dtype=torch.float32)
