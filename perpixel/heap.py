@@ -19,6 +19,6 @@ def keep_freed() -> None:
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
     if mallopt is not None:
-        # glibc before 2.35 takes 32 MiB at the most.
-        _ = mallopt(_MMAP_THRESHOLD, 1 << 30) or mallopt(_MMAP_THRESHOLD, 32 << 20)
+        if not mallopt(_MMAP_THRESHOLD, 1 << 30):
+            mallopt(_MMAP_THRESHOLD, 32 << 20)  # the most that glibc before 2.35 takes
         mallopt(_TRIM_THRESHOLD, -1)  # never
