@@ -99,6 +99,36 @@ def test_it_is_for_large_float32_maps_on_a_cpu_alone():
         assert not winograd.pays(large, weight, dilation=1)
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+def test_channels_that_fill_whole_pages_get_zeros_beside_them_and_the_same_numbers(
+    autocast: bool, monkeypatch
+):
+    layer = Conv3x3(2048, 16, bias=True)
+    features = random(1, 2048, 6, 7, dtype=torch.bfloat16)
+    if not autocast:
+        layer = layer.bfloat16()
+    shapes = []
+    given = layer._conv_forward
+    monkeypatch.setattr(
+        layer, "_conv_forward", lambda *all: (shapes.append(all[0].shape[1]), given(*all))[1]
+    )
+    found = []
+    for told in (True, False):
+        here = features.clone().requires_grad_()
+        if not told:
+            monkeypatch.setattr(winograd, "collides", lambda *_: False)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            output = layer(here)
+        gradients = torch.autograd.grad(output.float().square().mean(), (here, layer.weight))
+        found.append((output, *gradients))
+    assert shapes == [2080, 2048]
+    for one, other in zip(*found, strict=True):
+        assert one.shape == other.shape
+        assert (one - other).abs().max() <= 0.01 * other.abs().max()
+    assert not winograd.collides(features.float(), layer.weight)
+    assert not winograd.collides(features[:, 1:], layer.weight)
+
+
 def test_an_exported_network_has_its_convolutions():
     layer = Conv3x3(256, 256).eval()
     features = random(1, 256, 40, 48, dtype=torch.float32)
