@@ -10,7 +10,7 @@ import argparse
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
@@ -61,13 +61,17 @@ def replaced(text: str, name: str, *, written: str) -> str:
     return between.sub(lambda _: f"\n{written}\n", text)
 
 
-def plot(results: Iterable[Mapping[str, Any]]) -> str:
-    """An SVG picture with a bar, on a logarithmic scale, for every line of perpixel's."""
+def plot(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """An SVG picture with a bar, on a logarithmic scale, for every line of perpixel's.
+
+    Other machines' results, NAME-MACHINE, are left out.
+    """
     bars = [
-        (f"{one['title']} ({name})", ratio)
-        for result in results
+        (f"{one['title']} ({toolkit})", ratio)
+        for name, result in results.items()
+        if "-" not in name
         for one in result["measured"]
-        for name, ratio in _ratios(one["values"])
+        for toolkit, ratio in _ratios(one["values"])
     ]
     left, height, unit = 590, 22 * len(bars) + 40, 90  # pixels; `unit` for a factor of two
     drawn = [
@@ -116,7 +120,7 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     page, found = DOCS / "performance.md", results()
     page.write_text(filled(page.read_text(), found))
-    (DOCS / "performance.svg").write_text(plot(found.values()))
+    (DOCS / "performance.svg").write_text(plot(found))
 
 
 if __name__ == "__main__":
