@@ -36,7 +36,6 @@ SWITCHES = {
     "freed memory given back": ((), {"GLIBC_TUNABLES": "glibc.malloc.check=0"}),
     "channels first": (("channels first",), {}),
     "3x3 without Winograd": (("3x3 without Winograd",), {}),
-    "2,048 channels without zeros": (("2,048 channels without zeros",), {}),
 }
 DEVICE = distributed.device("auto")
 STEPS = 4
@@ -48,8 +47,6 @@ def steps(changes: list[str]) -> dict[str, float]:
     first = "channels first" in changes
     if "3x3 without Winograd" in changes:
         winograd.pays = lambda *_, **__: False
-    if "2,048 channels without zeros" in changes:
-        winograd.collides = lambda *_: False
     changes = [change for change in changes if "=" in change]
     chosen = recipe("mmseg/fcn_r50-d8_512x512_20k_voc12aug")
     chosen = settings.override(chosen, ["train.precision=auto", *changes])

@@ -79,7 +79,7 @@ def plot(results: Mapping[str, Mapping[str, Any]]) -> str:
         'font-family="sans-serif" font-size="12">',
         f'<rect width="{left + 9 * unit}" height="{height}" fill="white"/>',
         f'<text x="{left}" y="{height - 10}">times less than mmsegmentation, in time or memory; '
-        "below 1 it is more</text>",
+        "below 1 it is more (machines: see the tables)</text>",
     ]
     for row, (title, ratio) in enumerate(bars):
         y, length = 22 * row + 8, math.log2(ratio) * unit

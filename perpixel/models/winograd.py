@@ -4,7 +4,7 @@ F(4x4, 3x3) of Lavin and Gray (2016, section 4): a tile of 4x4 outputs comes fro
 pair of channels in place of 144. Tiles, weights and products are transformed by small matrices; in
 between stand 36 matrix products, which a CPU runs at its full rate. Of a dilated convolution every
 d-th row and column is one without dilation. The result differs from the direct one by about 1e-5 of
-the greatest value.
+the greatest value. In bfloat16 they are torch's own (but see `pixels_collide`).
 """
 
 from collections.abc import Iterator
@@ -19,8 +19,8 @@ from torch.autograd.function import once_differentiable
 
 _TILES, _INPUTS, _OUTPUTS = 512, 256, 512
 """Tiles and channels that are in memory transformed at a time (measured)."""
-_PAGE, _PADDING = 4096, 32
-"""Bytes that lie in the same set of a processor's first cache, and channels that end that."""
+_PADDING = 32
+"""Channels of zeros after which neighbouring pixels no longer share the sets of a first cache."""
 
 
 def _matrix(rows: list[list[int]]) -> Tensor:
@@ -63,7 +63,7 @@ class Conv3x3(nn.Conv2d):
             found = winograd(features, self.weight, dilation=self.dilation[0])
             return found if self.bias is None else found.add_(self.bias[:, None, None])
         weight = self.weight
-        if collides(features, weight):
+        if pixels_collide(features, weight):
             more = (0, 0, 0, 0, 0, _PADDING)  # of the channels
             features, weight = nn.functional.pad(features, more), nn.functional.pad(weight, more)
         output: Tensor = self._conv_forward(features, weight, self.bias)
@@ -93,19 +93,21 @@ def pays(features: Tensor, weight: Tensor, *, dilation: int) -> bool:
     return tiles >= 64 and height * width >= 10 * tiles  # of 16 pixels in every tile
 
 
-def collides(features: Tensor, weight: Tensor) -> bool:
-    """Whether all pixels' channels of bfloat16 or float16 lie in the same sets of a CPU's caches.
+def pixels_collide(features: Tensor, weight: Tensor) -> bool:
+    """Whether a channel of every pixel falls into the same set of a CPU's first cache.
 
-    They do where a pixel takes whole pages: 2048 channels, as before FCN's head. A few channels
-    of zeros more, and a 3x3 convolution gives the same numbers in up to a third less time.
+    So it does where pixels lie 4096 bytes apart: 2048 channels of bfloat16, as before FCN's head.
+    With a few channels of zeros more, a 3x3 convolution gives the same numbers in less time. A
+    training gains nothing by it (its backward pass has more to do) and would keep both copies.
     """
     return (
-        not _is_recorded()
+        not torch.is_grad_enabled()
+        and not _is_recorded()
         and features.device.type == "cpu"
         and features.dim() == 4
         and features.element_size() == 2
         and features.shape[1] == weight.shape[1]
-        and features.shape[1] % (_PAGE // 2) == 0
+        and features.shape[1] % 2048 == 0
     )
 
 
