@@ -119,18 +119,16 @@ def changes_table(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def classes_table(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
-    """IoU and accuracy of every class in two runs."""
-    lines = [
-        "| class | IoU, first | second | accuracy, first | second |",
-        "|---|---:|---:|---:|---:|",
-    ]
-    for name in first["iou"]:
-        values = [run[key][name] for key in ("iou", "accuracy") for run in (first, second)]
+def classes_table(runs: Mapping[str, Mapping[str, Any]]) -> str:
+    """IoU and accuracy of every class in each of the runs."""
+    titles = [f"{what}, {name}" for what in ("IoU", "accuracy") for name in runs]
+    lines = [f"| class | {' | '.join(titles)} |", "|---|" + "---:|" * len(titles)]
+    for name in next(iter(runs.values()))["iou"]:
+        values = [run[key][name] for key in ("iou", "accuracy") for run in runs.values()]
         lines.append(f"| {name} | {' | '.join(f'{value:.1f}' for value in values)} |")
-    means = [run[key] for key in ("miou", "mean_accuracy") for run in (first, second)]
+    means = [run[key] for key in ("miou", "mean_accuracy") for run in runs.values()]
     lines.append(f"| mean | {' | '.join(f'**{value:.1f}**' for value in means)} |")
-    pixels = " and ".join(f"{run['pixel_accuracy']:.1f}" for run in (first, second))
+    pixels = ", ".join(f"{run['pixel_accuracy']:.1f}" for run in runs.values())
     return "\n".join([*lines, "", f"Pixel accuracy {pixels}."])
 
 
@@ -159,10 +157,11 @@ def drawing(found: Sequence[Chart]) -> str:
 def page() -> dict[Path, str]:
     """The texts of docs/camvid.md and docs/camvid.svg, by their paths."""
     runs = [read_source(RESULTS / "camvid" / name) for name in RUNS]
+    scores = {name: run.scores for name, run in zip(RUNS, runs, strict=True)}
     changes = json.loads((RESULTS / "camvid" / "changes.json").read_text())
     text = (DOCS / "camvid.md").read_text()
     text = replaced(text, "changes", written=changes_table(changes))
-    text = replaced(text, "classes", written=classes_table(*(run.scores for run in runs)))
+    text = replaced(text, "classes", written=classes_table(scores))
     shown = [chart for chart in charts(runs) if chart.title != "Pictures per second"]
     return {DOCS / "camvid.md": text, DOCS / "camvid.svg": drawing(shown)}
 
