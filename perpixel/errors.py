@@ -13,5 +13,9 @@ class DamagedFile(PerpixelError):
     """A file is there, but its content cannot be read: a bad disk, a cut-off copy. Exit code 1."""
 
 
+class OutOfMemory(PerpixelError):
+    """There is too little memory for what was asked; something smaller may do. Exit code 1."""
+
+
 class Interrupted(PerpixelError):
     """A signal asked the run to stop; it is saved and can be resumed. Exit code 75."""

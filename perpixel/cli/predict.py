@@ -9,7 +9,7 @@ import typer
 
 from perpixel.cli import options
 from perpixel.cli.jobs import find_jobs, require_free
-from perpixel.errors import PerpixelError, UsageError
+from perpixel.errors import OutOfMemory, PerpixelError, UsageError
 
 if TYPE_CHECKING:
     from perpixel.data.submission import Submission
@@ -173,8 +173,13 @@ def _results(
     waiting: list[tuple[str, Array]] = []
 
     def flush() -> Iterator["tuple[str, Result | PerpixelError]"]:
-        found = predictor.predict_batch([image for _, image in waiting])
-        yield from zip([name for name, _ in waiting], found, strict=True)
+        names = [name for name, _ in waiting]
+        try:
+            found = predictor.predict_batch([image for _, image in waiting])
+        except OutOfMemory as error:
+            yield from ((name, PerpixelError(f"{jobs[name]}: {error}")) for name in names)
+        else:
+            yield from zip(names, found, strict=True)
         waiting.clear()
 
     for name, image in read_ahead(read, jobs.items(), threads=1):

@@ -25,7 +25,7 @@ from pydantic import Field, ValidationError
 from perpixel.data.dataset import Classes, Pairs, Rows, read_pair
 from perpixel.data.folder import FILE as DESCRIPTION
 from perpixel.data.listing import Listing
-from perpixel.errors import PerpixelError, UsageError
+from perpixel.errors import DamagedFile, PerpixelError, UsageError
 from perpixel.images import Array
 from perpixel.recipes.base import Spec
 from perpixel.recipes.settings import readable, suggestion
@@ -89,17 +89,20 @@ class Cached:
                         f"run `perpixel data cache` again, which renews what has changed"
                     )
                 if os.fstat(file.fileno()).st_size != told.whole_size:
-                    raise PerpixelError(f"{path}: is cut short; delete it and cache it again")
+                    raise DamagedFile(f"{path}: is cut short; delete it and cache it again")
                 first, end = rows or (0, told.height)
                 shape = told.height, told.width, told.channels
                 pixels = np.empty(shape, np.uint8) if rows is None else np.zeros(shape, np.uint8)
                 wanted = pixels[first:end]
                 file.seek(_HEADER.size + first * told.width * told.channels)
                 file.readinto(wanted.data.cast("B"))
-        except OSError as error:
-            raise PerpixelError(
-                f"{path}: cannot be read ({error.strerror}); `perpixel data cache` writes it"
+        except FileNotFoundError:
+            raise DamagedFile(
+                f"{self.root / name}: is not in the cache {self.cache}; `perpixel data cache` "
+                f"leaves both out where it cannot read a picture or its mask"
             ) from None
+        except OSError as error:
+            raise DamagedFile(f"{path}: cannot be read ({error.strerror})") from None
         return pixels
 
 

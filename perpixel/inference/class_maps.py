@@ -6,6 +6,7 @@ map of one whole pass does not even need those (enlargement.py).
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import cv2
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from perpixel.bilinear import Taps, compose, taps
+from perpixel.errors import OutOfMemory
 from perpixel.images import Array, Size, scaled_size
 from perpixel.inference.enlargement import Enlargement, band, bands, best_class
 from perpixel.inference.windows import Read, Rows, slide
@@ -49,16 +51,37 @@ def class_maps(
     dtype: torch.dtype,
     window_batch: int = WINDOW_BATCH,
 ) -> list[Array]:
-    """The class maps of pictures of one size, which go through the network together."""
+    """The class maps of pictures of one size, which go through the network together.
+
+    Raises OutOfMemory where they take too much.
+    """
     found = []
-    for passes in _passes(network, images, recipe, dtype, window_batch):
-        if len(passes) == 1 and isinstance(passes[0], Enlargement):
-            best = best_class(passes[0])
-        else:
-            size = images[0].shape[0], images[0].shape[1]
-            best = torch.cat([part for _, part in _best_bands(network, passes, recipe, size)])
-        found.append(best.cpu().numpy())
+    size = images[0].shape[0], images[0].shape[1]
+    with _memory_for(f"{len(images)} of {size[1]}x{size[0]} pixels"):
+        for passes in _passes(network, images, recipe, dtype, window_batch):
+            if len(passes) == 1 and isinstance(passes[0], Enlargement):
+                best = best_class(passes[0])
+            else:
+                best = torch.cat([part for _, part in _best_bands(network, passes, recipe, size)])
+            found.append(best.cpu().numpy())
     return found
+
+
+@contextmanager
+def _memory_for(what: str) -> Iterator[None]:
+    """Tells the allocators' errors, for which torch and OpenCV have no class of their own."""
+    try:
+        yield
+    except (MemoryError, RuntimeError, cv2.error) as error:
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not known and not any(
+            sign in str(error) for sign in ("DefaultCPUAllocator", "Insufficient memory")
+        ):
+            raise
+        raise OutOfMemory(
+            f"{what}: too little memory; in windows (slide or blend), at smaller scales or fewer "
+            f"at a time they take less"
+        ) from None
 
 
 @torch.inference_mode()

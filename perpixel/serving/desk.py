@@ -9,11 +9,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from PIL.Image import DecompressionBombError
 from starlette.exceptions import HTTPException
 
-from perpixel.errors import PerpixelError
+from perpixel.errors import OutOfMemory, PerpixelError
 from perpixel.images import decode_image, header_size
 from perpixel.inference.predictor import Predictor
 from perpixel.serving.answers import Format, encode
@@ -101,9 +100,9 @@ class Desk:
             answer = encode(self._predictor.predict(image), form)
         except DecompressionBombError:
             raise self._too_large("far too many") from None
+        except (OutOfMemory, MemoryError):
+            raise HTTPException(413, "not enough memory here for a picture of this size") from None
         except PerpixelError as error:
             raise HTTPException(422, str(error)) from None
-        except (MemoryError, torch.OutOfMemoryError):
-            raise HTTPException(413, "not enough memory here for a picture of this size") from None
         self._metrics.segmented(height * width, time.perf_counter() - arrived)
         return answer

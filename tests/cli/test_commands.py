@@ -13,7 +13,9 @@ from PIL import Image
 
 from perpixel.cli import main
 from perpixel.data.scenes import Scenes
+from perpixel.errors import OutOfMemory
 from perpixel.images import read_image
+from perpixel.inference.predictor import Predictor
 
 QUICK = [
     "--set", "train.steps=2", "--set", "train.images_per_step=2", "--set", "train.crop=32x32",
@@ -132,6 +134,26 @@ def test_predict_takes_globs_and_names_what_it_leaves_out(perpixel, mini, traine
     assert "empty.png" in err
     assert "Traceback" not in err
     assert sorted(path.name for path in out.iterdir()) == ["00.png", "01.png"]
+
+
+def test_predict_goes_on_after_a_picture_that_memory_does_not_suffice_for(
+    perpixel, mini, trained, tmp_path, monkeypatch
+):
+    Image.new("RGB", (80, 48)).save(tmp_path / "large.png")
+    given = Predictor.predict_batch
+
+    def short(self, images):
+        if images and images[0].shape[1] == 80:
+            raise OutOfMemory("1 of 80x48 pixels: too little memory")
+        return given(self, images)
+
+    monkeypatch.setattr(Predictor, "predict_batch", short)
+    code, said, err = perpixel(
+        "predict", trained, tmp_path / "large.png", f"{mini}/val/00.png", "--out", tmp_path / "out"
+    )
+    assert (code, "1 of 2" in said) == (1, True)
+    assert "large.png: 1 of 80x48 pixels: too little memory" in " ".join(err.split())
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["00.png"]
 
 
 def test_predict_writes_submissions(perpixel, mini, tmp_path):

@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -5,7 +6,7 @@ from PIL import Image
 
 import perpixel
 from perpixel.checkpoint import Checkpoint, network_of
-from perpixel.errors import PerpixelError, UsageError
+from perpixel.errors import OutOfMemory, PerpixelError, UsageError
 from perpixel.inference.predictor import Predictor
 
 RECIPE = perpixel.override(perpixel.recipe("camvid/fcn_r18-d8"), ["model.head.width=8"])
@@ -87,3 +88,21 @@ def test_compiling_is_asked_of_the_network(predictor: Predictor, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(UsageError, match="no-such-compiler"):
         Predictor(predictor.checkpoint, compiled=True)
+
+
+@pytest.mark.parametrize("library", ["torch", "NumPy", "OpenCV"])
+def test_too_little_memory_is_told_with_the_size(predictor: Predictor, monkeypatch, library: str):
+    wants_too_much = {
+        "torch": lambda *_: torch.empty(1 << 60, dtype=torch.uint8),
+        "NumPy": lambda *_: np.empty(1 << 60, np.uint8),
+        "OpenCV": lambda *_: cv2.resize(IMAGE, (1 << 29, 1 << 29)),
+    }
+    monkeypatch.setattr(predictor.network, "forward", wants_too_much[library])
+    with pytest.raises(OutOfMemory, match="1 of 50x40 pixels: too little memory; in windows"):
+        predictor.predict(IMAGE)
+
+
+def test_other_errors_of_the_network_keep_their_traceback(predictor: Predictor, monkeypatch):
+    monkeypatch.setattr(predictor.network, "forward", lambda *_: torch.ones(2) @ torch.ones(3))
+    with pytest.raises(RuntimeError, match="size"):
+        predictor.predict(IMAGE)

@@ -15,11 +15,11 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-import torch
 from browser import wait
 from PIL import Image
 
 from perpixel.cli import main
+from perpixel.errors import OutOfMemory
 from perpixel.images import IMAGE_SUFFIXES, write_image
 from perpixel.inference.predictor import Predictor
 from perpixel.serving.desk import Limits
@@ -228,7 +228,7 @@ def test_a_picture_that_does_not_arrive_gives_its_place_back(serve, predictor):
         job.exception()  # an answer, or a connection that was closed while it sent
 
 
-@pytest.mark.parametrize("error", [MemoryError, torch.OutOfMemoryError])
+@pytest.mark.parametrize("error", [MemoryError, OutOfMemory])
 def test_too_little_memory_is_an_answer(serve, predictor, monkeypatch, error):
     def fail(self, image):
         raise error
