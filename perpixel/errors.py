@@ -10,7 +10,10 @@ class UsageError(PerpixelError):
 
 
 class DamagedFile(PerpixelError):
-    """A file is there, but its content cannot be read: a bad disk, a cut-off copy. Exit code 1."""
+    """A file's content cannot be had, for a bad disk, a cut-off copy or a cache that lacks it.
+
+    Exit code 1.
+    """
 
 
 class OutOfMemory(PerpixelError):

@@ -160,7 +160,7 @@ def train(
                 torch.manual_seed(dropout_seed(recipe.train.seed, step, part.number))
                 with gradients_stay(together, part):
                     value = objective(together, part, recipe, dtype=dtype)
-                    value.backward()  # type: ignore[no-untyped-call]
+                    torch.autograd.backward(value)
                 loss = loss + value.detach()
             verdict = agree(loss, network, own, stop=stop.is_set(), damaged=len(batch.damaged))
             if verdict.damaged:

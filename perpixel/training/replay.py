@@ -119,7 +119,7 @@ def replay(path: Path, *, data: Path | None, device: str = "auto") -> str:
         torch.manual_seed(dropout_seed(recipe.train.seed, record.step, part.number))
         output = logits_of(network, part.images, recipe, dtype=dtype)
         loss = part.factor * loss_of(output, part.labels, recipe)
-        loss.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss)
         total = total + loss.detach()
         for index in range(len(part.labels)):
             one = slice(index, index + 1)
