@@ -1,12 +1,14 @@
 """Training step, forward pass, class map and peak memory, beside other toolkits.
 
     python benchmarks/networks.py [--device cuda] [--rounds 5] [--only TEXT] [--measures step ...]
+        [--precisions float32]
 
 Every toolkit runs in a process of its own, in turn, on the same shapes; medians are printed and
 benchmarks/results/networks.json is written. perpixel runs in bfloat16 and in float32, of which
-`train.precision=auto` takes the faster; the others in float32 on a CPU, where they have no mixed
-precision, and with float16 on CUDA. Peak memory is that of a process that does nothing but two
-training steps. The file holds what was measured last: run all measures for a whole one.
+`train.precision=auto` takes the faster (leave bfloat16 out on a CPU without instructions for it);
+the others in float32 on a CPU, where they have no mixed precision, and with float16 on CUDA. Peak
+memory is that of a process that does nothing but two training steps. The file holds what was
+measured last: run all measures for a whole one.
 """
 
 import argparse
@@ -65,8 +67,10 @@ MEASURES = {
 }
 
 
-def toolkits(network: dict[str, Any], what: str, device: str) -> dict[str, tuple[str, Any]]:
-    """(subject, case) by the title of every toolkit that can do `what`."""
+def toolkits(
+    network: dict[str, Any], what: str, *, device: str, precisions: list[str]
+) -> dict[str, tuple[str, Any]]:
+    """(subject, case) by the title of every toolkit that can do `what`, ours in `precisions`."""
     settings = network.get("settings", [])
     batch = network["batch"] if what == "training_step" else 1
     case = {**network, "device": device, "batch": batch}
@@ -76,7 +80,7 @@ def toolkits(network: dict[str, Any], what: str, device: str) -> dict[str, tuple
             f"perpixel, {precision}": (
                 "perpixel", {**case, "settings": [*settings, f"train.precision={precision}"]},
             )
-            for precision in ("bfloat16", "float32")
+            for precision in precisions
         },
     }  # fmt: skip
     if network["also"] and what != "prediction":
@@ -97,6 +101,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", default="", help="networks whose name holds this text")
+    parser.add_argument("--precisions", nargs="+", default=["bfloat16", "float32"], help="ours")
     parser.add_argument("--measures", nargs="+", choices=MEASURES, default=list(MEASURES))
     given = parser.parse_args()
     measured = []
@@ -104,7 +109,7 @@ def main() -> None:
     for name in (name for name in networks if given.only in name):
         for measure in given.measures:
             what = MEASURES[measure]
-            cases = toolkits(networks[name], what, given.device)
+            cases = toolkits(networks[name], what, device=given.device, precisions=given.precisions)
             batch = next(iter(cases.values()))[1]["batch"]
             title = f"{measure}: {name}, batch {batch}"
             if measure == "memory":

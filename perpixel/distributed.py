@@ -1,5 +1,6 @@
 """The machine a run finds itself on: device, number format, and the other processes of the run."""
 
+import logging
 import os
 import platform
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ from torch import distributed as dist
 
 from perpixel.errors import PerpixelError, UsageError
 
+_LOG = logging.getLogger(__name__)
 _PATIENCE = timedelta(days=1)
 """How long a rank waits for others that have more to do; a lost one is torchrun's to notice."""
 
@@ -127,15 +129,25 @@ def precision(name: str, where: torch.device) -> torch.dtype:
 
     "auto" is bfloat16 where the hardware multiplies it faster than float32. From here on CUDA
     multiplies float32 numbers as TF32 if it is "tf32", and exactly otherwise: torch's own default
-    for convolutions is TF32, with 10 bits of fraction. Raises UsageError for a name there is not.
+    for convolutions is TF32, with 10 bits of fraction. What a CPU is ill suited to is logged as a
+    warning. Raises UsageError for a name there is not.
     """
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
     match name:
         case "auto":
             return torch.bfloat16 if _fast_bfloat16(where) else torch.float32
-        case "float32" | "tf32":
+        case "float32":
+            return torch.float32
+        case "tf32":
+            if where.type == "cpu":
+                _LOG.warning("tf32 is a format of CUDA's: a CPU computes in float32")
             return torch.float32
         case "bfloat16":
+            if where.type == "cpu" and not _has_bfloat16():
+                _LOG.warning(
+                    "this CPU has no instructions for bfloat16, and is many times slower in it "
+                    "than in float32; the precision auto goes by the machine"
+                )
             return torch.bfloat16
         case _:
             raise UsageError(f"precision {name!r}: there are float32, tf32, bfloat16 and auto")
@@ -185,6 +197,12 @@ def _processor() -> str:
     except (OSError, StopIteration):
         return platform.processor()
     return found.partition(":")[2].strip()
+
+
+def _has_bfloat16() -> bool:
+    """Whether oneDNN multiplies bfloat16 here; where torch is built without it, nobody knows."""
+    unknown = not torch.backends.mkldnn.is_available()
+    return unknown or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _fast_bfloat16(where: torch.device) -> bool:

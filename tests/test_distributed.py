@@ -38,3 +38,19 @@ def test_auto_is_bfloat16_where_a_cpu_multiplies_it_faster(
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: wide)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles)
     assert distributed.precision("auto", torch.device("cpu")) == wanted
+
+
+@pytest.mark.parametrize(
+    ("name", "supported", "said"),
+    [
+        ("bfloat16", False, "bfloat16"),
+        ("bfloat16", True, ""),
+        ("tf32", True, "tf32"),
+        ("auto", False, ""),
+    ],
+)
+def test_what_a_cpu_is_ill_suited_to_is_said(monkeypatch, caplog, name, supported, said):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
+    distributed.precision(name, torch.device("cpu"))
+    assert bool(caplog.records) == bool(said)
+    assert said in caplog.text
