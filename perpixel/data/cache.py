@@ -121,10 +121,10 @@ def open_cache(cache: Path, dataset: str, split: str) -> Cached:
             f"--data, or add --dataset {told.dataset}"
         )
     if split not in told.splits:
+        whole = ", ".join(told.splits) or "none that is whole: its writing was broken off"
         raise UsageError(
-            f"{cache} holds no split {split!r}, but {', '.join(told.splits)}."
-            f"{suggestion(split, told.splits)} `perpixel data cache {dataset} {told.root} --split "
-            f"{split} --out {cache}` adds it"
+            f"{cache} holds no split {split!r}, but {whole}.{suggestion(split, told.splits)} "
+            f"`perpixel data cache {dataset} {told.root} --split {split} --out {cache}` adds it"
         )
     listing = cache / f"{split}.pairs"
     try:
@@ -166,19 +166,21 @@ def write_cache(
     try:
         out.mkdir(parents=True, exist_ok=True)
         with FileLock(out / ".lock", timeout=0):
-            problems = _write_all(out, root, splits, say, progress)
             told = _Told(
                 dataset=dataset,
                 root=str(root),
                 description=_description(root),
                 classes=first.classes.names,
                 palette=first.classes.palette,
-                splits=tuple(sorted({*(told.splits if told else ()), *splits})),
+                splits=told.splits if told else (),
             )
+            _describe(out, told)  # first: broken off, it is told as a cache that lacks these splits
+            problems = _write_all(out, root, splits, say, progress)
             for split, pairs in splits.items():
                 names = (os.fsencode(name) + b"\0" for pair in pairs.files for name in pair)
                 _write(out / f"{split}.pairs", b"".join(names))
-            _write(out / FILE, told.model_dump_json(indent=2).encode())
+            whole = tuple(sorted({*told.splits, *splits}))
+            _describe(out, told.model_copy(update={"splits": whole}))
     except Timeout:
         raise PerpixelError(f"{out}: another process is writing there") from None
     except OSError as error:
@@ -197,6 +199,10 @@ def _described(cache: Path) -> _Told:
         raise PerpixelError(f"{cache / FILE}: cannot be read ({error.strerror})") from None
     except ValidationError as error:
         raise PerpixelError(f"{cache / FILE}: cannot be read ({readable(error)})") from None
+
+
+def _describe(cache: Path, told: _Told) -> None:
+    _write(cache / FILE, told.model_dump_json(indent=2).encode())
 
 
 def _require_same_classes(cache: Path, told: _Told) -> None:

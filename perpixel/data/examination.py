@@ -15,6 +15,7 @@ from perpixel.images import Array
 from perpixel.recipes.spec import IGNORE
 
 _ORIENTATION = 0x0112  # EXIF's tag; 1 is upright
+_DARK = 64  # of 255: what a camera's 14 bits come to when they are taken for 16
 
 
 class Kind(Enum):
@@ -35,6 +36,7 @@ class Kind(Enum):
     IN_SEVERAL_SPLITS = "warning", "pictures that are in more than one split"
     REPEATED = "warning", "pictures that are more than once in a split"
     UNUSED = "warning", "files beside the others that no pair uses"
+    FEW_BITS = "warning", "pictures of 16 bits that use the lowest alone: nearly black when read"
     SIXTEEN_BITS = "note", "pictures of more than 8 bits, scaled to 8 when read"
     ALPHA = "note", "pictures with transparency, dropped when read"
     CMYK = "note", "pictures in CMYK, made RGB when read; colours may be off"
@@ -105,6 +107,9 @@ def _picture(
         image = pairs.image(index)
     except PerpixelError as error:
         return None, [(Kind.UNREADABLE_PICTURE, _reason(error, path))]
+    if Kind.SIXTEEN_BITS in dict(remarks) and image.max() < _DARK:
+        detail = f"no value above {image.max()} of 255; scale them to 16 bits"
+        remarks.append((Kind.FEW_BITS, detail))
     if crop is not None and (image.shape[0] < crop[0] or image.shape[1] < crop[1]):
         remarks.append((Kind.BELOW_CROP, _written(image)))
     return image, remarks

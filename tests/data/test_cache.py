@@ -119,6 +119,22 @@ def test_pairs_that_cannot_be_read_are_told_at_the_end(root, tmp_path):
         cached.image(2)  # as the data set itself: a training lets another stand in for it
 
 
+def test_a_cache_whose_writing_was_broken_off_says_so(root, tmp_path, monkeypatch):
+    out = tmp_path / "cache"
+    pairs = {"train": open_pairs("camvid", root, "train")}
+
+    def broken_off(done: int, total: int) -> None:
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        caches.write_cache(out, "camvid", pairs, say=lambda line: None, progress=broken_off)
+    with pytest.raises(UsageError, match=r"no split 'train', but none.*broken off.*adds it"):
+        open_dataset("camvid", out, "train")
+    fill(root, out)
+    assert len(open_dataset("camvid", out, "train")) == 12
+
+
 def test_the_wrong_cache_is_an_error(root, tmp_path):
     out = tmp_path / "cache"
     fill(root, out, "val")

@@ -240,6 +240,18 @@ def test_odd_pictures_are_noted_and_read(tmp_path: Path):
     assert Kind.BELOW_CROP not in found(check("folder", root, crop=(2, 3)))
 
 
+@pytest.mark.parametrize(
+    ("bits", "wanted"), [(12, {"images/0.png"}), (14, {"images/0.png"}), (16, set())]
+)
+def test_16_bits_that_hold_fewer_are_a_warning(tmp_path: Path, bits, wanted):
+    root = small(tmp_path, [[[0, 1, 2], [0, 0, 0]]])
+    values = np.array([[0, 1, 2], [3, 4, 2**bits - 1]], np.uint16)
+    Image.fromarray(values).save(tmp_path / "images/0.png")
+    report = check("folder", root)
+    assert found(report)[Kind.SIXTEEN_BITS] == {"images/0.png"}
+    assert found(report).get(Kind.FEW_BITS, set()) == wanted
+
+
 def test_a_jpeg_that_opencv_fills_with_grey_is_damaged(tmp_path: Path, monkeypatch):
     root = small(tmp_path, [[[0, 1, 2]]])
     path = tmp_path / "images/0.jpg"
