@@ -201,7 +201,7 @@ def _processor() -> str:
 
 def _has_bfloat16() -> bool:
     """Whether oneDNN multiplies bfloat16 here; where torch is built without it, nobody knows."""
-    unknown = not torch.backends.mkldnn.is_available()
+    unknown = not torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     return unknown or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
