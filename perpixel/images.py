@@ -119,14 +119,21 @@ def read_palette(path: Path) -> Palette | None:
 def scaled_size(size: Size, factor: float, *, box: Size | None) -> Size:
     """The size (height, width) of a picture of `size`, scaled by `factor`.
 
-    With a `box` (long side, short side, whichever way the picture lies) the box is scaled instead,
-    its sides cut to whole numbers, and the picture fitted into it, keeping its shape. Sides are
+    A `box` (long side, short side, whichever way the picture lies) is scaled, its sides cut to
+    whole numbers, and the picture fitted into it, keeping its shape. Without one the picture is
+    fitted into its own scaled and rounded size (mmcv transforms/processing.py, Resize). Sides are
     rounded half up (mmcv image/geometric.py, rescale_size) and never below 1.
     """
-    if box is not None:
-        long, short = (int(side * factor) for side in box)
-        factor = min(max(long, short) / max(size), min(long, short) / min(size))
-    return max(int(size[0] * factor + 0.5), 1), max(int(size[1] * factor + 0.5), 1)
+    if box is None:
+        sides = [_rounded(side * factor) for side in size]
+    else:
+        sides = [int(side * factor) for side in box]
+    fit = min(max(sides) / max(size), min(sides) / min(size))
+    return _rounded(size[0] * fit), _rounded(size[1] * fit)
+
+
+def _rounded(side: float) -> int:
+    return max(int(side + 0.5), 1)
 
 
 def write_image(path: Path, image: Array) -> None:

@@ -52,7 +52,8 @@ def _inexpressible(model: Model) -> list[str]:
             f"another head than one 3x3 convolution of {width} channels (head)",
         ),
         (
-            auxiliary is not None and (auxiliary.convs, auxiliary.width) != (1, width // 2),
+            auxiliary is not None
+            and (auxiliary.convs, auxiliary.width, auxiliary.dilation) != (1, width // 2, 1),
             f"another auxiliary head than one convolution of {width // 2} channels (auxiliary)",
         ),
     )

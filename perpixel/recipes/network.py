@@ -96,6 +96,7 @@ class Auxiliary(Spec):
 
     convs: Annotated[int, Field(gt=0, le=16)] = 1
     width: Positive = 256
+    dilation: Positive = 1
     dropout: Share = 0.1
     dropout_kind: Literal["channel", "element"] = "channel"
     classes: Positive | None = None

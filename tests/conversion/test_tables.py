@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from perpixel.conversion import find, from_state_dict, to_state_dict
+from perpixel.conversion import find, from_state_dict, network_of, to_state_dict
 from perpixel.conversion.finding import TOOLKITS
 from perpixel.conversion.names import to_ours, to_theirs
 from perpixel.errors import PerpixelError, UsageError
@@ -162,6 +162,15 @@ def test_auxiliary_head_of_another_class_count():
     output = network(torch.zeros(1, 3, 32, 32), auxiliary=True)
     assert (output.main.shape[1], output.auxiliary.shape[1]) == (60, 19)
     assert network.spec.auxiliary.classes == 19
+
+
+def test_dilations_are_those_of_the_network_it_is_like():
+    heads = {"head": FCN(convs=2, width=8, dilation=6), "auxiliary": Auxiliary(width=4, dilation=6)}
+    like = SMALL.model_copy(update=heads)
+    state = to_state_dict(build(like, classes=3), toolkit="mmseg")
+    found = find(state, like=like)
+    assert found.model == like
+    assert network_of(found).auxiliary.convs[0][0].dilation == (6, 6)
 
 
 def test_mean_and_std_in_old_detectron2_files():

@@ -78,6 +78,22 @@ def test_the_keep_ratio_sizes_are_mmcvs():
     assert scaled_size((5, 9), 0.5, box=None) == (3, 5)
 
 
+@pytest.mark.parametrize(
+    ("size", "factor", "expected"),
+    [  # what mmcv 2.1.0's Resize(scale_factor=..., keep_ratio=True) makes of them
+        ((83, 62), 0.75, (62, 46)),
+        ((83, 62), 1.25, (104, 78)),
+        ((83, 62), 1.75, (145, 108)),
+        ((67, 197), 0.5, (34, 99)),
+        ((67, 197), 0.75, (50, 147)),
+        ((131, 97), 1.25, (163, 121)),
+        ((375, 500), 1.75, (656, 875)),
+    ],
+)
+def test_a_scaled_size_without_a_box_is_rounded_as_mmcv_does(size, factor, expected):
+    assert scaled_size(size, factor, box=None) == expected
+
+
 def test_scales_span_the_range():
     _, label = picture(100, 200)
     spec = Augment(scale=(0.5, 2))
