@@ -65,10 +65,14 @@ def load(
     from perpixel import distributed, zoo
     from perpixel.inference.predictor import Predictor
 
+    changes = [settings] if isinstance(settings, str) else list(settings)
+    for change in changes:
+        if not change.startswith("inference."):
+            raise UsageError(f"{change!r}: only settings of inference can be changed in a model")
     where = distributed.device(device)
     dtype = distributed.precision(precision, where)
     checkpoint = zoo.find(source)
-    inference = override(checkpoint.recipe, settings).inference
+    inference = override(checkpoint.recipe, changes).inference
     try:
         return Predictor(
             checkpoint,

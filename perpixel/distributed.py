@@ -113,6 +113,8 @@ def device(name: str = "auto") -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.partition(":")[0] not in ("cpu", "cuda"):
+        raise UsageError(f"device {name!r}: there are auto, cpu, cuda and cuda:N")
     if name == "cuda" and ranks().world > 1:
         name = f"cuda:{ranks().local}"
     try:

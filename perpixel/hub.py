@@ -5,6 +5,7 @@ words that other tools look for. Only downloading and uploading need the extra [
 """
 
 import json
+import logging
 import re
 import tempfile
 from pathlib import Path
@@ -159,6 +160,7 @@ def _client() -> ModuleType:
         raise PerpixelError(
             'the Hugging Face Hub needs huggingface_hub: pip install "perpixel[hub]"'
         ) from None
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of every attempt
     module: ModuleType = huggingface_hub
     return module
 

@@ -225,7 +225,7 @@ def _bytes(path: Path) -> npt.NDArray[np.uint8]:
     except FileNotFoundError:
         raise PerpixelError(f"{path}: no such file") from None
     except OSError as error:
-        raise DamagedFile(f"{path}: cannot be read ({error.strerror})") from None
+        raise DamagedFile(f"{path}: cannot be read ({error.strerror or error})") from None
     if content.size == 0:
         raise DamagedFile(f"{path}: the file is empty")
     return content

@@ -10,6 +10,8 @@ from perpixel.errors import PerpixelError, UsageError
 if TYPE_CHECKING:
     from perpixel.inference.predictor import Predictor
 
+_LARGEST_SCALE = 10
+
 Data = Annotated[
     Path | None,
     typer.Option("--data", metavar="ROOT", help="The data set's root folder (none for scenes)."),
@@ -87,6 +89,10 @@ def load_model(
             factors = [float(part) for part in scales.split(",")]
         except ValueError:
             raise UsageError(f"--scales {scales!r}: give numbers such as 0.5,1,1.5") from None
+        if not all(0 < factor <= _LARGEST_SCALE for factor in factors):
+            raise UsageError(
+                f"--scales {scales!r}: give factors above 0 and up to {_LARGEST_SCALE}"
+            )
         changes.append(f"inference.scales={factors}")
     if flip is not None:
         changes.append(f"inference.flip={str(flip).lower()}")
@@ -100,15 +106,18 @@ def load_model(
     )
 
 
-def require_writable(path: Path) -> None:
-    """Raises PerpixelError now, not after the work, when a file cannot be written later."""
+def require_writable(path: Path, *, folder: bool = False) -> None:
+    """Raises PerpixelError now, not after the work, when a file, or files in a folder, cannot be
+    written later."""
     import os
 
-    folder = path if path.is_dir() else path.parent
-    while not folder.exists():
-        folder = folder.parent
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise PerpixelError(f"{path}: cannot be written there; name another file")
+    place = path if folder or path.is_dir() else path.parent
+    while not place.exists():
+        place = place.parent
+    wrong = not folder and path.is_dir()
+    if wrong or not place.is_dir() or not os.access(place, os.W_OK):
+        what = "folder" if folder else "file"
+        raise PerpixelError(f"{path}: cannot be written there; name another {what}")
 
 
 def read_size(text: str, option: str) -> tuple[int, int]:

@@ -82,7 +82,7 @@ def predict(
     endings = [".tif" if geo else ".png"]
     endings += ["_overlay.png", "_overlay.mp4"] * overlay + [".npy"] * probabilities
     require_free(jobs, out if server is None else out / server.folder, endings=endings)
-    options.require_writable(out / "mask.png")
+    options.require_writable(out, folder=True)
     predictor = options.load_model(
         model,
         device=device,

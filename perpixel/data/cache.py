@@ -111,6 +111,11 @@ def is_cache(root: Path) -> bool:
     return (root / FILE).is_file()
 
 
+def source_of(cache: Path) -> Path:
+    """The folder of the data set that the cache was made of. Raises PerpixelError."""
+    return Path(_described(cache).root)
+
+
 def open_cache(cache: Path, dataset: str, split: str) -> Cached:
     """A split of the data set called `dataset` from its cache. Raises UsageError, PerpixelError."""
     told = _described(cache)
@@ -121,9 +126,9 @@ def open_cache(cache: Path, dataset: str, split: str) -> Cached:
             f"--data, or add --dataset {told.dataset}"
         )
     if split not in told.splits:
-        whole = ", ".join(told.splits) or "none that is whole: its writing was broken off"
+        whole = f"but {', '.join(told.splits)}" if told.splits else "as its writing was broken off"
         raise UsageError(
-            f"{cache} holds no split {split!r}, but {whole}.{suggestion(split, told.splits)} "
+            f"{cache} holds no split {split!r}, {whole}.{suggestion(split, told.splits)} "
             f"`perpixel data cache {dataset} {told.root} --split {split} --out {cache}` adds it"
         )
     listing = cache / f"{split}.pairs"

@@ -32,6 +32,7 @@ class Kind(Enum):
     DIFFERENT_SIZES = "error", "pictures and masks of different sizes"
     UNKNOWN_VALUES = "error", "masks with values that are not in the data set's table"
     ONLY_VOID = "warning", "masks without a single labelled pixel"
+    ONE_CLASS = "warning", "classes with no other beside them: what is left is a class, too"
     UNSEEN_CLASS = "warning", "classes that a split never shows"
     IN_SEVERAL_SPLITS = "warning", "pictures that are in more than one split"
     REPEATED = "warning", "pictures that are more than once in a split"

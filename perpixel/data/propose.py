@@ -13,16 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-import numpy.typing as npt
 
 from perpixel.data.folder import FILE, files_below, stem_of
+from perpixel.data.mask_values import Raw, count_values
 from perpixel.errors import PerpixelError
-from perpixel.images import IMAGE_SUFFIXES, Palette, distinct_palette, read_mask, read_palette
+from perpixel.images import IMAGE_SUFFIXES, Palette, distinct_palette, read_palette
 from perpixel.recipes.spec import IGNORE
 
 _MASK_WORDS = {
-    "mask", "masks", "label", "labels", "annot", "annots", "annotation", "annotations", "gt",
-    "groundtruth", "truth", "seg", "segmap", "segmaps", "segmentation", "semantic", "targets",
+    "mask", "masks", "label", "labels", "ann", "anns", "annot", "annots", "annotation",
+    "annotations", "gt", "groundtruth", "truth", "seg", "segmap", "segmaps", "segmentation",
+    "semantic", "targets",
 }  # fmt: skip
 _IMAGE_WORDS = {"image", "images", "img", "imgs", "pictures", "photos", "rgb", "frames"}
 _UNLIKELY_WORDS = {
@@ -37,9 +38,6 @@ _SPLITS = {
 _LOSSY = (".jpg", ".jpeg")
 _SAMPLE = 200
 _VOC_VOID = (224, 224, 192)
-
-_Raw = tuple[int, ...]
-"""An id, (7,), or a colour, (64, 0, 128)."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ def propose(folder: Path) -> Proposal:
     splits, lists = _divided(folder, files, matches)
     masks = [folder / path for match in matches for path in match.mask_of.values()]
     sample = np.linspace(0, len(masks) - 1, min(len(masks), _SAMPLE)).astype(int)
-    pixels = _pixels([masks[index] for index in sample])
+    pixels, doubts = count_values([masks[index] for index in sample])
     parts = [
         "# Proposed by `perpixel data init`: correct what it guessed wrong.\n"
         f"# It read {len(sample)} of the {len(masks)} masks; "
@@ -73,7 +71,7 @@ def propose(folder: Path) -> Proposal:
         _class_text(pixels, read_palette(masks[0])),
         *splits,
     ]
-    return Proposal("\n\n".join(parts) + "\n", lists, tuple(notes))
+    return Proposal("\n\n".join(parts) + "\n", lists, (*notes, *doubts))
 
 
 def write_proposal(folder: Path, proposal: Proposal) -> tuple[Path, ...]:
@@ -270,7 +268,7 @@ def _divided(
             file = f"{split}.txt" if f"{split}.txt" not in files else f"{FILE}.{split}.txt"
             lists[file] = "".join(f"{stem}\n" for stem in stems)
         lines = [
-            f"# {len(stems)} pairs: {remark}.",
+            f"# {len(stems)} pair{'s' * (len(stems) != 1)}: {remark}.",
             f"[splits.{split}]",
             f"images = {_quoted(match.images.folder)}",
             f"masks = {_quoted(match.masks.folder)}",
@@ -288,6 +286,10 @@ def _divided(
         else:
             val = stems[4::5] or stems[-1:]
             rest = [stem for stem in stems if stem not in set(val)] or stems
+            if rest == val:
+                add("train", match, rest, "there is but one, to train and to validate on")
+                add("val", match, val, "the same: its score says little")
+                continue
             add("train", match, rest, "the pictures that are not for validation")
             add("val", match, val, "every fifth picture, as nothing says which are for it.\n"
                 "# Frames of one film look alike: divide those by film instead")  # fmt: skip
@@ -312,36 +314,7 @@ def _existing_lists(
 # --- What the masks hold -------------------------------------------------------------------------
 
 
-def _pixels(paths: Sequence[Path]) -> Mapping[_Raw, int]:
-    """How often the masks hold each id or colour."""
-    pixels: Counter[_Raw] = Counter()
-    for path in paths:
-        pixels.update(_counted(read_mask(path)))
-        if len({len(value) for value in pixels}) > 1:
-            raise PerpixelError(
-                f"{paths[0]} and {path}: one holds RGB colours, the other ids; keep one kind here"
-            )
-        if len(pixels) > IGNORE:
-            raise PerpixelError(
-                f"{path}: with this mask there are {len(pixels)} different values, and at most "
-                f"{IGNORE - 1} classes. Is it a picture, a map of instances, or was it resized or "
-                f"saved with loss? Mend it or move it elsewhere, or write {FILE} by hand"
-            )
-    return pixels
-
-
-def _counted(mask: npt.NDArray[np.uint8 | np.uint16]) -> dict[_Raw, int]:
-    rgb = mask.ndim == 3
-    codes = (mask.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1]) if rgb else mask).ravel()
-    # Runs of equal pixels are counted, not pixels: sorting those would take ten times as long.
-    starts = np.flatnonzero(np.diff(codes, prepend=codes[:1] ^ 1))
-    values, runs = np.unique(codes[starts], return_inverse=True)
-    counts = np.bincount(runs, np.diff(starts, append=codes.size))
-    raw = [(v >> 16, v >> 8 & 255, v & 255) if rgb else (v,) for v in values.tolist()]
-    return dict(zip(raw, counts.astype(int).tolist(), strict=True))
-
-
-def _class_text(pixels: Mapping[_Raw, int], palette: Palette | None) -> str:
+def _class_text(pixels: Mapping[Raw, int], palette: Palette | None) -> str:
     """The keys for the ignored values and the classes."""
     values = sorted(pixels)
     share = {value: f"{pixels[value] / sum(pixels.values()):.2%}" for value in values}
@@ -373,7 +346,7 @@ def _class_text(pixels: Mapping[_Raw, int], palette: Palette | None) -> str:
     return "\n".join([*lines, "]"])
 
 
-def _display(classes: Sequence[_Raw], palette: Palette | None) -> tuple[Sequence[_Raw], str]:
+def _display(classes: Sequence[Raw], palette: Palette | None) -> tuple[Sequence[Raw], str]:
     """A colour to show each class in, and where it comes from."""
     if palette and max(classes)[0] < len(palette):
         found = [palette[value[0]] for value in classes]
@@ -392,7 +365,7 @@ def _suffix_text(match: _Match) -> str:
     return "\n".join([*lines, f"mask_suffix = {_quoted(match.mask_suffix)}"])
 
 
-def _written(value: _Raw) -> str:
+def _written(value: Raw) -> str:
     return str(value[0] if len(value) == 1 else list(value))
 
 

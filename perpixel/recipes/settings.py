@@ -6,10 +6,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.recipes.base import Spec
 from perpixel.recipes.spec import Recipe
+
+_KINDS = ("resnet", "timm", "fcn", "semantic_fpn")
 
 
 def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
@@ -66,11 +69,25 @@ def suggestion(word: str, known: Iterable[str]) -> str:
 
 def readable(error: ValidationError) -> str:
     """pydantic's complaints as "train.steps='many': Input should be ..."."""
-    parts = []
-    for problem in error.errors(include_url=False):
-        where = ".".join(str(part) for part in problem["loc"])
-        parts.append(f"{where}={problem['input']!r}: {problem['msg']}")
-    return "; ".join(parts)
+    return "; ".join(_complaint(problem) for problem in error.errors(include_url=False))
+
+
+def _complaint(problem: ErrorDetails) -> str:
+    kind, said = problem["type"], problem["msg"]
+    # A kind's own name is in pydantic's places, but in no path.
+    parts = [part for part in problem["loc"] if part not in _KINDS]
+    if kind == "missing" and parts and isinstance(parts[-1], int):
+        parts, said = parts[:-1], "There are too few numbers"
+    where = ".".join(str(part) for part in parts)
+    match kind:
+        case "value_error":  # of several settings together: what they are would fill a page
+            return f"{where}: {problem['ctx']['error']}".removeprefix(": ")
+        case "union_tag_invalid":
+            told = problem["ctx"]
+            return f"{where}.kind={told['tag']!r}: there are {told['expected_tags']}"
+        case "tuple_type":
+            said = "Input should be a list such as [0.5,2], or a size such as 512x1024"
+    return f"{where}={problem['input']!r}: {said}"
 
 
 def _assign(values: dict[str, Any], path: str, value: Any) -> None:
@@ -107,7 +124,7 @@ def _defaults(path: list[str], kind: object) -> dict[str, Any]:
     try:
         values = spec.model_validate({part: {"kind": kind}}).model_dump(mode="json")
     except ValidationError as error:
-        raise UsageError(f"{'.'.join(path)}.kind: {readable(error)}") from None
+        raise UsageError("".join(f"{parent}." for parent in parents) + readable(error)) from None
     found: dict[str, Any] = values[part]
     return found
 

@@ -15,6 +15,9 @@ IGNORE = 255
 """The label of a pixel without a class, in every class map."""
 
 
+_Spread = Annotated[float, Field(gt=0)]
+
+
 class Input(Spec):
     """What the network is fed: (pixel - mean) / std on 0..255 values, in this channel order.
 
@@ -23,7 +26,7 @@ class Input(Spec):
     """
 
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
-    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    std: tuple[_Spread, _Spread, _Spread] = (58.395, 57.12, 57.375)
     channel_order: Literal["rgb", "bgr"] = "rgb"
     size_divisor: Positive = 1
 
@@ -120,6 +123,8 @@ class Loss(Spec):
             raise ValueError("one of cross_entropy, focal, dice and lovasz is above 0")
         if not (self.cross_entropy or self.focal) and (self.class_weights or self.ohem):
             raise ValueError("class_weights and ohem apply to cross_entropy and focal, which are 0")
+        if self.class_weights is not None and not any(self.class_weights):
+            raise ValueError("one of class_weights is above 0")
         if self.label_smoothing and not self.cross_entropy:
             raise ValueError("label_smoothing applies to cross_entropy, which is 0")
         return self
@@ -206,6 +211,11 @@ class Train(Spec):
     keep: Positive = 2
     max_skipped: Annotated[int, Field(ge=0)] = 3
     max_damaged: Share = 0.01
+
+    @property
+    def finish_steps(self) -> int:
+        """How many steps at the end are the finish's."""
+        return round(self.steps * self.finish.share) if self.finish else 0
 
     @property
     def last_crop(self) -> Size:

@@ -9,6 +9,7 @@ from perpixel.errors import PerpixelError
 from perpixel.models.segmenter import Segmenter
 from perpixel.training.state import below
 
+_SHOWN = 8
 _PARTS = ("backbone", "head", "auxiliary")
 
 
@@ -26,9 +27,11 @@ def start_from(network: Segmenter, weights: Mapping[str, Tensor]) -> str:
             continue
         problems = mismatches(wanted, given)
         if problems and part == "backbone":
+            more = len(problems) - _SHOWN
             raise PerpixelError(
-                f"the initial weights do not fit the recipe's backbone in {len(problems)} "
-                f"places:\n  " + "\n  ".join(problems)
+                f"the initial weights do not fit the recipe's backbone in {len(problems)} places: "
+                f"take those of such a backbone, or set model.backbone to theirs\n  "
+                + "\n  ".join([*problems[:_SHOWN], *([f"... and {more} more"] if more > 0 else [])])
             )
         if problems:
             fresh.append(part)

@@ -109,6 +109,13 @@ def test_eval_can_slide_scale_and_flip(perpixel, mini, trained):
     assert "mIoU" in out
 
 
+@pytest.mark.parametrize("scales", ["nan", "inf", "0", "1,-1", "1000", "", "a"])
+def test_scales_that_cannot_be_are_refused(perpixel, mini, trained, scales):
+    code, _, err = perpixel("eval", trained, "--data", mini, "--scales", scales)
+    assert code == 2
+    assert f"--scales {scales!r}: give" in err
+
+
 def test_predict_writes_palette_masks_and_overlays(perpixel, mini, trained, tmp_path):
     code, out, _ = perpixel("predict", trained, mini / "val", "--out", tmp_path, "--overlay")
     assert code == 0

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -12,8 +13,10 @@ from miniatures import MINIATURES
 from PIL import Image
 
 from perpixel.cli import main
+from perpixel.data.cache import write_cache
 from perpixel.data.doctor import Report, check
 from perpixel.data.examination import Kind
+from perpixel.data.folder import open_folder
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.images import read_image, write_image
 
@@ -238,6 +241,23 @@ def test_odd_pictures_are_noted_and_read(tmp_path: Path):
         Kind.BELOW_CROP: {f"images/{name}" for name in ("0.png", "1.png", "2.jpg", "3.jpg")},
     }
     assert Kind.BELOW_CROP not in found(check("folder", root, crop=(2, 3)))
+
+
+def test_a_cache_sends_to_its_data_set(tmp_path: Path):
+    root = small(tmp_path / "set", [[[0, 1, 2]]])
+    pairs = {"train": open_folder(root, "train")}
+    out = tmp_path / "cache"
+    write_cache(out, "folder", pairs, say=lambda line: None, progress=lambda done, total: None)
+    with pytest.raises(UsageError, match=r"is a cache.*check the data set itself, at .*set"):
+        check("folder", out)
+
+
+def test_a_single_class_is_a_warning(tmp_path: Path):
+    root = small(tmp_path, [[[0, 0, 255]]])
+    assert Kind.ONE_CLASS not in found(check("folder", root))
+    text = (root / "dataset.toml").read_text()
+    (root / "dataset.toml").write_text(re.sub(r"classes = .*", 'classes = ["road"]', text))
+    assert found(check("folder", root))[Kind.ONE_CLASS] == {"road"}
 
 
 @pytest.mark.parametrize(

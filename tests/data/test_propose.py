@@ -54,6 +54,7 @@ LAYOUTS = [
     ("images/*.jpg", "masks/*_mask.png", "images", "masks", None, "_mask.png"),
     ("images/s/*.jpg", "labels/s/*_L.png", "images", "labels", None, "_L.png"),
     ("raw/*.jpg", "masks/*.png", "raw", "masks", None, ".png"),
+    ("img_dir/*.jpg", "ann_dir/*.png", "img_dir", "ann_dir", None, ".png"),
     ("*.jpg", "masks/*.png", ".", "masks", None, ".png"),
     ("*.jpg", "*.png", ".", ".", None, ".png"),
     ("x/*.jpg", "x/*_label.png", ".", ".", None, "_label.png"),
@@ -135,6 +136,8 @@ def test_a_few_pictures_can_be_divided(tmp_path, count, sizes):
     _masks(tmp_path, *[f"masks/{name}.png" for name in TEN[:count]])
     _proposed(tmp_path)
     assert (_size(tmp_path, "train"), _size(tmp_path, "val")) == sizes
+    text = (tmp_path / "dataset.toml").read_text()
+    assert ("# 1 pair: the same" in text) == (count == 1)
 
 
 def test_lists_that_divide_the_pictures_are_used(tmp_path):
@@ -333,6 +336,25 @@ def test_masks_with_too_many_values_are_named(tmp_path):
     _pair(tmp_path, np.arange(256, dtype=np.uint16).reshape(2, 128) + 1)
     with pytest.raises(PerpixelError, match=r"masks/a\.png: .* 256 different values, .* 254"):
         propose(tmp_path)
+
+
+def test_a_mask_whose_values_no_other_has_is_remarked_upon(tmp_path):
+    smeared = np.arange(0, 200, 5, dtype=np.uint8).reshape(4, 10)
+    _pictures(tmp_path, *[f"images/{name}.jpg" for name in TEN])
+    _masks(tmp_path, *[f"masks/{name}.png" for name in TEN])
+    assert not propose(tmp_path).notes
+    _masks(tmp_path, "masks/003.png", mask=smeared)
+    (note,) = propose(tmp_path).notes
+    assert "masks/003.png: it holds 39 values that no other mask has" in note
+
+
+def test_black_and_white_masks_that_were_jpeg_files_once_are_remarked_upon(tmp_path):
+    mask = np.repeat(np.array([0, 255], np.uint8), 5000)
+    mask[:30] = np.tile(np.arange(1, 31), 1)  # what a lossy file makes of the edges
+    _pictures(tmp_path, *[f"images/{name}.jpg" for name in TEN])
+    _masks(tmp_path, *[f"masks/{name}.png" for name in TEN], mask=mask.reshape(100, 100))
+    (note,) = propose(tmp_path).notes
+    assert "24 of their 32 values make up 0.2% of the pixels" in note
 
 
 def test_masks_of_two_kinds_are_named(tmp_path):

@@ -64,8 +64,15 @@ def test_a_missing_file_is_named(predictor: Predictor, tmp_path):
 
 
 def test_an_unknown_device_is_an_error(tmp_path):
-    with pytest.raises(UsageError, match="'warp' cannot be used"):
+    with pytest.raises(UsageError, match="'warp': there are auto, cpu, cuda and cuda:N"):
         perpixel.load(tmp_path, device="warp")
+    with pytest.raises(UsageError, match="'cuda:77' cannot be used"):
+        perpixel.load(tmp_path, device="cuda:77")
+
+
+def test_only_how_a_model_sees_pictures_can_be_changed(tmp_path):
+    with pytest.raises(UsageError, match=r"model\.backbone\.depth=50'.*only settings of inference"):
+        perpixel.load(tmp_path, settings=["model.backbone.depth=50"])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -52,11 +52,26 @@ def test_settings_reach_every_depth():
         ("train.steps.more=1", "has no parts"),
         ("augment.scale=[2, 1]", "from small to large"),
         ("inference.stride=8x8", "needs a crop"),
+        ("model.backbone.depth=19", "^model.backbone.depth=19"),
+        ("model.backbone.kind=vit", "^model.backbone.kind='vit': there are 'resnet', 'timm'$"),
+        ("train.crop=64", "train.crop=64: .*512x1024"),
+        ("input.mean=[1,2]", "^input.mean=[1, 2]: There are too few numbers"),
+        ("input.std=[1,0,1]", "input.std.1=0: .*greater than 0"),
+        ("loss.cross_entropy=0", "^loss: one of cross_entropy, focal, dice and lovasz is above 0$"),
+        ("loss.class_weights=[0,0]", "one of class_weights is above 0"),
     ],
 )
 def test_a_wrong_setting_is_named(setting: str, says: str):
     with pytest.raises(UsageError, match=says.replace("[", r"\[")):
         perpixel.override(RECIPE, [setting])
+
+
+def test_pictures_of_ones_own_have_no_other_crop_at_the_end():
+    for name in perpixel.recipes("folder/*"):
+        assert perpixel.override(perpixel.recipe(name), ["train.crop=64x64"]).train.last_crop == (
+            64,
+            64,
+        )
 
 
 def test_an_unknown_recipe_gets_a_suggestion():

@@ -92,7 +92,9 @@ def test_another_optimizer_starts_anew(mini: Path, tmp_path: Path, before: str, 
     perpixel.train(shorter, data=mini, out=tmp_path, device="cpu")
     other = perpixel.override(TINY, [f"optimizer.algorithm={after}", "train.steps=4"])
     perpixel.train(other, data=mini, out=tmp_path, resume=True, allow_changes=True, device="cpu")
-    assert "the optimizer, another one, starts anew" in (tmp_path / "log.txt").read_text()
+    log = (tmp_path / "log.txt").read_text()
+    assert "the optimizer, another one, starts anew" in log
+    assert "4 steps of 2 (the last 1 on crops of 48x64), on cpu" in log
     _, state = read_tensors(tmp_path / "checkpoints" / "last.safetensors")
     kinds = {name.split(".")[1] for name in state if name.startswith("optimizer.")}
     assert kinds == ({"momentum_buffer"} if after == "sgd" else {"step", "exp_avg", "exp_avg_sq"})

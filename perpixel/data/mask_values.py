@@ -1,0 +1,76 @@
+"""What the masks of a folder hold that nobody has described yet."""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from perpixel.data.folder import FILE
+from perpixel.errors import PerpixelError
+from perpixel.images import read_mask
+from perpixel.recipes.spec import IGNORE
+
+Raw = tuple[int, ...]
+"""An id, (7,), or a colour, (64, 0, 128)."""
+
+_COMMON, _MANY, _LITTLE = 8, 16, 0.02
+"""Beside a few common values so many that take up so little are rather damage than classes."""
+
+
+def count_values(paths: Sequence[Path]) -> tuple[Mapping[Raw, int], list[str]]:
+    """How often the masks hold each id or colour, and remarks on what makes them doubtful.
+
+    Raises PerpixelError when a mask cannot be read, when some hold ids and others colours, and for
+    more values than there can be classes.
+    """
+    pixels: Counter[Raw] = Counter()
+    owners: dict[Raw, list[Path]] = defaultdict(list)
+    for path in paths:
+        own = _counted(read_mask(path))
+        pixels.update(own)
+        for value in own:
+            owners[value].append(path)
+        if len({len(value) for value in pixels}) > 1:
+            raise PerpixelError(
+                f"{paths[0]} and {path}: one holds RGB colours, the other ids; keep one kind here"
+            )
+        if len(pixels) > IGNORE:
+            raise PerpixelError(
+                f"{path}: with this mask there are {len(pixels)} different values, and at most "
+                f"{IGNORE - 1} classes. Is it a picture, a map of instances, or was it resized or "
+                f"saved with loss? Mend it or move it elsewhere, or write {FILE} by hand"
+            )
+    return pixels, _doubts(pixels, owners)
+
+
+def _doubts(pixels: Mapping[Raw, int], owners: Mapping[Raw, Sequence[Path]]) -> list[str]:
+    """Signs of masks that were resized with interpolation, or saved with loss."""
+    alone = Counter(paths[0] for paths in owners.values() if len(paths) == 1)
+    several = len({path for paths in owners.values() for path in paths}) > 1
+    found = [
+        f"look at {path}: it holds {count} values that no other mask has. Was it resized with "
+        f"interpolation, or saved with loss?"
+        for path, count in alone.items()
+        if several and count >= _MANY
+    ]
+    rare = sorted(pixels.values())[:-_COMMON]
+    share = sum(rare) / sum(pixels.values())
+    if not found and len(rare) >= _MANY and share < _LITTLE:
+        found.append(
+            f"look at the masks: {len(rare)} of their {len(pixels)} values make up {share:.1%} of "
+            f"the pixels. Were they resized with interpolation, or saved with loss?"
+        )
+    return found
+
+
+def _counted(mask: npt.NDArray[np.uint8 | np.uint16]) -> dict[Raw, int]:
+    rgb = mask.ndim == 3
+    codes = (mask.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1]) if rgb else mask).ravel()
+    # Runs of equal pixels are counted, not pixels: sorting those would take ten times as long.
+    starts = np.flatnonzero(np.diff(codes, prepend=codes[:1] ^ 1))
+    values, runs = np.unique(codes[starts], return_inverse=True)
+    counts = np.bincount(runs, np.diff(starts, append=codes.size))
+    raw = [(v >> 16, v >> 8 & 255, v & 255) if rgb else (v,) for v in values.tolist()]
+    return dict(zip(raw, counts.astype(int).tolist(), strict=True))
