@@ -101,7 +101,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", default="", help="networks whose name holds this text")
-    parser.add_argument("--precisions", nargs="+", default=["bfloat16", "float32"], help="ours")
+    both = ["bfloat16", "float32"]
+    parser.add_argument("--precisions", nargs="+", choices=both, default=both, help="perpixel's")
     parser.add_argument("--measures", nargs="+", choices=MEASURES, default=list(MEASURES))
     given = parser.parse_args()
     measured = []

@@ -65,20 +65,20 @@ def load(
     from perpixel import distributed, zoo
     from perpixel.inference.predictor import Predictor
 
-    changes = [settings] if isinstance(settings, str) else list(settings)
-    for change in changes:
-        if not change.startswith("inference."):
-            raise UsageError(f"{change!r}: only settings of inference can be changed in a model")
     where = distributed.device(device)
     dtype = distributed.precision(precision, where)
     checkpoint = zoo.find(source)
-    inference = override(checkpoint.recipe, changes).inference
+    changed = override(checkpoint.recipe, settings)
+    if changed.model_copy(update={"inference": checkpoint.recipe.inference}) != checkpoint.recipe:
+        raise UsageError(
+            "the settings of a trained model are those of inference, as inference.flip=true"
+        )
     try:
         return Predictor(
             checkpoint,
             device=where,
             dtype=dtype,
-            inference=inference,
+            inference=changed.inference,
             window_batch=window_batch,
             compiled=compiled,
         )

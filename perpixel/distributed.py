@@ -108,8 +108,8 @@ def wait_for_all() -> None:
 def device(name: str = "auto") -> torch.device:
     """The device called `name`; "auto" is CUDA where there is one, else the CPU.
 
-    "auto" and "cuda" give every rank of a machine a GPU of its own. Raises UsageError for a name
-    torch does not know or a device that is not there.
+    "auto" and "cuda" give every rank of a machine a GPU of its own. Raises UsageError for
+    another name, or a device that is not there.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -142,7 +142,9 @@ def precision(name: str, where: torch.device) -> torch.dtype:
             return torch.float32
         case "tf32":
             if where.type == "cpu":
-                _LOG.warning("tf32 is a format of CUDA's: a CPU computes in float32")
+                _LOG.warning(
+                    "tf32 is a format of CUDA's: this CPU computes in float32 in its place"
+                )
             return torch.float32
         case "bfloat16":
             if where.type == "cpu" and not _has_bfloat16():

@@ -8,6 +8,8 @@ import json
 import logging
 import re
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -59,7 +61,8 @@ def download(repository: str, *, revision: str | None = None) -> Path:
     """
     client = _client()
     try:
-        return Path(client.hf_hub_download(repository, WEIGHTS, revision=revision))
+        with _quiet():
+            return Path(client.hf_hub_download(repository, WEIGHTS, revision=revision))
     except Exception as error:  # of many kinds, and the HTTP library's own
         raise PerpixelError(
             f"{repository}: no {WEIGHTS} from the Hub: {_first_line(error)}"
@@ -160,9 +163,20 @@ def _client() -> ModuleType:
         raise PerpixelError(
             'the Hugging Face Hub needs huggingface_hub: pip install "perpixel[hub]"'
         ) from None
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of every attempt
     module: ModuleType = huggingface_hub
     return module
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Inside, the library does not tell of every attempt: the error says what came of them."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _first_line(error: Exception) -> str:

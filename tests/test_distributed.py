@@ -50,7 +50,7 @@ def test_auto_is_bfloat16_where_a_cpu_multiplies_it_faster(
     ],
 )
 def test_what_a_cpu_is_ill_suited_to_is_said(monkeypatch, caplog, name, supported, said):
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
+    monkeypatch.setattr(distributed, "_has_bfloat16", lambda: supported)
     distributed.precision(name, torch.device("cpu"))
     assert bool(caplog.records) == bool(said)
     assert said in caplog.text

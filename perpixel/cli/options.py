@@ -10,8 +10,6 @@ from perpixel.errors import PerpixelError, UsageError
 if TYPE_CHECKING:
     from perpixel.inference.predictor import Predictor
 
-_LARGEST_SCALE = 10
-
 Data = Annotated[
     Path | None,
     typer.Option("--data", metavar="ROOT", help="The data set's root folder (none for scenes)."),
@@ -85,15 +83,7 @@ def load_model(
     if windows is not None:
         changes.append(f"inference.windows={windows}")
     if scales is not None:
-        try:
-            factors = [float(part) for part in scales.split(",")]
-        except ValueError:
-            raise UsageError(f"--scales {scales!r}: give numbers such as 0.5,1,1.5") from None
-        if not all(0 < factor <= _LARGEST_SCALE for factor in factors):
-            raise UsageError(
-                f"--scales {scales!r}: give factors above 0 and up to {_LARGEST_SCALE}"
-            )
-        changes.append(f"inference.scales={factors}")
+        changes.append(f"inference.scales=[{scales}]")
     if flip is not None:
         changes.append(f"inference.flip={str(flip).lower()}")
     return perpixel.load(
@@ -111,11 +101,11 @@ def require_writable(path: Path, *, folder: bool = False) -> None:
     written later."""
     import os
 
-    place = path if folder or path.is_dir() else path.parent
+    place = path if folder else path.parent
     while not place.exists():
         place = place.parent
-    wrong = not folder and path.is_dir()
-    if wrong or not place.is_dir() or not os.access(place, os.W_OK):
+    taken = path.is_dir() and not folder
+    if taken or not place.is_dir() or not os.access(place, os.W_OK):
         what = "folder" if folder else "file"
         raise PerpixelError(f"{path}: cannot be written there; name another {what}")
 

@@ -2,8 +2,8 @@
 
 Sources: mmseg/models/{backbones/resnet,decode_heads/fcn_head,decode_heads/fpn_head,necks/fpn}.py
 and configs/_base_/models/{fcn_r50-d8,fpn_r50}.py; inference as in mmseg/models/segmentors/
-{base,encoder_decoder}.py. The configs of 769x769 recipes set align_corners, the "d6" ones a head
-dilation of 6: names and shapes do not show either.
+{base,encoder_decoder}.py. The configs of 769x769 recipes set align_corners, the "d6" ones a
+dilation of 6 in both heads: names and shapes do not show either.
 """
 
 from perpixel.conversion.toolkit import Toolkit

@@ -111,9 +111,10 @@ def is_cache(root: Path) -> bool:
     return (root / FILE).is_file()
 
 
-def source_of(cache: Path) -> Path:
-    """The folder of the data set that the cache was made of. Raises PerpixelError."""
-    return Path(_described(cache).root)
+def origin(cache: Path) -> tuple[str, str]:
+    """The name and the folder of the data set that a cache was made of. Raises PerpixelError."""
+    told = _described(cache)
+    return told.dataset, told.root
 
 
 def open_cache(cache: Path, dataset: str, split: str) -> Cached:
@@ -126,9 +127,9 @@ def open_cache(cache: Path, dataset: str, split: str) -> Cached:
             f"--data, or add --dataset {told.dataset}"
         )
     if split not in told.splits:
-        whole = f"but {', '.join(told.splits)}" if told.splits else "as its writing was broken off"
+        instead = f"but {', '.join(told.splits)}" if told.splits else "its writing was broken off"
         raise UsageError(
-            f"{cache} holds no split {split!r}, {whole}.{suggestion(split, told.splits)} "
+            f"{cache} holds no split {split!r}, {instead}.{suggestion(split, told.splits)} "
             f"`perpixel data cache {dataset} {told.root} --split {split} --out {cache}` adds it"
         )
     listing = cache / f"{split}.pairs"
@@ -179,8 +180,10 @@ def write_cache(
                 palette=first.classes.palette,
                 splits=told.splits if told else (),
             )
-            _describe(out, told)  # first: broken off, it is told as a cache that lacks these splits
-            problems = _write_all(out, root, splits, say, progress)
+            total, todo = sum(len(pairs) for pairs in splits.values()), _todo(out, root, splits)
+            _require_space(out, todo, total=total, say=say)
+            _describe(out, told)  # now: broken off, it is told as a cache that lacks these splits
+            problems = _write_all(out, todo, total=total, progress=progress)
             for split, pairs in splits.items():
                 names = (os.fsencode(name) + b"\0" for pair in pairs.files for name in pair)
                 _write(out / f"{split}.pairs", b"".join(names))
@@ -226,24 +229,23 @@ def _description(root: Path) -> str | None:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
-def _write_all(
-    out: Path,
-    root: Path,
-    splits: Mapping[str, Pairs],
-    say: Callable[[str], None],
-    progress: Progress,
-) -> list[str]:
-    """Decodes what is not there yet; the complaints about pairs that cannot be read."""
-    total = sum(len(pairs) for pairs in splits.values())
+_Job = tuple[Pairs, int]
+
+
+def _todo(out: Path, root: Path, splits: Mapping[str, Pairs]) -> list[_Job]:
+    """The pairs that are not there yet, as they are now."""
     first: dict[tuple[str, str], tuple[Pairs, int]] = {}  # a pair may be in several splits
     for pairs in splits.values():
         for index, names in enumerate(pairs.files):
             first.setdefault(names, (pairs, index))
-    todo = [
+    return [
         pair
         for names, pair in first.items()
         if not all(_is_there(_place(out, name), root / name) for name in names)
     ]
+
+
+def _require_space(out: Path, todo: list[_Job], *, total: int, say: Callable[[str], None]) -> None:
     needed = _estimate(todo)
     free = shutil.disk_usage(out).free
     say(
@@ -256,7 +258,11 @@ def _write_all(
             f"free there; name a folder on another disk with --out, or cache one split with --split"
         )
 
-    def work(item: tuple[Pairs, int]) -> str | None:
+
+def _write_all(out: Path, todo: list[_Job], *, total: int, progress: Progress) -> list[str]:
+    """Decodes all of `todo`; the complaints about pairs that cannot be read."""
+
+    def work(item: _Job) -> str | None:
         pairs, index = item
         try:
             found = read_pair(pairs, index)
@@ -278,7 +284,7 @@ def _write_all(
     return problems
 
 
-def _estimate(todo: list[tuple[Pairs, int]]) -> int:
+def _estimate(todo: list[_Job]) -> int:
     """Bytes that the pairs take, from the sizes of a sample of the pictures."""
     sizes = []
     for pairs, index in todo[:: max(len(todo) // _SAMPLED, 1)]:

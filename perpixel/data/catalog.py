@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from perpixel.data import ade20k, camvid, cityscapes, pascal_context, pascal_voc, scenes
-from perpixel.data.cache import is_cache, open_cache
+from perpixel.data.cache import is_cache, open_cache, origin
 from perpixel.data.dataset import Classes, Dataset, Pairs
 from perpixel.data.folder import open_folder, splits_of_folder
 from perpixel.errors import UsageError
@@ -51,11 +51,16 @@ def open_pairs(name: str, root: Path, split: str) -> Pairs:
     """The split's files themselves. Raises as `open_dataset` does."""
     if name == "scenes":
         raise UsageError("scenes are drawn by a program: there are no files")
+    _require_files(root)
     return _FILES[known(name)].open(root, split)
 
 
 def splits(name: str, root: Path) -> tuple[str, ...]:
-    """The splits that a training and its evaluation take, or all that a folder describes."""
+    """The splits that a training and its evaluation take, or all that a folder describes.
+
+    Raises as `open_dataset` does.
+    """
+    _require_files(root)
     if name == "folder":
         return splits_of_folder(root)
     if name == "pascal_voc" and pascal_voc.has_trainaug(root):
@@ -66,8 +71,15 @@ def splits(name: str, root: Path) -> tuple[str, ...]:
 def list_pairs(name: str, root: Path, split: str) -> Pairs:
     """The pairs of a split, those whose files are absent too. Raises as `open_dataset` does."""
     if name == "folder":
+        _require_files(root)
         return open_folder(root, split, complete=False)
     return open_pairs(name, root, split)
+
+
+def _require_files(root: Path) -> None:
+    if is_cache(root):
+        name, there = origin(root)
+        raise UsageError(f"{root} is a cache; name the files that it is of: {name} {there}")
 
 
 def classes(name: str) -> Classes | None:

@@ -14,7 +14,6 @@ from typing import Any
 import cv2
 import numpy as np
 
-from perpixel.data.cache import is_cache, source_of
 from perpixel.data.catalog import list_pairs, splits
 from perpixel.data.dataset import Pairs
 from perpixel.data.examination import Examined, Finding, Kind, examine
@@ -144,11 +143,6 @@ def check(
     UsageError for a data set that is not known or has no files, PerpixelError when none of its
     splits can be told.
     """
-    if is_cache(root):
-        raise UsageError(
-            f"{root} is a cache, which holds what could be read: check the data set itself, at "
-            f"{source_of(root)}"
-        )
     findings: list[Finding] = []
     opened: dict[str, Pairs] = {}
     wanted = tuple(dict.fromkeys(only or splits(name, root)))

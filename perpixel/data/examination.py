@@ -32,12 +32,15 @@ class Kind(Enum):
     DIFFERENT_SIZES = "error", "pictures and masks of different sizes"
     UNKNOWN_VALUES = "error", "masks with values that are not in the data set's table"
     ONLY_VOID = "warning", "masks without a single labelled pixel"
-    ONE_CLASS = "warning", "classes with no other beside them: what is left is a class, too"
+    ONE_CLASS = "warning", "data sets of one class, which teach nothing: name the rest a class, too"
     UNSEEN_CLASS = "warning", "classes that a split never shows"
     IN_SEVERAL_SPLITS = "warning", "pictures that are in more than one split"
     REPEATED = "warning", "pictures that are more than once in a split"
     UNUSED = "warning", "files beside the others that no pair uses"
-    FEW_BITS = "warning", "pictures of 16 bits that use the lowest alone: nearly black when read"
+    FEW_BITS = (
+        "warning",
+        "pictures of 16 bits that use only the low bits, or are dark: black when read",
+    )
     SIXTEEN_BITS = "note", "pictures of more than 8 bits, scaled to 8 when read"
     ALPHA = "note", "pictures with transparency, dropped when read"
     CMYK = "note", "pictures in CMYK, made RGB when read; colours may be off"
@@ -108,7 +111,7 @@ def _picture(
         image = pairs.image(index)
     except PerpixelError as error:
         return None, [(Kind.UNREADABLE_PICTURE, _reason(error, path))]
-    if Kind.SIXTEEN_BITS in dict(remarks) and image.max() < _DARK:
+    if any(kind is Kind.SIXTEEN_BITS for kind, _ in remarks) and image.max() < _DARK:
         detail = f"no value above {image.max()} of 255; scale them to 16 bits"
         remarks.append((Kind.FEW_BITS, detail))
     if crop is not None and (image.shape[0] < crop[0] or image.shape[1] < crop[1]):

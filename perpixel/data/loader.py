@@ -175,11 +175,11 @@ class _Steps(TorchDataset[Batch | PerpixelError]):
 
 def _view(recipe: Recipe, step: int) -> _View:
     """How a step's pictures are augmented, and their crops' size."""
-    train, finish = recipe.train, recipe.train.finish
-    if finish is None or step < train.steps - train.finish_steps:
+    train = recipe.train
+    if step < train.steps - train.finish_steps:
         return recipe.augment, train.crop
     plain = {"scale": (1.0, 1.0), "photometric": None}
-    return recipe.augment.model_copy(update=plain), finish.crop
+    return recipe.augment.model_copy(update=plain), train.last_crop
 
 
 @lru_cache(maxsize=2)  # a batch may span two epochs

@@ -48,12 +48,11 @@ def count_values(paths: Sequence[Path]) -> tuple[Mapping[Raw, int], list[str]]:
 def _doubts(pixels: Mapping[Raw, int], owners: Mapping[Raw, Sequence[Path]]) -> list[str]:
     """Signs of masks that were resized with interpolation, or saved with loss."""
     alone = Counter(paths[0] for paths in owners.values() if len(paths) == 1)
-    several = len({path for paths in owners.values() for path in paths}) > 1
     found = [
-        f"look at {path}: it holds {count} values that no other mask has. Was it resized with "
-        f"interpolation, or saved with loss?"
+        f"look at {path}: it holds {count} values that no other mask read here has. Was it resized "
+        f"with interpolation, or saved with loss?"
         for path, count in alone.items()
-        if several and count >= _MANY
+        if count >= _MANY and len(pixels) / 2 < count < len(pixels)
     ]
     rare = sorted(pixels.values())[:-_COMMON]
     share = sum(rare) / sum(pixels.values())

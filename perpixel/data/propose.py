@@ -283,13 +283,12 @@ def _divided(
         elif existing := _existing_lists(folder, files, match):
             for split, (file, lines) in existing.items():
                 add(split, match, lines, "as that file lists them", file)
+        elif len(stems) == 1:
+            add("train", match, stems, "the only one, which validates, too")
+            add("val", match, stems, "the same: its score says little")
         else:
             val = stems[4::5] or stems[-1:]
-            rest = [stem for stem in stems if stem not in set(val)] or stems
-            if rest == val:
-                add("train", match, rest, "there is but one, to train and to validate on")
-                add("val", match, val, "the same: its score says little")
-                continue
+            rest = [stem for stem in stems if stem not in set(val)]
             add("train", match, rest, "the pictures that are not for validation")
             add("val", match, val, "every fifth picture, as nothing says which are for it.\n"
                 "# Frames of one film look alike: divide those by film instead")  # fmt: skip

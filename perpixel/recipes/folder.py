@@ -13,7 +13,9 @@ def _for_folder(recipe: Recipe) -> Recipe:
             "source": _SOURCE,
             "data": Data(name="folder"),
             "augment": Augment(),
-            "train": recipe.train.model_copy(update={"finish": None}),  # sizes are anybody's
+            "train": recipe.train.model_copy(
+                update={"finish": None}
+            ),  # whose crop is CamVid's size
         }
     )
 

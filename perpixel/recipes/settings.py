@@ -10,9 +10,10 @@ from pydantic_core import ErrorDetails
 
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.recipes.base import Spec
+from perpixel.recipes.network import FCN, ResNet, SemanticFPN, Timm
 from perpixel.recipes.spec import Recipe
 
-_KINDS = ("resnet", "timm", "fcn", "semantic_fpn")
+_KINDS = {spec.model_fields["kind"].default for spec in (ResNet, Timm, FCN, SemanticFPN)}
 
 
 def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
@@ -34,7 +35,9 @@ def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        raise UsageError(readable(error)) from None
+        lists = any(problem["type"] == "tuple_type" for problem in error.errors())
+        hint = ". A list is written [0.5,2], a size 512x1024" if lists else ""
+        raise UsageError(readable(error) + hint) from None
 
 
 def dump(recipe: Recipe) -> str:
@@ -69,7 +72,7 @@ def suggestion(word: str, known: Iterable[str]) -> str:
 
 def readable(error: ValidationError) -> str:
     """pydantic's complaints as "train.steps='many': Input should be ..."."""
-    return "; ".join(_complaint(problem) for problem in error.errors(include_url=False))
+    return "; ".join(dict.fromkeys(map(_complaint, error.errors(include_url=False))))
 
 
 def _complaint(problem: ErrorDetails) -> str:
@@ -84,9 +87,11 @@ def _complaint(problem: ErrorDetails) -> str:
             return f"{where}: {problem['ctx']['error']}".removeprefix(": ")
         case "union_tag_invalid":
             told = problem["ctx"]
-            return f"{where}.kind={told['tag']!r}: there are {told['expected_tags']}"
+            if isinstance(problem["input"], dict):
+                return f"{where}.kind={told['tag']!r}: there are {told['expected_tags']}"
+            said = f"Set {where}.kind, to one of {told['expected_tags']}"
         case "tuple_type":
-            said = "Input should be a list such as [0.5,2], or a size such as 512x1024"
+            said = "Input should be a list of values"
     return f"{where}={problem['input']!r}: {said}"
 
 

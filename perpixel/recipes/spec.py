@@ -6,16 +6,13 @@ Sizes are (height, width) unless a field says otherwise.
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 
 from perpixel.recipes.base import Portion, Positive, Share, Size, Spec
 from perpixel.recipes.network import Model
 
 IGNORE = 255
 """The label of a pixel without a class, in every class map."""
-
-
-_Spread = Annotated[float, Field(gt=0)]
 
 
 class Input(Spec):
@@ -26,7 +23,7 @@ class Input(Spec):
     """
 
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
-    std: tuple[_Spread, _Spread, _Spread] = (58.395, 57.12, 57.375)
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (58.395, 57.12, 57.375)
     channel_order: Literal["rgb", "bgr"] = "rgb"
     size_divisor: Positive = 1
 
@@ -120,11 +117,11 @@ class Loss(Spec):
     @model_validator(mode="after")
     def _something_to_learn(self) -> "Loss":
         if not any((self.cross_entropy, self.focal, self.dice, self.lovasz)):
-            raise ValueError("one of cross_entropy, focal, dice and lovasz is above 0")
+            raise ValueError("one of cross_entropy, focal, dice and lovasz must be above 0")
         if not (self.cross_entropy or self.focal) and (self.class_weights or self.ohem):
             raise ValueError("class_weights and ohem apply to cross_entropy and focal, which are 0")
         if self.class_weights is not None and not any(self.class_weights):
-            raise ValueError("one of class_weights is above 0")
+            raise ValueError("one of class_weights must be above 0")
         if self.label_smoothing and not self.cross_entropy:
             raise ValueError("label_smoothing applies to cross_entropy, which is 0")
         return self
@@ -220,7 +217,7 @@ class Train(Spec):
     @property
     def last_crop(self) -> Size:
         """What the network saw in the end, (height, width)."""
-        return self.finish.crop if self.finish else self.crop
+        return self.finish.crop if self.finish and self.finish_steps else self.crop
 
 
 class Inference(Spec):
@@ -242,7 +239,7 @@ class Inference(Spec):
     crop: Size | None = None
     stride: Size | None = None
     two_resizes: bool = False
-    scales: tuple[Annotated[float, Field(gt=0)], ...] = (1.0,)
+    scales: tuple[Annotated[float, Field(gt=0, le=10)], ...] = (1.0,)
     flip: bool = False
     average: Literal["probabilities", "logits"] = "probabilities"
 

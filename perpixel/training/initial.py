@@ -9,7 +9,6 @@ from perpixel.errors import PerpixelError
 from perpixel.models.segmenter import Segmenter
 from perpixel.training.state import below
 
-_SHOWN = 8
 _PARTS = ("backbone", "head", "auxiliary")
 
 
@@ -27,11 +26,10 @@ def start_from(network: Segmenter, weights: Mapping[str, Tensor]) -> str:
             continue
         problems = mismatches(wanted, given)
         if problems and part == "backbone":
-            more = len(problems) - _SHOWN
             raise PerpixelError(
-                f"the initial weights do not fit the recipe's backbone in {len(problems)} places: "
-                f"take those of such a backbone, or set model.backbone to theirs\n  "
-                + "\n  ".join([*problems[:_SHOWN], *([f"... and {more} more"] if more > 0 else [])])
+                f"the initial weights do not fit the recipe's backbone in {len(problems)} "
+                f"places:\n  " + "\n  ".join(problems) + "\n"
+                "Give other weights with --init, or set model.backbone to what these are of"
             )
         if problems:
             fresh.append(part)

@@ -272,8 +272,8 @@ def _log_scores(journal: Journal, step: int, scores: Scores) -> None:
 def _opening(course: Course, where: torch.device, dtype: torch.dtype, world: int) -> str:
     recipe, ranks = course.recipe, f", {world} ranks" if world > 1 else ""
     train, last = recipe.train, ""
-    if train.finish is not None and train.finish_steps:
-        height, width = train.finish.crop
+    if train.finish_steps:
+        height, width = train.last_crop
         last = f" (the last {train.finish_steps} on crops of {height}x{width})"
     return (
         f"{recipe.name}: {course.pictures} pictures, {train.steps} steps of "

@@ -103,6 +103,7 @@ def test_what_does_not_fit_is_said_before_it_starts(root, tmp_path, monkeypatch)
         )
     assert "the others take about 0.0 GB" in said[0]
     assert not list((tmp_path / "cache").rglob("*.pixels"))
+    assert not caches.is_cache(tmp_path / "cache")
     size = 12 * 48 * 64 * 4
     assert caches._estimate([(pairs["train"], index) for index in range(12)]) == size
 
@@ -119,7 +120,7 @@ def test_pairs_that_cannot_be_read_are_told_at_the_end(root, tmp_path):
         cached.image(2)  # as the data set itself: a training lets another stand in for it
 
 
-def test_a_cache_whose_writing_was_broken_off_says_so(root, tmp_path, monkeypatch):
+def test_a_cache_whose_writing_was_broken_off_says_so(root, tmp_path):
     out = tmp_path / "cache"
     pairs = {"train": open_pairs("camvid", root, "train")}
 
@@ -129,9 +130,10 @@ def test_a_cache_whose_writing_was_broken_off_says_so(root, tmp_path, monkeypatc
 
     with pytest.raises(KeyboardInterrupt):
         caches.write_cache(out, "camvid", pairs, say=lambda line: None, progress=broken_off)
-    with pytest.raises(
-        UsageError, match=r"no split 'train', as its writing was broken off.*adds it"
-    ):
+    with pytest.raises(UsageError, match=r"no split 'train', its writing was broken off.*adds it"):
+        open_dataset("camvid", out, "train")
+    fill(root, out, "val")
+    with pytest.raises(UsageError, match=r"no split 'train', but val.*adds it"):
         open_dataset("camvid", out, "train")
     fill(root, out)
     assert len(open_dataset("camvid", out, "train")) == 12

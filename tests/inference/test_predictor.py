@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 import perpixel
-from perpixel.checkpoint import Checkpoint, network_of
+from perpixel.checkpoint import Checkpoint, network_of, write_checkpoint
 from perpixel.errors import OutOfMemory, PerpixelError, UsageError
 from perpixel.inference.predictor import Predictor
 
@@ -70,9 +70,14 @@ def test_an_unknown_device_is_an_error(tmp_path):
         perpixel.load(tmp_path, device="cuda:77")
 
 
-def test_only_how_a_model_sees_pictures_can_be_changed(tmp_path):
-    with pytest.raises(UsageError, match=r"model\.backbone\.depth=50'.*only settings of inference"):
-        perpixel.load(tmp_path, settings=["model.backbone.depth=50"])
+def test_only_how_a_model_sees_pictures_can_be_changed(predictor: Predictor, tmp_path):
+    source = tmp_path / "model.safetensors"
+    write_checkpoint(source, predictor.checkpoint)
+    assert perpixel.load(source, settings="inference.flip=true").recipe.inference.flip
+    with pytest.raises(UsageError, match=r"those of inference, as inference\.flip=true"):
+        perpixel.load(source, settings=["inference.flip=true", "model.align_corners=true"])
+    with pytest.raises(UsageError, match=r"Did you mean inference\.flip"):
+        perpixel.load(source, settings=["inferense.flip=true"])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

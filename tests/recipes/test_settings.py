@@ -47,18 +47,23 @@ def test_settings_reach_every_depth():
         ("train.steps", "path=value"),
         ("train.steps=many", "train.steps='many'"),
         ("train.steps=0", "train.steps=0"),
-        ("model.backbone.depth=19", "18, 34, 50 or 101"),
+        ("model.backbone.depth=19", "^model.backbone.depth=19: .*18, 34, 50 or 101"),
         ("model.head.neck_norm=true", "unknown setting"),
         ("train.steps.more=1", "has no parts"),
         ("augment.scale=[2, 1]", "from small to large"),
         ("inference.stride=8x8", "needs a crop"),
-        ("model.backbone.depth=19", "^model.backbone.depth=19"),
+        ("model.head.width=0", "^model.head.width=0"),
         ("model.backbone.kind=vit", "^model.backbone.kind='vit': there are 'resnet', 'timm'$"),
+        ("model.backbone=timm", "^model.backbone='timm': Set model.backbone.kind, to one of"),
         ("train.crop=64", "train.crop=64: .*512x1024"),
-        ("input.mean=[1,2]", "^input.mean=[1, 2]: There are too few numbers"),
+        ("input.mean=[1]", "^input.mean=[1]: There are too few numbers$"),
+        ("inference.scales=[1,1000]", "inference.scales.1=1000: "),
         ("input.std=[1,0,1]", "input.std.1=0: .*greater than 0"),
-        ("loss.cross_entropy=0", "^loss: one of cross_entropy, focal, dice and lovasz is above 0$"),
-        ("loss.class_weights=[0,0]", "one of class_weights is above 0"),
+        (
+            "loss.cross_entropy=0",
+            "^loss: one of cross_entropy, focal, dice and lovasz must be above 0$",
+        ),
+        ("loss.class_weights=[0,0]", "one of class_weights must be above 0"),
     ],
 )
 def test_a_wrong_setting_is_named(setting: str, says: str):
@@ -68,10 +73,15 @@ def test_a_wrong_setting_is_named(setting: str, says: str):
 
 def test_pictures_of_ones_own_have_no_other_crop_at_the_end():
     for name in perpixel.recipes("folder/*"):
-        assert perpixel.override(perpixel.recipe(name), ["train.crop=64x64"]).train.last_crop == (
-            64,
-            64,
-        )
+        recipe = perpixel.override(perpixel.recipe(name), ["train.crop=64x64"])
+        assert recipe.train.last_crop == (64, 64)
+
+
+def test_a_finish_of_no_step_is_none():
+    train = perpixel.override(RECIPE, ["train.steps=1", "train.crop=32x32"]).train
+    assert (train.finish_steps, train.last_crop) == (0, (32, 32))
+    train = perpixel.override(RECIPE, ["train.steps=10", "train.crop=32x32"]).train
+    assert (train.finish_steps, train.last_crop) == (1, (360, 480))
 
 
 def test_an_unknown_recipe_gets_a_suggestion():
