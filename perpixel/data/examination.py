@@ -37,10 +37,7 @@ class Kind(Enum):
     IN_SEVERAL_SPLITS = "warning", "pictures that are in more than one split"
     REPEATED = "warning", "pictures that are more than once in a split"
     UNUSED = "warning", "files beside the others that no pair uses"
-    FEW_BITS = (
-        "warning",
-        "pictures of 16 bits that use only the low bits, or are dark: black when read",
-    )
+    FEW_BITS = "warning", "pictures of 16 bits that use only the low ones, or are dark: black here"
     SIXTEEN_BITS = "note", "pictures of more than 8 bits, scaled to 8 when read"
     ALPHA = "note", "pictures with transparency, dropped when read"
     CMYK = "note", "pictures in CMYK, made RGB when read; colours may be off"

@@ -13,9 +13,8 @@ def _for_folder(recipe: Recipe) -> Recipe:
             "source": _SOURCE,
             "data": Data(name="folder"),
             "augment": Augment(),
-            "train": recipe.train.model_copy(
-                update={"finish": None}
-            ),  # whose crop is CamVid's size
+            # The finish's crop is CamVid's size.
+            "train": recipe.train.model_copy(update={"finish": None}),
         }
     )
 
