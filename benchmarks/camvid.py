@@ -44,7 +44,8 @@ PLAIN = (
     "schedule.warmup=0",
     "evaluate.every=null",
 )
-RUNS, COLOURS = ("first", "second", "third"), ("#37b", "#c52", "#393")
+RUNS = ("first", "second", "third", "fourth")
+COLOURS = ("#37b", "#c52", "#393", "#93b")
 
 ENET_WEIGHTS = "[5.6,4.3,33.57,3.34,15.49,8.74,31.54,32.01,12.83,38.01,43.91]"
 """1 / ln(1.02 + p) for every class's share p of the labelled pixels (Paszke et al., 2016)."""
