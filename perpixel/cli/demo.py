@@ -18,7 +18,8 @@ def demo(
 ) -> None:
     """Train a small network on built-in scenes, score it on others, and draw what it sees.
 
-    Takes a minute or two on two cores. A demo that was cut short goes on where it stopped.
+    Takes one to seven minutes on two cores, by the processor. A demo that was cut short goes on
+    where it stopped.
     """
     import numpy as np
 
