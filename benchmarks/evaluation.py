@@ -108,10 +108,10 @@ def compare(
 
     memory = {}
     for name, way in (("ours", ours), ("theirs", theirs)):
-        reset_peak_memory()
-        before = memory_above(0)
+        reset_peak_memory("cpu")
+        before = memory_above(0, "cpu")
         kept = way()
-        memory[name] = memory_above(before)
+        memory[name] = memory_above(before, "cpu")
         del kept
     seconds = alternating({"ours": ours, "theirs": theirs}, rounds=rounds)
     differ = int((ours().long() != theirs()).sum())

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from measure import write_result
 from peers import show
+from pictures import camvid_at
 
 from perpixel.data.catalog import open_dataset
 
@@ -82,7 +83,7 @@ def main() -> None:
         return
     found: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        few = list(open_dataset("camvid", given.camvid, "train").files[:8])
+        few = list(camvid_at(given.camvid).files[:8])
         for path in {name for pair in few for name in pair}:
             (Path(folder) / path).parent.mkdir(exist_ok=True)
             shutil.copy(given.camvid / path, Path(folder) / path)

@@ -41,10 +41,10 @@ print(json.dumps({"extra": loss.extra(lambda: loss.WAYS[way](*given))}))
 
 def extra(work: Callable[[], object]) -> float:
     """Bytes that `work` holds at most beyond what is held."""
-    reset_peak_memory()
-    before = torch.cuda.memory_allocated() if DEVICE == "cuda" else memory_above(0)
+    reset_peak_memory(DEVICE)
+    before = memory_above(0, DEVICE)
     work()
-    return memory_above(before)
+    return memory_above(before, DEVICE)
 
 
 def batch(stride: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -123,7 +123,7 @@ def main() -> None:
             f"{kind}: relative errors of loss {found[kind][0]:.1e}, gradient {found[kind][1]:.1e}"
         )
     result = {"measured": measured, "errors": found}
-    print(write_result("loss", result))
+    print(write_result("loss", result, device=DEVICE))
 
 
 if __name__ == "__main__":

@@ -121,7 +121,7 @@ def main() -> None:
                 show(title, values, unit="ms", scale=1e3)
             unit = "bytes" if measure == "memory" else "seconds"
             measured.append({"title": title, "unit": unit, "values": values})
-    print(write_result("networks", {"measured": measured}))
+    print(write_result("networks", {"measured": measured}, device=given.device))
 
 
 if __name__ == "__main__":

@@ -29,12 +29,15 @@ Case = Mapping[str, object]
 
 
 def install() -> None:
-    """Makes the peers' environment; packages come without what they ask for beyond the list."""
+    """Makes the peers' environment; packages come without what they ask for beyond the list.
+
+    torch alone comes with what it asks for, at the list's versions: built for CUDA it needs
+    libraries that the list, made beside a CPU's, does not have.
+    """
     subprocess.run([sys.executable, "-m", "venv", str(ENVIRONMENT)], check=True)
-    listed = ROOT / "requirements" / "peers.txt"
-    subprocess.run(
-        [str(PYTHON), "-m", "pip", "install", "--no-deps", "-r", str(listed)], check=True
-    )
+    listed = str(ROOT / "requirements" / "peers.txt")
+    for what in (["--constraint", listed, "torch"], ["--no-deps", "-r", listed]):
+        subprocess.run([str(PYTHON), "-m", "pip", "install", *what], check=True)
     subprocess.run([str(PYTHON), str(HERE / "worker.py"), "mmseg"], check=True, input=b"")
     print(f"{ENVIRONMENT} is ready")
 

@@ -11,14 +11,24 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from perpixel.data.catalog import open_dataset
+from perpixel.data.catalog import open_pairs
 from perpixel.data.cityscapes import LABEL_IDS
+from perpixel.data.dataset import Pairs
 from perpixel.data.pascal_voc import CLASSES as VOC
+from perpixel.errors import PerpixelError
 from perpixel.images import Array, palette_table, write_image
 from perpixel.recipes.spec import IGNORE
 
 _CITYSCAPES = (10, 2, 5, 0, 1, 8, 7, 4, 13, 11, 18)
 """The Cityscapes class that each of CamVid's 11 is most like."""
+
+
+def camvid_at(root: Path) -> Pairs:
+    """CamVid's training pictures; without them the benchmark ends with a line that says so."""
+    try:
+        return open_pairs("camvid", root, "train")
+    except PerpixelError as error:
+        raise SystemExit(f"--camvid: {error}") from None
 
 
 def voc_like(camvid: Path, root: Path, *, count: int) -> Path:
@@ -58,7 +68,7 @@ def _enlarged(
     camvid: Path, size: tuple[int, int], count: int
 ) -> Iterator[tuple[str, Array, Array]]:
     """Pictures from all over CamVid, cut to the shape of `size` and brought to it."""
-    opened = open_dataset("camvid", camvid, "train")
+    opened = camvid_at(camvid)
     for number in range(count):
         index = number * len(opened) // count
         image, label = opened.image(index), opened.label(index)

@@ -30,6 +30,8 @@ import numpy as np
 from measure import write_result
 from PIL import Image
 
+from perpixel import distributed
+
 # What HTTP or its library refuses before the application's schema is asked.
 _PROTOCOL = {400, 404, 405, 431}
 
@@ -268,7 +270,7 @@ def main() -> None:
     if not alive or strange or progress is None or progress[1] != "0":
         sys.exit(f"alive: {alive}, strange: {strange}, {progress and progress[0]}")
     if given.keep:
-        print(write_result("serving", result))
+        print(write_result("serving", result, device=distributed.device()))  # the server's
 
 
 if __name__ == "__main__":

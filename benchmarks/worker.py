@@ -30,6 +30,7 @@ def main() -> None:
         value = 0.0
         try:
             if order["do"] == "make":
+                _choose(torch, order["case"].get("device", "cpu"))
                 run = getattr(subject, order["what"])(order["case"])
             elif order["do"] == "run":
                 _wait(torch)
@@ -46,6 +47,18 @@ def main() -> None:
             answer = {"error": traceback.format_exc()}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
+
+
+def _choose(torch: object, device: str) -> None:
+    """Makes a GPU CUDA's current device: the one that is waited for and whose memory is told."""
+    if not device.startswith("cuda"):
+        return
+    if not torch.cuda.is_available():
+        raise SystemExit(
+            f"{device}: torch {torch.__version__} of {sys.executable} has no GPU to use here; "
+            "it takes one, and a torch that is built for CUDA"
+        )
+    torch.cuda.set_device(torch.empty(0, device=device).device)  # with its index, as it must be
 
 
 def _peak() -> int:

@@ -2,12 +2,15 @@
 
 import importlib
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
+import torch
 
 import perpixel
 from perpixel.images import read_image, read_mask
@@ -57,6 +60,102 @@ def test_without_peers_it_is_said_how_to_get_them(modules, monkeypatch, tmp_path
     monkeypatch.setattr(peers, "PYTHON", tmp_path / "python")
     with pytest.raises(SystemExit, match=r"python benchmarks/peers\.py install"):
         peers.Worker("mmseg")
+
+
+def test_peers_come_with_what_their_torch_needs(modules, monkeypatch):
+    """torch's own needs at the list's versions, then the list without any more."""
+    peers, commands = modules("peers"), []
+    monkeypatch.setattr(peers.subprocess, "run", lambda command, **_: commands.append(command))
+    peers.install()
+    listed = str(BENCHMARKS.parent / "requirements" / "peers.txt")
+    pip = [str(peers.PYTHON), "-m", "pip", "install"]
+    assert commands[1:3] == [
+        [*pip, "--constraint", listed, "torch"],
+        [*pip, "--no-deps", "-r", listed],
+    ]
+
+
+def test_a_worker_measures_the_gpu_that_is_named(modules, monkeypatch):
+    worker, chosen = modules("worker"), []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    worker._choose(torch, "cpu")
+    with pytest.raises(SystemExit, match=r"^cuda:1: torch .* has no GPU"):
+        worker._choose(torch, "cuda:1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(torch, "empty", lambda _, device: SimpleNamespace(device=f"as {device}"))
+    worker._choose(torch, "cuda:1")
+    assert chosen == ["as cuda:1"]
+
+
+@pytest.fixture
+def plain(monkeypatch):
+    """The file that torchvision and smp share, run as with a CPU's torch or with CUDA's."""
+    defined = []
+
+    class Library:
+        def __init__(self, *_: str) -> None: ...
+
+        def define(self, schema: str) -> None:
+            defined.append(schema.partition("(")[0])
+
+    def run(cuda: str | None) -> tuple[dict, list[str]]:
+        defined.clear()
+        with monkeypatch.context() as changed:
+            changed.setattr(torch.library, "Library", Library)
+            changed.setattr(torch.version, "cuda", cuda)
+            return runpy.run_path(str(BENCHMARKS / "subjects" / "plain.py")), list(defined)
+
+    return run
+
+
+def test_torchvision_defines_its_own_operators_on_cuda(plain):
+    assert plain(None)[1] == ["nms", "qnms"]
+    assert plain("13.0")[1] == []
+
+
+def test_plain_toolkits_let_cudnn_choose_as_the_others_do(plain, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    model, objective = torch.nn.Conv2d(3, 11, 1), torch.nn.functional.cross_entropy
+    step = plain(None)[0]["training_step"](model, CASE, objective=objective)
+    before = model.weight.detach().clone()
+    step()
+    assert not torch.equal(model.weight, before)
+    assert torch.backends.cudnn.benchmark
+
+
+def test_switches_are_timed_from_the_first_step_on_as_training_runs(modules, monkeypatch):
+    switches, seen = modules("switches"), []
+
+    def alternating(ways: dict, *, rounds: int, warm_up: int) -> dict[str, list[float]]:
+        assert warm_up == 0
+        seen.append(torch.backends.cudnn.benchmark)
+        return {name: [9.0, *[1.0] * (rounds - 1)] for name in ways}
+
+    monkeypatch.setattr(switches, "alternating", alternating)
+    found = switches.steps([])
+    assert (found["first"], found["step"]) == (9.0, 1.0)
+    assert seen == [True]
+
+
+def test_a_forward_pass_in_float32_is_exact(modules, monkeypatch, tmp_path):
+    """torch's own default for convolutions on CUDA is TF32."""
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "1")  # or the import would set it for good
+    forward, measure, seen = modules("forward"), modules("measure"), []
+    cudnn = torch.backends.cudnn
+    monkeypatch.setattr(measure, "RESULTS", tmp_path)
+    monkeypatch.setattr(cudnn, "allow_tf32", True)
+    monkeypatch.setattr(sys, "argv", ["forward.py"])
+    monkeypatch.setattr(forward, "measured", lambda *_, **__: [seen.append(cudnn.allow_tf32)])
+    forward.main()
+    assert seen == [False, False]
+
+
+def test_without_camvid_it_is_said(modules, monkeypatch, tmp_path):
+    data = modules("data")
+    monkeypatch.setattr(sys, "argv", ["data.py", "--camvid", str(tmp_path / "nowhere")])
+    with pytest.raises(SystemExit, match=r"--camvid: .*nowhere: no such folder"):
+        data.main()
 
 
 def test_toolkits_take_turns(modules, monkeypatch):
@@ -143,6 +242,33 @@ def test_a_result_names_its_command_without_this_machines_paths(modules, monkeyp
     monkeypatch.setattr(sys, "argv", said)
     written = json.loads(measure.write_result("data", {"measured": []}).read_text())
     assert written["command"] == "benchmarks/data.py --camvid CamVid --only '3x3 alone'"
+
+
+def test_a_gpu_is_named_where_it_is_what_was_measured(modules, monkeypatch, tmp_path):
+    measure = modules("measure")
+    monkeypatch.setattr(measure, "RESULTS", tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU of {device}")
+    for device, name, gpu in (
+        ("cpu", "data.json", None),
+        ("cuda:1", "data-gpu-of-cuda:1.json", "GPU of cuda:1"),
+    ):
+        path = measure.write_result("data", {"measured": []}, device=device)
+        assert path.name == name
+        assert json.loads(path.read_text())["machine"]["gpu"] == gpu
+
+
+def test_peak_memory_is_the_devices(modules, monkeypatch):
+    measure, reset = modules("measure"), []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 7)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset.append)
+    measure.reset_peak_memory("cpu")
+    assert reset == []
+    assert measure.memory_above(0, "cpu") > 50e6
+    measure.reset_peak_memory("cuda:1")
+    assert reset == ["cuda:1"]
+    assert measure.memory_above(3, "cuda:1") == 4
 
 
 def test_a_table_has_medians_and_ratios(modules):

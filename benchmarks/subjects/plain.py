@@ -1,7 +1,7 @@
 """What peers that are plain PyTorch have in common: autocast and a scaler on CUDA, SGD.
 
-torchvision, installed without its dependencies, wants the schemas of two operators that are not
-there: whoever imports it imports this first.
+torchvision's operators are built for CUDA and do not load beside a CPU's torch, but it wants the
+schemas of two: whoever imports it imports this first.
 """
 
 from collections.abc import Callable
@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 Run = Callable[[], object]
 
-SCHEMAS = torch.library.Library("torchvision", "DEF")
-for _name in ("nms", "qnms"):
-    SCHEMAS.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+if torch.version.cuda is None:  # else torchvision defines its own
+    SCHEMAS = torch.library.Library("torchvision", "DEF")
+    for _name in ("nms", "qnms"):
+        SCHEMAS.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 
 def training_step(
@@ -22,6 +23,7 @@ def training_step(
 ) -> Run:
     """`objective` makes of the model's output and labels [N, H, W] the loss."""
     device = case["device"]
+    torch.backends.cudnn.benchmark = True  # as in the other toolkits' trainings
     model = model.to(device).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
     scaler = torch.amp.GradScaler(enabled=device != "cpu")
