@@ -6,8 +6,10 @@ import shutil
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
@@ -34,9 +36,11 @@ def fetch(
     name = url.rpartition("/")[2]
     path = (folder or cache_folder()) / name
     try:
+        if path.exists() and not _differences(path, hashes):  # the cache may be read-only
+            return path
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f"{name}.lock")):
-            if path.exists() and not _differences(path, hashes):
+            if path.exists() and not _differences(path, hashes):  # another has just got it
                 return path
             part = path.with_name(f"{name}.part")
             source = os.environ.get("PERPIXEL_MIRROR", "")
@@ -82,7 +86,7 @@ def _download(url: str, part: Path) -> None:
             reason = error
             if error.code < 500 and error.code not in (408, 429):
                 break
-        except (urllib.error.URLError, HTTPException, TimeoutError, ConnectionError) as error:
+        except (urllib.error.URLError, HTTPException, ConnectionError) as error:
             reason = error
     raise PerpixelError(
         f"{url}: cannot be downloaded ({reason}). Without a network, put the file into a folder "
@@ -94,7 +98,7 @@ def _append(url: str, part: Path) -> bool:
     """One connection's worth; tells whether the file is whole now, as far as the server says."""
     there = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={there}-"} if there else {})
-    with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:
+    with _asked(lambda: urllib.request.urlopen(request, timeout=_TIMEOUT)) as answer:
         resumed = answer.status == 206
         there = there if resumed else 0
         length = answer.headers.get("Content-Length")
@@ -106,12 +110,22 @@ def _append(url: str, part: Path) -> bool:
             ) as bar,
         ):
             task = bar.add_task(part.name.removesuffix(".part"), total=total, completed=there)
-            while chunk := answer.read(_CHUNK):
+            while chunk := _asked(lambda: answer.read(_CHUNK)):
                 file.write(chunk)
                 bar.update(task, advance=len(chunk))
             file.flush()
             os.fsync(file.fileno())
     return total is None or part.stat().st_size >= total
+
+
+def _asked(question: Callable[[], Any]) -> Any:
+    """The network's answer. What goes wrong is not an OSError that could be a file's, too."""
+    try:
+        return question()
+    except urllib.error.URLError:
+        raise
+    except OSError as error:  # no route, a broken TLS record
+        raise ConnectionError(str(error)) from error
 
 
 def hash_of(path: Path, algorithm: str = "sha256") -> str:

@@ -18,15 +18,15 @@ from perpixel.checkpoint import Checkpoint, write_checkpoint, write_whole
 from perpixel.errors import PerpixelError, UsageError
 
 WEIGHTS = "model.safetensors"
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _FILES = (".safetensors", ".pth", ".pt", ".pkl", ".onnx", ".pt2", ".json", ".py")
 _SCORES = (("miou", "mean_iou", "mIoU"), ("pixel_accuracy", "accuracy", "pixel accuracy"))
 
 
 def is_repository(name: str) -> bool:
     """Whether `name` reads as OWNER/NAME, and not as a file's or as below a folder that is here."""
-    plain = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name)
     path = Path(name)
-    return plain is not None and path.suffix not in _FILES and not path.parent.exists()
+    return bool(_NAME.fullmatch(name)) and path.suffix not in _FILES and not path.parent.exists()
 
 
 def save_pretrained(
@@ -76,7 +76,7 @@ def push_to_hub(
 
     The token is huggingface_hub's (HF_TOKEN, or `hf auth login`). Raises PerpixelError.
     """
-    if not is_repository(repository):
+    if not _NAME.fullmatch(repository):
         raise UsageError(f"{repository!r}: a repository on the Hub is called OWNER/NAME")
     client = _client()
     with tempfile.TemporaryDirectory() as folder:

@@ -110,6 +110,7 @@ def _classes(read: Source, dataset: str, count: int) -> tuple[Classes, str]:
         return known, f"Classes and colours: {dataset}'s."
     names, palette = read.names, read.palette
     if names is not None and len(names) == count:
+        names = _distinct(names)
         if palette is not None and len(palette) == count:
             return Classes(names, palette), "Classes and colours: the file's."
         return Classes(names, distinct_palette(count)), "Classes: the file's; colours: made up."
@@ -119,3 +120,14 @@ def _classes(read: Source, dataset: str, count: int) -> tuple[Classes, str]:
         f"Note: the file names {len(names) if names else 'no'} classes for {count} outputs; "
         f"they are called class_0 to class_{count - 1} now. --dataset or --recipe names them.",
     )
+
+
+def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The names, of which a checkpoint holds no two alike: a second "a" becomes "a_2"."""
+    own: list[str] = []
+    for name in names:
+        new, number = name, 2
+        while new in own:
+            new, number = f"{name}_{number}", number + 1
+        own.append(new)
+    return tuple(own)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock
 from torch import Tensor
 
 from perpixel import conversion, download, hub
@@ -107,7 +108,9 @@ def fetch(name: str, *, out: Path | None = None) -> Fetched:
         raise PerpixelError(
             f"{error}\nNo hash is published to check it by: delete it to download it again"
         ) from None
-    write_checkpoint(path, imported.checkpoint)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock")):  # two may fetch it at once
+        write_checkpoint(path, imported.checkpoint)
     return Fetched(path, download.hash_of(file), sha256 is not None, imported.note)
 
 

@@ -1,7 +1,12 @@
 """Downloads against a server on loopback that cuts connections and serves damaged bytes."""
 
+import errno
 import hashlib
+import http.client
 import http.server
+import itertools
+import os
+import ssl
 import threading
 from pathlib import Path
 
@@ -163,6 +168,40 @@ def test_two_at_once_download_it_once(server: Server):
         thread.join()
     assert len(found) == 4
     assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENETUNREACH, "Network is unreachable"), ssl.SSLError(1, "bad record")]
+)
+def test_what_the_system_says_of_the_network_is_tried_again(server: Server, monkeypatch, error):
+    read, times = http.client.HTTPResponse.read, iter([True])
+
+    def failing(answer, amount=None):
+        if next(times, False):
+            raise error
+        return read(answer, amount)
+
+    monkeypatch.setattr(http.client.HTTPResponse, "read", failing)
+    assert download.fetch(url(server), sha256=SHA256).read_bytes() == CONTENT
+    times = itertools.repeat(True)
+    with pytest.raises(PerpixelError, match=rf"cannot be downloaded \(.*{error.strerror}"):
+        download.fetch(url(server), sha256=SHA256, folder=Path(os.environ["PERPIXEL_CACHE"], "b"))
+
+
+def test_a_full_disk_is_not_the_networks(server: Server, monkeypatch):
+    def fsync(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(download.os, "fsync", fsync)
+    with pytest.raises(PerpixelError, match=r"cannot be written \(No space left"):
+        download.fetch(url(server), sha256=SHA256)
+    assert len(server.requests) == 1
+
+
+def test_a_file_that_is_here_needs_no_writing(server: Server, monkeypatch):
+    path = download.fetch(url(server), sha256=SHA256)
+    monkeypatch.setattr(download, "FileLock", None)  # as in a read-only cache
+    assert download.fetch(url(server), sha256=SHA256) == path
 
 
 def test_an_unwritable_cache_is_named(server: Server, monkeypatch, tmp_path):

@@ -226,3 +226,11 @@ def test_without_the_extra_the_error_says_so(monkeypatch, run_folder):
         zoo.find("owner/name")
     with pytest.raises(UsageError, match="OWNER/NAME"):
         perpixel.load(run_folder).push_to_hub("name")
+
+
+def test_a_folder_of_the_owners_name_hinders_no_upload(monkeypatch, run_folder, tmp_path):
+    (tmp_path / "owner").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(PerpixelError, match=r'pip install "perpixel\[hub\]"'):
+        perpixel.load(run_folder).push_to_hub("owner/name")

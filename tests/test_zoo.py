@@ -4,9 +4,11 @@ import functools
 import hashlib
 import http.server
 import io
+import pickle
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -124,6 +126,31 @@ def test_from_a_server(mirror, monkeypatch):
         server.shutdown()
     assert found.verified
     assert zoo.find(NAME).recipe == perpixel.override(_ALL[NAME], ["model.auxiliary.classes=19"])
+
+
+@pytest.mark.parametrize("prefix", ["", "backbone.", "module.backbone.", "_orig_mod.backbone."])
+@pytest.mark.parametrize("classifier", [None, "fc", "head.fc"])
+def test_imagenet_files_start_a_training(tmp_path, prefix, classifier):
+    """mmpretrain's, which say backbone., and those of torchvision and older mmcls, which do not."""
+    path, recipe = tmp_path / "resnet.pth", stand_in()
+    network = perpixel.build(recipe, classes=len(CLASSES))
+    own = {f"backbone.{name}": value for name, value in network.backbone.state_dict().items()}
+    state = {prefix + name.removeprefix("backbone."): value for name, value in own.items()}
+    if classifier is not None:
+        state[f"{classifier}.weight"] = torch.zeros(10, 512)
+        state[f"{classifier}.bias"] = torch.zeros(10)
+    torch.save({"meta": {}, "state_dict": state}, path)
+    found = zoo.initial_weights(recipe, path)
+    assert found is not None
+    assert found.keys() == own.keys()
+    assert all(torch.equal(found[name], own[name]) for name in own)
+
+
+def test_caffes_imagenet_files_do_not(tmp_path):
+    path = tmp_path / "R-50.pkl"
+    path.write_bytes(pickle.dumps({"model": {"conv1_w": np.ones(3), "fc1000_w": np.ones(3)}}))
+    with pytest.raises(PerpixelError, match=r"R-50\.pkl: .*torchvision's or open-mmlab's names"):
+        zoo.initial_weights(stand_in(), path)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 Unpickling runs whatever code a file brings along. So files of torch.save are read with
 weights_only=True and pickles of NumPy arrays with an unpickler that knows nothing else; a file
-that needs more is refused, or loaded in a process of its own when the caller trusts it.
+that needs more is refused, or loaded in a process of its own when the caller trusts it. NumPy's own
+classes believe what a pickle says of them, pointers included: stand-ins take their place.
 """
 
 import io
@@ -12,7 +13,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -57,7 +58,8 @@ def read_source(path: Path, *, trust: bool = False) -> Source:
             case "safetensors":
                 return Source(_safetensors(path))
             case "torch":
-                return unpack(torch.load(path, map_location="cpu", weights_only=True))
+                with torch.serialization.safe_globals(_SAFE):  # a score or a palette in its meta
+                    return unpack(torch.load(path, map_location="cpu", weights_only=True))
             case "pickle":
                 return unpack(_ArrayUnpickler(io.BytesIO(path.read_bytes())).load())
     except PerpixelError as error:
@@ -97,12 +99,12 @@ def file_kind(path: Path) -> Literal["safetensors", "torch", "pickle"]:
         raise PerpixelError(f"cannot be read ({error.strerror})") from None
     if not head:
         raise PerpixelError("the file is empty")
+    if head[7:9] == b"\0{":  # a header's length, which may begin as a page does
+        return "safetensors"
     if head.lstrip().startswith(b"<"):
         raise PerpixelError("a web page, not a checkpoint; the link leads to a page about the file")
     if head.startswith((b"PK\x03\x04", _LEGACY)):
         return "torch"
-    if head[8:9] == b"{":
-        return "safetensors"
     if head.startswith(b"\x80"):
         return "pickle"
     raise PerpixelError("neither a file of torch.save nor a pickle nor safetensors")
@@ -169,13 +171,23 @@ def _classes(meta: Mapping[str, Any]) -> tuple[tuple[str, ...] | None, Palette |
     if isinstance(inner, dict):
         said |= {str(key).lower(): value for key, value in inner.items()}
     names = said.get("classes")
-    colours = said.get("palette")
     return (
         tuple(str(name).strip() for name in names) if isinstance(names, list | tuple) else None,
-        tuple((int(r), int(g), int(b)) for r, g, b in colours)
-        if isinstance(colours, list | tuple | np.ndarray)
-        else None,
+        _palette(said.get("palette")),
     )
+
+
+def _palette(said: object) -> Palette | None:
+    """The colours, if each is three whole numbers of 0 to 255."""
+    try:
+        colours = np.array(said)
+    except ValueError:  # rows of several lengths
+        return None
+    if colours.dtype.kind not in "iu" or colours.ndim != 2 or colours.shape[1] != 3:
+        return None
+    if ((colours < 0) | (colours > 255)).any():
+        return None
+    return tuple((r, g, b) for r, g, b in colours.tolist())
 
 
 class _Foreign(pickle.UnpicklingError):
@@ -202,16 +214,58 @@ def _bytes(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-# NumPy's own functions, under the names that any of its versions pickles them by.
-_ARRAYS: dict[tuple[str, str], Any] = {
-    ("numpy._core.multiarray", "_reconstruct"): np.empty(0).__reduce_ex__(2)[0],
-    ("numpy._core.numeric", "_frombuffer"): np.empty(0).__reduce_ex__(5)[0],
-    ("numpy._core.multiarray", "scalar"): np.float32(0).__reduce__()[0],
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("collections", "OrderedDict"): dict,
-    ("_codecs", "encode"): _bytes,
+class _Kind:
+    """Stands in for numpy.dtype: plain numbers, of whose state the byte order alone is taken."""
+
+    def __init__(self, name: str, *_: object) -> None:
+        if not re.fullmatch(r"[fiub]\d{1,2}", name):
+            raise pickle.UnpicklingError(f"Unsupported kind of array: {name}")
+        self.dtype = np.dtype(name)
+
+    def __setstate__(self, state: Any) -> None:
+        self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class _Array(np.ndarray):
+    """Stands in for numpy.ndarray: empty, until its state has proved to be an array's."""
+
+    def __new__(cls, *_: object) -> "_Array":
+        return super().__new__(cls, 0)
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, kind, columns_first, content = state
+        whole = _frombuffer(content, kind, shape, "F" if columns_first else "C")
+        super().__setstate__(whole.__reduce__()[2])
+
+
+def _frombuffer(content: Any, kind: _Kind, shape: Any, order: Any, axes: Any = None) -> Any:
+    """As NumPy's, but of a copy: an array that a view is of could be given another content."""
+    if isinstance(content, str):  # Python 2's bytes
+        content = content.encode("latin1")
+    flat = np.frombuffer(memoryview(content).tobytes(), kind.dtype)
+    if axes is None:
+        return flat.reshape(shape, order=order)
+    return flat.reshape(shape).transpose(axes)
+
+
+def _scalar(kind: _Kind, content: Any) -> Any:
+    return _frombuffer(content, kind, (), "C")[()]
+
+
+# Under the names that any of NumPy's versions pickles them by.
+_NUMPY: dict[tuple[str, str], Any] = {
+    ("numpy._core.multiarray", "_reconstruct"): _Array,
+    ("numpy._core.numeric", "_frombuffer"): _frombuffer,
+    ("numpy._core.multiarray", "scalar"): _scalar,
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _Kind,
 }
+_ARRAYS = {**_NUMPY, ("collections", "OrderedDict"): dict, ("_codecs", "encode"): _bytes}
+_SAFE: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+    (found, f"{module}.{name}")
+    for (newer, name), found in _NUMPY.items()
+    for module in (newer, newer.replace("._core.", ".core."))
+]
 
 
 def _foreign_code(error: Exception) -> str | None:

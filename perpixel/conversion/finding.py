@@ -126,14 +126,19 @@ def _title(model: Model) -> str:
     return f"{head} on ResNet-{resnet_of(model).depth}"
 
 
+def plain_name(key: object) -> str:
+    """A weight's name without what DataParallel and torch.compile add to it."""
+    return str(key).replace("_orig_mod.", "").removeprefix("module.")
+
+
 def plain_tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Copies of the weights, as float32 (counters as int64), without DataParallel's prefix.
+    """Copies of the weights, as float32 (counters as int64), by their plain names.
 
     Raises PerpixelError that lists the entries which are no such thing.
     """
     tensors, problems = {}, []
     for key, value in state.items():
-        name = str(key).removeprefix("module.")
+        name = plain_name(key)
         if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "fiu":
             value = torch.from_numpy(np.array(value, "f4" if value.dtype.kind == "f" else "i8"))
         if not isinstance(value, Tensor):
@@ -178,8 +183,9 @@ def _choose(toolkit: str, tensors: Mapping[str, Tensor]) -> Toolkit:
 def _unknown(tensors: Mapping[str, Tensor]) -> str:
     if any(name.endswith(_CLASSIFICATION) for name in tensors):
         return (
-            "this is a classification backbone, such as ImageNet pre-training gives, not a "
-            "segmentation network: it can start a training, but there is no head to convert"
+            "this is a classification network, such as ImageNet pre-training gives, without a "
+            "segmentation head to convert; `perpixel train --init` takes a ResNet's by "
+            "torchvision's or open-mmlab's names"
         )
     some = ", ".join(list(tensors)[:3]) or "none at all"
     return (

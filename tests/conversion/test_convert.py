@@ -105,6 +105,18 @@ def test_classes_from_the_data_set_or_from_nowhere(ours: Path, tmp_path: Path, c
     assert len(set(found.palette)) == len(CLASSES)
 
 
+def test_class_names_and_colours_that_no_checkpoint_holds(theirs: Path, tmp_path: Path, capsys):
+    content = torch.load(theirs)
+    twins = [*CLASSES.names[:-2], CLASSES.names[0], CLASSES.names[0]]
+    content["meta"] = {"CLASSES": twins, "PALETTE": [[0, 0, 300]] * len(twins)}
+    torch.save(content, theirs)
+    convert(theirs, tmp_path / "out.safetensors")
+    assert "Classes: the file's; colours: made up." in capsys.readouterr().out
+    first = CLASSES.names[0]
+    names = read_checkpoint(tmp_path / "out.safetensors").names
+    assert names == (*CLASSES.names[:-2], f"{first}_2", f"{first}_3")
+
+
 def test_torchvision_without_auxiliary_head_is_said_to_be_a_guess(tmp_path: Path, capsys):
     model = FCN.model.model_copy(
         update={"backbone": FCN.model.backbone.model_copy(update={"output_stride": 32})}

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import subprocess
 import sys
 import types
 from collections import OrderedDict
@@ -73,9 +74,109 @@ def test_pickled_arrays(tmp_path: Path, protocol: int):
     _holds_the_state(read_source(path).state)
 
 
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.arange(6, dtype="f4").reshape(2, 3),
+        np.asfortranarray(np.arange(6, dtype="f8").reshape(2, 3)),
+        np.arange(24, dtype="i8").reshape(2, 3, 4).transpose(1, 0, 2)[:, ::2],
+        np.arange(6, dtype=">f8").reshape(2, 3),
+        np.array([True, False]),
+        np.zeros((), "f2"),
+        np.float32(3),
+        np.int64(-3),
+    ],
+    ids=["rows", "columns", "parts", "big-endian", "bool", "point", "float32", "int64"],
+)
+def test_every_pickled_array_is_what_numpy_reads(tmp_path: Path, value, protocol: int):
+    path = tmp_path / "model_final.pkl"
+    path.write_bytes(pickle.dumps({"model": {"a": value, "b": value}}, protocol=protocol))
+    expected = pickle.loads(pickle.dumps(value, protocol=protocol))
+    for found in read_source(path).state.values():
+        assert isinstance(found, type(value))
+        assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
+        np.testing.assert_array_equal(found, expected)
+
+
+class Reduced:
+    """Pickled as a call, and a state given to its result: as a forger may write them."""
+
+    def __init__(self, *call: object) -> None:
+        self.call = call
+
+    def __reduce__(self):
+        return self.call
+
+
+def test_a_forged_pickle_is_given_no_pointers(tmp_path: Path):
+    path = tmp_path / "forged.pkl"
+    _, said, state = np.dtype([("a", "O")]).__reduce__()
+    kind = Reduced(np.dtype, said, (*state[:-1], 0))  # "no field of this holds an object"
+    array = Reduced(np.ndarray, ((1,), kind, b"A" * 8))
+    path.write_bytes(pickle.dumps({"model": {"a": array}}, protocol=2))
+    done = subprocess.run(  # a process of its own, as the pointer would end it
+        [sys.executable, "-m", "perpixel", "convert", path, tmp_path / "out.safetensors"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "forged.pkl: this file holds more than tensors and plain values" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        (1, (1000,), np.dtype("f4"), False, b"A" * 8),
+        (1, (-1, -2), np.dtype("f4"), False, b"A" * 8),
+        (1, (2,), np.dtype("f4"), False, [1, 2]),
+        (1, (2,), None, False, b"A" * 8),
+    ],
+)
+def test_a_state_that_is_no_arrays_is_refused(tmp_path: Path, state: tuple):
+    path = tmp_path / "forged.pkl"
+    rebuild, said, _ = np.empty(0).__reduce__()
+    path.write_bytes(pickle.dumps({"model": {"a": Reduced(rebuild, said, state)}}, protocol=2))
+    with pytest.raises(PerpixelError, match=r"forged\.pkl: a damaged file"):
+        read_source(path)
+
+
+def test_numpy_in_the_meta(tmp_path: Path):
+    path = tmp_path / "file.pth"
+    meta = {"best_score": np.float64(0.7), "PALETTE": np.array(COLOURS, np.uint8)}
+    torch.save({"meta": meta, "state_dict": STATE}, path)
+    before = set(torch.serialization.get_safe_globals())
+    found = read_source(path)
+    _holds_the_state(found.state)
+    assert found.palette == ((128, 64, 128), (0, 1, 2))
+    assert set(torch.serialization.get_safe_globals()) == before
+    torch.save({"meta": {"CLASSES": np.array(NAMES)}, "state_dict": STATE}, path)
+    with pytest.raises(PerpixelError, match=r"Unsupported kind of array: U4.*--trust"):
+        read_source(path)
+    assert read_source(path, trust=True).state.keys() == STATE.keys()
+
+
+@pytest.mark.parametrize(
+    "palette",
+    [None, [1, 2, 3], [[1, 2]] * 2, [[1, 2], [3]], [[1, 2, 300]], [[1, 2, -1]], [[0.5, 0, 0]], "x"],
+)
+def test_a_palette_that_is_none(tmp_path: Path, palette: object):
+    torch.save({"meta": {"PALETTE": palette}, "state_dict": STATE}, tmp_path / "file.pth")
+    assert read_source(tmp_path / "file.pth").palette is None
+
+
 def test_safetensors(tmp_path: Path):
-    save_file(dict(STATE), tmp_path / "file.safetensors")
-    _holds_the_state(read_source(tmp_path / "file.safetensors").state)
+    path = tmp_path / "file.safetensors"
+    save_file(dict(STATE), path)
+    _holds_the_state(read_source(path).state)
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    blanks = -(length - ord("<")) % 256  # so that the file begins as a web page does
+    front = (length + blanks).to_bytes(8, "little")
+    path.write_bytes(front + content[8 : 8 + length] + b" " * blanks + content[8 + length :])
+    assert path.read_bytes().startswith(b"<")
+    _holds_the_state(read_source(path).state)
 
 
 @pytest.fixture

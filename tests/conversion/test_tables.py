@@ -143,7 +143,7 @@ def test_counts(toolkit, backbone, head, auxiliary, classes, keys, parameters):
 def test_prefix_counters_halves_and_arrays():
     state = named("mmseg", SMALL, 3)
     odd = {
-        f"module.{name}": tensor.half().numpy() if "head" in name else tensor.half()
+        f"module._orig_mod.{name}": tensor.half().numpy() if "head" in name else tensor.half()
         for name, tensor in state.items()
         if not name.endswith("num_batches_tracked")
     }
