@@ -8,11 +8,12 @@ give its indices and not its colours.
 import colorsys
 import io
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from perpixel.errors import DamagedFile, PerpixelError
 from perpixel.png import first_rows, header
@@ -27,6 +28,8 @@ _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 
 _LARGE = 2**27
 """Pixels of a file that could be meant to fill the memory, as its header alone costs nothing."""
+
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 _PLAIN_MODES = {"LA": "L", "RGBA": "RGB", "CMYK": "RGB", "YCbCr": "RGB"}
 
@@ -60,12 +63,16 @@ def decode_image(content: Array, *, origin: str) -> Array:
 def header_size(content: bytes, *, origin: str) -> Size:
     """Height and width as the header of a PNG, JPEG, BMP, TIFF or WebP file says; none is decoded.
 
-    Raises PerpixelError naming `origin` when there is no such header, and Pillow's
+    A TIFF's are those of its tiles where they are larger, since whole tiles are decoded. Raises
+    PerpixelError naming `origin` when there is no such header, and Pillow's
     DecompressionBombError for more than twice its MAX_IMAGE_PIXELS (89,478,485).
     """
     try:
         with Image.open(io.BytesIO(content), formats=_FORMATS) as file:
-            return file.height, file.width
+            return (
+                max(file.height, _tag(file, TiffImagePlugin.TILELENGTH, 0)),
+                max(file.width, _tag(file, TiffImagePlugin.TILEWIDTH, 0)),
+            )
     except Image.DecompressionBombError:
         raise
     except Exception:  # a header made to do harm can make Pillow raise almost anything
@@ -76,8 +83,9 @@ def header_size(content: bytes, *, origin: str) -> Size:
 def read_mask(path: Path) -> npt.NDArray[np.uint8 | np.uint16]:
     """A mask as its file holds it: ids, [height, width], or colours, [height, width, 3] RGB.
 
-    A palette PNG gives its indices, a 1-bit file 0 and 1; alpha is dropped. A MATLAB file gives
-    GTcls.Segmentation (SBD) or LabelMap (Pascal Context). Raises PerpixelError naming the file.
+    A palette PNG gives its indices, a file of 1, 2 or 4 bits its numbers; alpha is dropped. A
+    MATLAB file gives GTcls.Segmentation (SBD) or LabelMap (Pascal Context). Raises PerpixelError
+    naming the file.
     """
     if path.suffix == ".mat":
         return _read_matlab(path)
@@ -91,6 +99,9 @@ def read_mask(path: Path) -> npt.NDArray[np.uint8 | np.uint16]:
     try:
         with Image.open(io.BytesIO(content.tobytes())) as file:
             mask = np.asarray(file.convert(_PLAIN_MODES.get(file.mode, file.mode)))
+            bits = told.depth if told else _tag(file, TiffImagePlugin.BITSPERSAMPLE, (8,))[0]
+            if file.mode == "L" and bits in (2, 4):  # Pillow spreads them over 0 to 255
+                mask = mask // (255 // (2**bits - 1))
     except UnidentifiedImageError:
         raise DamagedFile(f"{path}: not a picture in a format that can be read") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -130,6 +141,11 @@ def scaled_size(size: Size, factor: float, *, box: Size | None) -> Size:
         sides = [int(side * factor) for side in box]
     fit = min(max(sides) / max(size), min(sides) / min(size))
     return _rounded(size[0] * fit), _rounded(size[1] * fit)
+
+
+def _tag(file: Image.Image, number: int, usual: Any) -> Any:
+    """What a TIFF's tag says; `usual` in another file, or where there is none."""
+    return getattr(file, "tag_v2", {}).get(number, usual)
 
 
 def _rounded(side: float) -> int:
@@ -183,11 +199,28 @@ def overlay(image: Array, classes: Array, palette: Palette, *, opacity: float = 
 
 def _decode(content: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8] | None:
     """The picture, uint8 BGR [height, width, 3]; None when OpenCV cannot decode it."""
+    if content[:4].tobytes() in _TIFF and (colours := _without_alpha(content)) is not None:
+        return colours
     try:
         image = cv2.imdecode(content, cv2.IMREAD_COLOR)
     except cv2.error:  # more pixels than OpenCV admits, for one
         return None
     return None if image is None else np.asarray(image, np.uint8)
+
+
+def _without_alpha(content: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8] | None:
+    """A TIFF's colours where it has alpha, by which OpenCV would multiply them; else None.
+
+    What GDAL writes of four bands has it: an infrared one goes by that name.
+    """
+    try:
+        with Image.open(io.BytesIO(content.data)) as file:
+            if file.mode not in ("RGBA", "LA"):
+                return None
+            colours = np.asarray(ImageOps.exif_transpose(file).convert("RGB"), np.uint8)
+            return np.ascontiguousarray(colours[..., ::-1])
+    except Exception:  # a damaged file makes Pillow raise almost anything; OpenCV decides
+        return None
 
 
 def _top_of_png(content: npt.NDArray[np.uint8], rows: int) -> Array | None:

@@ -266,3 +266,36 @@ def test_a_file_that_would_unpack_into_gigabytes_is_refused(tmp_path, capfd, rea
         read_image(path, rows=1)
     with pytest.raises(PerpixelError, match=r"bomb\.png: not a"):
         read_palette(path)
+
+
+@pytest.mark.parametrize("alpha", [0, 128])
+def test_a_tiffs_alpha_is_dropped_and_not_multiplied_by(tmp_path, alpha):
+    """As GDAL marks the fourth of four bands, whatever it holds."""
+    four = np.dstack([RGB, np.full((2, 2), alpha, np.uint8)])
+    Image.fromarray(four).save(tmp_path / "a.tif")
+    assert np.array_equal(read_image(tmp_path / "a.tif"), RGB)
+
+
+def test_a_tiff_is_as_large_as_its_tiles(tmp_path):
+    """They are decoded whole, however little of them is the picture."""
+    tags = {  # number: (type, value); 3 is a short, 4 a long
+        256: (4, 2), 257: (4, 2), 258: (3, 8), 259: (3, 1), 262: (3, 1), 277: (3, 1),
+        322: (4, 4096), 323: (4, 2048), 324: (4, 200), 325: (4, 4),
+    }  # fmt: skip
+    entries = [struct.pack("<HHII", number, *kind[:1], 1, kind[1]) for number, kind in tags.items()]
+    content = b"II*\0" + struct.pack("<IH", 8, len(tags)) + b"".join(entries) + bytes(100)
+    assert header_size(content, origin="it") == (2048, 4096)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_masks_of_few_bits_hold_their_numbers(tmp_path, bits):
+    ids = np.arange(8, dtype=np.uint8)[None] % 2**bits
+    binary = (ids[0][:, None] >> np.arange(bits)[::-1]) & 1
+    rows = zlib.compress(b"\0" + np.packbits(binary.ravel().astype(np.uint8)).tobytes())
+    head = struct.pack(">IIBBBBB", 8, 1, bits, 0, 0, 0, 0)
+    with (tmp_path / "a.png").open("wb") as file:
+        file.write(b"\x89PNG\r\n\x1a\n")
+        for kind, data in ((b"IHDR", head), (b"IDAT", rows), (b"IEND", b"")):
+            checksum = zlib.crc32(kind + data)
+            file.write(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum))
+    assert np.array_equal(read_mask(tmp_path / "a.png"), ids)

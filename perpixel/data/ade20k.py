@@ -9,7 +9,7 @@ from pathlib import Path
 
 from perpixel.data.dataset import Classes, LabelTable, Pairs
 from perpixel.data.listing import Listing
-from perpixel.data.places import find_folder, folder_of
+from perpixel.data.places import find_folder, folder_of, matching
 from perpixel.errors import PerpixelError
 from perpixel.recipes.spec import IGNORE
 
@@ -57,7 +57,7 @@ def open_ade20k(root: Path, split: str) -> Pairs:
     folder = folder_of(split, _SPLITS, dataset="ade20k")
     places = (".", "ADEChallengeData2016")
     root = find_folder(root, places, marker="images", dataset="ade20k")
-    pictures = sorted((root / "images" / folder).glob("*.jpg"))
+    pictures = matching(root / "images" / folder, "*.jpg")
     if not pictures:
         raise PerpixelError(f"{root / 'images' / folder}: no pictures, which are *.jpg")
     files = Listing(

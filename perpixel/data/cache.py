@@ -24,6 +24,7 @@ from pydantic import Field, ValidationError
 
 from perpixel.data.dataset import Classes, Pairs, Rows, read_pair
 from perpixel.data.folder import FILE as DESCRIPTION
+from perpixel.data.folder import lists_of_folder
 from perpixel.data.listing import Listing
 from perpixel.errors import DamagedFile, PerpixelError, UsageError
 from perpixel.images import Array
@@ -180,7 +181,7 @@ def write_cache(
                 palette=first.classes.palette,
                 splits=told.splits if told else (),
             )
-            total, todo = sum(len(pairs) for pairs in splits.values()), _todo(out, root, splits)
+            total, todo = _todo(out, root, splits)
             _require_space(out, todo, total=total, say=say)
             _describe(out, told)  # now: broken off, it is told as a cache that lacks these splits
             problems = _write_all(out, todo, total=total, progress=progress)
@@ -218,27 +219,31 @@ def _require_same_classes(cache: Path, told: _Told) -> None:
     now = _description(Path(told.root))
     if now is not None and now != told.description:
         raise PerpixelError(
-            f"{Path(told.root) / DESCRIPTION}: was changed since {cache} was written, and the "
-            f"cached labels may be others now; delete that folder and cache again"
+            f"{Path(told.root) / DESCRIPTION}: it or a list that it names was changed since "
+            f"{cache} was written, and pairs and labels may be others now; delete that folder and "
+            f"cache again"
         )
 
 
 def _description(root: Path) -> str | None:
-    """The sha256 of the data set's own description; None if it has none."""
+    """The sha256 of the data set's own description and its lists; None if it has none."""
     path = root / DESCRIPTION
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+    if not path.is_file():
+        return None
+    content = b"".join(file.read_bytes() for file in (path, *lists_of_folder(root)))
+    return hashlib.sha256(content).hexdigest()
 
 
 _Job = tuple[Pairs, int]
 
 
-def _todo(out: Path, root: Path, splits: Mapping[str, Pairs]) -> list[_Job]:
-    """The pairs that are not there yet, as they are now."""
+def _todo(out: Path, root: Path, splits: Mapping[str, Pairs]) -> tuple[int, list[_Job]]:
+    """The number of pairs, and those that are not there yet, as they are now."""
     first: dict[tuple[str, str], tuple[Pairs, int]] = {}  # a pair may be in several splits
     for pairs in splits.values():
         for index, names in enumerate(pairs.files):
             first.setdefault(names, (pairs, index))
-    return [
+    return len(first), [
         pair
         for names, pair in first.items()
         if not all(_is_there(_place(out, name), root / name) for name in names)
@@ -291,7 +296,7 @@ def _estimate(todo: list[_Job]) -> int:
         try:
             with Image.open(pairs.root / pairs.files[index][0]) as file:
                 sizes.append(file.width * file.height * 4)
-        except (OSError, SyntaxError, ValueError):
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             continue  # the decoding will say what is wrong
     return round(len(todo) * sum(sizes) / len(sizes)) if sizes else 0
 
@@ -345,9 +350,12 @@ def _write(path: Path, *content: bytes) -> None:
     """Writes a file that is there as a whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{threading.get_ident()}.part")  # two may share a mask
-    with temporary.open("wb") as file:
-        file.writelines(content)
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.writelines(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _place(cache: Path, name: str) -> Path:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from perpixel.data.dataset import Classes, LabelTable, Pairs, require_folder
 from perpixel.data.listing import Listing
-from perpixel.data.places import folder_of, read_list
+from perpixel.data.places import folder_of, matching, read_list
 from perpixel.errors import PerpixelError
 from perpixel.recipes.spec import IGNORE
 
@@ -75,7 +75,7 @@ def _open_original(root: Path, split: str) -> Pairs:
     if listing.is_file():
         names = [Path(line.split()[0]).stem for line in read_list(listing)]
     else:
-        found = sorted(path.stem for path in (root / _STILLS).glob("*.png"))
+        found = [path.stem for path in matching(root / _STILLS, "*.png")]
         names = [name for name in found if split_of(name) == split]
     files = Listing((f"{_STILLS}/{name}.png", f"{_LABELS}/{name}_L.png") for name in names)
     return Pairs(root, files, CLASSES, _APPROVED)

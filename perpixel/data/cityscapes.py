@@ -9,7 +9,7 @@ from pathlib import Path
 
 from perpixel.data.dataset import Classes, LabelTable, Pairs
 from perpixel.data.listing import Listing
-from perpixel.data.places import find_folder, folder_of
+from perpixel.data.places import find_folder, folder_of, matching
 from perpixel.errors import PerpixelError
 from perpixel.recipes.spec import IGNORE
 
@@ -46,13 +46,13 @@ def open_cityscapes(root: Path, split: str) -> Pairs:
     """The pairs of "train", "val" or "test", sorted by city and name. Raises PerpixelError."""
     folder_of(split, _SPLITS, dataset="cityscapes")
     root = find_folder(root, (".", "cityscapes"), marker="leftImg8bit", dataset="cityscapes")
-    pictures = sorted((root / "leftImg8bit" / split).glob("*/*_leftImg8bit.png"))
+    pictures = matching(root / "leftImg8bit" / split, "*/*_leftImg8bit.png")
     if not pictures:
         raise PerpixelError(
             f"{root / 'leftImg8bit' / split}: no pictures, which are CITY/NAME_leftImg8bit.png"
         )
     labels = root / "gtFine" / split
-    kind = next((kind for kind in _TABLES if any(labels.glob(f"*/*_gtFine_{kind}.png"))), None)
+    kind = next((kind for kind in _TABLES if matching(labels, f"*/*_gtFine_{kind}.png")), None)
     if kind is None:
         raise PerpixelError(
             f"{labels}: no labels, which are CITY/NAME_gtFine_labelIds.png of gtFine_trainvaltest"

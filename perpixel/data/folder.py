@@ -41,6 +41,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from perpixel.data.dataset import Classes, Colour, LabelTable, Pairs, require_folder
 from perpixel.data.listing import Listing
+from perpixel.data.places import read_list
 from perpixel.errors import PerpixelError
 from perpixel.images import IMAGE_SUFFIXES, distinct_palette
 from perpixel.recipes.settings import suggestion
@@ -77,15 +78,35 @@ def splits_of_folder(root: Path) -> tuple[str, ...]:
     return tuple(_described(root).splits)
 
 
+def lists_of_folder(root: Path) -> list[Path]:
+    """The list files that ROOT/dataset.toml names and that are there."""
+    lists = {split.listing for split in _described(root).splits.values() if split.listing}
+    return [root / name for name in sorted(lists) if (root / name).is_file()]
+
+
 def files_below(folder: Path) -> list[str]:
-    """The files in `folder` and its sub-folders, links followed, hidden ones left out; sorted."""
+    """The files in `folder` and its sub-folders, links followed, hidden ones left out; sorted.
+
+    A link to a folder that it lies in is left out, too. Raises PerpixelError for a folder that
+    cannot be listed.
+    """
     found: list[str] = []
-    for place, folders, names in os.walk(folder, followlinks=True):
+    above: dict[str, frozenset[str]] = {}  # the real paths of a folder and those it lies in
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=_cannot_be_listed):
+        real, holding = os.path.realpath(place), above.get(os.path.dirname(place), frozenset())
+        if real in holding:
+            folders.clear()
+            continue
+        above[place] = holding | {real}
         folders[:] = [name for name in folders if not name.startswith(".")]
         below = Path(place).relative_to(folder).as_posix()
         prefix = "" if below == "." else f"{below}/"
         found += [prefix + name for name in names if not name.startswith(".")]
     return sorted(found)
+
+
+def _cannot_be_listed(error: OSError) -> None:
+    raise PerpixelError(f"{error.filename}: cannot be listed ({error.strerror})")
 
 
 def stem_of(path: str, suffixes: Iterable[str]) -> str | None:
@@ -289,6 +310,8 @@ def _pairs(root: Path, described: _Description, name: str, *, complete: bool) ->
                 f"{images} without its suffix"
             )
     if not stems:
+        if split.listing:
+            raise PerpixelError(f"{where}.list: {split.listing} names no pictures")
         raise PerpixelError(
             f"{where}.images: {split.images} holds no pictures. They end in "
             f"{', '.join(described.image_suffixes)}; image_suffixes changes that"
@@ -353,8 +376,7 @@ def _listed(root: Path, name: str, where: str) -> list[str]:
     path = root / name
     if not path.is_file():
         raise PerpixelError(f"{where} = {name!r}: no such file below {root}")
-    lines = path.read_text("utf-8-sig").splitlines()
-    return [line.strip() for line in lines if line.strip()]
+    return list(read_list(path))
 
 
 def _some(values: Iterable[str]) -> str:

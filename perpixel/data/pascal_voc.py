@@ -11,7 +11,7 @@ from pathlib import Path
 
 from perpixel.data.dataset import Classes, LabelTable, Pairs
 from perpixel.data.listing import Listing
-from perpixel.data.places import below, find_folder, folder_of, read_list
+from perpixel.data.places import below, find_folder, folder_of, matching, read_list
 from perpixel.errors import PerpixelError
 from perpixel.recipes.spec import IGNORE
 
@@ -61,7 +61,7 @@ def _own(voc: Path, split: str) -> dict[str, Path]:
 def has_trainaug(root: Path) -> bool:
     """Whether `root` holds what "trainaug" adds to "train", in either form."""
     voc = find_folder(root, _PLACES, marker="ImageSets/Segmentation", dataset="pascal_voc")
-    return _sbd(root, voc) is not None or any((voc / _READY).glob("*.png"))
+    return _sbd(root, voc) is not None or bool(matching(voc / _READY, "*.png"))
 
 
 def _augmented(root: Path, voc: Path) -> dict[str, Path]:
@@ -72,7 +72,7 @@ def _augmented(root: Path, voc: Path) -> dict[str, Path]:
     """
     ready, sbd = voc / _READY, _sbd(root, voc)
     listing = voc / "ImageSets/Segmentation/trainaug.txt"
-    drawn = {path.stem for path in ready.glob("*.png")}
+    drawn = {path.stem for path in matching(ready, "*.png")}
     if sbd is not None:
         names = {name for split in ("train", "val") for name in read_list(sbd / f"{split}.txt")}
     elif listing.is_file() and drawn:

@@ -25,11 +25,23 @@ def find_folder(root: Path, places: Sequence[str], *, marker: str, dataset: str)
 
 
 def read_list(path: Path) -> tuple[str, ...]:
-    """A list file's lines, but for blank ones; raises PerpixelError when there is no such file."""
+    """A list file's lines, but for blank ones, in UTF-8 with or without a mark.
+
+    Raises PerpixelError when there is no such file, or in UTF-16.
+    """
     if not path.is_file():
         there = ", ".join(sorted(other.stem for other in path.parent.glob("*.txt"))) or "none"
         raise PerpixelError(f"{path}: no such list; splits there: {there}")
-    return tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
+    # Bytes that are no UTF-8 stay as they are in file names.
+    text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
+    if "\0" in text:
+        raise PerpixelError(f"{path}: is no UTF-8 text (UTF-16, perhaps); save it as UTF-8")
+    return tuple(line.strip() for line in text.splitlines() if line.strip())
+
+
+def matching(folder: Path, pattern: str) -> list[Path]:
+    """The files that fit `pattern`, sorted, but for hidden ones, as macOS leaves on other disks."""
+    return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
 
 
 def folder_of(split: str, folders: Mapping[str, str], *, dataset: str) -> str:

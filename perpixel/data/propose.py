@@ -85,7 +85,9 @@ def write_proposal(folder: Path, proposal: Proposal) -> tuple[Path, ...]:
             raise PerpixelError(f"{path}: is there already; move it away to have it proposed anew")
     for path, text in texts.items():
         try:
-            path.write_text(text, "utf-8")
+            # File names may be of any bytes; in dataset.toml they stand in comments.
+            odd = "backslashreplace" if path.name == FILE else "surrogateescape"
+            path.write_bytes(text.encode(errors=odd))
         except OSError as error:
             raise PerpixelError(f"{path}: cannot be written ({error.strerror})") from None
     return tuple(texts)

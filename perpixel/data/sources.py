@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from filelock import FileLock, Timeout
 from rich.progress import Progress
 
 from perpixel.data.catalog import known
@@ -99,12 +100,19 @@ def download(name: str, root: Path) -> None:
     if known(name) not in ARCHIVES:
         raise UsageError(f"{name} is not downloaded; data sets that are: {', '.join(ARCHIVES)}")
     folder = root / ".perpixel-downloads"
-    for archive in ARCHIVES[name]:
-        if (root / archive.to).is_dir():
-            continue
-        path = fetch(archive.url, sha1=archive.sha1, md5=archive.md5, folder=folder)
-        _unpack(path, archive, root / archive.to)
-    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "lock", timeout=0):
+            for archive in ARCHIVES[name]:
+                if (root / archive.to).is_dir():
+                    continue
+                path = fetch(archive.url, sha1=archive.sha1, md5=archive.md5, folder=folder)
+                _unpack(path, archive, root / archive.to)
+            shutil.rmtree(folder, ignore_errors=True)
+    except Timeout:
+        raise PerpixelError(f"{root}: another process is downloading there") from None
+    except OSError as error:
+        raise PerpixelError(f"{root}: cannot be written ({error.strerror or error})") from None
 
 
 def _unpack(path: Path, archive: Archive, target: Path) -> None:

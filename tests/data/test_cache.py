@@ -168,7 +168,9 @@ def test_another_description_makes_the_labels_stale(root, tmp_path):
         lambda: open_dataset("folder", out, "val"),
         lambda: fill(root, out, "val", dataset="folder"),
     ):
-        with pytest.raises(PerpixelError, match=r"dataset\.toml: was changed since"):
+        with pytest.raises(
+            PerpixelError, match=r"dataset\.toml: it or a list .* was changed since"
+        ):
             use()
 
 
@@ -180,3 +182,25 @@ def test_from_the_command_line(root, tmp_path):
     assert "15 pairs, 0 of them" in done.output
     assert re.search(r"use it with --data \S+cache", done.output.replace("\n", ""))
     assert len(open_dataset("camvid", tmp_path / "cache", "train")) == 12
+
+
+def test_another_list_makes_it_stale_and_a_pair_of_two_splits_is_one(root, tmp_path):
+    names = ", ".join(f'"{index}"' for index in range(12))
+    split = '[splits.{0}]\nimages = "val"\nmasks = "valannot"\nlist = "{0}.txt"\n'
+    (root / "dataset.toml").write_text(
+        f"classes = [{names}]\n" + split.format("one") + split.format("two")
+    )
+    (root / "one.txt").write_text("00\n01\n")
+    (root / "two.txt").write_text("01\n")
+    out = tmp_path / "cache"
+    assert fill(root, out, "one", "two", dataset="folder")[0].startswith("2 pairs, 0 of them")
+    (root / "two.txt").write_text("02\n")
+    with pytest.raises(PerpixelError, match="a list that it names was changed"):
+        open_dataset("folder", out, "two")
+
+
+def test_a_failed_write_leaves_nothing(tmp_path):
+    (tmp_path / "x").mkdir()
+    with pytest.raises(TypeError):
+        caches._write(tmp_path / "x" / "a", b"half", None)  # type: ignore[arg-type]
+    assert not list((tmp_path / "x").iterdir())

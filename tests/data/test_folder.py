@@ -1,5 +1,7 @@
 """dataset.toml: what it may say, what it means, and that every mistake in it gets an answer."""
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -326,3 +328,32 @@ def test_a_list_that_does_not_fit_is_named(tmp_path):
     assert "splits.train.list: 1 of 2 lines of train.txt name no picture in images" in message
     assert "b.jpg" in message
     assert "without its suffix" in message
+
+
+def test_an_empty_list_is_named(tmp_path):
+    _write(tmp_path, SHORTEST + 'list = "train.txt"')
+    (tmp_path / "train.txt").write_text("\n")
+    assert "splits.train.list: train.txt names no pictures" in _error(tmp_path)
+
+
+@pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"], ids=["plain", "marked"])
+def test_a_list_may_hold_names_of_any_bytes(tmp_path, start):
+    name = os.fsdecode(b"caf\xe9")
+    _write(tmp_path, SHORTEST + 'list = "train.txt"')
+    for folder, kind in (("images", "jpg"), ("masks", "png")):
+        (tmp_path / f"{folder}/a.{kind}").rename(tmp_path / folder / f"{name}.{kind}")
+    (tmp_path / "train.txt").write_bytes(start + b"caf\xe9\n")
+    assert open_folder(tmp_path, "train").name(0) == f"images/{name}.jpg"
+
+
+def test_a_list_in_utf_16_is_named(tmp_path):
+    _write(tmp_path, SHORTEST + 'list = "train.txt"')
+    (tmp_path / "train.txt").write_text("a\n", "utf-16")
+    assert "train.txt: is no UTF-8 text (UTF-16, perhaps)" in _error(tmp_path)
+
+
+def test_a_link_to_a_folder_above_is_followed_once(tmp_path):
+    _write(tmp_path, SHORTEST)
+    (tmp_path / "images/again").symlink_to(tmp_path / "images")
+    (tmp_path / "masks/again").symlink_to(tmp_path / "masks")
+    assert tuple(open_folder(tmp_path, "train").files) == (("images/a.jpg", "masks/a.png"),)

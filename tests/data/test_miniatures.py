@@ -297,3 +297,11 @@ def test_an_empty_folder_of_masks_does_not_shrink_trainaug(tmp_path: Path):
     (voc,) = tmp_path.rglob("VOC2012")
     (voc / "SegmentationClassAug").mkdir()
     assert len(open_dataset("pascal_voc", tmp_path, "trainaug")) == len(before)
+
+
+def test_macos_own_files_are_no_pictures(tmp_path):
+    miniatures.ade20k(tmp_path)
+    root = tmp_path / "ADEChallengeData2016"
+    before = tuple(ade20k.open_ade20k(root, "val").files)
+    (root / "images/validation/._extra.jpg").write_bytes(b"\0\5\x16\7")
+    assert tuple(ade20k.open_ade20k(root, "val").files) == before

@@ -13,6 +13,7 @@ from typing import ClassVar
 
 import miniatures
 import pytest
+from filelock import FileLock
 
 from perpixel import download
 from perpixel.data import sources
@@ -217,3 +218,15 @@ def test_the_targets_parents_are_made_and_a_full_disk_is_named(shelf, tmp_path, 
     monkeypatch.setattr(shutil, "copyfileobj", full)
     with pytest.raises(PerpixelError, match="cannot be written"):
         sources.download("ade20k", tmp_path / "root")
+
+
+def test_two_downloads_at_once_do_not_meet(handler, shelf, tmp_path, monkeypatch):
+    miniatures.ade20k(tmp_path / "source")
+    stock(monkeypatch, shelf, tmp_path / "source", "ade20k")
+    root = tmp_path / "root"
+    (root / ".perpixel-downloads").mkdir(parents=True)
+    elsewhere = FileLock(root / ".perpixel-downloads" / "lock")
+    with elsewhere, pytest.raises(PerpixelError, match="another process is downloading there"):
+        sources.download("ade20k", root)
+    sources.download("ade20k", root)
+    assert len(open_dataset("ade20k", root, "val")) == 2
