@@ -41,6 +41,11 @@ def taps(small: int, large: int, *, align_corners: bool) -> Taps:
     return Taps(small, first, torch.stack([1 - second, second], dim=1))
 
 
+def cut(table: Taps, count: int) -> Taps:
+    """The first `count` points out, as where padding was enlarged, too."""
+    return Taps(table.small, table.first[:count], table.weights[:count])
+
+
 def matrix(table: Taps) -> Tensor:
     """The table as a matrix, float64 [large, small]."""
     large, count = table.weights.shape

@@ -67,11 +67,17 @@ def group(where: torch.device) -> Iterator[Ranks]:
         if isinstance(error, dist.DistError) or "gloo" in str(error):
             raise PerpixelError(
                 f"rank {own.rank} cannot reach the other ranks; if one of them has ended, its "
-                f"error is the one to mend ({str(error).splitlines()[0]})"
+                f"error is the one to mend ({_first_and_last_line(error)})"
             ) from error
         raise
     # After an error the group is left alone: to take it down would wait for ranks that are stuck.
     dist.destroy_process_group()
+
+
+def _first_and_last_line(error: Exception) -> str:
+    """Where it happened, and NCCL's reason."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ... ".join(dict.fromkeys([*lines[:1], *lines[-1:]]))
 
 
 def summed(values: Tensor) -> Tensor:
@@ -85,10 +91,10 @@ def summed(values: Tensor) -> Tensor:
 
 def gathered(text: str) -> list[str]:
     """Every rank's `text`, on every rank, in their order."""
-    content = text.encode()
+    content = text.encode(errors="surrogateescape")  # file names may be of any bytes
     size = int(table([len(content)]).max())
     rows = table(list(content.ljust(size, b"\0"))).tolist()
-    return [bytes(row).rstrip(b"\0").decode() for row in rows]
+    return [bytes(row).rstrip(b"\0").decode(errors="surrogateescape") for row in rows]
 
 
 def table(row: Sequence[int]) -> Tensor:
@@ -108,18 +114,22 @@ def wait_for_all() -> None:
 def device(name: str = "auto") -> torch.device:
     """The device called `name`; "auto" is CUDA where there is one, else the CPU.
 
-    "auto" and "cuda" give every rank of a machine a GPU of its own. Raises UsageError for
-    another name, or a device that is not there.
+    "auto" and "cuda" give every rank of a machine a GPU of its own. A GPU is CUDA's current device
+    from here on. Raises UsageError for another name, or a device that is not there.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.partition(":")[0] not in ("cpu", "cuda"):
         raise UsageError(f"device {name!r}: there are auto, cpu, cuda and cuda:N")
-    if name == "cuda" and ranks().world > 1:
+    if name.startswith("cuda") and ranks().world > 1:
+        if name != "cuda":
+            raise UsageError(f"device {name!r} would be every rank's: cuda gives each its own")
         name = f"cuda:{ranks().local}"
     try:
         found = torch.device(name)
-        torch.empty(0, device=found)
+        there = torch.empty(0, device=found).device  # with its number
+        if there.type == "cuda":
+            torch.cuda.set_device(there)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"device {name!r} cannot be used here: {reason}") from None
@@ -134,7 +144,7 @@ def precision(name: str, where: torch.device) -> torch.dtype:
     for convolutions is TF32, with 10 bits of fraction. What a CPU is ill suited to is logged as a
     warning. Raises UsageError for a name there is not.
     """
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
+    _use_tf32(name == "tf32")
     match name:
         case "auto":
             return torch.bfloat16 if _fast_bfloat16(where) else torch.float32
@@ -157,16 +167,43 @@ def precision(name: str, where: torch.device) -> torch.dtype:
             raise UsageError(f"precision {name!r}: there are float32, tf32, bfloat16 and auto")
 
 
-def set_arithmetic(*, deterministic: bool) -> None:
-    """Chooses CUDA's fastest kernels, or those that give the same bits every time.
+@contextmanager
+def exact() -> Iterator[None]:
+    """Inside, CUDA multiplies float32 numbers exactly."""
+    usual = torch.backends.cudnn.allow_tf32
+    _use_tf32(False)
+    try:
+        yield
+    finally:
+        _use_tf32(usual)
+
+
+def uses_tf32(where: torch.device) -> bool:
+    """Whether float32 numbers are multiplied as TF32 there."""
+    return where.type == "cuda" and torch.backends.cuda.matmul.allow_tf32
+
+
+def _use_tf32(wanted: bool) -> None:
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = wanted
+
+
+@contextmanager
+def arithmetic(*, deterministic: bool) -> Iterator[None]:
+    """Inside, CUDA's fastest kernels for tensors of one size, or those of the same bits every time.
 
     Where torch has no such kernel it warns. On a CPU every kernel here gives the same bits.
     """
+    usual = torch.backends.cudnn.benchmark, torch.are_deterministic_algorithms_enabled()
     torch.backends.cudnn.benchmark = not deterministic
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by cuBLAS's first call
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = usual[0]
+        torch.use_deterministic_algorithms(usual[1], warn_only=True)
 
 
 def describe() -> dict[str, str | int | None]:

@@ -1,7 +1,10 @@
+import os
+
 import pytest
 import torch
 
 from perpixel import distributed
+from perpixel.errors import UsageError
 
 
 @pytest.fixture(autouse=True)
@@ -54,3 +57,21 @@ def test_what_a_cpu_is_ill_suited_to_is_said(monkeypatch, caplog, name, supporte
     distributed.precision(name, torch.device("cpu"))
     assert bool(caplog.records) == bool(said)
     assert said in caplog.text
+
+
+def test_inside_exact_float32_is_float32():
+    distributed.precision("tf32", torch.device("cpu"))
+    with distributed.exact():
+        assert not torch.backends.cuda.matmul.allow_tf32
+    assert torch.backends.cuda.matmul.allow_tf32
+
+
+def test_one_gpu_is_not_every_ranks(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="'cuda:0' would be every rank's"):
+        distributed.device("cuda:0")
+
+
+def test_text_of_any_bytes_is_gathered():
+    name = os.fsdecode(b"caf\xe9.png")
+    assert distributed.gathered(name) == [name]

@@ -138,11 +138,8 @@ def train(
         from perpixel import distributed
         from perpixel.cli.seeds import train_seeds
 
-        if resume or (init is not None and list(out.glob("seed-*/checkpoints"))):
-            raise UsageError(
-                "--seeds goes on with the runs it finds, and they keep their weights: leave out "
-                "--resume, and --init where runs have begun"
-            )
+        if resume:
+            raise UsageError("--seeds goes on with the runs it finds: leave out --resume")
         summary = train_seeds(chosen, seeds, out=out, device=device, train=run)
         if distributed.ranks().main:
             typer.echo(summary)

@@ -6,7 +6,7 @@ map of one whole pass does not even need those (enlargement.py).
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 import cv2
 import numpy as np
@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from perpixel.bilinear import Taps, compose, taps
-from perpixel.errors import OutOfMemory
+from perpixel.bilinear import Taps, compose, cut, taps
 from perpixel.images import Array, Size, scaled_size
 from perpixel.inference.enlargement import Enlargement, band, bands, best_class
 from perpixel.inference.windows import Read, Rows, slide
+from perpixel.memory import memory_for
 from perpixel.models.inputs import normalise
 from perpixel.models.segmenter import Segmenter
 from perpixel.recipes.spec import Recipe
@@ -57,7 +57,7 @@ def class_maps(
     """
     found = []
     size = images[0].shape[0], images[0].shape[1]
-    with _memory_for(f"{len(images)} of {size[1]}x{size[0]} pixels"):
+    with _memory_for(len(images), size):
         for passes in _passes(network, images, recipe, dtype, window_batch):
             if len(passes) == 1 and isinstance(passes[0], Enlargement):
                 best = best_class(passes[0])
@@ -67,21 +67,11 @@ def class_maps(
     return found
 
 
-@contextmanager
-def _memory_for(what: str) -> Iterator[None]:
-    """Tells the allocators' errors, for which torch and OpenCV have no class of their own."""
-    try:
-        yield
-    except (MemoryError, RuntimeError, cv2.error) as error:
-        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not known and not any(
-            sign in str(error) for sign in ("DefaultCPUAllocator", "Insufficient memory")
-        ):
-            raise
-        raise OutOfMemory(
-            f"{what}: too little memory; in windows (slide or blend), at smaller scales or fewer "
-            f"at a time they take less"
-        ) from None
+def _memory_for(count: int, size: Size) -> AbstractContextManager[None]:
+    return memory_for(
+        f"{count} of {size[1]}x{size[0]} pixels",
+        mend="in windows (slide or blend), at smaller scales or fewer at a time they take less",
+    )
 
 
 @torch.inference_mode()
@@ -98,13 +88,15 @@ def score_bands(
 
     Float32 logits for a single pass; with several scales or flips the mean over the passes of
     class probabilities or logits, as the recipe's `inference.average` says. `probabilities` puts
-    logits through a softmax.
+    logits through a softmax. Raises OutOfMemory.
     """
-    (passes,) = _passes(network, [image], recipe, dtype, window_batch)
-    rows, are_logits = _mean(passes, recipe)
-    for top, bottom in _bands(network, (image.shape[0], image.shape[1])):
-        values = rows(top, bottom)
-        yield top, values.softmax(dim=2) if probabilities and are_logits else values
+    size = image.shape[0], image.shape[1]
+    with _memory_for(1, size):
+        (passes,) = _passes(network, [image], recipe, dtype, window_batch)
+        rows, are_logits = _mean(passes, recipe)
+        for top, bottom in _bands(network, size):
+            values = rows(top, bottom)
+            yield top, values.softmax(dim=2) if probabilities and are_logits else values
 
 
 @torch.inference_mode()
@@ -120,11 +112,12 @@ def streamed(
     """(first row, class map uint8 [rows, W]) of bands of a picture that is read in windows.
 
     For pictures larger than memory: the recipe's windows slide, at one scale, on the picture as it
-    is. Flips are averaged as elsewhere.
+    is. Flips are averaged as elsewhere. Raises OutOfMemory.
     """
-    passes = _sliding(network, read, size, recipe, dtype, window_batch)
-    for top, best in _best_bands(network, passes, recipe, size):
-        yield top, best.cpu().numpy()
+    with _memory_for(1, size):
+        passes = _sliding(network, read, size, recipe, dtype, window_batch)
+        for top, best in _best_bands(network, passes, recipe, size):
+            yield top, best.cpu().numpy()
 
 
 Pass = Enlargement | Rows
@@ -212,8 +205,7 @@ def _axis(
     """From logits to the picture's size, `by_way` of the padded and the fed size or at once."""
     if not by_way:
         return taps(low, picture, align_corners=align_corners)
-    inner = taps(low, padded, align_corners=align_corners)
-    inner = Taps(low, inner.first[:fed], inner.weights[:fed])
+    inner = cut(taps(low, padded, align_corners=align_corners), fed)
     if fed == picture:
         return inner
     return compose(inner, taps(fed, picture, align_corners=align_corners))

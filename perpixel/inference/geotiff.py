@@ -28,8 +28,8 @@ def predict_geotiff(
     """Reads a TIFF in windows and writes its class map in bands, as a tiled palette GeoTIFF.
 
     The first three bands, 8 bits each, are taken for red, green and blue, a single one for grey.
-    Coordinate system and transform are kept; what the file marks as without data becomes 255, the
-    mask's own mark. `progress` is called with (rows done, rows in all).
+    Coordinate system, transform, control points and RPCs are kept; what the file marks as without
+    data becomes 255, the mask's own mark. `progress` is called with (rows done, rows in all).
     Raises UsageError without rasterio or where the model does not slide windows over the picture
     as it is; PerpixelError for a file that cannot be read or written.
     """
@@ -37,8 +37,8 @@ def predict_geotiff(
     seen = recipe.inference
     if seen.windows == "whole" or seen.scales != (1.0,) or seen.base_size or recipe.data.resize:
         raise UsageError(
-            "a TIFF is read in windows only at its own size: give --windows slide or blend and one "
-            "scale, with a model that does not resize its pictures"
+            "a TIFF is read in windows only at its own size: give --windows slide or blend and "
+            "--scales 1, with a model that does not resize its pictures"
         )
     try:
         import rasterio
@@ -94,6 +94,10 @@ def _write(predictor: Predictor, file: Any, out: Path, progress: Progress | None
     }  # fmt: skip
     with rasterio.open(out, "w", **profile) as target:
         colours = palette_table(predictor.palette).tolist()
+        if file.gcps[0]:
+            target.gcps = file.gcps
+        if file.rpcs:
+            target.rpcs = file.rpcs
         target.write_colormap(1, {index: tuple(rgb) for index, rgb in enumerate(colours)})
         for top, classes in streamed(
             predictor.network,

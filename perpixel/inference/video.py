@@ -71,7 +71,9 @@ def _next(video: cv2.VideoCapture, count: int) -> list[Array]:
 def _writer(path: Path, frame: Array, fps: float) -> cv2.VideoWriter:
     path.parent.mkdir(parents=True, exist_ok=True)
     code = cv2.VideoWriter.fourcc(*"mp4v")
-    writer = cv2.VideoWriter(str(path), code, fps or 25.0, (frame.shape[1], frame.shape[0]))
+    # MPEG-4 writes a rate as a fraction of 16-bit numbers; a damaged header may say anything.
+    rate = round(fps, 2 if fps < 600 else 0) if 0 < fps <= 1000 else 25.0
+    writer = cv2.VideoWriter(str(path), code, rate, (frame.shape[1], frame.shape[0]))
     if not writer.isOpened():
         raise PerpixelError(f"{path}: cannot be written as an MP4 video")
     return writer

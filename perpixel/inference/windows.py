@@ -5,8 +5,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from perpixel.bilinear import taps
+from perpixel.bilinear import cut, taps
 from perpixel.images import Array, Size
 from perpixel.inference.enlargement import band
 from perpixel.models.inputs import normalise
@@ -44,6 +45,7 @@ def slide(
     stride = spec.stride or (max(crop[0] * 2 // 3, 1), max(crop[1] * 2 // 3, 1))
     tall, wide = min(crop[0], size[0]), min(crop[1], size[1])
     tops, lefts = window_starts(size[0], tall, stride[0]), window_starts(size[1], wide, stride[1])
+    below, right = -tall % recipe.input.size_divisor, -wide % recipe.input.size_divisor
     device = next(network.parameters()).device
     down, across = (
         (_hann(length) if spec.windows == "blend" else torch.ones(length)).to(device)
@@ -58,7 +60,7 @@ def slide(
         for first in range(0, len(lefts), batch):
             part = [read(top, left, tall, wide) for left in lefts[first : first + batch]]
             pixels = torch.stack([torch.from_numpy(window.copy()) for window in part])
-            fed = normalise(pixels.to(device), recipe.input)
+            fed = pad(normalise(pixels.to(device), recipe.input), (0, right, 0, below))
             with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
                 found.append(network(fed).main.permute(0, 2, 3, 1))
         return torch.cat(found)
@@ -75,8 +77,10 @@ def slide(
                 held[start] = logits_of(start)
             logits = held[start]
             tables = (
-                taps(low, full, align_corners=recipe.model.align_corners)
-                for low, full in zip(logits.shape[1:3], (tall, wide), strict=True)
+                cut(taps(low, full + more, align_corners=recipe.model.align_corners), full)
+                for low, full, more in zip(
+                    logits.shape[1:3], (tall, wide), (below, right), strict=True
+                )
             )
             inner = max(top, start) - start, min(bottom, start + tall) - start
             values = band(logits, *tables, top=inner[0], bottom=inner[1])

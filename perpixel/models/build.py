@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from perpixel.errors import UsageError
+from perpixel.memory import memory_for
 from perpixel.models.fcn import FCNHead
 from perpixel.models.resnet import BasicBlock, Bottleneck, ResNet
 from perpixel.models.segmenter import Segmenter
@@ -50,8 +51,12 @@ def build(spec: Model, *, classes: int) -> Segmenter:
 
 
 def place(network: Segmenter, device: torch.device | str) -> Segmenter:
-    """Moves the network to a device, its convolutions laid out channels-last (faster there)."""
-    return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    """Moves the network to a device, its convolutions laid out channels-last (faster there).
+
+    Raises OutOfMemory where the device has no room for it.
+    """
+    with memory_for(f"the network on {device}", mend="what else runs there may hold it"):
+        return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def initialise(network: Segmenter) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -11,6 +12,9 @@ _Norm = nn.BatchNorm2d | nn.SyncBatchNorm
 
 def recomputed(stage: nn.Module, features: Tensor) -> Tensor:
     """stage(features), of which only `features` is kept; gradients and statistics stay the same."""
+    if torch.compiler.is_compiling():  # it traces a stage once, and counts a batch once
+        traced: Tensor = checkpoint(stage, features, use_reentrant=False)
+        return traced
     output: Tensor = checkpoint(
         stage,
         features,

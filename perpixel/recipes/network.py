@@ -86,6 +86,12 @@ class SemanticFPN(Spec):
     norm: Literal["batch", "group"] = "batch"
     dropout: Share = 0.1
 
+    @model_validator(mode="after")
+    def _groups_divide_width(self) -> "SemanticFPN":
+        if self.norm == "group" and self.width % 32:
+            raise ValueError(f"norm=group has 32 groups: width {self.width} is no multiple of 32")
+        return self
+
 
 class Auxiliary(Spec):
     """A small FCN head on the third stage, used in training only.

@@ -11,7 +11,7 @@ def economise(network: Segmenter, spec: Train) -> Segmenter:
     """`network`, which recomputes the spec's stages and compiles itself at its first call.
 
     It is the same object with the same key names. Raises UsageError when its backbone
-    has no such stages, or there is nothing to compile with.
+    has no such stages, there is nothing to compile with, or CUDA graphs meet several passes.
     """
     if spec.recompute_stages:
         if not isinstance(network.backbone, ResNet):
@@ -20,6 +20,11 @@ def economise(network: Segmenter, spec: Train) -> Segmenter:
                 f"set it to []"
             )
         network.backbone.recomputed = spec.recompute_stages
+    if spec.compile == "reduce-overhead" and spec.accumulate > 1:
+        raise UsageError(
+            "train.compile=reduce-overhead with train.accumulate above 1: a CUDA graph's second "
+            "pass would write over the gradients of its first; set one to default or to 1"
+        )
     if spec.compile != "off":
         compile_for_training(network, mode=spec.compile)
     return network

@@ -10,6 +10,7 @@ from perpixel.models.segmenter import Segmenter
 from perpixel.training.state import below
 
 _PARTS = ("backbone", "head", "auxiliary")
+_COUNTER = ".num_batches_tracked"
 
 
 def start_from(network: Segmenter, weights: Mapping[str, Tensor]) -> str:
@@ -24,6 +25,7 @@ def start_from(network: Segmenter, weights: Mapping[str, Tensor]) -> str:
         wanted, given = below(f"{part}.", own), below(f"{part}.", weights)
         if not wanted:
             continue
+        given = _counters_as_in(wanted, given)
         problems = mismatches(wanted, given)
         if problems and part == "backbone":
             raise PerpixelError(
@@ -39,3 +41,13 @@ def start_from(network: Segmenter, weights: Mapping[str, Tensor]) -> str:
     network.load_state_dict(own)
     line = f"initial weights for the {' and the '.join(taken)}"
     return line + (f"; the {' and the '.join(fresh)} from random numbers" if fresh else "")
+
+
+def _counters_as_in(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`given` with batch norm's counters of batches where they are wanted, and nowhere else.
+
+    Files of 2018 and before lack them, and a frozen norm counts nothing.
+    """
+    counters = {name: tensor for name, tensor in wanted.items() if name.endswith(_COUNTER)}
+    others = {name: tensor for name, tensor in given.items() if not name.endswith(_COUNTER)}
+    return others | {name: given.get(name, zero) for name, zero in counters.items()}

@@ -99,8 +99,8 @@ class Journal:
 
     def _append(self, path: Path, line: str) -> None:
         if not self._silent:
-            with self._writing(), path.open("a") as file:
-                file.write(line + "\n")
+            with self._writing(), path.open("ab") as file:
+                file.write(f"{line}\n".encode(errors="surrogateescape"))  # names of any bytes
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

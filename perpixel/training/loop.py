@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from perpixel.errors import Interrupted, PerpixelError
 from perpixel.evaluation.confusion import Scores
 from perpixel.evaluation.evaluate import evaluate
 from perpixel.evaluation.files import write_scores
+from perpixel.memory import memory_for
 from perpixel.models.build import build, place
 from perpixel.models.folding import folded
 from perpixel.models.segmenter import Segmenter
@@ -44,6 +46,7 @@ from perpixel.training.schedule import learning_rate
 from perpixel.training.signals import stop_flag
 from perpixel.training.state import (
     Course,
+    Progress,
     Start,
     put_aside,
     read_state,
@@ -52,6 +55,8 @@ from perpixel.training.state import (
 )
 from perpixel.training.synchronised import synchronise
 from perpixel.training.trouble import report_damage, report_skip
+
+_GO_ON = "the run is saved: go on with the same command and --resume"
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,6 @@ def train(
     train_set, eval_set = _open_splits(recipe, data)
     where = distributed.device(device)
     dtype = distributed.precision(recipe.train.precision, where)
-    distributed.set_arithmetic(deterministic=deterministic)
 
     torch.manual_seed(recipe.train.seed)
     network = build(recipe.model, classes=len(train_set.classes))
@@ -115,7 +119,6 @@ def train(
     progress, steps = start.progress, recipe.train.steps
     statistics = list(network.buffers())  # batch norm's
     before = [tensor.clone() for tensor in statistics]
-    scores: Scores | None = None
 
     def checkpoint(of: Segmenter) -> Checkpoint:
         return Checkpoint(recipe, names, palette, of.state_dict(), progress.step)
@@ -128,6 +131,15 @@ def train(
                 course=course, progress=progress, again=again,
             )  # fmt: skip
 
+    def score() -> Scores:
+        nonlocal progress
+        found, now = _evaluation(model, recipe, eval_set, journal, progress)
+        if own.main and now.best_miou != progress.best_miou:
+            write_checkpoint(checkpoints / "best.safetensors", checkpoint(model))
+        progress = now
+        save(again=True)
+        return found
+
     with (
         alone_in(out, own),
         distributed.group(where),
@@ -135,6 +147,8 @@ def train(
             out, first_step=progress.step, steps=steps, tensorboard=tensorboard, silent=not own.main
         ) as journal,
         stop_flag() as stop,
+        distributed.arithmetic(deterministic=deterministic),
+        _memory_for_a_pass(recipe, own.world, where),
     ):
         require_same(progress.step)
         if own.main:
@@ -147,13 +161,15 @@ def train(
         stream = batches(
             train_set, recipe, first_step=progress.step, workers=workers, share_of=own.share
         )
+        if progress.step == steps or (_is_due(progress.step, recipe) and not progress.is_scored):
+            scores = score()  # resumed after its last step, or ended in the midst of one
         while progress.step < steps:
             with clock.waiting():
                 batch = next(stream)
             step = progress.step
             lr = learning_rate(step, steps=steps, lr=recipe.optimizer.lr, schedule=recipe.schedule)
             set_learning_rate(optimizer, lr)
-            torch._foreach_copy_(before, statistics)
+            _copy(before, statistics)
             optimizer.zero_grad(set_to_none=True)
             loss = torch.zeros((), device=where)
             for part in parts(batch, recipe, where=where, own=own):
@@ -171,7 +187,7 @@ def train(
                 follow(model, network, step=step, ema=recipe.train.ema)
                 progress = replace(progress, skipped=0)
             else:  # as if it had never been
-                torch._foreach_copy_(statistics, before)
+                _copy(statistics, before)
                 progress = replace(progress, skipped=progress.skipped + 1)
                 failure = Failure(checkpoint(network), verdict, dtype, progress.skipped)
                 report_skip(journal, batch, failure, out)
@@ -183,28 +199,17 @@ def train(
                 _log(journal, progress.step, verdict, lr, clock)
             else:
                 journal.advance(progress.step)
-            every = recipe.evaluate.every
-            if evaluating := finished or (every is not None and progress.step % every == 0):
+            if evaluating := _is_due(progress.step, recipe):
                 save()  # an evaluation takes long, and may fail on a damaged picture
-                scores = evaluate(folded(model), recipe, eval_set)
-                _log_scores(journal, progress.step, scores)
-                if progress.best_miou is None or scores.miou > progress.best_miou:
-                    progress = replace(progress, best_miou=scores.miou)
-                    if own.main:
-                        write_checkpoint(checkpoints / "best.safetensors", checkpoint(model))
+                scores = score()
                 clock = Clock(where)
             stopping = verdict.stop or (own.world == 1 and stop.is_set())
-            if evaluating or stopping or progress.step % recipe.train.save_every == 0:
-                save(again=evaluating)
+            if not evaluating and (stopping or progress.step % recipe.train.save_every == 0):
+                save()
             if stopping and not finished:
                 stop.set()  # on every rank
                 distributed.wait_for_all()  # torchrun ends them when one leaves: first all is saved
-                raise Interrupted(
-                    f"stopped after step {progress.step} of {steps}; the run is saved: go on with "
-                    f"the same command and --resume"
-                )
-        if scores is None:  # resumed after its last step
-            scores = evaluate(folded(model), recipe, eval_set)
+                raise Interrupted(f"stopped after step {progress.step} of {steps}; {_GO_ON}")
         if own.main:
             write_checkpoint(checkpoints / "model.safetensors", checkpoint(model))
             write_scores(out, scores)
@@ -232,6 +237,24 @@ def _open_splits(recipe: Recipe, data: Path | None) -> tuple[Dataset, Dataset]:
     return train_set, eval_set
 
 
+def _memory_for_a_pass(
+    recipe: Recipe, world: int, where: torch.device
+) -> AbstractContextManager[None]:
+    train = recipe.train
+    pictures = train.images_per_step // world // train.accumulate
+    height, width = (max(sides) for sides in zip(train.crop, train.last_crop, strict=True))
+    return memory_for(
+        f"training on {pictures} crops of {height}x{width} at once, on {where}",
+        mend="train.accumulate=2 (a step's pictures in two passes), a smaller train.crop or "
+        "train.images_per_step, or train.recompute_stages=[1,2,3,4] take less",
+    )
+
+
+def _copy(to: list[Tensor], values: list[Tensor]) -> None:
+    if to:  # group norms have no statistics
+        torch._foreach_copy_(to, values)
+
+
 def _usual_workers(where: torch.device) -> int:
     if where.type != "cuda":
         return 0
@@ -254,30 +277,46 @@ def _log(journal: Journal, step: int, verdict: Verdict, lr: float, clock: Clock)
     journal.record(row, f"step {step}  {status}")
 
 
-def _log_scores(journal: Journal, step: int, scores: Scores) -> None:
+def _is_due(step: int, recipe: Recipe) -> bool:
+    """Whether a run is evaluated after `step` steps."""
+    every = recipe.evaluate.every
+    return step == recipe.train.steps or (every is not None and step > 0 and step % every == 0)
+
+
+def _evaluation(
+    model: Segmenter, recipe: Recipe, eval_set: Dataset, journal: Journal, progress: Progress
+) -> tuple[Scores, Progress]:
+    """Scores in float32, as `perpixel eval` gives them, written down unless they have been."""
+    with distributed.exact():
+        scores = evaluate(folded(model), recipe, eval_set)
     line = (
-        f"step {step}  val mIoU {scores.miou:.2f}  pixel accuracy {scores.pixel_accuracy:.2f}  "
-        f"mean accuracy {scores.mean_accuracy:.2f}  ({scores.images} images, "
-        f"{scores.seconds:.0f} s)"
+        f"step {progress.step}  val mIoU {scores.miou:.2f}  pixel accuracy "
+        f"{scores.pixel_accuracy:.2f}  mean accuracy {scores.mean_accuracy:.2f}  "
+        f"({scores.images} images, {scores.seconds:.0f} s)"
     )
     row = {
-        "step": step,
+        "step": progress.step,
         "miou": scores.miou,
         "pixel_accuracy": scores.pixel_accuracy,
         "mean_accuracy": scores.mean_accuracy,
     }
-    journal.record(row, line)
+    if not progress.is_scored:
+        journal.record(row, line)
+    best = scores.miou if progress.best_miou is None else max(scores.miou, progress.best_miou)
+    return scores, replace(progress, best_miou=best, scored=progress.step)
 
 
 def _opening(course: Course, where: torch.device, dtype: torch.dtype, world: int) -> str:
     recipe, ranks = course.recipe, f", {world} ranks" if world > 1 else ""
     train, last = recipe.train, ""
+    compiled = "" if train.compile == "off" else ", compiled at the first step, which takes a while"
     if train.finish_steps:
         height, width = train.last_crop
         last = f" (the last {train.finish_steps} on crops of {height}x{width})"
     return (
         f"{recipe.name}: {course.pictures} pictures, {train.steps} steps of "
         f"{train.images_per_step}{last}, on {where} in {str(dtype).removeprefix('torch.')}{ranks}"
+        f"{compiled}"
     )
 
 

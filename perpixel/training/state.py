@@ -30,13 +30,20 @@ class Progress:
     """How far a run is.
 
     `step` counts the steps done, `skipped` those of them at the end, in a row, that changed
-    nothing, `damaged` the pictures replaced so far; `best_miou` is that of all evaluations so far.
+    nothing, `damaged` the pictures replaced so far; `best_miou` is that of all evaluations so far,
+    the last of which was after step `scored`.
     """
 
     step: int = 0
     best_miou: float | None = None
     skipped: int = 0
     damaged: int = 0
+    scored: int = 0
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether the step at hand has been evaluated."""
+        return self.scored == self.step
 
 
 class Course(Spec):
@@ -53,6 +60,7 @@ class _Header(Spec):
     best_miou: float | None
     skipped: _Count = 0
     damaged: _Count = 0
+    scored: _Count = 0
 
 
 @dataclass(frozen=True)
@@ -94,6 +102,7 @@ def write_state(
         best_miou=progress.best_miou,
         skipped=progress.skipped,
         damaged=progress.damaged,
+        scored=progress.scored,
     )
     fresh = folder / "next.safetensors"
     write_tensors(fresh, tensors, {_HEADER: header.model_dump_json()})
@@ -104,7 +113,7 @@ def write_state(
                 newer.replace(older)
         fresh.replace(places[0])
         sync_folder(folder)
-        for path in set(folder.glob("last-*.safetensors")) - set(places):
+        for path in set(_older(folder)) - set(places):
             path.unlink()
     except OSError as error:
         raise PerpixelError(f"{folder}: cannot be written ({error.strerror})") from None
@@ -112,9 +121,14 @@ def write_state(
 
 def states(folder: Path) -> list[Path]:
     """The states in a run's folder of checkpoints, the newest first."""
-    older = sorted(folder.glob("last-*.safetensors"), key=lambda path: (len(path.name), path.name))
     newest = [folder / "next.safetensors", folder / _name(0)]
-    return [path for path in newest if path.exists()] + older
+    return [path for path in newest if path.exists()] + _older(folder)
+
+
+def _older(folder: Path) -> list[Path]:
+    """last-1, last-2 ... that are there, in their order; not a copy that a user calls last-good."""
+    found = (path for path in folder.glob("last-*.safetensors") if path.stem[5:].isdecimal())
+    return sorted(found, key=lambda path: (len(path.name), path.name))
 
 
 def read_state(
@@ -164,7 +178,9 @@ def read_state(
     lines.append(f"resumed after step {header.step}")
     lines += [f"changed: {change}" for change in changed]
     lines += [] if same else ["the optimizer, another one, starts anew"]
-    progress = Progress(header.step, header.best_miou, header.skipped, header.damaged)
+    progress = Progress(
+        header.step, header.best_miou, header.skipped, header.damaged, header.scored
+    )
     return Start(progress, tuple(lines), tuple(damaged))
 
 

@@ -100,3 +100,22 @@ def test_one_band_is_grey(model, tmp_path):
     with rasterio.open(tmp_path / "m.tif") as found:
         grey = np.repeat(pixels, 3, axis=2)
         assert (found.read(1) == predictor.predict(grey).classes).all()
+
+
+def test_control_points_are_kept(model, tmp_path):
+    pixels = tiff(tmp_path / "x.tif")
+    points = [
+        rasterio.control.GroundControlPoint(row, col, 500_000 + col, 5_600_000 - row)
+        for row, col in ((0, 0), (0, 170), (130, 0), (130, 170))
+    ]
+    with rasterio.open(
+        tmp_path / "gcps.tif", "w", driver="GTiff", dtype="uint8", count=3, height=130, width=170,
+    ) as file:  # fmt: skip
+        file.write(np.moveaxis(pixels, 2, 0))
+        file.gcps = points, rasterio.crs.CRS.from_epsg(32632)
+    sliding = perpixel.load(model, settings=["inference.windows=slide"])
+    predict_geotiff(sliding, tmp_path / "gcps.tif", tmp_path / "m.tif")
+    with rasterio.open(tmp_path / "m.tif") as found:
+        kept, crs = found.gcps
+    assert crs.to_epsg() == 32632
+    assert [(p.row, p.col, p.x, p.y) for p in kept] == [(p.row, p.col, p.x, p.y) for p in points]

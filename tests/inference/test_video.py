@@ -7,7 +7,7 @@ from perpixel.checkpoint import Checkpoint
 from perpixel.errors import PerpixelError
 from perpixel.images import read_mask
 from perpixel.inference.predictor import Predictor
-from perpixel.inference.video import predict_video
+from perpixel.inference.video import _writer, predict_video
 
 RECIPE = perpixel.override(perpixel.recipe("camvid/fcn_r18-d8"), ["model.head.width=8"])
 
@@ -64,3 +64,15 @@ def test_a_cut_video_gives_the_frames_there_are(predictor, video, tmp_path):
     with pytest.raises(PerpixelError, match="of 30 only"):
         predict_video(predictor, video, masks=tmp_path / "m")
     assert any((tmp_path / "m").iterdir())
+
+
+@pytest.mark.parametrize("fps", [23.976, 239.834, 90_000, float("nan"), 0])
+def test_a_video_of_any_rate_is_written(tmp_path, fps):
+    """MPEG-4 counts in fractions of 16-bit numbers, and OpenCV finds none for some rates."""
+    frame = np.zeros((48, 64, 3), np.uint8)
+    writer = _writer(tmp_path / "o.mp4", frame, fps)
+    writer.write(frame)
+    writer.release()
+    wanted = fps if 0 < fps < 1000 else 25
+    written = cv2.VideoCapture(str(tmp_path / "o.mp4")).get(cv2.CAP_PROP_FPS)
+    assert written == pytest.approx(wanted, abs=0.01)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import interpolate
 
 import perpixel
-from perpixel.errors import UsageError
+from perpixel.errors import OutOfMemory, UsageError
 from perpixel.inference import enlargement
 from perpixel.inference.class_maps import class_map, class_maps, score_bands, streamed
 from perpixel.inference.windows import window_starts
@@ -252,3 +252,25 @@ def test_gaps_between_windows_are_refused():
             RECIPE,
             ["inference.crop=10x10", "inference.stride=11x5", "inference.windows=slide"],
         )
+
+
+@pytest.mark.parametrize("crop", ["45x70", "100x100"])
+def test_windows_are_padded_to_the_divisor_too(network, crop):
+    expected = scores(network, "input.size_divisor=32")
+    found = scores(
+        network, "input.size_divisor=32", "inference.windows=slide", f"inference.crop={crop}"
+    )
+    assert close(found, expected)
+
+
+@pytest.mark.parametrize("way", ["scores", "streamed"])
+def test_too_little_memory_is_told_in_bands_too(network, monkeypatch, way):
+    monkeypatch.setattr(network, "forward", lambda *_: torch.empty(1 << 60, dtype=torch.uint8))
+    recipe = perpixel.override(RECIPE, ["inference.windows=slide"])
+    bands = (
+        score_bands(network, IMAGE, recipe, dtype=torch.float32)
+        if way == "scores"
+        else streamed(network, lambda *_: IMAGE, (45, 70), recipe=recipe, dtype=torch.float32)
+    )
+    with pytest.raises(OutOfMemory, match="1 of 70x45 pixels: too little memory"):
+        next(bands)

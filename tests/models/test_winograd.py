@@ -134,11 +134,16 @@ def test_channels_get_zeros_where_they_collide_alone():
         Conv3x3(1024, 16).bfloat16()(features)
 
 
-@pytest.mark.parametrize(("inputs", "dtype"), [(256, torch.float32), (2048, torch.bfloat16)])
+@pytest.mark.parametrize(
+    ("channels", "size", "dtype"),
+    [((256, 256), (40, 48), torch.float32), ((2048, 16), (8, 9), torch.bfloat16)],
+)
 @torch.no_grad()
-def test_an_exported_network_has_its_convolutions(inputs: int, dtype: torch.dtype):
-    layer = Conv3x3(inputs, 256).eval().to(dtype)
-    features = random(1, inputs, 40, 48, dtype=dtype)
+def test_an_exported_network_has_its_convolutions(
+    channels: tuple[int, int], size: tuple[int, int], dtype: torch.dtype
+):
+    layer = Conv3x3(*channels).eval().to(dtype)
+    features = random(1, channels[0], *size, dtype=dtype)
     any_size = {0: Dim("n"), 2: Dim("h", min=8), 3: Dim("w", min=8)}
     for strict in (True, False):
         given = (features.expand(2, -1, -1, -1),)

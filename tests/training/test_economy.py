@@ -1,13 +1,17 @@
+import copy
+
 import pytest
 import torch
 from test_run import TINY, losses, same, weights
 
 import perpixel
-from perpixel.errors import UsageError
+from perpixel.errors import OutOfMemory, UsageError
 from perpixel.models.build import build
+from perpixel.models.recomputing import recomputed
 from perpixel.models.timm_backbone import TimmBackbone
 from perpixel.recipes.network import FCN, Model, ResNet
 from perpixel.recipes.spec import Optimizer, Train
+from perpixel.training import loop
 from perpixel.training.economy import economise
 from perpixel.training.optimizer import make_optimizer, set_learning_rate
 
@@ -88,3 +92,30 @@ def test_the_optimizer_is_sgd_by_its_formula():
         error = (parameter.detach().double() - wanted[name]).abs().max()
         assert error < 1e-6 * wanted[name].abs().max().clamp(min=1), name
     assert all(group["fused"] for group in optimizer.param_groups)
+
+
+def test_recomputed_stages_compile():
+    torch.manual_seed(0)
+    stage = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.BatchNorm2d(4), torch.nn.ReLU()
+    )
+    twin, features = copy.deepcopy(stage), torch.randn(2, 3, 8, 8)
+    torch.compile(lambda x: recomputed(stage, x), backend="aot_eager")(features).sum().backward()
+    twin(features).sum().backward()
+    assert torch.allclose(stage[0].weight.grad, twin[0].weight.grad, atol=1e-5)
+    assert stage[1].num_batches_tracked == 1
+    assert torch.allclose(stage[1].running_mean, twin[1].running_mean)
+
+
+def test_cuda_graphs_take_one_pass_a_step():
+    with pytest.raises(UsageError, match=r"reduce-overhead with train\.accumulate"):
+        economise(build(SMALL, classes=2), Train(compile="reduce-overhead", accumulate=2))
+
+
+def test_too_little_memory_says_what_takes_less(mini, tmp_path, monkeypatch):
+    def hungry(*_: object, **__: object) -> torch.Tensor:
+        return torch.empty(1 << 60, dtype=torch.uint8)
+
+    monkeypatch.setattr(loop, "objective", hungry)
+    with pytest.raises(OutOfMemory, match=r"2 crops of 32x32 at once, on cpu: .*accumulate=2"):
+        perpixel.train(TINY, data=mini, out=tmp_path, device="cpu")

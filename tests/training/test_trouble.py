@@ -16,8 +16,12 @@ import perpixel
 from perpixel.checkpoint import read_checkpoint, read_tensors, write_tensors
 from perpixel.cli.main import main
 from perpixel.errors import PerpixelError
+from perpixel.evaluation.evaluate import evaluate
+from perpixel.models.build import build
 from perpixel.recipes import settings
+from perpixel.recipes.network import FCN, Model, ResNet
 from perpixel.training import loop
+from perpixel.training.initial import start_from
 from perpixel.training.replay import replay
 from perpixel.training.state import below, states
 
@@ -290,11 +294,66 @@ def test_a_second_signal_ends_the_run_at_once(mini: Path, tmp_path, monkeypatch)
         perpixel.train(TINY, data=mini, out=tmp_path, device="cpu")
 
 
-def test_deterministic_kernels_are_asked_for(mini: Path, tmp_path):
-    try:
-        short = perpixel.override(TINY, ["train.steps=1"])
-        perpixel.train(short, data=mini, out=tmp_path, device="cpu", deterministic=True)
-        assert torch.are_deterministic_algorithms_enabled()
-        assert not torch.backends.cudnn.benchmark
-    finally:
-        torch.use_deterministic_algorithms(False)
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_deterministic_kernels_are_asked_for(mini: Path, tmp_path, monkeypatch, deterministic):
+    seen, usual = [], torch.backends.cudnn.benchmark
+
+    def look(step: int, **named):
+        seen.append((torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark))
+        return 0.01
+
+    monkeypatch.setattr(loop, "learning_rate", look)
+    short = perpixel.override(TINY, ["train.steps=1"])
+    perpixel.train(short, data=mini, out=tmp_path, device="cpu", deterministic=deterministic)
+    assert seen == [(deterministic, not deterministic)]
+    assert not torch.are_deterministic_algorithms_enabled()  # the run's own
+    assert torch.backends.cudnn.benchmark == usual
+
+
+@pytest.mark.parametrize("at", [3, 6])
+def test_an_evaluation_that_was_broken_off_is_made_up_for(
+    straight: Path, mini: Path, tmp_path, monkeypatch, at: int
+):
+    recipe = perpixel.override(OFTEN, ["evaluate.every=3"])
+    perpixel.train(recipe, data=mini, out=tmp_path / "whole", device="cpu")
+    calls = []
+
+    def breaks_off(*given: object):
+        calls.append(given)
+        if len(calls) == at / 3:
+            raise PerpixelError("the power is gone")
+        return evaluate(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "evaluate", breaks_off)
+        with pytest.raises(PerpixelError, match="power"):
+            perpixel.train(recipe, data=mini, out=tmp_path / "broken", device="cpu")
+    for _ in range(2):  # the second time nothing is left to do
+        perpixel.train(recipe, data=mini, out=tmp_path / "broken", device="cpu", resume=True)
+        whole, mended = (
+            [json.loads(line).get("miou") for line in (run / "metrics.jsonl").open()]
+            for run in (tmp_path / "whole", tmp_path / "broken")
+        )
+        assert mended == whole
+        assert (tmp_path / "broken/checkpoints/best.safetensors").exists()
+
+
+def test_a_users_copy_of_a_state_is_left_alone(half: Path, mini: Path):
+    last = half / "checkpoints" / "last.safetensors"
+    (half / "checkpoints" / "last-good.safetensors").write_bytes(last.read_bytes())
+    perpixel.train(OFTEN, data=mini, out=half, device="cpu", resume=True)
+    assert "last-good.safetensors" in names(half)
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_a_frozen_norm_starts_from_any_backbone(counted: bool):
+    frozen = Model(backbone=ResNet(depth=18, frozen_norm=True), head=FCN(convs=1, width=8))
+    given = build(frozen.model_copy(update={"backbone": ResNet(depth=18)}), classes=2).state_dict()
+    if not counted:  # as files of 2018 and before
+        given = {key: value for key, value in given.items() if "num_batches" not in key}
+    for spec in (frozen, frozen.model_copy(update={"backbone": ResNet(depth=18)})):
+        network = build(spec, classes=2)
+        assert "the backbone and the head" in start_from(network, given)
+        assert torch.equal(
+            network.state_dict()["backbone.conv1.weight"], given["backbone.conv1.weight"]
+        )
