@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from perpixel.cli import options
-from perpixel.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -130,8 +129,11 @@ def check(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+    from perpixel.checkpoint import write_whole
     from perpixel.data import doctor
 
+    if json_file is not None:
+        options.require_writable(json_file)
     size = None if crop is None else options.read_size(crop, "--crop")
     columns = TextColumn("check"), BarColumn(), MofNCompleteColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
@@ -141,13 +143,11 @@ def check(
             bar.update(task, completed=done, total=total)
 
         report = doctor.check(dataset, root, only=split or (), crop=size, progress=show)
-    _print(report, Console(highlight=False, soft_wrap=True))
-    if json_file is not None:
-        try:
-            json_file.parent.mkdir(parents=True, exist_ok=True)
-            json_file.write_text(json.dumps(report.as_json(), indent=2) + "\n", "utf-8")
-        except OSError as error:
-            raise UsageError(f"--json {json_file}: cannot be written ({error.strerror})") from None
+    try:
+        _print(report, Console(highlight=False, soft_wrap=True))
+    finally:  # a closed pipe costs no file
+        if json_file is not None:
+            write_whole(json_file, (json.dumps(report.as_json(), indent=2) + "\n").encode())
     if report.count("error"):
         raise typer.Exit(1)
 

@@ -97,11 +97,13 @@ def evaluate(
         )
     if not speaks:
         return
-    _print(scores)  # first: a file that cannot be written costs no evaluation
-    if json_file is not None:
-        write_whole(json_file, json.dumps(scores.as_json(), indent=2).encode())
-    if out is not None:
-        write_scores(out, scores)
+    try:
+        _print(scores)
+    finally:  # a closed pipe costs no files, and a full disk no scores
+        if json_file is not None:
+            write_whole(json_file, json.dumps(scores.as_json(), indent=2).encode())
+        if out is not None:
+            write_scores(out, scores)
 
 
 def _print(scores: "Scores") -> None:

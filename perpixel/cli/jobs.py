@@ -30,8 +30,8 @@ def find_jobs(inputs: list[str], out: Path, *, flat: bool) -> dict[str, Path]:
             pictures = [path]
             if path.is_dir():
                 files = [path / file for file in files_below(path)]
-                if out.resolve() != path.resolve():  # results of an earlier call are no pictures
-                    own = out.resolve()
+                own = out.resolve()
+                if not path.resolve().is_relative_to(own):  # an earlier call's results are none
                     files = [file for file in files if not file.resolve().is_relative_to(own)]
                 pictures = [file for file in files if file.name.lower().endswith(suffixes)]
                 if not pictures:
@@ -49,9 +49,26 @@ def find_jobs(inputs: list[str], out: Path, *, flat: bool) -> dict[str, Path]:
 
 
 def require_free(jobs: dict[str, Path], out: Path, *, endings: list[str]) -> None:
-    """No result may be written over a picture, or over another result."""
+    """No result may be written over a picture, or over another result.
+
+    A video's are its frames', in a folder of the video's name: nothing else may be there.
+    """
+    from perpixel.inference.video import VIDEO_SUFFIXES
+
     targets = [out / f"{name}{ending}" for name in jobs for ending in endings]
     pictures = {picture.resolve() for picture in jobs.values()}
+    folders = {
+        (out / name).resolve()
+        for name, path in jobs.items()
+        if path.name.lower().endswith(VIDEO_SUFFIXES)
+    }
+    others = pictures.union(target.resolve() for target in targets) if folders else set()
+    for path in others:
+        for folder in folders.intersection(path.parents):
+            raise UsageError(
+                f"{folder} is for a video's frames, and {path} lies there: name another folder "
+                f"with --out, or predict the video by itself"
+            )
     seen: set[Path] = set()
     for target in targets:
         if target.resolve() in pictures or target in seen:

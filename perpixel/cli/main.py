@@ -1,5 +1,6 @@
 """The `perpixel` command. Each command's own file imports torch only when it runs."""
 
+import io
 import multiprocessing
 import os
 import sys
@@ -73,6 +74,9 @@ def main() -> None:
     if arguments[:1] and arguments[0] in _HUGE_PAGES:
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch reads it at its first tensor
     keep_freed()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that it cannot write ends no work
+            stream.reconfigure(errors="backslashreplace")
     try:
         app(arguments, prog_name="perpixel")
     except PerpixelError as error:
@@ -81,6 +85,11 @@ def main() -> None:
         if not isinstance(error, Interrupted) or os.environ.get("RANK", "0") == "0":
             typer.echo(f"perpixel: {error}", err=True)  # of what all ranks say, one says enough
         _leave(_code(error))
+    except OSError as error:  # as where a folder may not be looked into
+        if debug or error.filename is None:
+            raise
+        typer.echo(f"perpixel: {error.filename}: {error.strerror}", err=True)
+        _leave(1)
 
 
 def _leave(code: int) -> NoReturn:

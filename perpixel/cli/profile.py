@@ -70,7 +70,7 @@ def profile(
         "recipe": recipe.name,
         "classes": number,
         "device": str(where),
-        "precision": str(dtype).removeprefix("torch."),
+        "precision": "tf32" if distributed.uses_tf32(where) else str(dtype).removeprefix("torch."),
         "batch": batch,
     }
     console = Console(highlight=False, soft_wrap=True)

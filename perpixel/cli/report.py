@@ -68,7 +68,7 @@ def report(
         device=device,
         precision=precision,
     )
-    write_whole(file, render(sources, galleries, notes).encode())
+    write_whole(file, render(sources, galleries, notes).encode(errors="replace"))
     typer.echo(f"{file}: {file.stat().st_size / 2**20:.1f} MiB")
 
 

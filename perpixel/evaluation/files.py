@@ -29,4 +29,4 @@ def _write(path: Path, header: list[str], rows: Iterable[Sequence[object]]) -> N
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(header)
     writer.writerows(rows)
-    write_whole(path, table.getvalue().encode())
+    write_whole(path, table.getvalue().encode(errors="surrogateescape"))

@@ -25,6 +25,9 @@ CONVENTIONS = {
 """What the two numbers of multiply-adds count; what is not named counts nothing in either."""
 
 
+_COUNTED = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, FrozenBatchNorm2d)
+
+
 @dataclass(frozen=True)
 class Layer:
     """One layer's share: its name, kind and output [N, C, h, w], parameters and multiply-adds."""
@@ -67,7 +70,7 @@ def count(spec: Model, *, classes: int, size: Size, batch: int = 1) -> Count:
     handles = [
         module.register_forward_hook(_recorder(name, layers))
         for name, module in network.named_modules()
-        if not any(module.children())
+        if not any(module.children()) or isinstance(module, _COUNTED)  # timm's norms hold others
     ]
     try:
         with torch.inference_mode():
@@ -90,7 +93,7 @@ def _recorder(
 ) -> Callable[[nn.Module, Sequence[Tensor], Tensor], None]:
     def record(module: nn.Module, given: Sequence[Tensor], output: Tensor) -> None:
         products, others = _multiply_adds(module, given[0], output)
-        params = sum(parameter.numel() for parameter in module.parameters())
+        params = sum(parameter.numel() for parameter in module.parameters(recurse=False))
         if params or products or others:
             layers.append(
                 Layer(

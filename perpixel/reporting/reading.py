@@ -95,7 +95,7 @@ def read_source(path: Path) -> Source:
 def _read(path: Path, parse: Callable[[str], T]) -> T | None:
     """A file's contents, parsed; None where there is no such file."""
     try:
-        return parse(path.read_text(encoding="utf-8"))
+        return parse(path.read_text(encoding="utf-8", errors="surrogateescape"))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

@@ -74,7 +74,7 @@ class Desk:
                 self._leave(None)
 
     def close(self) -> None:
-        """Drops what waits; work in progress ends by itself."""
+        """Takes nothing more; what was let in and nobody waits for any longer is dropped."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _leave(self, _: object) -> None:

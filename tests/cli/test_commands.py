@@ -1,5 +1,6 @@
 """The command line as a user meets it, on a miniature data set."""
 
+import errno
 import json
 import os
 import shutil
@@ -12,8 +13,9 @@ import pytest
 from PIL import Image
 
 from perpixel.cli import main
+from perpixel.cli.jobs import require_free
 from perpixel.data.scenes import Scenes
-from perpixel.errors import OutOfMemory
+from perpixel.errors import OutOfMemory, UsageError
 from perpixel.images import read_image
 from perpixel.inference.predictor import Predictor
 
@@ -429,14 +431,17 @@ def test_compiling_without_a_compiler_is_a_usage_error(
         assert "no-such-compiler" in err
 
 
-def test_several_seeds_are_several_runs_and_a_mean(perpixel, mini, tmp_path):
+def test_several_seeds_are_several_runs_and_a_mean(perpixel, mini, trained, tmp_path):
     command = (
         "train", "camvid/fcn_r18-d8", "--data", mini, "--out", tmp_path, "--seeds", "2",
         "--set", "train.steps=2", "--set", "train.images_per_step=2", "--set", "train.crop=32x32",
-        "--set", "train.seed=5", "--device", "cpu",
+        "--set", "train.seed=5", "--device", "cpu", "--init", trained,
     )  # fmt: skip
     code, out, err = perpixel(*command)
     assert code == 0, err
+    for seed in (5, 6):
+        said = (tmp_path / f"seed-{seed}" / "log.txt").read_text()
+        assert "initial weights for the backbone and the head" in said
     summary = json.loads((tmp_path / "seeds.json").read_text())
     own = [
         json.loads((tmp_path / f"seed-{seed}" / "evaluate.json").read_text())["miou"]
@@ -453,3 +458,64 @@ def test_several_seeds_are_several_runs_and_a_mean(perpixel, mini, tmp_path):
     assert f"name one of them, as {tmp_path / 'seed-5'}" in err
     assert perpixel(*command)[0] == 0  # finished runs are gone on with
     assert json.loads((tmp_path / "seeds.json").read_text()) == summary
+
+
+def test_results_may_lie_beside_or_above_the_pictures(perpixel, mini, trained, tmp_path):
+    shutil.copytree(mini / "val", tmp_path / "street")
+    code, out, err = perpixel("predict", trained, tmp_path / "street", "--out", tmp_path)
+    assert code == 0, err
+    assert "3 of 3" in out
+    assert (tmp_path / "00.png").exists()
+
+
+@pytest.mark.parametrize(
+    "jobs",
+    [
+        {"clip": "clip.avi", "clip/000000": "clip/000000.png"},  # two results in one place
+        {"clip": "clip.avi", "b": "out/clip/000000.png"},  # a picture where a result will be
+    ],
+)
+def test_a_videos_frames_have_their_folder_to_themselves(tmp_path, monkeypatch, jobs):
+    monkeypatch.chdir(tmp_path)
+    found = {name: Path(path) for name, path in jobs.items()}
+    with pytest.raises(UsageError, match="is for a video's frames"):
+        require_free(found, Path("out"), endings=[".png"])
+    require_free({"clip": Path("clip.avi"), "b": Path("b.png")}, Path("out"), endings=[".png"])
+
+
+def test_scores_are_written_where_they_cannot_be_printed(
+    perpixel, mini, trained, tmp_path, monkeypatch
+):
+    def closed(*_: object) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr("perpixel.cli.evaluate._print", closed)
+    file = tmp_path / "scores.json"
+    code, _, _ = perpixel("eval", trained, "--data", mini, "--json", file, "--out", tmp_path / "o")
+    assert code == 1
+    assert json.loads(file.read_text())["images"] == 3
+    assert (tmp_path / "o" / "confusion.csv").exists()
+
+
+def test_what_may_not_be_read_is_named(perpixel, monkeypatch):
+    def denied(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "secret/dataset.toml")
+
+    monkeypatch.setattr("perpixel.recipes", denied)
+    code, _, err = perpixel("zoo")
+    assert (code, err) == (1, "perpixel: secret/dataset.toml: Permission denied\n")
+
+
+def test_a_name_that_the_terminal_cannot_show_ends_no_work(mini, trained, tmp_path):
+    picture = tmp_path / os.fsdecode(b"caf\xe9\xe7.png")
+    picture.write_bytes(b"nothing")
+    done = subprocess.run(
+        [sys.executable, "-m", "perpixel", "predict", trained, picture, "--out", tmp_path / "o"],
+        env=os.environ | {"PYTHONIOENCODING": "ascii:strict"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "0 of 1 pictures" in done.stdout

@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 
 import numpy as np
 from hypothesis import given
@@ -116,3 +117,10 @@ def test_files_hold_every_score(tmp_path):
     header, row = csv.reader((tmp_path / "pictures.csv").open())
     assert header == ["image", "miou", "pixel_accuracy", "a", "b,c", "d"]
     assert row == ["x.png", "25.0", "50.0", "50.0", "0.0", ""]
+
+
+def test_file_names_may_be_of_any_bytes(tmp_path):
+    counts = confusion(np.array([[0]], np.uint8), np.array([[0]], np.uint8), classes=1)
+    name = os.fsdecode(b"caf\xe9.png")
+    write_scores(tmp_path, scores(counts, names=("a",), pictures=[(name, areas(counts))]))
+    assert b"caf\xe9.png,100.0" in (tmp_path / "pictures.csv").read_bytes()

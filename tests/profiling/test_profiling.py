@@ -159,3 +159,18 @@ def test_running_out_of_memory_ends_the_measuring_process_alone(monkeypatch):
         precision="float32", training=False,
     )  # fmt: skip
     assert peak_memory(request) == Memory(None, TOO_LITTLE)
+
+
+def test_norms_that_hold_layers_are_counted(monkeypatch):
+    """timm's batch norms hold their dropout and ReLU."""
+    plain = count(SMALL.model, classes=4, size=(64, 64))
+
+    class NormAct(torch.nn.BatchNorm2d):
+        def __init__(self, channels: int) -> None:
+            super().__init__(channels)
+            self.act = torch.nn.Identity()
+
+    monkeypatch.setattr(torch.nn, "BatchNorm2d", NormAct)
+    other = count(SMALL.model, classes=4, size=(64, 64))
+    assert (other.macs, other.params) == (plain.macs, plain.params)
+    assert sum(layer.params for layer in other.layers) == sum(x.params for x in plain.layers)
