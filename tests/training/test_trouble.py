@@ -290,8 +290,12 @@ def test_a_second_signal_ends_the_run_at_once(mini: Path, tmp_path, monkeypatch)
         raise AssertionError("still running")
 
     monkeypatch.setattr(loop, "learning_rate", impatient)
-    with pytest.raises(KeyboardInterrupt):
-        perpixel.train(TINY, data=mini, out=tmp_path, device="cpu")
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            perpixel.train(TINY, data=mini, out=tmp_path, device="cpu")
+    finally:
+        signal.signal(signal.SIGINT, usual)
 
 
 @pytest.mark.parametrize("deterministic", [True, False])
