@@ -282,7 +282,7 @@ def test_a_tiff_is_as_large_as_its_tiles(tmp_path):
         256: (4, 2), 257: (4, 2), 258: (3, 8), 259: (3, 1), 262: (3, 1), 277: (3, 1),
         322: (4, 4096), 323: (4, 2048), 324: (4, 200), 325: (4, 4),
     }  # fmt: skip
-    entries = [struct.pack("<HHII", number, *kind[:1], 1, kind[1]) for number, kind in tags.items()]
+    entries = [struct.pack("<HHII", n, kind, 1, value) for n, (kind, value) in tags.items()]
     content = b"II*\0" + struct.pack("<IH", 8, len(tags)) + b"".join(entries) + bytes(100)
     assert header_size(content, origin="it") == (2048, 4096)
 
