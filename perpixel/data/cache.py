@@ -121,7 +121,7 @@ def origin(cache: Path) -> tuple[str, str]:
 def open_cache(cache: Path, dataset: str, split: str) -> Cached:
     """A split of the data set called `dataset` from its cache. Raises UsageError, PerpixelError."""
     told = _described(cache)
-    _require_same_classes(cache, told)
+    _require_same_description(cache, told)
     if told.dataset != dataset:
         raise UsageError(
             f"{cache} is a cache of {told.dataset}, not of {dataset}: name another folder with "
@@ -169,7 +169,7 @@ def write_cache(
             raise UsageError(
                 f"--out {out}: is a cache of {told.dataset} at {told.root}; name another folder"
             )
-        _require_same_classes(out, told)
+        _require_same_description(out, told)
     try:
         out.mkdir(parents=True, exist_ok=True)
         with FileLock(out / ".lock", timeout=0):
@@ -214,8 +214,8 @@ def _describe(cache: Path, told: _Told) -> None:
     _write(cache / FILE, told.model_dump_json(indent=2).encode())
 
 
-def _require_same_classes(cache: Path, told: _Told) -> None:
-    """Raises PerpixelError when what describes a folder's classes is not as it was."""
+def _require_same_description(cache: Path, told: _Told) -> None:
+    """Raises PerpixelError when what describes a folder's pairs and classes is not as it was."""
     now = _description(Path(told.root))
     if now is not None and now != told.description:
         raise PerpixelError(
