@@ -55,8 +55,8 @@ def zoo(
             typer.echo(dump(perpixel.recipe(name)))
         case ["fetch", name]:
             _fetch(name, out)
-        case ["show"]:
-            raise UsageError("zoo show needs the NAME of a recipe; `perpixel zoo` lists them all")
+        case ["show" | "fetch" as verb]:
+            raise UsageError(f"zoo {verb} needs the NAME of a recipe; `perpixel zoo` lists them all")
         case [pattern]:
             chosen = [perpixel.recipe(name) for name in perpixel.recipes(pattern)]
             if not chosen:

@@ -89,6 +89,8 @@ def write_proposal(folder: Path, proposal: Proposal) -> tuple[Path, ...]:
             odd = "backslashreplace" if path.name == FILE else "surrogateescape"
             path.write_bytes(text.encode(errors=odd))
         except OSError as error:
+            for begun in texts:  # they would be in the next attempt's way
+                begun.unlink(missing_ok=True)
             raise PerpixelError(f"{path}: cannot be written ({error.strerror})") from None
     return tuple(texts)
 

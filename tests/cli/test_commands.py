@@ -243,6 +243,7 @@ def small_mask(root: Path) -> None:
         (["train", "camvid/fcn_r18-d8", "--out", "r", "--dataset", "camvit"], 2, "camvid"),
         (["eval", "absent"], 2, "absent: no such run folder"),
         (["zoo", "nothing/*"], 2, "no recipe matches"),
+        (["zoo", "fetch"], 2, "zoo fetch needs the NAME"),
         (["predict", "absent", "nowhere.png", "--out", "o"], 2, "nowhere.png"),
         (["data", "init", "absent"], 1, "absent"),
         (["data", "download", "cityscapes", "."], 1, "register at"),

@@ -1,6 +1,9 @@
 """What is proposed for the usual layouts, and that the proposal can be opened and read."""
 
+import errno
+import os
 import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -316,6 +319,24 @@ def test_nothing_is_overwritten(tmp_path):
         write_proposal(tmp_path, proposal)
     assert (tmp_path / "dataset.toml").read_text() == "mine"
     assert not (tmp_path / "train.txt").exists()
+
+
+def test_a_full_disk_leaves_nothing_in_the_next_attempts_way(tmp_path, monkeypatch):
+    _pair(tmp_path, IDS)
+    proposal = propose(tmp_path)
+
+    def fills(path, content, write=Path.write_bytes):
+        write(path, content[: len(content) // 2])
+        if path.name == "dataset.toml":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    before = set(tmp_path.rglob("*"))
+    with monkeypatch.context() as full:
+        full.setattr(Path, "write_bytes", fills)
+        with pytest.raises(PerpixelError, match=r"dataset\.toml: cannot be written \(No space"):
+            write_proposal(tmp_path, proposal)
+    assert set(tmp_path.rglob("*")) == before
+    write_proposal(tmp_path, proposal)
 
 
 def test_a_folder_without_masks_says_how_masks_are_told(tmp_path):

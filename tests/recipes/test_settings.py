@@ -26,6 +26,7 @@ def test_settings_reach_every_depth():
             "augment.scale=[0.5, 1]",
             "evaluate.every=null",
             "train.precision=float32",
+            "data.eval_split=2",
         ],
     )
     assert changed.train.steps == 7
@@ -36,6 +37,7 @@ def test_settings_reach_every_depth():
     assert changed.augment.scale == (0.5, 1.0)
     assert changed.evaluate.every is None
     assert changed.train.precision == "float32"
+    assert changed.data.eval_split == "2"
     assert RECIPE.train.steps != 7
 
 
