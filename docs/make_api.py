@@ -27,6 +27,8 @@ a number from 0 to 1, `Portion` one below 1, `Weight` a number of at least 0.
 # Heading, module, and the names to show of it; none: all that are public.
 _PARTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("Functions", "perpixel.api", ()),
+    ("Recipes", "perpixel.recipes.__init__", ("recipe", "recipes")),
+    ("Changed recipes", "perpixel.recipes.settings", ("override",)),
     ("Errors", "perpixel.errors", ()),
     ("A model and its results", "perpixel.inference.predictor", ("Result", "Predictor")),
     ("A run", "perpixel.training.loop", ("Run",)),
@@ -46,7 +48,7 @@ def page() -> str:
     for heading, module, names in _PARTS:
         path = PACKAGE.parent / (module.replace(".", "/") + ".py")
         lines = path.read_text("utf-8").splitlines()
-        parts.append(f"## {heading}\n\n`{module}`\n")
+        parts.append(f"## {heading}\n\n`{module.removesuffix('.__init__')}`\n")
         found = [node for node in ast.parse("\n".join(lines)).body if _is_shown(node, names)]
         parts += [text for node in found for text in _described(node, lines)]
     return "\n".join(parts)

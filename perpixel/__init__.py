@@ -6,8 +6,10 @@ import os
 # reads this when it loads, so this comes before whatever imports it.
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
 
-from perpixel.api import build, evaluate, export, load, override, recipe, recipes, train
+from perpixel.api import build, evaluate, export, load, train
 from perpixel.errors import PerpixelError, UsageError
+from perpixel.recipes import recipe, recipes
+from perpixel.recipes.settings import override
 from perpixel.recipes.spec import Recipe
 
 __version__ = "0.1.0"

@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from perpixel.errors import PerpixelError, UsageError
-from perpixel.recipes import recipe as _recipe
-from perpixel.recipes import recipes as _recipes
-from perpixel.recipes import settings as _settings
+from perpixel.recipes.settings import override
 from perpixel.recipes.spec import Recipe
 
 if TYPE_CHECKING:
@@ -18,21 +16,6 @@ if TYPE_CHECKING:
     from perpixel.inference.predictor import Predictor
     from perpixel.models.segmenter import Segmenter
     from perpixel.training.loop import Run
-
-
-def recipe(name: str) -> Recipe:
-    """The recipe called `name`, or "file.py:x". Raises UsageError when there is none."""
-    return _recipe(name)
-
-
-def recipes(pattern: str = "*") -> list[str]:
-    """Names of the recipes that match a shell pattern, such as "camvid/*"."""
-    return _recipes(pattern)
-
-
-def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
-    """A recipe with settings such as "train.steps=100" applied. Raises UsageError."""
-    return _settings.override(recipe, settings)
 
 
 def build(recipe: Recipe, *, classes: int) -> Segmenter:

@@ -10,15 +10,14 @@ place. A checksum in a file of its own could be from before or after the file it
 import hashlib
 import json
 import mmap
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -26,11 +25,9 @@ from perpixel.errors import DamagedFile, PerpixelError
 from perpixel.models.build import build
 from perpixel.models.segmenter import Segmenter
 from perpixel.recipes import settings
-from perpixel.recipes.base import Spec
+from perpixel.recipes.base import Colour, Spec
 from perpixel.recipes.spec import Recipe
-
-_Byte = Annotated[int, Field(ge=0, le=255)]
-Colour = tuple[_Byte, _Byte, _Byte]
+from perpixel.writing import write_whole
 
 _HEADER = "perpixel"
 _SHA256 = "perpixel-sha256"
@@ -193,40 +190,3 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str
     assert held is not None
     front = front[: held.start(1)] + found.hexdigest().encode() + front[held.end(1) :]
     write_whole(path, front, *parts)
-
-
-def write_whole(path: Path, *content: bytes | memoryview) -> None:
-    """Writes a file so that a reader, or a crash, sees the old content or the new, never a part.
-
-    `content`'s pieces follow one another. What a crash leaves behind has a name of its own, which
-    the next writing takes again.
-    """
-    try:
-        if path.exists() and not path.is_file() and not path.is_dir():
-            with path.open("wb") as file:  # a device or pipe is not ours to replace
-                file.writelines(content)
-            return
-        path = path.resolve()  # a link stays a link
-        temporary = path.with_name(f".{path.name}.part")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as file:
-                file.writelines(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-            sync_folder(path.parent)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise PerpixelError(f"{path}: cannot be written ({error.strerror})") from None
-
-
-def sync_folder(folder: Path) -> None:
-    """Returns when the names in a folder would survive a power cut; raises OSError."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

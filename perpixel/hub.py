@@ -14,8 +14,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from perpixel.checkpoint import Checkpoint, write_checkpoint, write_whole
+from perpixel.checkpoint import Checkpoint, write_checkpoint
 from perpixel.errors import PerpixelError, UsageError
+from perpixel.writing import write_whole
 
 WEIGHTS = "model.safetensors"
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -152,7 +153,7 @@ def _scores(checkpoint: Checkpoint) -> dict[str, float]:
     try:
         found = json.loads(path.read_text())
         return {key: float(found[key]) for key, _, _ in _SCORES}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise PerpixelError(f"{path}: not an evaluation's scores ({error!r})") from None
 
 

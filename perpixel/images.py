@@ -57,7 +57,7 @@ def decode_image(content: Array, *, origin: str) -> Array:
     image = _decode(content)
     if image is None:
         raise DamagedFile(f"{origin}: not a picture that can be decoded, or a damaged one")
-    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+    return image
 
 
 def header_size(content: bytes, *, origin: str) -> Size:
@@ -143,6 +143,13 @@ def scaled_size(size: Size, factor: float, *, box: Size | None) -> Size:
     return _rounded(size[0] * fit), _rounded(size[1] * fit)
 
 
+def resize_image(image: Array, size: Size) -> Array:
+    """The picture at `size` (height, width), bilinear; itself where that is its own."""
+    if image.shape[:2] == size:
+        return image
+    return np.asarray(cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR), np.uint8)
+
+
 def _tag(file: Image.Image, number: int, usual: Any) -> Any:
     """What a TIFF's tag says; `usual` in another file, or where there is none."""
     return getattr(file, "tag_v2", {}).get(number, usual)
@@ -198,11 +205,11 @@ def overlay(image: Array, classes: Array, palette: Palette, *, opacity: float = 
 
 
 def _decode(content: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8] | None:
-    """The picture, uint8 BGR [height, width, 3]; None when OpenCV cannot decode it."""
+    """The picture, uint8 RGB [height, width, 3]; None when OpenCV cannot decode it."""
     if content[:4].tobytes() in _TIFF and (colours := _without_alpha(content)) is not None:
         return colours
     try:
-        image = cv2.imdecode(content, cv2.IMREAD_COLOR)
+        image = cv2.imdecode(content, cv2.IMREAD_COLOR_RGB)
     except cv2.error:  # more pixels than OpenCV admits, for one
         return None
     return None if image is None else np.asarray(image, np.uint8)
@@ -217,8 +224,7 @@ def _without_alpha(content: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8] | No
         with Image.open(io.BytesIO(content.data)) as file:
             if file.mode not in ("RGBA", "LA"):
                 return None
-            colours = np.asarray(ImageOps.exif_transpose(file).convert("RGB"), np.uint8)
-            return np.ascontiguousarray(colours[..., ::-1])
+            return np.asarray(ImageOps.exif_transpose(file).convert("RGB"), np.uint8)
     except Exception:  # a damaged file makes Pillow raise almost anything; OpenCV decides
         return None
 
@@ -232,7 +238,7 @@ def _top_of_png(content: npt.NDArray[np.uint8], rows: int) -> Array | None:
     if top is None:
         return None
     image = np.zeros((told.height, told.width, 3), np.uint8)
-    cv2.cvtColor(top, cv2.COLOR_BGR2RGB, dst=image[:rows])
+    image[:rows] = top
     return image
 
 

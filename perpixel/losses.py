@@ -1,7 +1,5 @@
 """Training losses of logits at the head's own stride."""
 
-from typing import assert_never
-
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -31,7 +29,8 @@ def segmentation_loss(
         if spec.label_smoothing and (spec.focal or spec.ohem):  # which ask for p
             plain = pixel_cross_entropy(logits, labels, align_corners=align_corners)
         total = _pixel_sum(smoothed, plain, labels, spec, weights)
-        loss = loss + total / _divisor(labels, spec, weights)
+        count = mean_weight(labels, spec)
+        loss = loss + total / count.where(count > 0, 1)  # 0: every pixel's loss is 0, too
     if spec.dice or spec.lovasz:  # whose terms compare whole maps
         size = labels.shape[-2:]
         full = interpolate(exact, size=size, mode="bilinear", align_corners=align_corners)
@@ -44,7 +43,7 @@ def segmentation_loss(
     return loss
 
 
-def weight(labels: Tensor, spec: Loss) -> Tensor:
+def mean_weight(labels: Tensor, spec: Loss) -> Tensor:
     """How much these labels' mean counts beside others', a float32 scalar: what it divides by.
 
     labels: [N, H, W] integers. Means of parts of a batch, each times its share of all weights, sum
@@ -136,21 +135,6 @@ def _hard(pixels: Tensor, plain: Tensor, known: Tensor, spec: OHEM) -> Tensor:
     if not len(ascending):
         return known
     return known & (chances < ascending[min(kept, len(ascending) - 1)].clamp(min=spec.threshold))
-
-
-def _divisor(labels: Tensor, spec: Loss, weights: Tensor | None) -> Tensor | int:
-    """What a mean divides by: F.cross_entropy's, or mmsegmentation losses/cross_entropy_loss.py."""
-    match spec.mean:
-        case "valid":
-            if weights is None:
-                return (labels != IGNORE).sum().clamp(min=1)
-            known = labels != IGNORE
-            total = (weights[labels.where(known, 0).long()] * known).sum()
-            return total.where(total > 0, 1)  # then every pixel's loss is 0, too
-        case "all":
-            return labels.numel()
-        case _:
-            assert_never(spec.mean)
 
 
 def _class_weights(logits: Tensor, spec: Loss) -> Tensor | None:

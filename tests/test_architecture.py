@@ -12,46 +12,22 @@ import perpixel
 PACKAGE = Path(perpixel.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-# What each room may import. `errors` is open to all.
-ARROWS: dict[str, set[str]] = {
-    "errors": set(),
-    "recipes": set(),
-    "distributed": set(),
-    "heap": set(),
-    "memory": set(),
-    "png": set(),
-    "images": {"png"},
-    "download": set(),
-    "bilinear": set(),
-    "kernels": {"bilinear", "recipes"},
-    "data": {"recipes", "images", "download"},
-    "models": {"memory", "recipes"},
-    "fused": {"recipes", "bilinear", "kernels"},
-    "losses": {"recipes", "fused"},
-    "checkpoint": {"models", "recipes"},
-    "hub": {"checkpoint", "recipes"},
-    "conversion": {"checkpoint", "models", "recipes"},
-    "importing": {"conversion", "checkpoint", "data", "images", "recipes"},
-    "zoo": {"hub", "importing", "conversion", "checkpoint", "download", "models", "recipes"},
-    "profiling": {"checkpoint", "losses", "models", "data", "recipes", "heap"},
-    "inference": {
-        "hub", "checkpoint", "models", "images", "memory", "recipes", "bilinear", "kernels",
-    },
-    "evaluation": {
-        "inference", "checkpoint", "data", "models", "images", "recipes", "distributed",
-    },
-    "exporting": {
-        "inference", "checkpoint", "models", "recipes", "images", "data", "profiling",
-    },
-    "training": {
-        "evaluation", "checkpoint", "losses", "models", "data", "distributed", "memory", "recipes",
-    },
-    "reporting": {"evaluation", "inference", "data", "images", "recipes"},
-    "serving": {"inference", "images"},
-}  # fmt: skip
 ANYTHING = {"api", "cli", "__init__", "__main__"}
 HEAVY = {"torch", "cv2", "numpy", "safetensors", "PIL"}
 MAY_BE_LONG = {"perpixel/training/loop.py:train": 150}
+
+
+def arrows() -> dict[str, set[str]]:
+    """What each part of the package may import, from docs/architecture.md's list."""
+    page = (PACKAGE.parent / "docs/architecture.md").read_text()
+    block = page[page.index("recipes, distributed") :].partition("\napi, cli ")[0]
+    found = {}
+    for line in block.splitlines():
+        parts, arrow, targets = line.partition(" -> ")
+        assert arrow, line
+        allowed = set() if targets == "(nothing)" else {name.strip() for name in targets.split(",")}
+        found |= {part.strip(): allowed for part in parts.split(",")}
+    return found
 
 
 def room(path: Path) -> str:
@@ -78,11 +54,20 @@ def test_imports_follow_the_arrows(path: Path):
     here = room(path)
     if here in ANYTHING:
         return
-    allowed = ARROWS[here] | {here, "errors"}
+    allowed = arrows()[here] | {here, "errors"}
     for name in imports(ast.parse(path.read_text())):
         assert name != "perpixel", f"{here} imports the whole package"
         if name.startswith("perpixel."):
             assert name.split(".")[1] in allowed, f"{here} may not import {name}"
+
+
+def test_no_arrow_is_unused():
+    used: dict[str, set[str]] = {name: set() for name in arrows()}
+    for path in FILES:
+        if room(path) not in ANYTHING:
+            names = imports(ast.parse(path.read_text()))
+            used[room(path)] |= {name.split(".")[1] for name in names if "perpixel." in name}
+    assert {name: found - {name, "errors"} for name, found in used.items()} == arrows()
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))

@@ -16,9 +16,9 @@ from perpixel.checkpoint import (
     read_tensors,
     write_checkpoint,
     write_tensors,
-    write_whole,
 )
 from perpixel.errors import PerpixelError, UsageError
+from perpixel.writing import write_whole
 
 RECIPE = perpixel.override(perpixel.recipe("camvid/fcn_r18-d8"), ["model.head.width=8"])
 NAMES, PALETTE = ("a", "b"), ((1, 2, 3), (4, 5, 6))

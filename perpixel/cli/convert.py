@@ -134,8 +134,9 @@ def _write_ours(
 def _write_theirs(source: Path, out: Path, toolkit: str) -> None:
     import torch
 
-    from perpixel.checkpoint import network_of, write_whole
+    from perpixel.checkpoint import network_of
     from perpixel.conversion import to_state_dict
+    from perpixel.writing import write_whole
 
     if toolkit == "auto":
         raise UsageError(

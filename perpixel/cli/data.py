@@ -129,8 +129,8 @@ def check(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    from perpixel.checkpoint import write_whole
     from perpixel.data import doctor
+    from perpixel.writing import write_whole
 
     if json_file is not None:
         options.require_writable(json_file)

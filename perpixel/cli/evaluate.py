@@ -58,10 +58,10 @@ def evaluate(
     from rich.progress import TimeRemainingColumn as Left
 
     import perpixel
-    from perpixel.checkpoint import write_whole
     from perpixel.distributed import ranks
     from perpixel.evaluation.confusion import scores as read_scores
     from perpixel.evaluation.files import write_scores
+    from perpixel.writing import write_whole
 
     for file in (json_file, out / "evaluate.json" if out else None):
         if file is not None:

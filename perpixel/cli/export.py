@@ -44,6 +44,7 @@ def export(
     """
     import perpixel
 
+    options.require_writable(out)
     done = perpixel.export(
         model,
         out,

@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -99,13 +100,13 @@ def load_model(
 def require_writable(path: Path, *, folder: bool = False) -> None:
     """Raises PerpixelError now, not after the work, when a file, or files in a folder, cannot be
     written later."""
-    import os
-
     place = path if folder else path.parent
     while not place.exists():
         place = place.parent
     taken = path.is_dir() and not folder
-    if taken or not place.is_dir() or not os.access(place, os.W_OK):
+    device = path.exists() and not path.is_dir() and not path.is_file()
+    can = os.access(path, os.W_OK) if device else place.is_dir() and os.access(place, os.W_OK)
+    if taken or not can:
         what = "folder" if folder else "file"
         raise PerpixelError(f"{path}: cannot be written there; name another {what}")
 

@@ -153,7 +153,7 @@ def _sum_over_ranks(count: int, predictor: "Predictor") -> int:
 
     from perpixel import distributed
 
-    where = next(predictor.network.parameters()).device
+    where = predictor.network.device
     with distributed.group(where):
         return int(distributed.summed(torch.tensor(count, device=where)))
 

@@ -18,12 +18,10 @@ if TYPE_CHECKING:
 
 def profile(
     model: Annotated[
-        str,
-        typer.Argument(metavar="MODEL", help="A recipe; or a run folder, or a checkpoint."),
+        str, typer.Argument(metavar="MODEL", help="A recipe; or a run folder, or a checkpoint.")
     ],
     size: Annotated[
-        list[str],
-        typer.Option(metavar="HxW", help="What the network is fed; may be given several times."),
+        list[str], typer.Option(metavar="HxW", help="The input's size; may be given several times.")
     ],
     classes: Annotated[
         int | None,
@@ -56,13 +54,15 @@ def profile(
     from rich.console import Console
 
     from perpixel import distributed
-    from perpixel.checkpoint import write_whole
     from perpixel.profiling.counting import CONVENTIONS
     from perpixel.profiling.profile import profile as run
+    from perpixel.writing import write_whole
 
     sizes = [options.read_size(text, "--size") for text in size]
     if trace is not None and (len(sizes) > 1 or seconds == 0):
         raise UsageError("--trace is of one pass: give one --size, and --seconds above 0")
+    for file in filter(None, (json_file, trace)):
+        options.require_writable(file)
     recipe, number = _network(model, classes)
     where = distributed.device(device)
     dtype = distributed.precision(precision, where)

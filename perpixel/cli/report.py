@@ -51,8 +51,8 @@ def report(
         raise PerpixelError(
             f"report needs {error.name}: install the extra with `pip install 'perpixel[report]'`"
         ) from None
-    from perpixel.checkpoint import write_whole
     from perpixel.reporting.reading import read_source
+    from perpixel.writing import write_whole
 
     sources = [read_source(path) for path in runs]
     first = runs[0]

@@ -7,9 +7,9 @@ from statistics import mean, stdev
 from typing import TYPE_CHECKING
 
 from perpixel import distributed
-from perpixel.checkpoint import write_whole
 from perpixel.errors import UsageError
 from perpixel.recipes.spec import Recipe
+from perpixel.writing import write_whole
 
 if TYPE_CHECKING:
     from perpixel.training.loop import Run

@@ -56,7 +56,9 @@ def zoo(
         case ["fetch", name]:
             _fetch(name, out)
         case ["show" | "fetch" as verb]:
-            raise UsageError(f"zoo {verb} needs the NAME of a recipe; `perpixel zoo` lists them all")
+            raise UsageError(
+                f"zoo {verb} needs the NAME of a recipe; `perpixel zoo` lists them all"
+            )
         case [pattern]:
             chosen = [perpixel.recipe(name) for name in perpixel.recipes(pattern)]
             if not chosen:

@@ -21,6 +21,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.serialization import MAGIC_NUMBER
 
@@ -56,7 +57,7 @@ def read_source(path: Path, *, trust: bool = False) -> Source:
     try:
         match file_kind(path):
             case "safetensors":
-                return Source(_safetensors(path))
+                return Source(load_file(path))
             case "torch":
                 with torch.serialization.safe_globals(_SAFE):  # a score or a palette in its meta
                     return unpack(torch.load(path, map_location="cpu", weights_only=True))
@@ -148,7 +149,7 @@ def _read_apart(path: Path) -> Source:
             if done.returncode != EXPECTED:
                 said = said.splitlines()[-1]
             raise PerpixelError(f"{path}: cannot be loaded, trusted or not: {said}")
-        state = _safetensors(plain)
+        state = load_file(plain)
         with safe_open(plain, framework="pt") as file:
             header = json.loads(file.metadata()[_HEADER])
     names, palette = header["names"], header["palette"]
@@ -157,11 +158,6 @@ def _read_apart(path: Path) -> Source:
         None if names is None else tuple(names),
         None if palette is None else tuple((r, g, b) for r, g, b in palette),
     )
-
-
-def _safetensors(path: Path) -> dict[str, Tensor]:
-    with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 def _classes(meta: Mapping[str, Any]) -> tuple[tuple[str, ...] | None, Palette | None]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from perpixel.data.dataset import Classes, LabelTable, Pairs
 from perpixel.data.listing import Listing
-from perpixel.data.places import find_folder, folder_of, matching
+from perpixel.data.places import find_folder, matching, require_split
 from perpixel.errors import PerpixelError
 from perpixel.recipes.spec import IGNORE
 
@@ -54,9 +54,9 @@ _SPLITS = {"train": "training", "val": "validation"}
 
 def open_ade20k(root: Path, split: str) -> Pairs:
     """The pairs of "train" or "val", sorted by name. Raises PerpixelError."""
-    folder = folder_of(split, _SPLITS, dataset="ade20k")
+    require_split(split, _SPLITS, dataset="ade20k")
     places = (".", "ADEChallengeData2016")
-    root = find_folder(root, places, marker="images", dataset="ade20k")
+    root, folder = find_folder(root, places, marker="images", dataset="ade20k"), _SPLITS[split]
     pictures = matching(root / "images" / folder, "*.jpg")
     if not pictures:
         raise PerpixelError(f"{root / 'images' / folder}: no pictures, which are *.jpg")

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from perpixel.data.window import Window, cut_label, cut_picture
-from perpixel.images import Array, Size, scaled_size
+from perpixel.images import Array, Size, resize_image, scaled_size
 from perpixel.recipes.spec import IGNORE, Augment, Input, Photometric
 
 Rng = np.random.Generator
@@ -67,11 +67,8 @@ def resize(image: Array, label: Array, size: Size) -> Pair:
     """Picture (bilinear) and label (nearest) at `size` (height, width)."""
     if label.shape == size:
         return image, label
-    wide = size[1], size[0]
-    return (
-        np.asarray(cv2.resize(image, wide, interpolation=cv2.INTER_LINEAR), np.uint8),
-        np.asarray(cv2.resize(label, wide, interpolation=cv2.INTER_NEAREST), np.uint8),
-    )
+    nearest = cv2.resize(label, size[::-1], interpolation=cv2.INTER_NEAREST)
+    return resize_image(image, size), np.asarray(nearest, np.uint8)
 
 
 _IDENTITY = np.arange(256, dtype=np.uint8)

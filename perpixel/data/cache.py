@@ -15,12 +15,11 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 from filelock import FileLock, Timeout
 from PIL import Image
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from perpixel.data.dataset import Classes, Pairs, Rows, read_pair
 from perpixel.data.folder import FILE as DESCRIPTION
@@ -28,12 +27,10 @@ from perpixel.data.folder import lists_of_folder
 from perpixel.data.listing import Listing
 from perpixel.errors import DamagedFile, PerpixelError, UsageError
 from perpixel.images import Array
-from perpixel.recipes.base import Spec
+from perpixel.recipes.base import Colour, Spec
 from perpixel.recipes.settings import readable, suggestion
 
 FILE = "cache.json"
-
-_Byte = Annotated[int, Field(ge=0, le=255)]
 
 
 class _Told(Spec):
@@ -43,7 +40,7 @@ class _Told(Spec):
     root: str
     description: str | None
     classes: tuple[str, ...]
-    palette: tuple[tuple[_Byte, _Byte, _Byte], ...]
+    palette: tuple[Colour, ...]
     splits: tuple[str, ...]
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from perpixel.data.dataset import Classes, LabelTable, Pairs, require_folder
 from perpixel.data.listing import Listing
-from perpixel.data.places import folder_of, matching, read_list
+from perpixel.data.places import matching, read_list, require_split
 from perpixel.errors import PerpixelError
 from perpixel.recipes.spec import IGNORE
 
@@ -51,7 +51,7 @@ _APPROVED = LabelTable(
 
 _NAME = re.compile(r"(0001TP|0006R0|0016E5|Seq05VD)_f?([0-9]+)")
 _STILLS, _LABELS = "701_StillsRaw_full", "LabeledApproved_full"
-_SPLITS = {name: name for name in ("train", "val", "test")}
+_SPLITS = ("train", "val", "test")
 
 
 def open_camvid(root: Path, split: str) -> Pairs:
@@ -70,7 +70,7 @@ def open_camvid(root: Path, split: str) -> Pairs:
 
 
 def _open_original(root: Path, split: str) -> Pairs:
-    folder_of(split, _SPLITS, dataset="camvid")
+    require_split(split, _SPLITS, dataset="camvid")
     listing = root / f"{split}.txt"
     if listing.is_file():
         names = [Path(line.split()[0]).stem for line in read_list(listing)]

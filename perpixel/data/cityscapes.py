@@ -9,7 +9,7 @@ from pathlib import Path
 
 from perpixel.data.dataset import Classes, LabelTable, Pairs
 from perpixel.data.listing import Listing
-from perpixel.data.places import find_folder, folder_of, matching
+from perpixel.data.places import find_folder, matching, require_split
 from perpixel.errors import PerpixelError
 from perpixel.recipes.spec import IGNORE
 
@@ -39,12 +39,12 @@ _TABLES = {
     "labelTrainIds": LabelTable(ids={**{i: i for i in range(len(CLASSES))}, **_UNLABELLED}),
 }
 
-_SPLITS = {name: name for name in ("train", "val", "test")}
+_SPLITS = ("train", "val", "test")
 
 
 def open_cityscapes(root: Path, split: str) -> Pairs:
     """The pairs of "train", "val" or "test", sorted by city and name. Raises PerpixelError."""
-    folder_of(split, _SPLITS, dataset="cityscapes")
+    require_split(split, _SPLITS, dataset="cityscapes")
     root = find_folder(root, (".", "cityscapes"), marker="leftImg8bit", dataset="cityscapes")
     pictures = matching(root / "leftImg8bit" / split, "*/*_leftImg8bit.png")
     if not pictures:

@@ -16,9 +16,9 @@ import numpy.typing as npt
 from perpixel.data.listing import Listing
 from perpixel.errors import PerpixelError
 from perpixel.images import Array, Palette, read_image, read_mask
+from perpixel.recipes.base import Colour
 from perpixel.recipes.spec import IGNORE
 
-Colour = tuple[int, int, int]
 Rows = tuple[int, int]
 RawMask = npt.NDArray[np.uint8 | np.uint16]
 
@@ -215,13 +215,12 @@ def require_classes(dataset: Dataset, names: tuple[str, ...]) -> None:
         )
 
 
-def require_folder(root: Path, *, dataset: str, holds: str) -> Path:
-    """`root` if it is a folder; else a PerpixelError that says what the data set keeps there."""
+def require_folder(root: Path, *, dataset: str, holds: str) -> None:
+    """Raises PerpixelError, unless `root` is a folder, that says what the data set keeps there."""
     if not root.is_dir():
         raise PerpixelError(
             f"{root}: no such folder. --data names the root of {dataset}, which holds {holds}"
         )
-    return root
 
 
 def _code(colour: Colour) -> int:

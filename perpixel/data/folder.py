@@ -37,13 +37,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
-from perpixel.data.dataset import Classes, Colour, LabelTable, Pairs, require_folder
+from perpixel.data.dataset import Classes, LabelTable, Pairs, require_folder
 from perpixel.data.listing import Listing
 from perpixel.data.places import read_list
 from perpixel.errors import PerpixelError
 from perpixel.images import IMAGE_SUFFIXES, distinct_palette
+from perpixel.recipes.base import Colour, Spec
 from perpixel.recipes.settings import suggestion
 from perpixel.recipes.spec import IGNORE
 
@@ -123,21 +124,15 @@ def _ending(text: str) -> str:
     return text
 
 
-class _Spec(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
 _Text = Annotated[str, Field(min_length=1)]
 _Ending = Annotated[str, AfterValidator(_ending)]
-_Byte = Annotated[int, Field(ge=0, le=255)]
-_Colour = tuple[_Byte, _Byte, _Byte]
 # One id or colour may stand without the list around it.
 _Ids = Annotated[
     tuple[Annotated[int, Field(ge=0, lt=2**16)], ...],
     BeforeValidator(lambda value: [value] if isinstance(value, int) else value),
 ]
 _Colours = Annotated[
-    tuple[_Colour, ...],
+    tuple[Colour, ...],
     BeforeValidator(
         lambda value: (
             [value] if isinstance(value, list) and value and isinstance(value[0], int) else value
@@ -146,20 +141,20 @@ _Colours = Annotated[
 ]
 
 
-class _Class(_Spec):
+class _Class(Spec):
     name: _Text
-    colour: _Colour | None = None
+    colour: Colour | None = None
     ids: _Ids | None = Field(None, min_length=1)
     colours: _Colours | None = Field(None, min_length=1)
 
 
-class _Split(_Spec):
+class _Split(Spec):
     images: _Text
     masks: _Text
     listing: _Text | None = Field(None, alias="list")
 
 
-class _Description(_Spec):
+class _Description(Spec):
     classes: tuple[
         Annotated[
             _Class,

@@ -2,13 +2,12 @@
 
 import os
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
-from typing import overload
+from collections.abc import Iterable, Iterator
 
 Pair = tuple[str, str]
 
 
-class Listing(Sequence[Pair]):
+class Listing:
     """Pairs of paths, picture and mask, held in two arrays.
 
     Paths are read-only bytes without a Python object each: a million pairs take the bytes of their
@@ -27,13 +26,7 @@ class Listing(Sequence[Pair]):
     def __len__(self) -> int:
         return len(self._ends) // 2
 
-    @overload
-    def __getitem__(self, index: int) -> Pair: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Pair]: ...
-    def __getitem__(self, index: int | slice) -> Pair | Sequence[Pair]:
-        if isinstance(index, slice):
-            return [self[one] for one in range(*index.indices(len(self)))]
+    def __getitem__(self, index: int) -> Pair:
         if not -len(self) <= index < len(self):
             raise IndexError(f"pair {index} of {len(self)}")
         index %= len(self)

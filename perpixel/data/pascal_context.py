@@ -12,7 +12,7 @@ from pathlib import Path
 
 from perpixel.data.dataset import Classes, LabelTable, Pairs
 from perpixel.data.listing import Listing
-from perpixel.data.places import below, find_folder, folder_of, read_list
+from perpixel.data.places import below, find_folder, read_list, require_split
 from perpixel.errors import PerpixelError
 from perpixel.recipes.spec import IGNORE
 
@@ -46,7 +46,7 @@ RAW_IDS = (
 _PNG = {index: index for index in range(len(CLASSES))}
 _MAT = {**dict.fromkeys(range(460), 0), **{raw: index + 1 for index, raw in enumerate(RAW_IDS)}}
 
-_SPLITS = {"train": "train", "val": "val"}
+_SPLITS = ("train", "val")
 _PLACES = (".", "VOC2010", "VOCdevkit/VOC2010")
 
 
@@ -68,10 +68,10 @@ def open_pascal_context_59(root: Path, split: str) -> Pairs:
 
 def _found(root: Path, split: str) -> tuple[Listing, dict[int, int]]:
     """The pairs, and what their masks' ids are among the 60 classes."""
-    name = folder_of(split, _SPLITS, dataset="pascal_context")
+    require_split(split, _SPLITS, dataset="pascal_context")
     voc = find_folder(root, _PLACES, marker="JPEGImages", dataset="pascal_context")
     lists = voc / "ImageSets/SegmentationContext"
-    names = read_list((lists if lists.is_dir() else voc / "ImageSets/Main") / f"{name}.txt")
+    names = read_list((lists if lists.is_dir() else voc / "ImageSets/Main") / f"{split}.txt")
     ready = voc / "SegmentationClassContext"
     bases = dict.fromkeys((voc, voc.parent if voc != root else root, root))
     raw = next((base / "trainval" for base in bases if (base / "trainval").is_dir()), None)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from perpixel.data.dataset import Classes, LabelTable, Pairs
 from perpixel.data.listing import Listing
-from perpixel.data.places import below, find_folder, folder_of, matching, read_list
+from perpixel.data.places import below, find_folder, matching, read_list, require_split
 from perpixel.errors import PerpixelError
 from perpixel.recipes.spec import IGNORE
 
@@ -29,7 +29,7 @@ CLASSES = Classes.listed(
 TABLE = LabelTable(ids={**{index: index for index in range(len(CLASSES))}, 255: IGNORE})
 
 _PLACES = (".", "VOC2012", "VOCdevkit/VOC2012")
-_SPLITS = {name: name for name in ("train", "val", "trainval", "trainaug", "test")}
+_SPLITS = ("train", "val", "trainval", "trainaug", "test")
 _SBD = ("benchmark_RELEASE/dataset", "benchmark_RELEASE", "SBD", "sbd")
 
 
@@ -42,7 +42,7 @@ def open_pascal_voc(root: Path, split: str) -> Pairs:
     `root` is VOC2012, VOCdevkit or the folder above it. The test split has no published masks:
     its pictures can be read, its labels cannot. Raises PerpixelError.
     """
-    folder_of(split, _SPLITS, dataset="pascal_voc")
+    require_split(split, _SPLITS, dataset="pascal_voc")
     voc = find_folder(root, _PLACES, marker="ImageSets/Segmentation", dataset="pascal_voc")
     masks = _augmented(root, voc) if split == "trainaug" else _own(voc, split)
     files = Listing(

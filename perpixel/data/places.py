@@ -1,6 +1,6 @@
 """Where a data set's files lie below the folder that a user names."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from perpixel.data.dataset import require_folder
@@ -44,14 +44,13 @@ def matching(folder: Path, pattern: str) -> list[Path]:
     return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
 
 
-def folder_of(split: str, folders: Mapping[str, str], *, dataset: str) -> str:
-    """What `folders` calls the split; raises UsageError for one that the data set does not have."""
-    if split not in folders:
+def require_split(split: str, splits: Collection[str], *, dataset: str) -> None:
+    """Raises UsageError for a split that the data set does not have."""
+    if split not in splits:
         raise UsageError(
-            f"{dataset} has no split {split!r}.{suggestion(split, folders)} It has: "
-            + ", ".join(folders)
+            f"{dataset} has no split {split!r}.{suggestion(split, splits)} It has: "
+            + ", ".join(splits)
         )
-    return folders[split]
 
 
 def below(root: Path, path: Path) -> str:

@@ -72,20 +72,11 @@ class Scores:
 
     def as_json(self) -> dict[str, object]:
         """Everything but the matrix and the single pictures, ready for json.dump."""
+        left_out = ("confusion", "pictures")
         return {
-            "miou": self.miou,
-            "pixel_accuracy": self.pixel_accuracy,
-            "mean_accuracy": self.mean_accuracy,
-            "frequency_weighted_iou": self.frequency_weighted_iou,
-            "iou": self.iou,
-            "accuracy": self.accuracy,
-            "dice": self.dice,
-            "precision": self.precision,
-            "recall": self.recall,
-            "fscore": self.fscore,
-            **({} if self.boundary_iou is None else {"boundary_iou": self.boundary_iou}),
-            "images": self.images,
-            "seconds": self.seconds,
+            name: value
+            for name, value in vars(self).items()
+            if name not in left_out and value is not None
         }
 
 

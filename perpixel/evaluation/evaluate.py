@@ -48,7 +48,7 @@ def evaluate(
         raise PerpixelError("the evaluation split holds no pictures")
     start, was_training = time.perf_counter(), network.training
     tries_kernels = torch.backends.cudnn.benchmark
-    device = next(network.parameters()).device
+    device = network.device
     classes = len(dataset.classes)
     matrix = np.zeros((classes, classes), np.int64)
     pictures = np.zeros((len(dataset), 3, classes), np.int64)

@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from perpixel.checkpoint import write_whole
 from perpixel.evaluation.confusion import Scores
+from perpixel.writing import write_whole
 
 
 def write_scores(folder: Path, scores: Scores) -> None:

@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 
-from perpixel.checkpoint import Checkpoint, write_whole
+from perpixel.checkpoint import Checkpoint
 from perpixel.data.scenes import Scenes
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.exporting.check import (
@@ -24,9 +23,10 @@ from perpixel.exporting.check import (
     torch_runner,
 )
 from perpixel.exporting.graph import SMALLEST, graph_of, onnx_file, program_file, trace
-from perpixel.images import IMAGE_SUFFIXES, Array, Size, read_image
+from perpixel.images import IMAGE_SUFFIXES, Array, Size, read_image, resize_image
 from perpixel.profiling.timing import Latency, latency
 from perpixel.recipes.spec import Recipe
+from perpixel.writing import write_whole
 
 FACTORS = (1.0, 0.75, 1.25)
 """Of every picture's size, where sizes are free; sides are made odd, which is hardest to match."""
@@ -164,13 +164,13 @@ def _pictures(
     """Pictures by name, of the fixed size, or each of three sizes."""
     for name, picture in _originals(files, fixed):
         if not dynamic:
-            yield name, _resized(picture, fixed)
+            yield name, resize_image(picture, fixed)
             continue
         for factor in FACTORS:
             own = picture.shape[0], picture.shape[1]
             if factor != 1:
                 own = int(own[0] * factor) | 1, int(own[1] * factor) | 1
-            yield name, _resized(picture, (max(own[0], SMALLEST), max(own[1], SMALLEST)))
+            yield name, resize_image(picture, (max(own[0], SMALLEST), max(own[1], SMALLEST)))
 
 
 def _files(check_on: Path | None) -> list[Path] | None:
@@ -193,12 +193,6 @@ def _originals(files: list[Path] | None, fixed: Size) -> Iterator[tuple[str, Arr
         return
     for path in files:
         yield path.name, read_image(path)
-
-
-def _resized(picture: Array, size: Size) -> Array:
-    if picture.shape[:2] == size:
-        return picture
-    return np.asarray(cv2.resize(picture, size[::-1], interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
 def _require_agreement(out: Path, found: list[Comparison]) -> None:

@@ -8,18 +8,17 @@ map of one whole pass does not even need those (enlargement.py).
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from perpixel.bilinear import Taps, compose, cut, taps
-from perpixel.images import Array, Size, scaled_size
+from perpixel.images import Array, Size, resize_image, scaled_size
 from perpixel.inference.enlargement import Enlargement, band, bands, best_class
 from perpixel.inference.windows import Read, Rows, slide
 from perpixel.memory import memory_for
-from perpixel.models.inputs import normalise
+from perpixel.models.inputs import autocast, normalise
 from perpixel.models.segmenter import Segmenter
 from perpixel.recipes.spec import Recipe
 
@@ -132,7 +131,7 @@ def _best_bands(
 
 
 def _bands(network: Segmenter, size: Size) -> Iterator[tuple[int, int]]:
-    return bands(size, classes=network.classes, device=next(network.parameters()).device)
+    return bands(size, classes=network.classes, device=network.device)
 
 
 def _mean(passes: Sequence[Pass], recipe: Recipe) -> tuple[Rows, bool]:
@@ -163,7 +162,7 @@ def _passes(
     found: list[list[Pass]] = [[] for _ in images]
     for scale in recipe.inference.scales:
         size = scaled_size(recipe.data.resize or picture, scale, box=recipe.inference.base_size)
-        resized = [image if size == picture else _resized(image, size) for image in images]
+        resized = [resize_image(image, size) for image in images]
         if recipe.inference.windows == "whole":
             enlargements = _whole(network, resized, recipe, dtype, picture)
             for passes, own in zip(found, enlargements, strict=True):
@@ -178,13 +177,13 @@ def _passes(
 def _whole(
     network: Segmenter, images: Sequence[Array], recipe: Recipe, dtype: torch.dtype, picture: Size
 ) -> list[list[Enlargement]]:
-    device = next(network.parameters()).device
+    device = network.device
     fed = normalise(torch.from_numpy(np.stack(images)).to(device), recipe.input)
     size = fed.shape[2], fed.shape[3]
     found: list[list[Enlargement]] = [[] for _ in images]
     for flipped in (False, True) if recipe.inference.flip else (False,):
         padded = _padded(fed.flip(3) if flipped else fed, recipe)
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+        with autocast(device, dtype):
             logits = network(padded).main.permute(0, 2, 3, 1)
         by_way = recipe.inference.two_resizes or padded.shape != fed.shape
         down, across = (
@@ -242,10 +241,6 @@ def _enlarged(rows: Rows, size: Size, picture: Size, recipe: Recipe) -> Rows:
 
 def _part_of(image: Array) -> Read:
     return lambda top, left, height, width: image[top : top + height, left : left + width]
-
-
-def _resized(image: Array, size: Size) -> Array:
-    return np.asarray(cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
 def _padded(fed: Tensor, recipe: Recipe) -> Tensor:

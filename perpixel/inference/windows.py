@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 from perpixel.bilinear import cut, taps
 from perpixel.images import Array, Size
 from perpixel.inference.enlargement import band
-from perpixel.models.inputs import normalise
+from perpixel.models.inputs import autocast, normalise
 from perpixel.models.segmenter import Segmenter
 from perpixel.recipes.spec import Recipe
 
@@ -46,7 +46,7 @@ def slide(
     tall, wide = min(crop[0], size[0]), min(crop[1], size[1])
     tops, lefts = window_starts(size[0], tall, stride[0]), window_starts(size[1], wide, stride[1])
     below, right = -tall % recipe.input.size_divisor, -wide % recipe.input.size_divisor
-    device = next(network.parameters()).device
+    device = network.device
     down, across = (
         (_hann(length) if spec.windows == "blend" else torch.ones(length)).to(device)
         for length in (tall, wide)
@@ -61,7 +61,7 @@ def slide(
             part = [read(top, left, tall, wide) for left in lefts[first : first + batch]]
             pixels = torch.stack([torch.from_numpy(window.copy()) for window in part])
             fed = pad(normalise(pixels.to(device), recipe.input), (0, right, 0, below))
-            with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+            with autocast(device, dtype):
                 found.append(network(fed).main.permute(0, 2, 3, 1))
         return torch.cat(found)
 

@@ -29,7 +29,7 @@ def compile_for_prediction(network: Segmenter) -> None:
 def require_compiler(network: Segmenter) -> None:
     """Raises UsageError when the network is on a CPU and there is no C++ compiler."""
     compiler = os.environ.get("CXX", "g++")
-    if next(network.parameters()).device.type == "cpu" and shutil.which(compiler) is None:
+    if network.device.type == "cpu" and shutil.which(compiler) is None:
         raise UsageError(
             f"compiling a network for a CPU needs a C++ compiler, and {compiler!r} is not on the "
             f"path: install g++, name yours in CXX, or do without compiling"

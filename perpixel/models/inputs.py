@@ -6,6 +6,11 @@ from torch import Tensor
 from perpixel.recipes.spec import Input
 
 
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """Inside, networks compute in `dtype`: torch's autocast, or nothing where it is float32."""
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+
 def normalise(images: Tensor, spec: Input) -> Tensor:
     """(value - mean) / std in the network's channel order, on the pictures' own device.
 

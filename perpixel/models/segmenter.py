@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from perpixel.models.fcn import FCNHead
@@ -38,6 +39,11 @@ class Segmenter(nn.Module):
     def classes(self) -> int:
         """How many classes the logits tell apart."""
         return self.head.classifier.out_channels
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return self.head.classifier.weight.device
 
     def forward(self, images: Tensor, auxiliary: bool = False) -> Logits:
         """Normalised pictures, float [N, 3, H, W], to logits; `auxiliary` asks for both heads'."""

@@ -18,6 +18,7 @@ from torch.nn.functional import conv2d
 from perpixel.heap import keep_freed
 from perpixel.losses import segmentation_loss
 from perpixel.models.build import build, place
+from perpixel.models.inputs import autocast
 from perpixel.profiling.timing import inference_pass
 from perpixel.recipes.base import Size, Spec
 from perpixel.recipes.spec import Recipe
@@ -92,7 +93,7 @@ def _work(request: Request, device: torch.device) -> None:
     labels = torch.zeros(request.batch, *request.size, dtype=torch.uint8, device=device)
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-9, momentum=0.9)
     for _ in range(2):
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+        with autocast(device, dtype):
             output = network(images, auxiliary=True)
         loss = torch.zeros((), device=device)
         for logits in output:

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from perpixel.errors import PerpixelError
+from perpixel.models.inputs import autocast
 from perpixel.models.segmenter import Segmenter
 
 TRIALS, WARM_UP, PASSES = 3, 10, 300
@@ -47,7 +48,7 @@ def inference_pass(
 
     @torch.inference_mode()
     def run() -> Tensor:
-        with torch.autocast(images.device.type, dtype=dtype, enabled=dtype != torch.float32):
+        with autocast(images.device, dtype):
             logits = network(images).main
         return interpolate(logits.float(), size=size, mode="bilinear", align_corners=align)
 

@@ -100,7 +100,7 @@ def _read(path: Path, parse: Callable[[str], T]) -> T | None:
         return None
     except OSError as error:
         raise PerpixelError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise PerpixelError(f"{path}: not what perpixel wrote there ({error})") from None
 
 
@@ -110,7 +110,7 @@ def _rows(text: str) -> list[dict[str, float]]:
     for line in text.splitlines():
         try:
             row = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             break
         numbers = {
             key: value

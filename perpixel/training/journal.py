@@ -11,9 +11,9 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from perpixel.checkpoint import write_whole
 from perpixel.distributed import describe
 from perpixel.errors import PerpixelError
+from perpixel.writing import write_whole
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from perpixel import distributed
-from perpixel.checkpoint import Checkpoint, write_checkpoint, write_whole
+from perpixel.checkpoint import Checkpoint, write_checkpoint
 from perpixel.data.catalog import open_dataset
 from perpixel.data.dataset import Dataset, read_pair
 from perpixel.data.loader import batches
@@ -55,6 +55,7 @@ from perpixel.training.state import (
 )
 from perpixel.training.synchronised import synchronise
 from perpixel.training.trouble import report_damage, report_skip
+from perpixel.writing import write_whole
 
 _GO_ON = "the run is saved: go on with the same command and --resume"
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from perpixel.losses import segmentation_loss
-from perpixel.models.inputs import normalise
+from perpixel.models.inputs import autocast, normalise
 from perpixel.models.segmenter import Logits
 from perpixel.recipes.spec import Recipe
 from perpixel.training.parallel import Part
@@ -22,7 +22,7 @@ def objective(network: nn.Module, part: Part, recipe: Recipe, *, dtype: torch.dt
 def logits_of(network: nn.Module, images: Tensor, recipe: Recipe, *, dtype: torch.dtype) -> Logits:
     """What the network says of some pictures, uint8 RGB [N, H, W, 3], with both heads."""
     fed = normalise(images, recipe.input)
-    with torch.autocast(images.device.type, dtype=dtype, enabled=dtype != torch.float32):
+    with autocast(images.device, dtype):
         output: Logits = network(fed, auxiliary=True)
     return output
 

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from perpixel.data.loader import Batch
 from perpixel.distributed import Ranks, summed, table
 from perpixel.errors import PerpixelError, UsageError
-from perpixel.losses import weight
+from perpixel.losses import mean_weight
 from perpixel.models.segmenter import Segmenter
 from perpixel.recipes.spec import Recipe
 
@@ -68,7 +68,7 @@ def parts(batch: Batch, recipe: Recipe, *, where: torch.device, own: Ranks) -> I
     passes = recipe.train.accumulate
     images = batch.images.to(where, non_blocking=True).chunk(passes)
     labels = batch.labels.to(where, non_blocking=True).chunk(passes)
-    weights = torch.stack([weight(part, recipe.loss) for part in labels])
+    weights = torch.stack([mean_weight(part, recipe.loss) for part in labels])
     factors = weights / summed(weights.sum()).clamp(min=torch.finfo(weights.dtype).tiny)
     for index in range(passes):
         factor = factors[index] * own.world

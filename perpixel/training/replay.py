@@ -10,13 +10,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from perpixel import distributed
-from perpixel.checkpoint import (
-    Checkpoint,
-    load_strictly,
-    read_checkpoint,
-    write_checkpoint,
-    write_whole,
-)
+from perpixel.checkpoint import Checkpoint, load_strictly, read_checkpoint, write_checkpoint
 from perpixel.data.catalog import open_dataset
 from perpixel.data.loader import batches
 from perpixel.errors import PerpixelError
@@ -27,6 +21,7 @@ from perpixel.recipes.base import Spec
 from perpixel.recipes.spec import IGNORE
 from perpixel.training.objective import logits_of, loss_of
 from perpixel.training.parallel import Verdict, agree, dropout_seed, parts
+from perpixel.writing import write_whole
 
 
 class Record(Spec):

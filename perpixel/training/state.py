@@ -5,7 +5,7 @@ one is written as `next` before the others move up, so that at any moment a whol
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
@@ -14,12 +14,13 @@ import torch
 from pydantic import Field, ValidationError
 from torch import Tensor
 
-from perpixel.checkpoint import load_strictly, read_tensors, sync_folder, write_tensors
+from perpixel.checkpoint import load_strictly, read_tensors, write_tensors
 from perpixel.errors import DamagedFile, PerpixelError
 from perpixel.models.segmenter import Segmenter
 from perpixel.recipes import settings
 from perpixel.recipes.base import Spec
 from perpixel.recipes.spec import Recipe
+from perpixel.writing import sync_folder
 
 _HEADER = "perpixel-run"
 _Count = Annotated[int, Field(ge=0)]
@@ -96,14 +97,7 @@ def write_state(
         for key, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, Tensor):
                 tensors[f"optimizer.{key}.{name}"] = value
-    header = _Header(
-        course=course,
-        step=progress.step,
-        best_miou=progress.best_miou,
-        skipped=progress.skipped,
-        damaged=progress.damaged,
-        scored=progress.scored,
-    )
+    header = _Header(course=course, **asdict(progress))
     fresh = folder / "next.safetensors"
     write_tensors(fresh, tensors, {_HEADER: header.model_dump_json()})
     places = [folder / _name(age) for age in range(course.recipe.train.keep)]
@@ -178,9 +172,7 @@ def read_state(
     lines.append(f"resumed after step {header.step}")
     lines += [f"changed: {change}" for change in changed]
     lines += [] if same else ["the optimizer, another one, starts anew"]
-    progress = Progress(
-        header.step, header.best_miou, header.skipped, header.damaged, header.scored
-    )
+    progress = Progress(**header.model_dump(exclude={"course"}))
     return Start(progress, tuple(lines), tuple(damaged))
 
 

@@ -1,0 +1,43 @@
+"""Files that are there as a whole or not at all."""
+
+import os
+from pathlib import Path
+
+from perpixel.errors import PerpixelError
+
+
+def write_whole(path: Path, *content: bytes | memoryview) -> None:
+    """Writes a file so that a reader, or a crash, sees the old content or the new, never a part.
+
+    `content`'s pieces follow one another. What a crash leaves behind has a name of its own, which
+    the next writing takes again.
+    """
+    try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            with path.open("wb") as file:  # a device or pipe is not ours to replace
+                file.writelines(content)
+            return
+        path = path.resolve()  # a link stays a link
+        temporary = path.with_name(f".{path.name}.part")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                file.writelines(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            sync_folder(path.parent)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise PerpixelError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def sync_folder(folder: Path) -> None:
+    """Returns when the names in a folder would survive a power cut; raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
