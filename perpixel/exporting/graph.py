@@ -3,15 +3,18 @@
 import io
 import json
 import logging
+import operator
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
 from perpixel.checkpoint import Checkpoint, network_of
+from perpixel.errors import PerpixelError
 from perpixel.images import Array
 from perpixel.models.inputs import normalise
 from perpixel.models.segmenter import Segmenter
@@ -104,7 +107,8 @@ def graph_of(checkpoint: Checkpoint, *, logits: bool) -> Graph:
 def trace(graph: Graph, size: Size, *, dynamic: bool) -> torch.export.ExportedProgram:
     """PyTorch's exported program for one picture of `size`; with `dynamic` for any number and size.
 
-    A dynamic program's pictures have sides of 33 pixels or more.
+    A dynamic program's pictures have sides of 33 pixels or more. Raises PerpixelError where this
+    torch cannot keep their size free.
     """
     shape = (3, *size) if isinstance(graph, NetworkAlone) else (*size, 3)
     # Of a batch of one the tracer would make a constant, too.
@@ -113,8 +117,20 @@ def trace(graph: Graph, size: Size, *, dynamic: bool) -> torch.export.ExportedPr
         axis: torch.export.Dim(name, min=1 if name == "batch" else SMALLEST)
         for axis, name in graph.axes.items()
     }
-    with torch.no_grad():
-        return torch.export.export(graph, (example,), dynamic_shapes=(dims,) if dynamic else None)
+    # Before torch 2.12 a pooled size was computed by asking for the remainder, which fixed it.
+    floors = patch("torch._meta_registrations.div_rtn", operator.floordiv)
+    try:
+        with torch.no_grad(), floors:
+            return torch.export.export(
+                graph, (example,), dynamic_shapes=(dims,) if dynamic else None
+            )
+    except torch._dynamo.exc.UserError as error:
+        if not dynamic:
+            raise
+        raise PerpixelError(
+            f"torch {torch.__version__} cannot export for pictures of any size: take torch 2.11 or "
+            f"newer, or export one size, without --dynamic ({str(error).splitlines()[0]})"
+        ) from error
 
 
 def onnx_file(
