@@ -133,11 +133,12 @@ def _forward(
         known = (index < CLASSES) & inside[None, :]
         west = index.to(tl.int64) * per_class + left[None, :] * per_column
         east = index.to(tl.int64) * per_class + right[None, :] * per_column
-        north = tl.load(above + west, mask=known, other=0).to(EXACT)
-        north += further * (tl.load(above + east, mask=known, other=0).to(EXACT) - north)
-        south = tl.load(below + west, mask=known, other=0).to(EXACT)
-        south += further * (tl.load(below + east, mask=known, other=0).to(EXACT) - south)
-        score = north + lower * (south - north)
+        # First down, then across, as backward does: its rounding is to be the same.
+        at_west = tl.load(above + west, mask=known, other=0).to(EXACT)
+        at_west += lower * (tl.load(below + west, mask=known, other=0).to(EXACT) - at_west)
+        at_east = tl.load(above + east, mask=known, other=0).to(EXACT)
+        at_east += lower * (tl.load(below + east, mask=known, other=0).to(EXACT) - at_east)
+        score = at_west + further * (at_east - at_west)
         if SMOOTHING > 0:
             mean += tl.sum(tl.where(index < CLASSES, score, 0.0), axis=0) / CLASSES
         score = tl.where(index < CLASSES, score, float("-inf"))

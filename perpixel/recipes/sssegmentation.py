@@ -1,12 +1,13 @@
 """sssegmentation: its tables of FCN (trained in November and December 2020) and Semantic FPN.
 
 The scored weights are the last epoch's. Epochs became iterations by PyTorch's DistributedSampler
-with the last partial batch dropped; 2, 4 and 8 GPUs give the same numbers. Two runs of one recipe
+with the last partial batch dropped; 2, 4 and 8 GPUs give as many. Two runs of one recipe
 differed by 0.7 to 0.9 mIoU (VOC, output stride 8). Training was in float32, and so are the
 recipes; `--set train.precision=auto` is faster.
 
 Not reproduced: heads started from PyTorch's default initialisation (here as `models/build.py`
-says); batches come from one endless stream and are never dropped (docs/decisions.md).
+says); batches come from one endless stream and are never dropped (docs/decisions.md); the loss was
+the average of the GPUs' own means, in which a GPU with fewer labelled pixels counted as much.
 """
 
 from typing import Literal, NamedTuple

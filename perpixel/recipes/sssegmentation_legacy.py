@@ -5,7 +5,8 @@ backbone. The Cityscapes rows were printed without figures, and no weights were 
 
 Not reproduced, and so the figures are not to be expected: that commit swapped height and width
 when it resized pictures, in training and in testing (a picture of 500x375 became 512 wide and 682
-high). What `sssegmentation.py` says of initialisation and batches holds here too.
+high), and cut sides to whole numbers. What `sssegmentation.py` says of initialisation, batches and
+loss holds here too.
 """
 
 from perpixel.recipes.published import FCN_PAPER
