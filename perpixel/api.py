@@ -92,25 +92,30 @@ def train(
     tensorboard: event files, too. See perpixel.training.loop.train.
     Raises PerpixelError for anything the user can mend.
     """
-    from perpixel import zoo
+    import torch
+
+    from perpixel import distributed, zoo
+    from perpixel.models.defaults import torch_defaults
     from perpixel.training.loop import train as run
     from perpixel.training.state import states
 
     if resume is True and init is not None:
         raise UsageError("--resume and --init: a resumed run has its own weights; take one of them")
     begun = bool(states(Path(out) / "checkpoints")) if resume == "if-begun" else resume
-    return run(
-        recipe,
-        data=None if data is None else Path(data),
-        out=Path(out),
-        resume=begun,
-        allow_changes=allow_changes,
-        init=None if begun else zoo.initial_weights(recipe, init),
-        device=device,
-        workers=workers,
-        deterministic=deterministic,
-        tensorboard=tensorboard,
-    )
+    where = distributed.device(device)
+    with torch.inference_mode(False), torch.enable_grad(), torch_defaults(where):
+        return run(
+            recipe,
+            data=None if data is None else Path(data),
+            out=Path(out),
+            resume=begun,
+            allow_changes=allow_changes,
+            init=None if begun else zoo.initial_weights(recipe, init),
+            device=device,
+            workers=workers,
+            deterministic=deterministic,
+            tensorboard=tensorboard,
+        )
 
 
 def evaluate(

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from perpixel.errors import DamagedFile, PerpixelError
 from perpixel.models.build import build
+from perpixel.models.defaults import torch_defaults
 from perpixel.models.segmenter import Segmenter
 from perpixel.recipes import settings
 from perpixel.recipes.base import Colour, Spec
@@ -99,8 +100,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 def network_of(checkpoint: Checkpoint) -> Segmenter:
     """The checkpoint's network, holding its weights, in evaluation mode."""
-    network = build(checkpoint.recipe.model, classes=len(checkpoint.names))
-    load_strictly(network, checkpoint.weights)
+    with torch_defaults(torch.device("cpu")):
+        network = build(checkpoint.recipe.model, classes=len(checkpoint.names))
+        load_strictly(network, checkpoint.weights)
     return network.eval()
 
 

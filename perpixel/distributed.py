@@ -144,7 +144,8 @@ def precision(name: str, where: torch.device) -> torch.dtype:
     for convolutions is TF32, with 10 bits of fraction. What a CPU is ill suited to is logged as a
     warning. Raises UsageError for a name there is not.
     """
-    _use_tf32(name == "tf32")
+    if where.type == "cuda":
+        _use_tf32(name == "tf32")
     match name:
         case "auto":
             return torch.bfloat16 if _fast_bfloat16(where) else torch.float32
@@ -170,20 +171,24 @@ def precision(name: str, where: torch.device) -> torch.dtype:
 @contextmanager
 def exact() -> Iterator[None]:
     """Inside, CUDA multiplies float32 numbers exactly."""
-    usual = torch.backends.cudnn.allow_tf32
+    usual = torch.backends.cuda.matmul.fp32_precision == "tf32"
+    if not usual:  # as `precision` left it; and on CPUs a caller's setting is not ours to touch
+        yield
+        return
     _use_tf32(False)
     try:
         yield
     finally:
-        _use_tf32(usual)
+        _use_tf32(True)
 
 
 def uses_tf32(where: torch.device) -> bool:
     """Whether float32 numbers are multiplied as TF32 there."""
-    return where.type == "cuda" and torch.backends.cuda.matmul.allow_tf32
+    return where.type == "cuda" and torch.backends.cuda.matmul.fp32_precision == "tf32"
 
 
 def _use_tf32(wanted: bool) -> None:
+    # By one of torch's two interfaces alone: after both, reading may raise RuntimeError.
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = wanted
 
 
@@ -193,7 +198,10 @@ def arithmetic(*, deterministic: bool) -> Iterator[None]:
 
     Where torch has no such kernel it warns. On a CPU every kernel here gives the same bits.
     """
-    usual = torch.backends.cudnn.benchmark, torch.are_deterministic_algorithms_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    enabled = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = not deterministic
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by cuBLAS's first call
@@ -202,8 +210,9 @@ def arithmetic(*, deterministic: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        torch.backends.cudnn.benchmark = usual[0]
-        torch.use_deterministic_algorithms(usual[1], warn_only=True)
+        torch.backends.cudnn.benchmark = benchmark
+        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+        torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
 
 
 def describe() -> dict[str, str | int | None]:

@@ -16,13 +16,48 @@ def _torchs_own():
 
 @pytest.mark.parametrize("name", ["float32", "bfloat16", "auto"])
 def test_float32_is_float32_unless_tf32_is_asked_for(name: str):
-    cpu = torch.device("cpu")
-    assert distributed.precision("tf32", cpu) == torch.float32
+    gpu = torch.device("cuda")
+    assert distributed.precision("tf32", gpu) == torch.float32
     assert torch.backends.cudnn.allow_tf32
     assert torch.backends.cuda.matmul.allow_tf32
-    distributed.precision(name, cpu)
+    distributed.precision(name, gpu)
     assert not torch.backends.cudnn.allow_tf32
     assert not torch.backends.cuda.matmul.allow_tf32
+
+
+def test_on_a_cpu_tf32_stays_as_the_program_has_it():
+    usual = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    for name in ("tf32", "float32"):
+        distributed.precision(name, torch.device("cpu"))
+        with distributed.exact():
+            pass
+        assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == usual
+
+
+@pytest.mark.parametrize("precision", ["none", "ieee", "tf32"])
+def test_torchs_newer_interface_hinders_nothing(precision: str):
+    """After it, reading the older one may raise RuntimeError."""
+    usual = torch.backends.fp32_precision
+    torch.backends.fp32_precision = precision
+    try:
+        with distributed.exact():
+            distributed.uses_tf32(torch.device("cuda"))
+    finally:
+        torch.backends.fp32_precision = usual
+
+
+@pytest.mark.parametrize("warn_only", [True, False])
+def test_a_programs_own_determinism_is_kept(warn_only: bool):
+    torch.use_deterministic_algorithms(True, warn_only=warn_only)
+    fill = torch.utils.deterministic.fill_uninitialized_memory
+    try:
+        with distributed.arithmetic(deterministic=True):
+            assert torch.is_deterministic_algorithms_warn_only_enabled()
+        assert torch.are_deterministic_algorithms_enabled()
+        assert torch.is_deterministic_algorithms_warn_only_enabled() == warn_only
+        assert torch.utils.deterministic.fill_uninitialized_memory == fill
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +95,7 @@ def test_what_a_cpu_is_ill_suited_to_is_said(monkeypatch, caplog, name, supporte
 
 
 def test_inside_exact_float32_is_float32():
-    distributed.precision("tf32", torch.device("cpu"))
+    distributed.precision("tf32", torch.device("cuda"))
     with distributed.exact():
         assert not torch.backends.cuda.matmul.allow_tf32
     assert torch.backends.cuda.matmul.allow_tf32

@@ -18,6 +18,7 @@ from perpixel.images import Array, Size, resize_image, scaled_size
 from perpixel.inference.enlargement import Enlargement, band, bands, best_class
 from perpixel.inference.windows import Read, Rows, slide
 from perpixel.memory import memory_for
+from perpixel.models.defaults import torch_defaults
 from perpixel.models.inputs import autocast, normalise
 from perpixel.models.segmenter import Segmenter
 from perpixel.recipes.spec import Recipe
@@ -56,7 +57,7 @@ def class_maps(
     """
     found = []
     size = images[0].shape[0], images[0].shape[1]
-    with _memory_for(len(images), size):
+    with _memory_for(len(images), size), torch_defaults(network.device):
         for passes in _passes(network, images, recipe, dtype, window_batch):
             if len(passes) == 1 and isinstance(passes[0], Enlargement):
                 best = best_class(passes[0])
