@@ -44,7 +44,7 @@ def predict_geotiff(
         import rasterio
         from rasterio.errors import NotGeoreferencedWarning, RasterioError
     except ImportError:
-        raise UsageError('--geo needs rasterio: pip install "perpixel[geo]"') from None
+        raise PerpixelError('--geo needs rasterio: pip install "perpixel[geo]"') from None
     part = out.with_name(f".{out.name}.part")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
