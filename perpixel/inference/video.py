@@ -28,7 +28,7 @@ def predict_video(
 
     Returns the number of frames. `progress` is called with (frames done, frames the file promises).
     Raises PerpixelError for a file that cannot be decoded, or that ends well before its last frame;
-    the frames until then are written.
+    the frames until then are written. And for an MP4 that does not fit on the disk; it is removed.
     """
     video = cv2.VideoCapture(str(path))
     promised = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
@@ -49,6 +49,8 @@ def predict_video(
         video.release()
         if writer is not None:
             writer.release()
+    if overlay is not None and writer is not None:
+        _require_whole(overlay, frames=done)
     if done == 0:
         raise PerpixelError(f"{path}: not a video that can be decoded, or a damaged one")
     if done < 0.95 * promised - 5:  # what files promise is often an estimate
@@ -77,3 +79,16 @@ def _writer(path: Path, frame: Array, fps: float) -> cv2.VideoWriter:
     if not writer.isOpened():
         raise PerpixelError(f"{path}: cannot be written as an MP4 video")
     return writer
+
+
+def _require_whole(path: Path, *, frames: int) -> None:
+    """OpenCV tells of no error in writing, such as a full disk; what can be read back does."""
+    written = cv2.VideoCapture(str(path))
+    found = max(int(written.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
+    written.release()
+    if found != frames:
+        path.unlink(missing_ok=True)
+        raise PerpixelError(
+            f"{path}: cannot be written as a whole ({found} of {frames} frames can be read back), "
+            f"so it was removed; is the disk full? The masks are written"
+        )

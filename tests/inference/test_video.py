@@ -1,3 +1,5 @@
+import sys
+
 import cv2
 import numpy as np
 import pytest
@@ -50,6 +52,21 @@ def test_every_frame_has_a_mask_and_its_place_in_the_overlay(predictor, video, t
     drawn = cv2.VideoCapture(str(tmp_path / "o.mp4"))
     assert int(drawn.get(cv2.CAP_PROP_FRAME_COUNT)) == 30
     assert drawn.get(cv2.CAP_PROP_FPS) == 10
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit on files' sizes there")
+def test_an_overlay_that_does_not_fit_on_the_disk_is_an_error(predictor, video, tmp_path):
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(PerpixelError, match=r"o\.mp4: cannot be written .* of 30 frames"):
+            predict_video(predictor, video, masks=tmp_path / "m", overlay=tmp_path / "o.mp4")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not (tmp_path / "o.mp4").exists()
+    assert len(list((tmp_path / "m").iterdir())) == 30
 
 
 def test_a_file_that_is_no_video_is_named(predictor, tmp_path):
