@@ -18,6 +18,7 @@ def find_jobs(inputs: list[str], out: Path, *, flat: bool) -> dict[str, Path]:
     suffixes = IMAGE_SUFFIXES + VIDEO_SUFFIXES
 
     jobs: dict[str, Path] = {}
+    written: dict[str, Path] = {}  # by names without case: on many disks A.png is a.png
     for given in inputs:
         found = (
             [Path(given)]
@@ -40,11 +41,13 @@ def find_jobs(inputs: list[str], out: Path, *, flat: bool) -> dict[str, Path]:
                 whole = path.is_dir() and not flat
                 below = picture.relative_to(path) if whole else Path(picture.name)
                 name = below.with_suffix("").as_posix()
-                if jobs.setdefault(name, picture) != picture:
+                other = written.setdefault(name.casefold(), picture)
+                if other != picture:
                     raise UsageError(
-                        f"{jobs[name]} and {picture} would both be written as {name}.png: predict "
+                        f"{other} and {picture} would both be written as {name}.png: predict "
                         f"them into different folders"
                     )
+                jobs[name] = picture
     return jobs
 
 
@@ -69,8 +72,16 @@ def require_free(jobs: dict[str, Path], out: Path, *, endings: list[str]) -> Non
                 f"{folder} is for a video's frames, and {path} lies there: name another folder "
                 f"with --out, or predict the video by itself"
             )
-    seen: set[Path] = set()
+    files = {_file(picture) for picture in pictures if picture.exists()}
+    seen: set[str] = set()
     for target in targets:
-        if target.resolve() in pictures or target in seen:
+        folded = str(target).casefold()
+        if (target.exists() and _file(target) in files) or folded in seen:
             raise UsageError(f"{target} would be written over: name another folder with --out")
-        seen.add(target)
+        seen.add(folded)
+
+
+def _file(path: Path) -> tuple[int, int]:
+    """Which file it is, by whatever name: where case does not matter, it has several."""
+    found = path.stat()
+    return found.st_dev, found.st_ino

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from perpixel.cli import main
-from perpixel.cli.jobs import require_free
+from perpixel.cli.jobs import find_jobs, require_free
 from perpixel.data.scenes import Scenes
 from perpixel.errors import OutOfMemory, UsageError
 from perpixel.images import read_image
@@ -482,6 +482,24 @@ def test_a_videos_frames_have_their_folder_to_themselves(tmp_path, monkeypatch, 
     with pytest.raises(UsageError, match="is for a video's frames"):
         require_free(found, Path("out"), endings=[".png"])
     require_free({"clip": Path("clip.avi"), "b": Path("b.png")}, Path("out"), endings=[".png"])
+
+
+def test_where_case_does_not_matter_nothing_is_written_over(tmp_path):
+    (tmp_path / "A.PNG").write_bytes(b"a picture")
+    if not (tmp_path / "A.png").exists():  # the disk tells case apart
+        require_free({"A": tmp_path / "A.PNG"}, tmp_path, endings=[".png"])
+        os.link(tmp_path / "A.PNG", tmp_path / "A.png")
+    with pytest.raises(UsageError, match=r"A\.png would be written over"):
+        require_free({"A": tmp_path / "A.PNG"}, tmp_path, endings=[".png"])
+    for name in ("one/B.png", "two/b.png"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(b"a picture")
+    both = [str(tmp_path / name) for name in ("one", "two")]
+    with pytest.raises(UsageError, match=r"B\.png and .*b\.png would both be written as b\.png"):
+        find_jobs(both, tmp_path / "out", flat=False)
+    jobs = {"a": Path("a.png"), "A_overlay": Path("A_overlay.png")}
+    with pytest.raises(UsageError, match=r"A_overlay\.png would be written over"):
+        require_free(jobs, tmp_path / "out", endings=[".png", "_overlay.png"])
 
 
 def test_scores_are_written_where_they_cannot_be_printed(
