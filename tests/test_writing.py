@@ -1,0 +1,16 @@
+import errno
+import os
+
+from perpixel.writing import sync_folder, write_whole
+
+
+def test_windows_opens_no_folder(tmp_path, monkeypatch):
+    def refused(*_: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    write_whole(tmp_path / "a" / "file", b"one ", b"two")
+    assert (tmp_path / "a" / "file").read_bytes() == b"one two"
+    with monkeypatch.context() as windows:
+        windows.setattr(os, "open", refused)
+        windows.setattr(os, "name", "nt")
+        sync_folder(tmp_path)
