@@ -215,16 +215,18 @@ def _write(
 
 
 def _write_probabilities(path: Path, predictor: "Predictor", result: "Result") -> None:
-    import numpy as np
-    from numpy.lib.format import open_memmap
+    from numpy.lib.format import write_array_header_1_0
 
     part = path.with_name(f".{path.name}.part")
     shape = (*result.classes.shape, len(result.names))
     try:
-        file = open_memmap(part, mode="w+", dtype=np.float16, shape=shape)
-        for top, values in predictor.probabilities(result.image):
-            file[top : top + len(values)] = values
-        file.flush()
+        # Not as a memory map: Windows moves no file that is mapped, and a full disk ends a process
+        # that writes to one.
+        with part.open("wb") as file:
+            about = {"descr": "<f2", "fortran_order": False, "shape": shape}
+            write_array_header_1_0(file, about)
+            for _, values in predictor.probabilities(result.image):
+                file.write(values.astype("<f2").tobytes())
         part.replace(path)
     except OSError as error:
         raise PerpixelError(f"{path}: cannot be written ({error.strerror})") from None

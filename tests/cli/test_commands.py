@@ -137,6 +137,18 @@ def test_predict_writes_palette_masks_and_overlays(perpixel, mini, trained, tmp_
     assert read_image(tmp_path / "00_overlay.png").shape == (48, 64, 3)
 
 
+def test_predict_writes_probabilities(perpixel, mini, trained, tmp_path, monkeypatch):
+    monkeypatch.setattr("numpy.memmap.__new__", None)  # Windows moves no file that is mapped
+    picture = mini / "val/00.png"
+    assert perpixel("predict", trained, picture, "--out", tmp_path, "--probabilities")[0] == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["00.npy", "00.png"]
+    found = np.load(tmp_path / "00.npy")
+    assert (found.dtype, found.shape) == (np.float16, (48, 64, 11))
+    assert found.astype(np.float32).sum(axis=2) == pytest.approx(np.ones((48, 64)), abs=0.01)
+    with Image.open(tmp_path / "00.png") as mask:
+        assert (found.argmax(axis=2) == np.asarray(mask)).mean() > 0.99
+
+
 def test_predict_takes_globs_and_names_what_it_leaves_out(perpixel, mini, trained, tmp_path):
     (tmp_path / "broken.png").write_text("no picture")
     (tmp_path / "empty.png").write_bytes(b"")
