@@ -149,7 +149,8 @@ def _read_apart(path: Path) -> Source:
             if done.returncode != EXPECTED:
                 said = said.splitlines()[-1]
             raise PerpixelError(f"{path}: cannot be loaded, trusted or not: {said}")
-        state = load_file(plain)
+        # Copies, as the tensors map the file, which Windows then does not remove.
+        state = {name: tensor.clone() for name, tensor in load_file(plain).items()}
         with safe_open(plain, framework="pt") as file:
             header = json.loads(file.metadata()[_HEADER])
     names, palette = header["names"], header["palette"]
