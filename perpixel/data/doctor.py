@@ -17,6 +17,7 @@ import numpy as np
 from perpixel.data.catalog import list_pairs, splits
 from perpixel.data.dataset import Pairs
 from perpixel.data.examination import Examined, Finding, Kind, examine
+from perpixel.data.processes import require_startable
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.images import IMAGE_SUFFIXES
 from perpixel.recipes.base import Size
@@ -215,7 +216,9 @@ def _scan(
             yield examine(opened[split], index, split=split, crop=crop)
         return
     # Spawned, not forked: the caller may have threads, and locks that they hold.
-    with ProcessPoolExecutor(processes, get_context("spawn"), _share, (opened, crop)) as pool:
+    context = get_context("spawn")
+    require_startable(context)
+    with ProcessPoolExecutor(processes, context, _share, (opened, crop)) as pool:
         yield from pool.map(_examine, jobs, chunksize=4)
 
 

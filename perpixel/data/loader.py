@@ -7,6 +7,7 @@ the first, and the number of workers changes nothing. Ranks share out every step
 their number changes nothing either.
 """
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -25,6 +26,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from perpixel.data.augment import augment, draw_window, resize
 from perpixel.data.dataset import Dataset, read_pair, read_picture
+from perpixel.data.processes import require_startable
 from perpixel.data.window import source_rows
 from perpixel.errors import DamagedFile, PerpixelError
 from perpixel.images import Size
@@ -95,6 +97,8 @@ def batches(
     """
     if len(dataset) == 0:
         raise PerpixelError("the training split holds no pictures")
+    if workers:
+        require_startable(multiprocessing.get_context())
     loader = DataLoader(
         _Steps(dataset, recipe, share_of),
         batch_size=None,
