@@ -25,6 +25,7 @@ from perpixel.data.dataset import Classes, Pairs, Rows, read_pair
 from perpixel.data.folder import FILE as DESCRIPTION
 from perpixel.data.folder import lists_of_folder
 from perpixel.data.listing import Listing
+from perpixel.data.processes import cores
 from perpixel.errors import DamagedFile, PerpixelError, UsageError
 from perpixel.images import Array
 from perpixel.recipes.base import Colour, Spec
@@ -277,7 +278,7 @@ def _write_all(out: Path, todo: list[_Job], *, total: int, progress: Progress) -
     problems: list[str] = []
     done = total - len(todo)
     progress(done, total)
-    with ThreadPoolExecutor(os.cpu_count()) as workers:  # decoders leave Python's lock
+    with ThreadPoolExecutor(cores()) as workers:  # decoders leave Python's lock
         for start in range(0, len(todo), 64):
             for problem in workers.map(work, todo[start : start + 64]):
                 done += 1

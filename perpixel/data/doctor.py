@@ -1,6 +1,5 @@
 """Look through a whole data set and report everything that is wrong with it, in one run."""
 
-import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,7 +16,7 @@ import numpy as np
 from perpixel.data.catalog import list_pairs, splits
 from perpixel.data.dataset import Pairs
 from perpixel.data.examination import Examined, Finding, Kind, examine
-from perpixel.data.processes import require_startable
+from perpixel.data.processes import cores, require_startable
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.images import IMAGE_SUFFIXES
 from perpixel.recipes.base import Size
@@ -156,7 +155,7 @@ def check(
             findings.append(Finding(Kind.UNOPENED, split, split, str(error)))
     jobs = [(split, index) for split, pairs in opened.items() for index in range(len(pairs))]
     if processes is None:
-        processes = min(os.cpu_count() or 1, len(jobs) // _PAIRS_PER_PROCESS)
+        processes = min(cores(), len(jobs) // _PAIRS_PER_PROCESS)
     examined: dict[str, list[Examined]] = {split: [] for split in opened}
     for done, (job, one) in enumerate(
         zip(jobs, _scan(opened, jobs, crop, processes), strict=True), start=1

@@ -1,8 +1,17 @@
-"""Processes that read pictures: whether they can be started at all."""
+"""Processes that read pictures: how many are of use, and whether they can be started at all."""
 
+import os
+import sys
 from multiprocessing.context import BaseContext
 
 from perpixel.errors import PerpixelError
+
+
+def cores() -> int:
+    """How many processor cores this process may use; the machine may have more."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def require_startable(context: BaseContext) -> None:

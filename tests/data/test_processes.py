@@ -1,4 +1,4 @@
-"""Scripts that start processes without `if __name__ == "__main__":`, where none are forked."""
+"""How many processes there may be, and those of scripts without `if __name__ == "__main__":`."""
 
 import os
 import subprocess
@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from perpixel.data.processes import cores
 
 CHECK = """
 from perpixel.data.doctor import check
@@ -39,3 +41,13 @@ def test_a_script_that_every_process_would_run_is_told_so(mini, tmp_path, work):
     last = done.stderr.strip().splitlines()[-1]
     assert "PerpixelError: a process that was to read pictures has died as it started" in last
     assert 'if __name__ == "__main__":' in last
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems tell of no such set")
+def test_cores_are_those_that_may_be_used():
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        assert cores() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
