@@ -253,13 +253,17 @@ def _require_space(out: Path, todo: list[_Job], *, total: int, say: Callable[[st
     free = shutil.disk_usage(out).free
     say(
         f"{total} pairs, {total - len(todo)} of them in {out} already; the others take about "
-        f"{needed / 1e9:.1f} GB of the {free / 1e9:.1f} GB that are free there"
+        f"{_size(needed)} of the {_size(free)} that are free there"
     )
     if needed > free:
         raise PerpixelError(
-            f"{out}: the cache takes about {needed / 1e9:.1f} GB more, and {free / 1e9:.1f} GB are "
-            f"free there; name a folder on another disk with --out, or cache one split with --split"
+            f"{out}: the cache takes about {_size(needed)} more, and {_size(free)} are free there; "
+            f"name a folder on another disk with --out, or cache one split with --split"
         )
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def _write_all(out: Path, todo: list[_Job], *, total: int, progress: Progress) -> list[str]:

@@ -101,7 +101,7 @@ def test_what_does_not_fit_is_said_before_it_starts(root, tmp_path, monkeypatch)
         caches.write_cache(
             tmp_path / "cache", "camvid", pairs, say=said.append, progress=lambda done, total: None
         )
-    assert "the others take about 0.0 GB" in said[0]
+    assert "the others take about 0.1 MB of the 0.1 MB" in said[0]
     assert not list((tmp_path / "cache").rglob("*.pixels"))
     assert not caches.is_cache(tmp_path / "cache")
     size = 12 * 48 * 64 * 4
