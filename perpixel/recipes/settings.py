@@ -92,6 +92,8 @@ def _complaint(problem: ErrorDetails) -> str:
             said = f"Set {where}.kind, to one of {told['expected_tags']}"
         case "tuple_type":
             said = "Input should be a list of values"
+    if not where:  # the whole file
+        return said
     return f"{where}={problem['input']!r}: {said}"
 
 

@@ -121,3 +121,5 @@ def test_differences_name_the_paths():
 def test_a_damaged_recipe_file_is_an_error():
     with pytest.raises(PerpixelError, match=r"run/recipe\.json"):
         settings.load('{"name": 1}', origin="run/recipe.json")
+    with pytest.raises(PerpixelError, match=r"recipe\.json: not a recipe: Invalid JSON"):
+        settings.load("{\n", origin="recipe.json")
