@@ -84,7 +84,7 @@ def load_model(
     if windows is not None:
         changes.append(f"inference.windows={windows}")
     if scales is not None:
-        changes.append(f"inference.scales=[{scales}]")
+        changes.append(f"inference.scales={_read_scales(scales)}")
     if flip is not None:
         changes.append(f"inference.flip={str(flip).lower()}")
     return perpixel.load(
@@ -95,6 +95,15 @@ def load_model(
         window_batch=window_batch,
         compiled=compiled,
     )
+
+
+def _read_scales(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(
+            f"--scales {text!r}: write numbers with commas between them, as 0.5,1,1.5"
+        ) from None
 
 
 def require_writable(path: Path, *, folder: bool = False) -> None:
