@@ -7,9 +7,10 @@ words that other tools look for. Only downloading and uploading need the extra [
 import json
 import logging
 import re
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -61,9 +62,18 @@ def download(repository: str, *, revision: str | None = None) -> Path:
     Raises PerpixelError when there is no such repository or file, or no way to reach it.
     """
     client = _client()
+    fetch = client.hf_hub_download  # looked up here, as its import would end the silence
     try:
         with _quiet():
-            return Path(client.hf_hub_download(repository, WEIGHTS, revision=revision))
+            if client.try_to_load_from_cache(repository, WEIGHTS, revision=revision) is None:
+                say = f"{repository}: no such folder here; asking the Hugging Face Hub ..."
+                print(say, file=sys.stderr, flush=True)
+                # Once, as the download tries for half a minute to reach what is not reached.
+                with suppress(client.errors.HfHubHTTPError):  # an answer; the download will tell
+                    client.get_hf_file_metadata(
+                        client.hf_hub_url(repository, WEIGHTS, revision=revision)
+                    )
+            return Path(fetch(repository, WEIGHTS, revision=revision))
     except Exception as error:  # of many kinds, and the HTTP library's own
         raise PerpixelError(
             f"{repository}: no {WEIGHTS} from the Hub: {_first_line(error)}"

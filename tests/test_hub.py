@@ -150,6 +150,21 @@ def test_what_the_hub_refuses_is_an_error_in_a_line(run_folder, server, tmp_path
     assert not files
 
 
+def test_where_the_hub_is_not_reached_two_lines_say_so(tmp_path):
+    """And not one of every attempt of the library's own, which take half a minute."""
+    code = (
+        "import contextlib, sys\n"
+        "with contextlib.redirect_stderr(sys.stdout):\n"
+        "    try: perpixel.load('runs/none')\n"
+        "    except perpixel.PerpixelError as error: print(error)"
+    )
+    first, *others = client("http://127.0.0.1:9", tmp_path, code).splitlines()
+    assert first == "runs/none: no such folder here; asking the Hugging Face Hub ..."
+    assert len(others) == 1
+    assert others[0].startswith("runs/none: no such run folder, checkpoint file or recipe here.")
+    assert "Connect" in others[0]
+
+
 def test_the_folder_is_a_model_with_a_card(run_folder, tmp_path):
     model = perpixel.load(run_folder)
     model.save_pretrained(tmp_path / "out", license="cc-by-4.0")
