@@ -77,8 +77,8 @@ def predict(
         )
     server = None if submission is None else find_submission(submission)
     jobs = find_jobs(inputs, out, flat=server is not None)
-    if probabilities and any(map(_is_video, jobs.values())):
-        raise UsageError("--probabilities are written for pictures, not for videos; leave one out")
+    if (probabilities or geo) and any(map(_is_video, jobs.values())):
+        raise UsageError("--probabilities and --geo are for pictures, not videos; leave one out")
     endings = [".tif" if geo else ".png"]
     endings += ["_overlay.png", "_overlay.mp4"] * overlay + [".npy"] * probabilities
     require_free(jobs, out if server is None else out / server.folder, endings=endings)

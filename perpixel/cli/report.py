@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from perpixel.cli import options
-from perpixel.errors import PerpixelError
+from perpixel.errors import PerpixelError, UsageError
 
 if TYPE_CHECKING:
     from perpixel.reporting.reading import Source
@@ -55,6 +55,11 @@ def report(
     from perpixel.writing import write_whole
 
     sources = [read_source(path) for path in runs]
+    if model is not None and all(_has_weights(source.path) for source in sources):
+        raise UsageError(
+            f"--model {model}: the runs have weights of their own; it is for what `eval --out` "
+            f"wrote elsewhere"
+        )
     first = runs[0]
     file = out or (first if first.is_dir() else first.parent) / "report.html"
     options.require_writable(file)

@@ -50,6 +50,8 @@ def zoo(
     words = words or ["*"]
     if out is not None and words[0] != "fetch":
         raise UsageError("--out belongs to: zoo fetch NAME --out FILE")
+    if as_json and words[0] == "fetch":
+        raise UsageError("--json: zoo fetch prints no JSON; leave it out")
     match words:
         case ["show", name]:
             typer.echo(dump(perpixel.recipe(name)))

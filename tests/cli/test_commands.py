@@ -256,6 +256,7 @@ def small_mask(root: Path) -> None:
         (["eval", "absent"], 2, "absent: no such run folder"),
         (["zoo", "nothing/*"], 2, "no recipe matches"),
         (["zoo", "fetch"], 2, "zoo fetch needs the NAME"),
+        (["zoo", "fetch", "camvid/fcn_r18-d8", "--json"], 2, "zoo fetch prints no JSON"),
         (["predict", "absent", "nowhere.png", "--out", "o"], 2, "nowhere.png"),
         (["data", "init", "absent"], 1, "absent"),
         (["data", "download", "cityscapes", "."], 1, "register at"),
@@ -512,6 +513,14 @@ def test_where_case_does_not_matter_nothing_is_written_over(tmp_path):
     jobs = {"a": Path("a.png"), "A_overlay": Path("A_overlay.png")}
     with pytest.raises(UsageError, match=r"A_overlay\.png would be written over"):
         require_free(jobs, tmp_path / "out", endings=[".png", "_overlay.png"])
+
+
+def test_videos_are_no_tiffs(perpixel, tmp_path):
+    (tmp_path / "clip.mp4").write_bytes(b"a video")
+    code, _, err = perpixel(
+        "predict", "absent", tmp_path / "clip.mp4", "--geo", "--out", tmp_path / "out"
+    )
+    assert (code, "--geo are for pictures, not videos" in err) == (2, True)
 
 
 def test_scores_are_written_where_they_cannot_be_printed(

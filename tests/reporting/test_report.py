@@ -242,6 +242,8 @@ def test_an_evaluation_alone_is_a_report_and_takes_a_model(command, run, mini, t
     words = ("report", folder, "--data", mini, "--model", run, "--device", "cpu")
     assert command(*words)[0] == 0
     assert len(Page(file.read_text()).images) == 3 * 4
+    code, said = command("report", run, "--data", mini, "--model", run)
+    assert (code, "weights of their own" in said) == (2, True)
     assert command("eval", run, "--data", mini, "--json", tmp_path / "s.json")[0] == 0
     assert command("report", tmp_path / "s.json")[0] == 0
     assert "confusion.csv" in (tmp_path / "report.html").read_text()
