@@ -31,7 +31,8 @@ class Submission:
             raise PerpixelError(
                 f"a {self.name} submission takes the {len(self.classes)} classes "
                 f"{_first(self.classes.names)}; the model has {len(names)}: {_first(names)}. If "
-                f"they are the same by other names, convert it with --dataset {self.name}"
+                f"they are the same by other names: convert the toolkit's file that it is from "
+                f"with --dataset {self.name}, or train with a dataset.toml that calls them so"
             )
 
     def write(self, out: Path, name: str, class_map: Array) -> None:
