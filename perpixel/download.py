@@ -61,8 +61,16 @@ def fetch(
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept: PERPIXEL_CACHE, by default ~/.cache/perpixel."""
-    return Path(os.environ.get("PERPIXEL_CACHE") or Path.home() / ".cache" / "perpixel")
+    """Where downloads are kept: PERPIXEL_CACHE, by default ~/.cache/perpixel.
+
+    Raises PerpixelError where there is neither.
+    """
+    try:
+        return Path(os.environ.get("PERPIXEL_CACHE") or Path.home() / ".cache" / "perpixel")
+    except RuntimeError:  # a container's user of a mere number
+        raise PerpixelError(
+            "this user has no home folder to keep downloads in: name a folder in PERPIXEL_CACHE"
+        ) from None
 
 
 def _copy(original: Path, part: Path, url: str) -> None:

@@ -209,3 +209,13 @@ def test_an_unwritable_cache_is_named(server: Server, monkeypatch, tmp_path):
     monkeypatch.setenv("PERPIXEL_CACHE", str(tmp_path / "file"))
     with pytest.raises(PerpixelError, match="cannot be written"):
         download.fetch(url(server), sha256=SHA256)
+
+
+def test_a_user_without_a_home_is_told_of_the_cache(monkeypatch):
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(download.Path, "home", home)
+    monkeypatch.delenv("PERPIXEL_CACHE", raising=False)
+    with pytest.raises(PerpixelError, match="name a folder in PERPIXEL_CACHE"):
+        download.cache_folder()
