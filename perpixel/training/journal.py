@@ -1,11 +1,12 @@
 """What a run writes down: metrics.jsonl for programs, log.txt and a live line for people."""
 
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import torch
 from rich.console import Console
@@ -52,7 +53,7 @@ class Journal:
                 write_whole(folder / "environment.json", json.dumps(describe(), indent=2).encode())
             if tensorboard:
                 self._events = _event_files(folder / "tensorboard", first_step)
-        self._console = Console(stderr=True, quiet=silent)
+        self._console = _Console(stderr=True, quiet=silent)
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(),
@@ -108,6 +109,35 @@ class Journal:
             yield
         except OSError as error:
             raise PerpixelError(f"{self._folder}: cannot be written ({error.strerror})") from None
+
+
+class _Console(Console):
+    """Falls silent when its terminal is gone, or its pipe without a reader; the run goes on."""
+
+    def __exit__(self, *error: object) -> None:
+        """Where rich writes, be it a line or the live one."""
+        try:
+            super().__exit__(*error)
+        except OSError:
+            self.on_broken_pipe()
+
+    def on_broken_pipe(self) -> None:
+        """rich's own ends the process."""
+        self.quiet = True
+        silence(self.file)
+
+
+def silence(stream: IO[str]) -> None:
+    """Makes a stream that nobody reads any more lead nowhere.
+
+    Others write to it, too, and Python, which empties it at its end, would exit with a code of its
+    own.
+    """
+    with suppress(OSError, ValueError):  # no file, or a closed one
+        descriptor = stream.fileno()
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, descriptor)
+        os.close(nowhere)
 
 
 class Clock:

@@ -2,10 +2,13 @@
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from perpixel.training.journal import silence
 
 _ECHO = 1.0
 """Seconds within which signals count as one under torchrun, where SLURM and torchrun both send."""
@@ -32,7 +35,7 @@ def stop_flag() -> Iterator[threading.Event]:
         if first is None:
             first = now
             flag.set()
-            os.write(2, b"\nstopping after the step or evaluation at hand; again to stop at once\n")
+            _tell(b"\nstopping after the step or evaluation at hand; again to stop at once\n")
         elif now - first >= echo:
             for each, handler in usual.items():
                 signal.signal(each, handler)
@@ -46,3 +49,16 @@ def stop_flag() -> Iterator[threading.Event]:
         leaving = flag.is_set() and echo > 0
         for each, handler in usual.items():
             signal.signal(each, signal.SIG_IGN if leaving else handler)
+
+
+def _tell(line: bytes) -> None:
+    """To stderr, past Python's buffer, which the signal may have come in the midst of filling.
+
+    Ctrl-C ends the reader of a pipe, too. Without a stderr, descriptor 2 may be any other file.
+    """
+    if sys.stderr is None:
+        return
+    try:
+        os.write(sys.stderr.fileno(), line)
+    except (OSError, ValueError):
+        silence(sys.stderr)

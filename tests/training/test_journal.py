@@ -2,7 +2,9 @@
 
 import json
 import os
+import pty
 import sys
+import threading
 import time
 
 import pytest
@@ -112,3 +114,37 @@ def test_the_bottleneck_is_said_in_words():
     assert bound_by(0.034) == "data 3%, bound by compute"
     assert bound_by(0.43) == "data 43%, bound by data"
     assert 0 < journals._MUCH < 0.5
+
+
+@pytest.mark.parametrize("ends", [os.pipe, pty.openpty], ids=["pipe", "terminal"])
+def test_it_goes_on_when_nobody_reads_what_it_says(tmp_path, monkeypatch, ends):
+    reader, writer = ends()
+    monkeypatch.setenv("TERM", "xterm")
+    with os.fdopen(writer, "w") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        with Journal(tmp_path, first_step=0, steps=2) as journal:
+            journal.record({"step": 1, "loss": 1.0}, "heard")
+            os.close(reader)
+            journal.advance(2, "a status")
+            journal.say("unheard")
+            journal.record({"step": 2, "loss": 1.0}, "unheard, too")
+        print("what others write there", file=stream, flush=True)
+    log = (tmp_path / "log.txt").read_text()
+    assert [line.split(maxsplit=1)[1] for line in log.splitlines()] == [
+        "heard", "unheard", "unheard, too",
+    ]  # fmt: skip
+
+
+def test_a_terminal_that_goes_away_stops_no_live_line(tmp_path, monkeypatch):
+    """It is drawn by a thread of its own, whose end would be told at length."""
+    reader, writer = pty.openpty()
+    monkeypatch.setenv("TERM", "xterm")
+    failed = []
+    monkeypatch.setattr(threading, "excepthook", failed.append)
+    with os.fdopen(writer, "w") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        with Journal(tmp_path, first_step=0, steps=2) as journal:
+            os.close(reader)
+            journal._progress.live.refresh()
+            time.sleep(0.3)  # it draws ten times a second
+    assert failed == []

@@ -361,3 +361,29 @@ def test_a_frozen_norm_starts_from_any_backbone(counted: bool):
         assert torch.equal(
             network.state_dict()["backbone.conv1.weight"], given["backbone.conv1.weight"]
         )
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_run_goes_on_when_the_reader_of_its_messages_is_gone(mini: Path, tmp_path, stopped: bool):
+    """As tee is, which Ctrl-C ends first."""
+    steps = 100_000 if stopped else 30
+    recipe = perpixel.override(TINY, [f"train.steps={steps}", "train.save_every=100000"])
+    (tmp_path / "recipe.py").write_text(
+        "from perpixel.recipes import settings\n"
+        f"r = settings.load({settings.dump(recipe)!r}, origin='test')\n"
+    )
+    command = [
+        sys.executable, "-m", "perpixel", "train", f"{tmp_path}/recipe.py:r", "--data", mini,
+        "--out", tmp_path / "run", "--device", "cpu",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("step 3 "):
+            break
+    process.stderr.close()
+    if stopped:
+        process.send_signal(signal.SIGTERM)
+    assert process.wait() == (75 if stopped else 0)
+    assert states(tmp_path / "run" / "checkpoints")
+    assert stopped or "done: mIoU" in (tmp_path / "run" / "log.txt").read_text()
