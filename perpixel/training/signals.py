@@ -25,7 +25,9 @@ def stop_flag() -> Iterator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield flag
         return
-    usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    found = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    # A handler from C is None here, and could not be put back: that signal is left alone.
+    usual = {number: handler for number, handler in found.items() if handler is not None}
     echo = _ECHO if "TORCHELASTIC_RUN_ID" in os.environ else 0.0
     first: float | None = None
 

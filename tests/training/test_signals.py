@@ -37,3 +37,15 @@ def test_a_message_that_nobody_reads_stops_nothing(monkeypatch, closed: bool):
         with stop_flag() as flag:
             signal.raise_signal(signal.SIGTERM)
             assert flag.is_set()
+
+
+def test_a_handler_from_c_is_left_alone(monkeypatch):
+    def handler(number: int):
+        return None if number == signal.SIGTERM else signal.default_int_handler
+
+    monkeypatch.setattr(signal, "getsignal", handler)
+    set_for = []
+    monkeypatch.setattr(signal, "signal", lambda number, _: set_for.append(number))
+    with stop_flag():
+        pass
+    assert set(set_for) == {signal.SIGINT}
