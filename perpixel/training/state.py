@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 from torch import Tensor
 
 from perpixel.checkpoint import load_strictly, read_tensors, write_tensors
-from perpixel.errors import DamagedFile, PerpixelError
+from perpixel.errors import DamagedFile, PerpixelError, UsageError
 from perpixel.models.segmenter import Segmenter
 from perpixel.recipes import settings
 from perpixel.recipes.base import Spec
@@ -137,7 +137,7 @@ def read_state(
     """Puts the newest state that is whole into `network`, `model` (see above) and `optimizer`.
 
     Raises PerpixelError when there is none, or when it belongs to another recipe or training set
-    and changes are not allowed.
+    and changes are not allowed; UsageError when it is past the recipe's last step.
     """
     damaged: dict[Path, str] = {}
     for path in states(folder):
@@ -154,6 +154,11 @@ def read_state(
         raise PerpixelError(
             f"{path} was made by another recipe or from other data; resume with the same, add "
             f"--allow-changes, or start a new run. Changed: " + "; ".join(changed)
+        )
+    if header.step > course.recipe.train.steps:
+        raise UsageError(
+            f"{path}: {header.step} steps are done, train.steps={course.recipe.train.steps} is "
+            f"below that: give {header.step} or more"
         )
     load_strictly(network, below("network.", tensors))
     if model is not network:  # where averaging was added to the recipe, it begins here

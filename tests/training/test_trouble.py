@@ -15,7 +15,7 @@ from test_run import TINY, losses, same, weights
 import perpixel
 from perpixel.checkpoint import read_checkpoint, read_tensors, write_tensors
 from perpixel.cli.main import main
-from perpixel.errors import PerpixelError
+from perpixel.errors import PerpixelError, UsageError
 from perpixel.evaluation.evaluate import evaluate
 from perpixel.models.build import build
 from perpixel.recipes import settings
@@ -122,6 +122,16 @@ def test_changes_are_allowed_when_told(half: Path, mini: Path):
     assert len(losses(half)) == 8
     assert "changed: recipe.train.steps: 6 -> 8" in (half / "log.txt").read_text()
     assert names(half) == ["last.safetensors"]
+
+
+def test_fewer_steps_than_are_done_are_refused_and_as_many_are_scored(half: Path, mini: Path):
+    before = {path: path.read_bytes() for path in half.rglob("*") if path.is_file()}
+    three, four = (perpixel.override(OFTEN, [f"train.steps={steps}"]) for steps in (3, 4))
+    with pytest.raises(UsageError, match=r"4 steps are done, train\.steps=3 .* give 4 or more"):
+        perpixel.train(three, data=mini, out=half, resume=True, allow_changes=True, device="cpu")
+    assert {path: path.read_bytes() for path in before} == before
+    run = perpixel.train(four, data=mini, out=half, resume=True, allow_changes=True, device="cpu")
+    assert run.scores.images == 3
 
 
 def test_resume_if_begun_starts_or_goes_on(half: Path, mini: Path, straight: Path, tmp_path):
