@@ -88,7 +88,8 @@ def write_state(
     `model` is the moving average of the network, or the network itself where there is none.
     `again` puts it in the place of the newest, which is of the same step.
     Order and augmentation are functions of the step and need no saving. Raises PerpixelError when
-    it cannot be written; the older states are whole then.
+    it cannot be written; the older states are whole then. An earlier end of the run, which now goes
+    on, is taken away once a state from beyond it is there.
     """
     tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
     if model is not network:
@@ -109,8 +110,23 @@ def write_state(
         sync_folder(folder)
         for path in set(_older(folder)) - set(places):
             path.unlink()
+        if progress.step < course.recipe.train.steps:
+            _reopen(folder)
     except OSError as error:
         raise PerpixelError(f"{folder}: cannot be written ({error.strerror})") from None
+
+
+def _reopen(folder: Path) -> None:
+    """Takes the final weights and their scores away; the best weights stand for the run again."""
+    final, best = folder / "model.safetensors", folder / "best.safetensors"
+    if not final.exists():
+        return
+    for name in ("evaluate.json", "confusion.csv", "pictures.csv"):
+        (folder.parent / name).unlink(missing_ok=True)
+    if best.exists():
+        final.unlink()
+    else:  # as where a user removed it
+        final.replace(best)
 
 
 def states(folder: Path) -> list[Path]:

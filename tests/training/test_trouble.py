@@ -13,9 +13,10 @@ import torch
 from test_run import TINY, losses, same, weights
 
 import perpixel
+from perpixel import zoo
 from perpixel.checkpoint import read_checkpoint, read_tensors, write_tensors
 from perpixel.cli.main import main
-from perpixel.errors import PerpixelError, UsageError
+from perpixel.errors import Interrupted, PerpixelError, UsageError
 from perpixel.evaluation.evaluate import evaluate
 from perpixel.models.build import build
 from perpixel.recipes import settings
@@ -132,6 +133,33 @@ def test_fewer_steps_than_are_done_are_refused_and_as_many_are_scored(half: Path
     assert {path: path.read_bytes() for path in before} == before
     run = perpixel.train(four, data=mini, out=half, resume=True, allow_changes=True, device="cpu")
     assert run.scores.images == 3
+
+
+@pytest.mark.parametrize("best", [True, False])
+def test_a_run_that_goes_on_after_its_end_has_no_final_weights(
+    mini: Path, tmp_path, monkeypatch, best: bool
+):
+    """Until it ends again; the best so far stand for it."""
+    short, long = (perpixel.override(OFTEN, [f"train.steps={steps}"]) for steps in (2, 6))
+    ends = ["evaluate.json", "confusion.csv", "pictures.csv", "checkpoints/model.safetensors"]
+    perpixel.train(short, data=mini, out=tmp_path, device="cpu")
+    if not best:
+        (tmp_path / "checkpoints/best.safetensors").unlink()
+    named = {"data": mini, "out": tmp_path, "resume": True, "allow_changes": True}
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "learning_rate", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):  # before it has come any further
+            perpixel.train(long, **named, device="cpu")
+        assert all((tmp_path / name).exists() for name in ends)
+        patch.setattr(loop, "learning_rate", _stop_in_step(3))
+        with pytest.raises(Interrupted):
+            perpixel.train(long, **named, device="cpu")
+    assert not any((tmp_path / name).exists() for name in ends)
+    standing = zoo.find(tmp_path)
+    assert (standing.origin, standing.step) == (tmp_path / "checkpoints/best.safetensors", 2)
+    perpixel.train(long, **named, device="cpu")
+    assert zoo.find(tmp_path).step == 6
+    assert all((tmp_path / name).exists() for name in ends)
 
 
 def test_resume_if_begun_starts_or_goes_on(half: Path, mini: Path, straight: Path, tmp_path):
