@@ -9,6 +9,7 @@ import typer
 from perpixel.cli import options
 
 if TYPE_CHECKING:
+    from perpixel.checkpoint import Checkpoint
     from perpixel.evaluation.confusion import Matrix, Scores
 
 
@@ -77,6 +78,8 @@ def evaluate(
         compiled=compile_network,
     )
     speaks = ranks().main
+    if speaks:
+        typer.echo(_what(predictor.checkpoint), err=True)
     columns = TextColumn("eval"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[m]}")
     with Progress(*columns, Left(), transient=True, disable=not speaks) as bar:
         task = bar.add_task("eval", total=None, m="")
@@ -104,6 +107,11 @@ def evaluate(
             write_whole(json_file, json.dumps(scores.as_json(), indent=2).encode())
         if out is not None:
             write_scores(out, scores)
+
+
+def _what(checkpoint: "Checkpoint") -> str:
+    after = f", step {checkpoint.step}" if checkpoint.step else ""  # 0: another toolkit's weights
+    return f"scoring {checkpoint.origin}{after}"
 
 
 def _print(scores: "Scores") -> None:
