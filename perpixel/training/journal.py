@@ -26,9 +26,10 @@ _MUCH = 0.2
 class Journal:
     """The records of one run folder; a context manager, so that the live line is put away.
 
-    Rows of steps at or after `first_step`, left by an interrupted run, are dropped. With
-    `tensorboard` every row also goes into event files in the folder tensorboard. A `silent`
-    journal, as the ranks beside the main one keep, writes and says nothing.
+    Rows of steps after `first_step`, left by an interrupted run, are dropped, and the scores of
+    `first_step` unless it `is_scored`: the run was killed before it saved that. With `tensorboard`
+    every row also goes into event files in the folder tensorboard. A `silent` journal, as the ranks
+    beside the main one keep, writes and says nothing.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Journal:
         *,
         first_step: int,
         steps: int,
+        is_scored: bool = True,
         tensorboard: bool = False,
         silent: bool = False,
     ) -> None:
@@ -48,6 +50,8 @@ class Journal:
             with self._writing():
                 folder.mkdir(parents=True, exist_ok=True)
                 kept = rows(self._metrics, up_to=first_step) if self._metrics.exists() else []
+                if not is_scored:
+                    kept = [row for row in kept if row["step"] < first_step or "miou" not in row]
                 text = "".join(json.dumps(row) + "\n" for row in kept)
                 write_whole(self._metrics, text.encode())
                 write_whole(folder / "environment.json", json.dumps(describe(), indent=2).encode())

@@ -144,9 +144,7 @@ def train(
     with (
         alone_in(out, own),
         distributed.group(where),
-        Journal(
-            out, first_step=progress.step, steps=steps, tensorboard=tensorboard, silent=not own.main
-        ) as journal,
+        _journal(out, progress, recipe, tensorboard=tensorboard, own=own) as journal,
         stop_flag() as stop,
         distributed.arithmetic(deterministic=deterministic),
         _memory_for_a_pass(recipe, own.world, where),
@@ -236,6 +234,19 @@ def _open_splits(recipe: Recipe, data: Path | None) -> tuple[Dataset, Dataset]:
         raise PerpixelError(f"the split {recipe.data.eval_split!r} to evaluate on is empty")
     read_pair(eval_set, 0)  # better found now than after the first steps
     return train_set, eval_set
+
+
+def _journal(
+    out: Path, progress: Progress, recipe: Recipe, *, tensorboard: bool, own: distributed.Ranks
+) -> Journal:
+    return Journal(
+        out,
+        first_step=progress.step,
+        steps=recipe.train.steps,
+        is_scored=progress.is_scored,
+        tensorboard=tensorboard,
+        silent=not own.main,
+    )
 
 
 def _memory_for_a_pass(

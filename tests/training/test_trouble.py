@@ -24,7 +24,7 @@ from perpixel.recipes.network import FCN, Model, ResNet
 from perpixel.training import loop
 from perpixel.training.initial import start_from
 from perpixel.training.replay import replay
-from perpixel.training.state import below, states
+from perpixel.training.state import below, states, write_state
 
 OFTEN = perpixel.override(TINY, ["train.save_every=1", "train.keep=3"])
 
@@ -378,6 +378,27 @@ def test_an_evaluation_that_was_broken_off_is_made_up_for(
         )
         assert mended == whole
         assert (tmp_path / "broken/checkpoints/best.safetensors").exists()
+
+
+def test_an_evaluation_is_written_down_once_however_often_the_run_is_killed_after_it(
+    mini: Path, tmp_path, monkeypatch
+):
+    recipe = perpixel.override(OFTEN, ["evaluate.every=3"])
+
+    def killed(*given: object, again: bool, **named: object) -> None:
+        if again:  # as the evaluated state
+            raise KeyboardInterrupt
+        write_state(*given, again=again, **named)
+
+    for resume in (False, True, True):
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "write_state", killed)
+            with pytest.raises(KeyboardInterrupt):
+                perpixel.train(recipe, data=mini, out=tmp_path, device="cpu", resume=resume)
+    perpixel.train(recipe, data=mini, out=tmp_path, device="cpu", resume=True)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
+    assert [row["step"] for row in rows if "miou" in row] == [3, 6]
+    assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_users_copy_of_a_state_is_left_alone(half: Path, mini: Path):
