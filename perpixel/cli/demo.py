@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from perpixel.cli import options
+from perpixel.errors import Interrupted
 
 _PICTURES = 12
 
@@ -28,7 +29,10 @@ def demo(
     from perpixel.images import colourise, write_image
 
     recipe = perpixel.recipe("scenes/semantic_fpn_r18")
-    run = perpixel.train(recipe, out=out, resume="if-begun", device=device)
+    try:
+        run = perpixel.train(recipe, out=out, resume="if-begun", device=device)
+    except Interrupted as error:
+        raise Interrupted(f"{error}: go on with the same command") from error
     predictor = perpixel.load(out, device=device)
     scenes = Scenes("val")
     rows = []

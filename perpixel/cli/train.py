@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from perpixel.cli import options
-from perpixel.errors import UsageError
+from perpixel.errors import Interrupted, UsageError
 
 _Recipe = Annotated[
     str | None,
@@ -134,7 +134,13 @@ def train(
         deterministic=deterministic,
         tensorboard=tensorboard,
     )
-    if seeds is not None:
+    again = " and --resume" if init is None else ", --resume instead of --init"
+    if seeds is not None or resume or resume_or_start:
+        again = ""
+    try:
+        if seeds is None:
+            run(chosen, out=out, resume="if-begun" if resume_or_start else resume)
+            return
         from perpixel import distributed
         from perpixel.cli.seeds import train_seeds
 
@@ -143,5 +149,5 @@ def train(
         summary = train_seeds(chosen, seeds, out=out, device=device, train=run)
         if distributed.ranks().main:
             typer.echo(summary)
-        return
-    run(chosen, out=out, resume="if-begun" if resume_or_start else resume)
+    except Interrupted as error:
+        raise Interrupted(f"{error}: go on with the same command{again}") from error

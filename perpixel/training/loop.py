@@ -57,8 +57,6 @@ from perpixel.training.synchronised import synchronise
 from perpixel.training.trouble import report_damage, report_skip
 from perpixel.writing import write_whole
 
-_GO_ON = "the run is saved: go on with the same command and --resume"
-
 
 @dataclass(frozen=True)
 class Run:
@@ -208,7 +206,7 @@ def train(
             if stopping and not finished:
                 stop.set()  # on every rank
                 distributed.wait_for_all()  # torchrun ends them when one leaves: first all is saved
-                raise Interrupted(f"stopped after step {progress.step} of {steps}; {_GO_ON}")
+                raise Interrupted(f"stopped after step {step + 1} of {steps}; the run is saved")
         if own.main:
             write_checkpoint(checkpoints / "model.safetensors", checkpoint(model))
             write_scores(out, scores)

@@ -15,7 +15,7 @@ from PIL import Image
 from perpixel.cli import main
 from perpixel.cli.jobs import find_jobs, require_free
 from perpixel.data.scenes import Scenes
-from perpixel.errors import OutOfMemory, UsageError
+from perpixel.errors import Interrupted, OutOfMemory, UsageError
 from perpixel.images import read_image
 from perpixel.inference.predictor import Predictor
 
@@ -234,6 +234,29 @@ def test_demo_draws_what_it_sees(perpixel, tmp_path, monkeypatch):
     assert read_image(tmp_path / "demo.png").shape == (6 * height, 6 * width, 3)
     assert len(list((tmp_path / "overlays").iterdir())) == 12
     assert perpixel("demo", "--out", tmp_path)[0] == 0  # again: nothing left to train
+
+
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        (["train", "--out", "r"], "the same command and --resume"),
+        (["train", "--out", "r", "--init", "none"], "the same command, --resume instead of --init"),
+        (["train", "--out", "r", "--resume"], "the same command"),
+        (["train", "--out", "r", "--resume-or-start", "--init", "none"], "the same command"),
+        (["train", "--out", "r", "--seeds", "2"], "the same command"),
+        (["demo"], "the same command"),
+    ],
+)
+def test_a_stopped_command_says_how_to_go_on(perpixel, monkeypatch, tmp_path, words, advice):
+    def stopped(*_: object, **__: object) -> None:
+        raise Interrupted("stopped after step 3 of 6; the run is saved")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("perpixel.train", stopped)
+    recipe = [] if words == ["demo"] else ["camvid/fcn_r18-d8"]
+    code, _, err = perpixel(*words, *recipe)
+    assert code == 75
+    assert err == f"perpixel: stopped after step 3 of 6; the run is saved: go on with {advice}\n"
 
 
 def bad_mask(root: Path) -> None:
