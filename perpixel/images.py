@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
+from perpixel import tiff
 from perpixel.errors import DamagedFile, PerpixelError
 from perpixel.png import first_rows, header
 
@@ -29,16 +30,15 @@ _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 _LARGE = 2**27
 """Pixels of a file that could be meant to fill the memory, as its header alone costs nothing."""
 
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-
 _PLAIN_MODES = {"LA": "L", "RGBA": "RGB", "CMYK": "RGB", "YCbCr": "RGB"}
 
 
 def read_image(path: Path, *, rows: int | None = None) -> Array:
     """The picture at `path`, uint8 RGB, [height, width, 3], turned as its EXIF tag says.
 
-    Grey is repeated over the channels, alpha is dropped and 16 bits are scaled to 8. With `rows`,
-    only so many from the top are wanted, and those below may be left black.
+    Grey is repeated over the channels, alpha is dropped and 16 bits are scaled to 8; of a TIFF's
+    bands that nothing marks as colours the first three are taken for red, green and blue. With
+    `rows`, only so many from the top are wanted, and those below may be left black.
     Raises PerpixelError naming the file when there is none, DamagedFile when it cannot be decoded.
     """
     content = _bytes(path)
@@ -206,8 +206,12 @@ def overlay(image: Array, classes: Array, palette: Palette, *, opacity: float = 
 
 def _decode(content: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8] | None:
     """The picture, uint8 RGB [height, width, 3]; None when OpenCV cannot decode it."""
-    if content[:4].tobytes() in _TIFF and (colours := _without_alpha(content)) is not None:
-        return colours
+    if content[:4].tobytes() in tiff.SIGNATURES:
+        if (colours := _without_alpha(content)) is not None:
+            return colours
+        told = tiff.header(content.data)
+        if told is not None and told.is_unmarked:  # OpenCV would show the first band in grey
+            content = np.frombuffer(tiff.marked_as_rgb(content.data), np.uint8)
     try:
         image = cv2.imdecode(content, cv2.IMREAD_COLOR_RGB)
     except cv2.error:  # more pixels than OpenCV admits, for one

@@ -1,0 +1,100 @@
+"""TIFF files as GDAL writes several bands: their headers, and the bands taken for colours."""
+
+import itertools
+import struct
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from perpixel import tiff
+from perpixel.images import read_image
+
+
+def written(
+    pixels: np.ndarray, *, order: str = "<", wide: bool = False, planes: bool = False
+) -> bytes:
+    """An uncompressed TIFF of `pixels`, [height, width, bands], which nothing marks as colours."""
+    height, width, bands = pixels.shape
+    stored = np.moveaxis(pixels, 2, 0) if planes else pixels
+    data = stored.astype(stored.dtype.newbyteorder(order)).tobytes()
+    strips = bands if planes else 1
+    head, place = ("HHQ", "Q") if wide else ("HHI", "I")
+    start = 16 if wide else 8
+
+    def entry(tag: int, kind: int, values: list[int]) -> bytes:
+        inline = struct.pack(f"{order}{len(values)}{'H' if kind == 3 else place}", *values)
+        size = struct.calcsize(place)
+        if len(inline) > size:
+            inline, _ = struct.pack(order + place, start + len(extra)), extra.extend(inline)
+        return struct.pack(order + head, tag, kind, len(values)) + inline.ljust(size, b"\0")
+
+    extra = bytearray(data)
+    long = 16 if wide else 4
+    size = len(data) // strips
+    entries = [
+        entry(256, 3, [width]),
+        entry(257, 3, [height]),
+        entry(258, 3, [pixels.itemsize * 8] * bands),
+        entry(259, 3, [1]),
+        entry(262, 3, [1]),
+        entry(273, long, [start + index * size for index in range(strips)]),
+        entry(277, 3, [bands]),
+        entry(278, 3, [height]),
+        entry(279, long, [size] * strips),
+        entry(284, 3, [2 if planes else 1]),
+        entry(338, 3, [0] * (bands - 1)),
+        entry(339, 3, [3 if pixels.dtype.kind == "f" else 1] * bands),
+    ]
+    directory = struct.pack(order + ("Q" if wide else "H"), len(entries)) + b"".join(entries)
+    version = struct.pack(order + "HHH", 43, 8, 0) if wide else struct.pack(order + "H", 42)
+    first = struct.pack(order + place, start + len(extra))
+    mark = b"II" if order == "<" else b"MM"
+    return mark + version + first + extra + directory + bytes(8 if wide else 4)
+
+
+def noise(*shape: int, dtype: type = np.uint8) -> np.ndarray:
+    top = np.iinfo(dtype).max
+    return np.random.default_rng(0).integers(0, top, shape, dtype, endpoint=True)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("bands", [3, 4])
+@pytest.mark.parametrize(
+    ("order", "wide", "planes"), list(itertools.product("<>", [False, True], [False, True]))
+)
+def test_bands_that_nothing_marks_are_red_green_and_blue(
+    tmp_path, capfd, dtype, bands, order, wide, planes
+):
+    pixels = noise(7, 11, bands, dtype=dtype)
+    content = written(pixels, order=order, wide=wide, planes=planes)
+    (tmp_path / "a.tif").write_bytes(content)
+    image = read_image(tmp_path / "a.tif")
+    assert image.shape == (7, 11, 3)
+    assert np.abs(image - pixels[..., :3] / (np.iinfo(dtype).max // 255)).max() <= 0.5
+    told = tiff.header(memoryview(content))
+    assert told is not None
+    assert (told.bands, told.bits) == (bands, pixels.itemsize * 8)
+    assert capfd.readouterr().err == ""
+
+
+def test_grey_and_colours_are_marked_as_they_are(tmp_path):
+    for name, pixels in (("grey", noise(7, 11)), ("rgb", noise(7, 11, 3))):
+        Image.fromarray(pixels).save(tmp_path / f"{name}.tif")
+        told = tiff.header(memoryview((tmp_path / f"{name}.tif").read_bytes()))
+        assert told is not None
+        assert not told.is_unmarked
+        assert (told.bands, told.bits) == (pixels[0, 0].size, 8)
+
+
+def test_what_is_no_tiff_or_cut_off_has_no_header():
+    content = written(noise(7, 11, 3))
+    assert tiff.header(memoryview(content[:100])) is None
+    assert tiff.header(memoryview(content[:6])) is None
+    assert tiff.header(memoryview(cv2.imencode(".png", noise(7, 11, 3))[1].tobytes())) is None
+
+
+def test_a_directory_of_any_length_ends_with_its_file():
+    content = b"II+\0" + struct.pack("<HHQQ", 8, 0, 16, 2**63) + bytes(100)
+    assert tiff.header(memoryview(content)) == (1, 1, 0)
