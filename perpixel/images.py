@@ -30,6 +30,15 @@ _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 _LARGE = 2**27
 """Pixels of a file that could be meant to fill the memory, as its header alone costs nothing."""
 
+_NO_PICTURE = (
+    "which cannot be decoded: a picture's bands are 1, 3 or 4 of 8 or 16 bits. Convert it, as with "
+    "gdal_translate -b 1 -b 2 -b 3 -ot Byte -scale"
+)
+_NO_MASK = (
+    "which cannot be read: a mask's is one of 8 or 16 bits, or three of 8, marked as RGB. "
+    "Convert it, as with gdal_translate -b 1"
+)
+
 _PLAIN_MODES = {"LA": "L", "RGBA": "RGB", "CMYK": "RGB", "YCbCr": "RGB"}
 
 
@@ -56,6 +65,9 @@ def decode_image(content: Array, *, origin: str) -> Array:
     """
     image = _decode(content)
     if image is None:
+        told = tiff.header(content.data)
+        if told is not None and not told.is_usual:
+            raise DamagedFile(f"{origin}: a TIFF of {told}, {_NO_PICTURE}")
         raise DamagedFile(f"{origin}: not a picture that can be decoded, or a damaged one")
     return image
 
@@ -103,6 +115,9 @@ def read_mask(path: Path) -> npt.NDArray[np.uint8 | np.uint16]:
             if file.mode == "L" and bits in (2, 4):  # Pillow spreads them over 0 to 255
                 mask = mask // (255 // (2**bits - 1))
     except UnidentifiedImageError:
+        bands = tiff.header(content.data)
+        if bands is not None:
+            raise DamagedFile(f"{path}: a TIFF of {bands}, {_NO_MASK}") from None
         raise DamagedFile(f"{path}: not a picture in a format that can be read") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DamagedFile(f"{path}: not a mask that can be decoded ({error})") from None

@@ -5,9 +5,10 @@ from typing import NamedTuple
 
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
-_BITS, _PHOTOMETRIC, _SAMPLES, _EXTRA_SAMPLES = 258, 262, 277, 338
+_BITS, _PHOTOMETRIC, _SAMPLES, _EXTRA_SAMPLES, _FORMAT = 258, 262, 277, 338, 339
 _BLACK_IS_ZERO, _RGB = 1, 2
 _SHORT = 3
+_FLOAT = 3
 
 
 class Header(NamedTuple):
@@ -17,11 +18,21 @@ class Header(NamedTuple):
     bits: int
     """Of one band."""
     photometric: int
+    format: int
 
     @property
     def is_unmarked(self) -> bool:
         """Whether nothing says what its three bands or more are, as GDAL writes 16 bits."""
         return self.bands > 2 and self.photometric == _BLACK_IS_ZERO
+
+    @property
+    def is_usual(self) -> bool:
+        """Whether OpenCV can be expected to make a picture of it."""
+        return self.bands <= 4 and self.bits <= 16 and self.format != _FLOAT
+
+    def __str__(self) -> str:
+        kind = "floating-point numbers" if self.format == _FLOAT else "numbers"
+        return f"{self.bands} band{'s' * (self.bands != 1)} of {self.bits}-bit {kind}"
 
 
 def header(content: memoryview) -> Header | None:
@@ -32,8 +43,9 @@ def header(content: memoryview) -> Header | None:
             bands=read.number(content, _SAMPLES, 1),
             bits=read.number(content, _BITS, 1),
             photometric=read.number(content, _PHOTOMETRIC, 0),
+            format=read.number(content, _FORMAT, 1),
         )
-    except struct.error:
+    except (struct.error, OverflowError):
         return None
 
 

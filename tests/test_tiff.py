@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from perpixel import tiff
-from perpixel.images import read_image
+from perpixel.errors import PerpixelError
+from perpixel.images import read_image, read_mask
 
 
 def written(
@@ -75,7 +76,7 @@ def test_bands_that_nothing_marks_are_red_green_and_blue(
     assert np.abs(image - pixels[..., :3] / (np.iinfo(dtype).max // 255)).max() <= 0.5
     told = tiff.header(memoryview(content))
     assert told is not None
-    assert (told.bands, told.bits) == (bands, pixels.itemsize * 8)
+    assert str(told) == f"{bands} bands of {pixels.itemsize * 8}-bit numbers"
     assert capfd.readouterr().err == ""
 
 
@@ -88,6 +89,25 @@ def test_grey_and_colours_are_marked_as_they_are(tmp_path):
         assert (told.bands, told.bits) == (pixels[0, 0].size, 8)
 
 
+@pytest.mark.parametrize("read", [read_image, read_mask])
+@pytest.mark.parametrize(
+    ("bands", "dtype", "says"),
+    [
+        (5, np.uint16, "5 bands of 16-bit numbers"),
+        (3, np.float32, "3 bands of 32-bit floating-point numbers"),
+        (3, np.uint32, "3 bands of 32-bit numbers"),
+    ],
+)
+def test_sound_files_that_cannot_be_decoded_are_not_called_damaged(
+    tmp_path, read, bands, dtype, says
+):
+    path = tmp_path / "a.tif"
+    path.write_bytes(written(noise(7, 11, bands).astype(dtype)))
+    with pytest.raises(PerpixelError, match=f"a.tif: a TIFF of {says}, which") as error:
+        read(path)
+    assert "damaged" not in str(error.value)
+
+
 def test_what_is_no_tiff_or_cut_off_has_no_header():
     content = written(noise(7, 11, 3))
     assert tiff.header(memoryview(content[:100])) is None
@@ -97,4 +117,4 @@ def test_what_is_no_tiff_or_cut_off_has_no_header():
 
 def test_a_directory_of_any_length_ends_with_its_file():
     content = b"II+\0" + struct.pack("<HHQQ", 8, 0, 16, 2**63) + bytes(100)
-    assert tiff.header(memoryview(content)) == (1, 1, 0)
+    assert tiff.header(memoryview(content)) == (1, 1, 0, 1)
