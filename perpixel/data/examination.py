@@ -108,9 +108,11 @@ def _picture(
         image = pairs.image(index)
     except PerpixelError as error:
         return None, [(Kind.UNREADABLE_PICTURE, _reason(error, path))]
-    if any(kind is Kind.SIXTEEN_BITS for kind, _ in remarks) and image.max() < _DARK:
-        detail = f"no value above {image.max()} of 255; scale them to 16 bits"
-        remarks.append((Kind.FEW_BITS, detail))
+    if any(kind is Kind.SIXTEEN_BITS for kind, _ in remarks):
+        most = np.percentile(image, 99)  # clouds and what marks missing data may be white
+        if most < _DARK:
+            detail = f"99% of the values are at most {most:.0f} of 255; scale them to 16 bits"
+            remarks.append((Kind.FEW_BITS, detail))
     if crop is not None and (image.shape[0] < crop[0] or image.shape[1] < crop[1]):
         remarks.append((Kind.BELOW_CROP, _written(image)))
     return image, remarks

@@ -272,6 +272,14 @@ def test_16_bits_that_hold_fewer_are_a_warning(tmp_path: Path, bits, wanted):
     assert found(report).get(Kind.FEW_BITS, set()) == wanted
 
 
+def test_one_white_pixel_does_not_hide_that_16_bits_hold_fewer(tmp_path: Path):
+    root = small(tmp_path, [np.zeros((20, 20), int).tolist()])
+    values = np.random.default_rng(0).integers(0, 4096, (20, 20), np.uint16)
+    values[3, 4] = 65535
+    Image.fromarray(values).save(tmp_path / "images/0.png")
+    assert found(check("folder", root))[Kind.FEW_BITS] == {"images/0.png"}
+
+
 def test_a_jpeg_that_opencv_fills_with_grey_is_damaged(tmp_path: Path, monkeypatch):
     root = small(tmp_path, [[[0, 1, 2]]])
     path = tmp_path / "images/0.jpg"
