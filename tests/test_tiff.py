@@ -6,53 +6,12 @@ import struct
 import cv2
 import numpy as np
 import pytest
+from miniatures import tiff_of_bands
 from PIL import Image
 
 from perpixel import tiff
 from perpixel.errors import PerpixelError
 from perpixel.images import read_image, read_mask
-
-
-def written(
-    pixels: np.ndarray, *, order: str = "<", wide: bool = False, planes: bool = False
-) -> bytes:
-    """An uncompressed TIFF of `pixels`, [height, width, bands], which nothing marks as colours."""
-    height, width, bands = pixels.shape
-    stored = np.moveaxis(pixels, 2, 0) if planes else pixels
-    data = stored.astype(stored.dtype.newbyteorder(order)).tobytes()
-    strips = bands if planes else 1
-    head, place = ("HHQ", "Q") if wide else ("HHI", "I")
-    start = 16 if wide else 8
-
-    def entry(tag: int, kind: int, values: list[int]) -> bytes:
-        inline = struct.pack(f"{order}{len(values)}{'H' if kind == 3 else place}", *values)
-        size = struct.calcsize(place)
-        if len(inline) > size:
-            inline, _ = struct.pack(order + place, start + len(extra)), extra.extend(inline)
-        return struct.pack(order + head, tag, kind, len(values)) + inline.ljust(size, b"\0")
-
-    extra = bytearray(data)
-    long = 16 if wide else 4
-    size = len(data) // strips
-    entries = [
-        entry(256, 3, [width]),
-        entry(257, 3, [height]),
-        entry(258, 3, [pixels.itemsize * 8] * bands),
-        entry(259, 3, [1]),
-        entry(262, 3, [1]),
-        entry(273, long, [start + index * size for index in range(strips)]),
-        entry(277, 3, [bands]),
-        entry(278, 3, [height]),
-        entry(279, long, [size] * strips),
-        entry(284, 3, [2 if planes else 1]),
-        entry(338, 3, [0] * (bands - 1)),
-        entry(339, 3, [3 if pixels.dtype.kind == "f" else 1] * bands),
-    ]
-    directory = struct.pack(order + ("Q" if wide else "H"), len(entries)) + b"".join(entries)
-    version = struct.pack(order + "HHH", 43, 8, 0) if wide else struct.pack(order + "H", 42)
-    first = struct.pack(order + place, start + len(extra))
-    mark = b"II" if order == "<" else b"MM"
-    return mark + version + first + extra + directory + bytes(8 if wide else 4)
 
 
 def noise(*shape: int, dtype: type = np.uint8) -> np.ndarray:
@@ -69,7 +28,7 @@ def test_bands_that_nothing_marks_are_red_green_and_blue(
     tmp_path, capfd, dtype, bands, order, wide, planes
 ):
     pixels = noise(7, 11, bands, dtype=dtype)
-    content = written(pixels, order=order, wide=wide, planes=planes)
+    content = tiff_of_bands(pixels, order=order, wide=wide, planes=planes)
     (tmp_path / "a.tif").write_bytes(content)
     image = read_image(tmp_path / "a.tif")
     assert image.shape == (7, 11, 3)
@@ -102,14 +61,14 @@ def test_sound_files_that_cannot_be_decoded_are_not_called_damaged(
     tmp_path, read, bands, dtype, says
 ):
     path = tmp_path / "a.tif"
-    path.write_bytes(written(noise(7, 11, bands).astype(dtype)))
+    path.write_bytes(tiff_of_bands(noise(7, 11, bands).astype(dtype)))
     with pytest.raises(PerpixelError, match=f"a.tif: a TIFF of {says}, which") as error:
         read(path)
     assert "damaged" not in str(error.value)
 
 
 def test_what_is_no_tiff_or_cut_off_has_no_header():
-    content = written(noise(7, 11, 3))
+    content = tiff_of_bands(noise(7, 11, 3))
     assert tiff.header(memoryview(content[:100])) is None
     assert tiff.header(memoryview(content[:6])) is None
     assert tiff.header(memoryview(cv2.imencode(".png", noise(7, 11, 3))[1].tobytes())) is None

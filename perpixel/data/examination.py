@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from perpixel import tiff
 from perpixel.data.dataset import Pairs, RawMask, value_counts
 from perpixel.errors import PerpixelError
 from perpixel.images import Array
@@ -39,6 +40,10 @@ class Kind(Enum):
     UNUSED = "warning", "files beside the others that no pair uses"
     FEW_BITS = "warning", "pictures of 16 bits that use only the low ones, or are dark: black here"
     SIXTEEN_BITS = "note", "pictures of more than 8 bits, scaled to 8 when read"
+    UNMARKED = (
+        "note",
+        "TIFFs that do not say which bands are red, green and blue: the first three here",
+    )
     ALPHA = "note", "pictures with transparency, dropped when read"
     CMYK = "note", "pictures in CMYK, made RGB when read; colours may be off"
     TURNED = "note", "pictures turned by their EXIF tag when read; masks must fit that"
@@ -145,8 +150,13 @@ def _peculiarities(path: Path) -> _Remarks:
     """
     remarks = []
     try:
+        told = _tiff_header(path)
+        if told is not None and told.bits > 8:
+            remarks.append((Kind.SIXTEEN_BITS, str(told)))
+        if told is not None and told.is_unmarked:
+            remarks.append((Kind.UNMARKED, str(told)))
         with Image.open(path) as file:
-            if ";16" in str(file.tile) or file.mode[0] in "IF":
+            if told is None and (";16" in str(file.tile) or file.mode[0] in "IF"):
                 remarks.append((Kind.SIXTEEN_BITS, file.mode))
             if "A" in file.getbands() or "transparency" in file.info:
                 remarks.append((Kind.ALPHA, file.mode))
@@ -158,9 +168,17 @@ def _peculiarities(path: Path) -> _Remarks:
     except (UnidentifiedImageError, Image.DecompressionBombError):
         pass  # OpenCV reads more formats, and greater pictures
     except (OSError, SyntaxError, ValueError) as error:
-        if "not available" not in str(error):  # a codec that this Pillow was built without
+        # A codec that this Pillow was built without; 16 bits in planes, which it cannot unpack.
+        if not any(words in str(error) for words in ("not available", "unknown raw mode")):
             raise PerpixelError(f"{path}: damaged or cut off ({error})") from None
     return remarks
+
+
+def _tiff_header(path: Path) -> tiff.Header | None:
+    with path.open("rb") as file:
+        if file.read(4) not in tiff.SIGNATURES:
+            return None
+    return tiff.header(np.memmap(path, np.uint8, "r").data)  # the pixels stay on the disk
 
 
 def _digest(image: Array) -> bytes:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from miniatures import MINIATURES
+from miniatures import MINIATURES, tiff_of_bands
 from PIL import Image
 
 from perpixel.cli import main
@@ -278,6 +278,19 @@ def test_one_white_pixel_does_not_hide_that_16_bits_hold_fewer(tmp_path: Path):
     values[3, 4] = 65535
     Image.fromarray(values).save(tmp_path / "images/0.png")
     assert found(check("folder", root))[Kind.FEW_BITS] == {"images/0.png"}
+
+
+@pytest.mark.parametrize("planes", [False, True])
+def test_a_tiff_of_unmarked_bands_is_looked_at_like_others(tmp_path: Path, planes: bool):
+    root = small(tmp_path, [np.zeros((20, 20), int).tolist()])
+    (tmp_path / "images/0.png").unlink()
+    values = np.random.default_rng(0).integers(0, 4096, (20, 20, 3), np.uint16)
+    (tmp_path / "images/0.tif").write_bytes(tiff_of_bands(values, planes=planes))
+    report = check("folder", root)
+    for kind in (Kind.SIXTEEN_BITS, Kind.FEW_BITS, Kind.UNMARKED):
+        assert found(report)[kind] == {"images/0.tif"}
+    assert detail(report, Kind.UNMARKED) == "3 bands of 16-bit numbers"
+    assert report.count("error") == 0
 
 
 def test_a_jpeg_that_opencv_fills_with_grey_is_damaged(tmp_path: Path, monkeypatch):
