@@ -120,7 +120,13 @@ def read_mask(path: Path) -> npt.NDArray[np.uint8 | np.uint16]:
             raise DamagedFile(f"{path}: a TIFF of {bands}, {_NO_MASK}") from None
         raise DamagedFile(f"{path}: not a picture in a format that can be read") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DamagedFile(f"{path}: not a mask that can be decoded ({error})") from None
+        # A single band of 16 bits that is said to lie apart from others is too much for Pillow.
+        bands = tiff.header(content.data)
+        single = "unknown raw mode" in str(error) and bands is not None and bands.bands == 1
+        grey = cv2.imdecode(content, cv2.IMREAD_UNCHANGED) if single else None
+        if grey is None:
+            raise DamagedFile(f"{path}: not a mask that can be decoded ({error})") from None
+        mask = np.asarray(grey)
     if mask.dtype.kind not in "biu" or mask.shape[2:] not in ((), (3,)):
         raise PerpixelError(f"{path}: a mask is 8 or 16 bits of grey, a palette or RGB colours")
     if mask.itemsize > 1 and (mask.min() < 0 or mask.max() >= 2**16):

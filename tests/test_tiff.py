@@ -39,6 +39,14 @@ def test_bands_that_nothing_marks_are_red_green_and_blue(
     assert capfd.readouterr().err == ""
 
 
+def test_a_mask_of_one_band_may_say_that_its_bands_lie_apart(tmp_path):
+    """As rasterio writes with another file's profile; Pillow cannot unpack 16 bits of it."""
+    ids = noise(7, 11, 1, dtype=np.uint16)
+    (tmp_path / "a.tif").write_bytes(tiff_of_bands(ids, planes=True))
+    assert np.array_equal(read_mask(tmp_path / "a.tif"), ids[..., 0])
+    assert np.array_equal(read_image(tmp_path / "a.tif")[..., 0], ids[..., 0] >> 8)
+
+
 def test_grey_and_colours_are_marked_as_they_are(tmp_path):
     for name, pixels in (("grey", noise(7, 11)), ("rgb", noise(7, 11, 3))):
         Image.fromarray(pixels).save(tmp_path / f"{name}.tif")
