@@ -18,6 +18,9 @@ Raw = tuple[int, ...]
 _COMMON, _MANY, _LITTLE = 8, 16, 0.02
 """Beside a few common values so many that take up so little are rather damage than classes."""
 
+_BLACK_AND_WHITE, _STEPS = 0.95, 3
+"""More than this share in 0 and 255 and some greys on the way from one to the other: an edge."""
+
 
 def count_values(paths: Sequence[Path]) -> tuple[Mapping[Raw, int], list[str]]:
     """How often the masks hold each id or colour, and remarks on what makes them doubtful.
@@ -36,6 +39,8 @@ def count_values(paths: Sequence[Path]) -> tuple[Mapping[Raw, int], list[str]]:
             raise PerpixelError(
                 f"{paths[0]} and {path}: one holds RGB colours, the other ids; keep one kind here"
             )
+        if len(pixels) >= IGNORE and has_soft_edges(pixels):
+            raise PerpixelError(f"{path}: look at this mask and others: {_soft_edges(pixels)}")
         if len(pixels) > IGNORE:
             raise PerpixelError(
                 f"{path}: with this mask there are {len(pixels)} different values, and at most "
@@ -45,8 +50,32 @@ def count_values(paths: Sequence[Path]) -> tuple[Mapping[Raw, int], list[str]]:
     return pixels, _doubts(pixels, owners)
 
 
+def has_soft_edges(pixels: Mapping[Raw, int]) -> bool:
+    """Whether these are black-and-white masks, blurred or smoothed at their edges."""
+    if not all(len(set(value)) == 1 for value in pixels):
+        return False
+    greys = {value[0]: count for value, count in pixels.items()}
+    between = greys.keys() - {0, 255}
+    ends = greys.get(0, 0), greys.get(255, 0)
+    return (
+        all(ends)
+        and sum(ends) > _BLACK_AND_WHITE * sum(greys.values())
+        and len(between) >= _STEPS
+        and min(between) < 128 <= max(between) < 256  # numbered classes are small numbers
+    )
+
+
+def _soft_edges(pixels: Mapping[Raw, int]) -> str:
+    return (
+        f"they look black and white with soft edges, {len(pixels) - 2} greys beside 0 and 255; "
+        f"save them without (128 and more as 255, less as 0), and have {FILE} proposed anew"
+    )
+
+
 def _doubts(pixels: Mapping[Raw, int], owners: Mapping[Raw, Sequence[Path]]) -> list[str]:
     """Signs of masks that were resized with interpolation, or saved with loss."""
+    if has_soft_edges(pixels):
+        return [f"look at the masks: {_soft_edges(pixels)}. Each grey is proposed as a class"]
     alone = Counter(paths[0] for paths in owners.values() if len(paths) == 1)
     found = [
         f"look at {path}: it holds {count} values that no other mask read here has. Was it resized "

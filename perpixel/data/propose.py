@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from perpixel.data.folder import FILE, files_below, stem_of
-from perpixel.data.mask_values import Raw, count_values
+from perpixel.data.mask_values import Raw, count_values, has_soft_edges
 from perpixel.errors import PerpixelError
 from perpixel.images import IMAGE_SUFFIXES, Palette, distinct_palette, read_palette
 from perpixel.recipes.spec import IGNORE
@@ -324,7 +324,8 @@ def _class_text(pixels: Mapping[Raw, int], palette: Palette | None) -> str:
     rgb, grey = len(values[0]) == 3, all(len(set(value)) == 1 for value in values)
     void = _VOC_VOID if rgb and not grey else (IGNORE,) * len(values[0])
     # Masks of nothing but 0 and 255 are black and white pictures: 255 is their foreground.
-    classes = [value for value in values if value != void or len(values) < 3]
+    white = len(values) < 3 or has_soft_edges(pixels)
+    classes = [value for value in values if value != void or white]
     names = [f"class_{position if rgb else value[0]}" for position, value in enumerate(classes)]
     if len(classes) == 2 and not any(classes[0]):
         names = ["background", "foreground"]

@@ -386,6 +386,38 @@ def test_black_and_white_masks_that_were_jpeg_files_once_are_remarked_upon(tmp_p
     assert "24 of their 32 values make up 0.2% of the pixels" in note
 
 
+@pytest.mark.parametrize("rgb", [False, True])
+def test_black_and_white_masks_with_soft_edges_keep_their_foreground(tmp_path, rgb):
+    mask = np.repeat(np.array([0, 255], np.uint8), 5000).reshape(100, 100)
+    mask[50:52] = np.linspace(0, 255, 200).astype(np.uint8).reshape(2, 100) // 16 * 16
+    _pair(tmp_path, np.dstack([mask] * 3) if rgb else mask)
+    proposal = propose(tmp_path)
+    (note,) = proposal.notes
+    assert "black and white with soft edges, 15 greys beside 0 and 255" in note
+    described = tomllib.loads(proposal.toml)
+    assert "ignored_ids" not in described
+    assert "ignored_colours" not in described
+    assert len(described["classes"]) == 17
+
+
+def test_black_and_white_masks_with_every_grey_at_their_edges_are_refused(tmp_path):
+    mask = np.repeat(np.array([0, 255], np.uint8), 5000)
+    mask[:254] = np.arange(254)
+    _pair(tmp_path, mask.reshape(100, 100))
+    with pytest.raises(PerpixelError, match=r"masks/a\.png: .* soft edges, 253 greys"):
+        propose(tmp_path)
+
+
+def test_many_classes_beside_much_background_are_no_soft_edges(tmp_path):
+    mask = np.zeros((100, 100), np.uint8)
+    mask[0, :60] = np.arange(60) % 20 + 1
+    mask[1] = 255
+    _pair(tmp_path, mask)
+    proposal = propose(tmp_path)
+    assert not any("soft edges" in note for note in proposal.notes)
+    assert tomllib.loads(proposal.toml)["ignored_ids"] == [255]
+
+
 def test_masks_of_two_kinds_are_named(tmp_path):
     _pair(tmp_path, IDS)
     _pictures(tmp_path, "images/b.png", "masks/b.png")
