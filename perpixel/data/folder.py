@@ -32,6 +32,7 @@ as in colours = [[0, 0, 142], [0, 0, 70]]. Each of the three is given to all cla
 import os
 import reprlib
 import tomllib
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
@@ -111,10 +112,18 @@ def _cannot_be_listed(error: OSError) -> None:
 
 
 def stem_of(path: str, suffixes: Iterable[str]) -> str | None:
-    """`path` less the longest of `suffixes` that it ends in, in upper or lower case; or None."""
+    """`path` less the longest of `suffixes` that it ends in, in upper or lower case; or None.
+
+    Composed: macOS has taken the letters of some names apart, and left others as they are.
+    """
     lowered = path.lower()
     fitting = [suffix for suffix in suffixes if lowered.endswith(suffix.lower())]
-    return path[: -len(max(fitting, key=len))] if fitting else None
+    return composed(path[: -len(max(fitting, key=len))]) if fitting else None
+
+
+def composed(name: str) -> str:
+    """`name` with each letter and its accents as one character (Unicode's NFC)."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _ending(text: str) -> str:
@@ -371,7 +380,7 @@ def _listed(root: Path, name: str, where: str) -> list[str]:
     path = root / name
     if not path.is_file():
         raise PerpixelError(f"{where} = {name!r}: no such file below {root}")
-    return list(read_list(path))
+    return [composed(line) for line in read_list(path)]
 
 
 def _some(values: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from perpixel.data.folder import FILE, files_below, stem_of
+from perpixel.data.folder import FILE, composed, files_below, stem_of
 from perpixel.data.mask_values import Raw, count_values, has_soft_edges
 from perpixel.errors import PerpixelError
 from perpixel.images import IMAGE_SUFFIXES, Palette, distinct_palette, read_palette
@@ -308,7 +308,7 @@ def _existing_lists(
         split = _SPLITS.get(PurePosixPath(file).stem)
         if split and file.endswith(".txt") and split not in found:
             text = (folder / file).read_text("utf-8-sig", errors="replace")
-            lines = [line.strip() for line in text.splitlines() if line.strip()]
+            lines = [composed(line.strip()) for line in text.splitlines() if line.strip()]
             if lines and match.mask_of.keys() >= set(lines):
                 found[split] = (file, lines)
     return found if {"train", "val"} <= found.keys() else {}

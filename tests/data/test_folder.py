@@ -1,6 +1,7 @@
 """dataset.toml: what it may say, what it means, and that every mistake in it gets an answer."""
 
 import os
+import unicodedata
 
 import numpy as np
 import pytest
@@ -344,6 +345,21 @@ def test_a_list_may_hold_names_of_any_bytes(tmp_path, start):
         (tmp_path / f"{folder}/a.{kind}").rename(tmp_path / folder / f"{name}.{kind}")
     (tmp_path / "train.txt").write_bytes(start + b"caf\xe9\n")
     assert open_folder(tmp_path, "train").name(0) == f"images/{name}.jpg"
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD", "NFD"), ("NFD", "NFC", "NFC")])
+def test_names_are_the_same_however_their_letters_are_composed(tmp_path, forms):
+    picture, mask, listed = (unicodedata.normalize(form, "Äpfel") for form in forms)
+    _write(
+        tmp_path,
+        SHORTEST + 'list = "train.txt"',
+        pictures=(f"images/{picture}.jpg",),
+        masks=(f"masks/{mask}.png",),
+    )
+    (tmp_path / "train.txt").write_text(f"{listed}\n", "utf-8")
+    pairs = open_folder(tmp_path, "train")
+    assert tuple(pairs.files) == ((f"images/{picture}.jpg", f"masks/{mask}.png"),)
+    assert pairs.label(0).shape == pairs.image(0).shape[:2]
 
 
 def test_a_list_in_utf_16_is_named(tmp_path):

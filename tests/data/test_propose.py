@@ -3,6 +3,7 @@
 import errno
 import os
 import tomllib
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -169,6 +170,17 @@ def test_a_list_file_of_another_kind_is_neither_used_nor_overwritten(tmp_path):
     described = _proposed(tmp_path)
     assert described["splits"]["train"]["list"] == "dataset.toml.train.txt"
     assert (tmp_path / "train.txt").read_text() == "images/000.jpg masks/000.png\n"
+
+
+def test_names_are_the_same_however_their_letters_are_composed(tmp_path):
+    apart, whole = (unicodedata.normalize(form, "Äpfel") for form in ("NFD", "NFC"))
+    _pictures(tmp_path, *[f"images/{apart}{name}.jpg" for name in TEN])
+    _masks(tmp_path, *[f"masks/{whole}{name}.png" for name in TEN])
+    for split, stems in (("train", TEN[:8]), ("val", TEN[8:])):
+        (tmp_path / f"{split}.txt").write_text("".join(f"{apart}{name}\n" for name in stems))
+    described = _proposed(tmp_path)
+    assert described["splits"]["val"]["list"] == "val.txt"
+    assert (_size(tmp_path, "train"), _size(tmp_path, "val")) == (8, 2)
 
 
 def test_pictures_without_masks_are_left_out_and_noted(tmp_path):
