@@ -45,6 +45,7 @@ class Kind(Enum):
         "TIFFs that do not say which bands are red, green and blue: the first three here",
     )
     ALPHA = "note", "pictures with transparency, dropped when read"
+    CLEAR = "note", "masks with transparent pixels, which count by their value all the same"
     CMYK = "note", "pictures in CMYK, made RGB when read; colours may be off"
     TURNED = "note", "pictures turned by their EXIF tag when read; masks must fit that"
     BELOW_CROP = "note", "pictures smaller than the crop, padded in training"
@@ -131,15 +132,32 @@ def _mask(pairs: Pairs, index: int) -> tuple[RawMask | None, Counter[int], _Rema
         raw = pairs.mask(index)
     except PerpixelError as error:
         return None, Counter(), [(Kind.UNREADABLE_MASK, _reason(error, path))]
+    remarks = _transparency(path)
     try:
         indices = pairs.table.lookup(raw, origin=str(path))
     except PerpixelError as error:
-        return raw, Counter(), [(Kind.UNKNOWN_VALUES, _reason(error, path))]
+        return raw, Counter(), [*remarks, (Kind.UNKNOWN_VALUES, _reason(error, path))]
     counts = np.bincount(indices[indices >= 0], minlength=IGNORE + 1)
     pixels = Counter({int(value): int(counts[value]) for value in np.flatnonzero(counts)})
     if (indices < 0).any():
-        return raw, pixels, [(Kind.UNKNOWN_VALUES, _listed(value_counts(raw[indices < 0])))]
-    return raw, pixels, [(Kind.ONLY_VOID, "")] if pixels.keys() == {IGNORE} else []
+        remarks.append((Kind.UNKNOWN_VALUES, _listed(value_counts(raw[indices < 0]))))
+    elif pixels.keys() == {IGNORE}:
+        remarks.append((Kind.ONLY_VOID, ""))
+    return raw, pixels, remarks
+
+
+def _transparency(path: Path) -> _Remarks:
+    """A note on a mask of which not every pixel is opaque."""
+    if path.suffix == ".mat":
+        return []
+    try:
+        with Image.open(path) as file:
+            if "A" not in file.getbands():
+                return []
+            clear = np.mean(np.asarray(file.getchannel("A")) < 255)
+    except (OSError, SyntaxError, ValueError):  # OpenCV, which read it, is less particular
+        return []
+    return [(Kind.CLEAR, f"{clear:.2%} of its pixels")] if clear else []
 
 
 def _peculiarities(path: Path) -> _Remarks:

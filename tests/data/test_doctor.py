@@ -243,6 +243,17 @@ def test_odd_pictures_are_noted_and_read(tmp_path: Path):
     assert Kind.BELOW_CROP not in found(check("folder", root, crop=(2, 3)))
 
 
+def test_transparent_pixels_of_masks_are_noted(tmp_path: Path):
+    root = small(tmp_path, [[[0, 1, 2], [0, 0, 0]]] * 2)
+    ids = np.array([[0, 1, 2], [0, 0, 0]], np.uint8)
+    for name, alpha in (("0", np.where(ids, 255, 0)), ("1", np.full_like(ids, 255))):
+        Image.fromarray(np.dstack([ids, alpha.astype(np.uint8)])).save(root / f"masks/{name}.png")
+    report = check("folder", root)
+    assert found(report)[Kind.CLEAR] == {"masks/0.png"}
+    assert detail(report, Kind.CLEAR) == "66.67% of its pixels"
+    assert report.splits[0].pixels == (8, 2, 2)
+
+
 def test_a_cache_sends_to_its_data_set(tmp_path: Path):
     root = small(tmp_path / "set", [[[0, 1, 2]]])
     pairs = {"train": open_folder(root, "train")}
