@@ -3,14 +3,23 @@
 import glob
 from pathlib import Path
 
+import typer
+
 from perpixel.errors import UsageError
+
+_OTHER_PICTURES = (
+    ".avif", ".dng", ".exr", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jxl", ".nef", ".pgm",
+    ".ppm", ".psd", ".tga",
+)  # fmt: skip
 
 
 def find_jobs(inputs: list[str], out: Path, *, flat: bool) -> dict[str, Path]:
     """Pictures by the name of their result: the path below a folder, or the bare file name.
 
-    `flat` takes the bare name of all, as a submission's files lie in one folder.
+    `flat` takes the bare name of all, as a submission's files lie in one folder. Pictures in a
+    folder whose format is not read are counted on stderr.
     """
+    from perpixel import distributed
     from perpixel.data.folder import files_below
     from perpixel.images import IMAGE_SUFFIXES
     from perpixel.inference.video import VIDEO_SUFFIXES
@@ -19,6 +28,7 @@ def find_jobs(inputs: list[str], out: Path, *, flat: bool) -> dict[str, Path]:
 
     jobs: dict[str, Path] = {}
     written: dict[str, Path] = {}  # by names without case: on many disks A.png is a.png
+    others: list[str] = []
     for given in inputs:
         found = (
             [Path(given)]
@@ -34,6 +44,8 @@ def find_jobs(inputs: list[str], out: Path, *, flat: bool) -> dict[str, Path]:
                 own = out.resolve()
                 if not path.resolve().is_relative_to(own):  # an earlier call's results are none
                     files = [file for file in files if not file.resolve().is_relative_to(own)]
+                kinds = [file.suffix.lower() for file in files]
+                others += [kind for kind in kinds if kind in _OTHER_PICTURES]
                 pictures = [file for file in files if file.name.lower().endswith(suffixes)]
                 if not pictures:
                     raise UsageError(f"{path}: holds no pictures ({', '.join(suffixes)})")
@@ -48,6 +60,13 @@ def find_jobs(inputs: list[str], out: Path, *, flat: bool) -> dict[str, Path]:
                         f"them into different folders"
                     )
                 jobs[name] = picture
+    if others and distributed.ranks().main:
+        kinds = sorted(set(others))
+        typer.echo(
+            f"{len(others)} picture{'s' * (len(others) != 1)} in formats that are not read left "
+            f"out ({', '.join(kinds)}); convert them to PNG or JPEG",
+            err=True,
+        )
     return jobs
 
 

@@ -506,6 +506,15 @@ def test_results_may_lie_beside_or_above_the_pictures(perpixel, mini, trained, t
     assert (tmp_path / "00.png").exists()
 
 
+def test_pictures_in_formats_that_are_not_read_are_counted(tmp_path, capsys):
+    for name in ("a.png", "b.HEIC", "c.heic", "d.gif", "notes.txt"):
+        (tmp_path / name).write_bytes(b"")
+    assert find_jobs([str(tmp_path)], tmp_path / "out", flat=False) == {"a": tmp_path / "a.png"}
+    assert capsys.readouterr().err.startswith(
+        "3 pictures in formats that are not read left out (.gif, .heic); convert them"
+    )
+
+
 @pytest.mark.parametrize(
     "jobs",
     [
