@@ -7,7 +7,7 @@ import os
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
 
 from perpixel.api import build, evaluate, export, load, train
-from perpixel.errors import PerpixelError, UsageError
+from perpixel.errors import Interrupted, PerpixelError, UsageError
 from perpixel.recipes import recipe, recipes
 from perpixel.recipes.settings import override
 from perpixel.recipes.spec import Recipe
@@ -15,6 +15,7 @@ from perpixel.recipes.spec import Recipe
 __version__ = "0.1.0"
 
 __all__ = [
+    "Interrupted",
     "PerpixelError",
     "Recipe",
     "UsageError",

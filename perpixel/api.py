@@ -90,7 +90,8 @@ def train(
     init: a run, a checkpoint or another toolkit's file to start from; None is the ImageNet file
     that the recipe names, if any, and "none" random weights; a resumed run has its own.
     tensorboard: event files, too. See perpixel.training.loop.train.
-    Raises PerpixelError for anything the user can mend.
+    Raises Interrupted when a signal (Ctrl-C) stopped the run, which is saved then, and another
+    PerpixelError for anything the user can mend: to go on after errors, catch Interrupted first.
     """
     import torch
 

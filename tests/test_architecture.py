@@ -89,8 +89,8 @@ def test_recipes_hold_no_torch_and_no_pictures():
 
 def test_the_public_surface_is_this():
     assert set(perpixel.__all__) == {
-        "PerpixelError", "Recipe", "UsageError", "build", "evaluate", "export", "load", "override",
-        "recipe", "recipes", "train",
+        "Interrupted", "PerpixelError", "Recipe", "UsageError", "build", "evaluate", "export",
+        "load", "override", "recipe", "recipes", "train",
     }  # fmt: skip
     for name in perpixel.__all__:
         assert getattr(perpixel, name).__doc__
