@@ -88,6 +88,7 @@ def train(
     from the newest whole state in `out` as if it had never stopped, bit for bit (on CUDA if it is
     `deterministic`); with another recipe or data only if `allow_changes`. SIGINT or SIGTERM to any
     rank saves and ends the run after the step at hand. Raises PerpixelError for what can be mended.
+    Runs in threads of one process share torch's random numbers, so none is what it would be alone.
     """
     own = distributed.ranks()
     require_even_shares(recipe, own.world)
