@@ -81,6 +81,7 @@ _Replay = Annotated[
 
 
 def train(
+    context: typer.Context,
     recipe: _Recipe = None,
     out: _Out = None,
     data: options.Data = None,
@@ -105,6 +106,7 @@ def train(
     Example: perpixel train camvid/semantic_fpn_r18 --data CamVid --out runs/camvid
     """
     if replay is not None:
+        _require_no_others(context)
         from perpixel.training.replay import replay as run_again
 
         typer.echo(run_again(replay, data=data, device=device))
@@ -151,3 +153,15 @@ def train(
             typer.echo(summary)
     except Interrupted as error:
         raise Interrupted(f"{error}: go on with the same command{again}") from error
+
+
+def _require_no_others(context: typer.Context) -> None:
+    """Raises UsageError for what --replay would leave aside."""
+    found = {
+        each.opts[0]: context.get_parameter_source(each.name or "")
+        for each in context.command.params
+        if each.name not in {"replay", "data", "device"}
+    }
+    others = [name for name, source in found.items() if source and source.name == "COMMANDLINE"]
+    if others:
+        raise UsageError(f"--replay takes --data and --device alone: leave out {', '.join(others)}")
