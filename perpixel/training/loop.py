@@ -276,6 +276,8 @@ def _usual_workers(where: torch.device) -> int:
 def _log(journal: Journal, step: int, verdict: Verdict, lr: float, clock: Clock) -> None:
     speed, waiting = clock.read()
     status = f"loss {verdict.loss:.4f}  lr {lr:.2e}  {speed:.1f} images/s  {bound_by(waiting)}"
+    if verdict.loss == verdict.gradient_norm == 0:
+        status += "  nothing to learn: is any pixel labelled?"
     journal.advance(step, status)
     row = {
         "step": step,
@@ -313,6 +315,10 @@ def _evaluation(
     }
     if not progress.is_scored:
         journal.record(row, line)
+    if not scores.confusion.any():
+        journal.say(
+            f"the split {recipe.data.eval_split!r} has no labelled pixel: its scores mean nothing"
+        )
     best = scores.miou if progress.best_miou is None else max(scores.miou, progress.best_miou)
     return scores, replace(progress, best_miou=best, scored=progress.step)
 

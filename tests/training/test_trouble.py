@@ -3,11 +3,13 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from test_run import TINY, losses, same, weights
@@ -18,6 +20,7 @@ from perpixel.checkpoint import read_checkpoint, read_tensors, write_tensors
 from perpixel.cli.main import main
 from perpixel.errors import Interrupted, PerpixelError, UsageError
 from perpixel.evaluation.evaluate import evaluate
+from perpixel.images import write_image
 from perpixel.models.build import build
 from perpixel.recipes import settings
 from perpixel.recipes.network import FCN, Model, ResNet
@@ -399,6 +402,18 @@ def test_an_evaluation_is_written_down_once_however_often_the_run_is_killed_afte
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
     assert [row["step"] for row in rows if "miou" in row] == [3, 6]
     assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4, 5, 6]
+
+
+def test_labels_that_are_all_void_are_told(straight: Path, mini: Path, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(mini, data)
+    for mask in data.glob("*annot/*.png"):
+        write_image(mask, np.full((48, 64), 11, np.uint8))  # CamVid's void
+    perpixel.train(TINY, data=data, out=tmp_path / "run", device="cpu")
+    told, as_usual = ((run / "log.txt").read_text() for run in (tmp_path / "run", straight))
+    assert told.count("nothing to learn: is any pixel labelled?\n") == TINY.train.steps
+    assert told.count("the split 'val' has no labelled pixel: its scores mean nothing\n") == 1
+    assert "nothing" not in as_usual
 
 
 def test_a_users_copy_of_a_state_is_left_alone(half: Path, mini: Path):
