@@ -302,8 +302,14 @@ def _palette_file(classes: Array, palette: Palette) -> Image.Image:
 
 
 def _write(path: Path, file: Image.Image) -> None:
+    """Writes the file as a whole or not at all: a part of it would pass for a result."""
+    part = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file.save(path)
+        try:
+            file.save(part)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
     except (OSError, ValueError) as error:
         raise PerpixelError(f"{path}: cannot be written ({error})") from None

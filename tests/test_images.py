@@ -1,6 +1,7 @@
 """Files in, arrays out: what each kind of picture and mask file gives, and what is refused."""
 
 import struct
+import sys
 import zlib
 from pathlib import Path
 
@@ -200,6 +201,24 @@ def test_what_cannot_be_written_is_named(tmp_path):
         write_image(tmp_path / "file/a.png", RGB)
     with pytest.raises(PerpixelError, match=r"a\.unknown: cannot be written"):
         write_image(tmp_path / "a.unknown", RGB)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit on files' sizes there")
+def test_what_does_not_fit_on_the_disk_leaves_nothing(tmp_path):
+    import resource
+
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
+    write_mask(tmp_path / "old.png", noise[:8], ((1, 2, 3),))
+    before, limits = (tmp_path / "old.png").read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    try:
+        for name in ("old.png", "new.png"):
+            with pytest.raises(PerpixelError, match=rf"{name}: cannot be written"):
+                write_mask(tmp_path / name, noise, ((1, 2, 3),))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in tmp_path.iterdir()] == ["old.png"]
+    assert (tmp_path / "old.png").read_bytes() == before
 
 
 # --- Colours -------------------------------------------------------------------------------------
