@@ -140,7 +140,7 @@ def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     Raises DamagedFile naming the file when it is none, or has another content than was written.
     """
     try:
-        with safe_open(path, framework="pt") as file:
+        with torch_defaults(torch.device("cpu")), safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             if _SHA256 in header and _sha256(path) != header[_SHA256]:
                 raise DamagedFile(f"{path}: damaged: its content is not what was written")

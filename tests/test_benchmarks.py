@@ -138,12 +138,13 @@ def test_switches_are_timed_from_the_first_step_on_as_training_runs(modules, mon
     assert seen == [True]
 
 
-def test_a_forward_pass_in_float32_is_exact(modules, monkeypatch, tmp_path):
+def test_a_forward_pass_in_float32_is_exact(modules, monkeypatch):
     """torch's own default for convolutions on CUDA is TF32."""
     monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "1")  # or the import would set it for good
-    forward, measure, seen = modules("forward"), modules("measure"), []
+    forward, seen = modules("forward"), []
     cudnn = torch.backends.cudnn
-    monkeypatch.setattr(measure, "RESULTS", tmp_path)
+    monkeypatch.setattr(forward, "DEVICE", "cuda")
+    monkeypatch.setattr(forward, "write_result", lambda *_, **__: "")
     monkeypatch.setattr(cudnn, "allow_tf32", True)
     monkeypatch.setattr(sys, "argv", ["forward.py"])
     monkeypatch.setattr(forward, "measured", lambda *_, **__: [seen.append(cudnn.allow_tf32)])

@@ -26,15 +26,19 @@ PICTURE = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
 @contextmanager
 def default_dtype(dtype):
     torch.set_default_dtype(dtype)
-    yield
-    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 @contextmanager
 def default_device(device):
     torch.set_default_device(device)
-    yield
-    torch.set_default_device(None)
+    try:
+        yield
+    finally:
+        torch.set_default_device(None)
 
 
 CALLERS = {
