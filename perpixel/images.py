@@ -32,7 +32,7 @@ _LARGE = 2**27
 
 _NO_PICTURE = (
     "which cannot be decoded: a picture's bands are 1, 3 or 4 of 8 or 16 bits. Convert it, as with "
-    "gdal_translate -b 1 -b 2 -b 3 -ot Byte -scale"
+    "gdal_translate -ot Byte -scale, and -b 1 -b 2 -b 3 for three of many bands"
 )
 _NO_MASK = (
     "which cannot be read: a mask's is one of 8 or 16 bits, or three of 8, marked as RGB. "

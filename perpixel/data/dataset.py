@@ -218,9 +218,8 @@ def require_classes(dataset: Dataset, names: tuple[str, ...]) -> None:
 def require_folder(root: Path, *, dataset: str, holds: str) -> None:
     """Raises PerpixelError, unless `root` is a folder, that says what the data set keeps there."""
     if not root.is_dir():
-        raise PerpixelError(
-            f"{root}: no such folder. --data names the root of {dataset}, which holds {holds}"
-        )
+        what = "is a file, not a folder" if root.exists() else "no such folder"
+        raise PerpixelError(f"{root}: {what}. Name the root of {dataset}, which holds {holds}")
 
 
 def _code(colour: Colour) -> int:

@@ -56,7 +56,8 @@ def propose(folder: Path) -> Proposal:
     be read, and when the masks hold more values than there can be classes.
     """
     if not folder.is_dir():
-        raise PerpixelError(f"{folder}: no such folder; name the one that holds pictures and masks")
+        what = "is a file, not a folder" if folder.exists() else "no such folder"
+        raise PerpixelError(f"{folder}: {what}; name the one that holds pictures and masks")
     files = files_below(folder)
     matches, notes = _matches(folder, files)
     splits, lists = _divided(folder, files, matches)

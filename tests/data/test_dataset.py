@@ -158,3 +158,8 @@ def test_a_missing_root_says_what_it_should_hold(tmp_path):
     require_folder(tmp_path, dataset="ours", holds="train/")
     with pytest.raises(PerpixelError, match=r"none: no such folder\. .* ours, which holds train/"):
         require_folder(tmp_path / "none", dataset="ours", holds="train/")
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        PerpixelError, match=r"file: is a file, not a folder\. Name the root of ours"
+    ):
+        require_folder(tmp_path / "file", dataset="ours", holds="train/")

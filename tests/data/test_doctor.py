@@ -383,4 +383,4 @@ def test_wrong_commands_are_explained(root: Path, command, tmp_path: Path):
     with pytest.raises(PerpixelError, match=r"dataset\.toml: no such file"):
         check("folder", root)
     code, out, _ = command("camvid", tmp_path / "nowhere")
-    assert (code, "no such folder" in out) == (1, True)
+    assert (code, "no such folder" in out, "--data" in out) == (1, True, False)

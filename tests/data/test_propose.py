@@ -354,6 +354,9 @@ def test_a_full_disk_leaves_nothing_in_the_next_attempts_way(tmp_path, monkeypat
 def test_a_folder_without_masks_says_how_masks_are_told(tmp_path):
     with pytest.raises(PerpixelError, match=r"none: no such folder"):
         propose(tmp_path / "none")
+    (tmp_path / "file").touch()
+    with pytest.raises(PerpixelError, match=r"file: is a file, not a folder; name the one"):
+        propose(tmp_path / "file")
     _pictures(tmp_path, "images/a.jpg", "b.png")
     with pytest.raises(PerpixelError, match=r"found 2 pictures, but no masks .*dataset\.toml"):
         propose(tmp_path)
