@@ -104,7 +104,12 @@ def train(
         raise UsageError("--resume and --init: a resumed run has its own weights; take one of them")
     begun = bool(states(Path(out) / "checkpoints")) if resume == "if-begun" else resume
     where = distributed.device(device)
-    with torch.inference_mode(False), torch.enable_grad(), torch_defaults(where):
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch_defaults(where),
+        torch.random.fork_rng([where] if where.type == "cuda" else []),
+    ):
         return run(
             recipe,
             data=None if data is None else Path(data),
