@@ -12,7 +12,7 @@ import torch
 import perpixel
 from perpixel.checkpoint import read_checkpoint
 from perpixel.errors import UsageError
-from perpixel.losses import segmentation_loss, weight
+from perpixel.losses import mean_weight, segmentation_loss
 from perpixel.recipes import settings
 from perpixel.recipes.spec import Loss, Recipe
 from perpixel.training.parallel import require_even_shares
@@ -112,7 +112,7 @@ def test_weighted_means_of_parts_are_the_mean_of_the_whole(spec: Loss):
     means = [
         segmentation_loss(a, b, spec) for a, b in zip(logits.split(1), labels.split(1), strict=True)
     ]
-    weights = torch.stack([weight(part, spec) for part in labels.split(1)])
+    weights = torch.stack([mean_weight(part, spec) for part in labels.split(1)])
     whole = segmentation_loss(logits, labels, spec)
     assert (torch.stack(means) * weights).sum() / weights.sum() == pytest.approx(whole.item())
 
