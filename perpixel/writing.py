@@ -1,7 +1,9 @@
-"""Files that are there as a whole or not at all."""
+"""Files that are there as a whole or not at all, and streams that nobody reads."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 from perpixel.errors import PerpixelError
 
@@ -43,3 +45,16 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def silence(stream: IO[str]) -> None:
+    """Makes a stream that nobody reads any more lead nowhere.
+
+    Others write to it, too, and Python, which empties it at its end, would exit with a code of its
+    own.
+    """
+    with suppress(OSError, ValueError):  # no file, or a closed one
+        descriptor = stream.fileno()
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, descriptor)
+        os.close(nowhere)

@@ -23,6 +23,7 @@ from perpixel.cli.train import train
 from perpixel.cli.zoo import zoo
 from perpixel.errors import Interrupted, PerpixelError, UsageError
 from perpixel.heap import keep_freed
+from perpixel.writing import silence
 
 # Linux gives these commands' tensors pages of 2 MB: faster, but training would need more memory
 # (docs/performance.md).
@@ -83,13 +84,20 @@ def main() -> None:
         if debug:
             raise
         if not isinstance(error, Interrupted) or os.environ.get("RANK", "0") == "0":
-            typer.echo(f"perpixel: {error}", err=True)  # of what all ranks say, one says enough
+            _say(str(error))  # of what all ranks say, one says enough
         _leave(_code(error))
     except OSError as error:  # as where a folder may not be looked into
         if debug or error.filename is None:
             raise
-        typer.echo(f"perpixel: {error.filename}: {error.strerror}", err=True)
+        _say(f"{error.filename}: {error.strerror}")
         _leave(1)
+
+
+def _say(text: str) -> None:
+    try:
+        typer.echo(f"perpixel: {text}", err=True)
+    except OSError:  # nobody reads it; the exit code still tells
+        silence(sys.stderr)
 
 
 def _leave(code: int) -> NoReturn:

@@ -1,12 +1,11 @@
 """What a run writes down: metrics.jsonl for programs, log.txt and a live line for people."""
 
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import torch
 from rich.console import Console
@@ -14,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from perpixel.distributed import describe
 from perpixel.errors import PerpixelError
-from perpixel.writing import write_whole
+from perpixel.writing import silence, write_whole
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -129,19 +128,6 @@ class _Console(Console):
         """rich's own ends the process."""
         self.quiet = True
         silence(self.file)
-
-
-def silence(stream: IO[str]) -> None:
-    """Makes a stream that nobody reads any more lead nowhere.
-
-    Others write to it, too, and Python, which empties it at its end, would exit with a code of its
-    own.
-    """
-    with suppress(OSError, ValueError):  # no file, or a closed one
-        descriptor = stream.fileno()
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, descriptor)
-        os.close(nowhere)
 
 
 class Clock:

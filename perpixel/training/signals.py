@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from perpixel.training.journal import silence
+from perpixel.writing import silence
 
 _ECHO = 1.0
 """Seconds within which signals count as one under torchrun, where SLURM and torchrun both send."""
