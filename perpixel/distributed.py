@@ -169,10 +169,9 @@ def precision(name: str, where: torch.device) -> torch.dtype:
 
 
 @contextmanager
-def exact() -> Iterator[None]:
-    """Inside, CUDA multiplies float32 numbers exactly."""
-    usual = torch.backends.cuda.matmul.fp32_precision == "tf32"
-    if not usual:  # as `precision` left it; and on CPUs a caller's setting is not ours to touch
+def exact(where: torch.device) -> Iterator[None]:
+    """Inside, float32 numbers are multiplied exactly there."""
+    if not uses_tf32(where):
         yield
         return
     _use_tf32(False)
@@ -188,8 +187,10 @@ def uses_tf32(where: torch.device) -> bool:
 
 
 def _use_tf32(wanted: bool) -> None:
-    # By one of torch's two interfaces alone: after both, reading may raise RuntimeError.
+    # The older interface alone would leave convolutions what the newer one says of all operations.
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = wanted
+    for part in ("conv", "rnn"):
+        getattr(torch.backends.cudnn, part).fp32_precision = "tf32" if wanted else "ieee"
 
 
 @contextmanager

@@ -6,7 +6,9 @@ give its indices and not its colours.
 """
 
 import colorsys
+import hashlib
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -303,7 +305,9 @@ def _palette_file(classes: Array, palette: Palette) -> Image.Image:
 
 def _write(path: Path, file: Image.Image) -> None:
     """Writes the file as a whole or not at all: a part of it would pass for a result."""
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
+    path = path.resolve()  # a link stays a link
+    name = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]  # of a length that always fits
+    part = path.with_name(f".{name}.part{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

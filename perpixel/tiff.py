@@ -7,7 +7,7 @@ SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 _BITS, _PHOTOMETRIC, _SAMPLES, _EXTRA_SAMPLES, _FORMAT = 258, 262, 277, 338, 339
 _BLACK_IS_ZERO, _RGB = 1, 2
-_SHORT = 3
+_SHORT, _LONG = 3, 4
 _FLOAT = 3
 
 
@@ -49,7 +49,7 @@ def header(content: memoryview) -> Header | None:
         return None
 
 
-def marked_as_rgb(content: memoryview) -> bytes:
+def marked_as_rgb(content: memoryview) -> bytearray:
     """The TIFF file `content`, its first three bands marked as red, green and blue.
 
     A directory with that mark is put at the end, and the file's start sent there.
@@ -61,10 +61,12 @@ def marked_as_rgb(content: memoryview) -> bytes:
     # Without a word on the bands beyond the third they are neither colours nor alpha.
     entries = {**read.entries, _PHOTOMETRIC: mark}
     entries.pop(_EXTRA_SAMPLES, None)
-    whole = bytearray(content) + bytes(len(content) % 2)
+    whole = bytearray(content)
+    whole += bytes(len(whole) % 2)
     struct.pack_into(layout.offset, whole, layout.start, len(whole))
     whole += struct.pack(layout.length, len(entries)) + b"".join(entries.values())
-    return bytes(whole + struct.pack(layout.offset, 0))
+    whole += bytes(struct.calcsize(layout.offset))
+    return whole
 
 
 class _Layout(NamedTuple):
@@ -83,16 +85,16 @@ class _Directory(NamedTuple):
     entries: dict[int, bytes]
 
     def number(self, content: memoryview, tag: int, usual: int) -> int:
-        """A tag's number of 16 bits, the first where it has several."""
+        """A tag's whole number, the first where it has several."""
         entry, place = self.entries.get(tag), struct.calcsize(self.layout.entry)
         if entry is None:
             return usual
-        order = self.layout.entry[0]
-        (_, _, count) = struct.unpack_from(self.layout.entry, entry)
-        if 2 * count <= self.layout.size - place:
-            return int(struct.unpack_from(order + "H", entry, place)[0])
+        (_, kind, count) = struct.unpack_from(self.layout.entry, entry)
+        code = self.layout.entry[0] + ("I" if kind == _LONG else "H")
+        if struct.calcsize(code) * count <= self.layout.size - place:
+            return int(struct.unpack_from(code, entry, place)[0])
         (elsewhere,) = struct.unpack_from(self.layout.offset, entry, place)
-        return int(struct.unpack_from(order + "H", content, elsewhere)[0])
+        return int(struct.unpack_from(code, content, elsewhere)[0])
 
 
 def _directory(content: memoryview) -> _Directory | None:
@@ -108,7 +110,7 @@ def _directory(content: memoryview) -> _Directory | None:
     (place,) = struct.unpack_from(layout.offset, content, layout.start)
     (count,) = struct.unpack_from(layout.length, content, place)
     place += struct.calcsize(layout.length)
-    end = min(place + count * layout.size, len(content))
+    end = min(place + min(count, 2**16) * layout.size, len(content))  # there are no more tags
     entries = (
         bytes(content[at : at + layout.size])
         for at in range(place, end - layout.size + 1, layout.size)

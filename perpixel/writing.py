@@ -56,5 +56,6 @@ def silence(stream: IO[str]) -> None:
     with suppress(OSError, ValueError):  # no file, or a closed one
         descriptor = stream.fileno()
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, descriptor)
-        os.close(nowhere)
+        if nowhere != descriptor:  # which was closed, then
+            os.dup2(nowhere, descriptor)
+            os.close(nowhere)

@@ -26,12 +26,14 @@ def test_float32_is_float32_unless_tf32_is_asked_for(name: str):
 
 
 def test_on_a_cpu_tf32_stays_as_the_program_has_it():
-    usual = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    cpu = torch.device("cpu")
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = False, True
     for name in ("tf32", "float32"):
-        distributed.precision(name, torch.device("cpu"))
-        with distributed.exact():
+        distributed.precision(name, cpu)
+        with distributed.exact(cpu):
             pass
-        assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == usual
+        assert not torch.backends.cudnn.allow_tf32
+        assert torch.backends.cuda.matmul.allow_tf32
 
 
 @pytest.mark.parametrize("precision", ["none", "ieee", "tf32"])
@@ -40,8 +42,11 @@ def test_torchs_newer_interface_hinders_nothing(precision: str):
     usual = torch.backends.fp32_precision
     torch.backends.fp32_precision = precision
     try:
-        with distributed.exact():
-            distributed.uses_tf32(torch.device("cuda"))
+        for name, wanted in (("float32", "ieee"), ("tf32", "tf32")):
+            distributed.precision(name, torch.device("cuda"))
+            assert torch.backends.cudnn.conv.fp32_precision == wanted
+            assert torch.backends.cuda.matmul.fp32_precision == wanted
+            assert torch.backends.cudnn.allow_tf32 == (name == "tf32")
     finally:
         torch.backends.fp32_precision = usual
 
@@ -96,7 +101,7 @@ def test_what_a_cpu_is_ill_suited_to_is_said(monkeypatch, caplog, name, supporte
 
 def test_inside_exact_float32_is_float32():
     distributed.precision("tf32", torch.device("cuda"))
-    with distributed.exact():
+    with distributed.exact(torch.device("cuda")):
         assert not torch.backends.cuda.matmul.allow_tf32
     assert torch.backends.cuda.matmul.allow_tf32
 

@@ -53,11 +53,12 @@ def find_jobs(inputs: list[str], out: Path, *, flat: bool) -> dict[str, Path]:
                 whole = path.is_dir() and not flat
                 below = picture.relative_to(path) if whole else Path(picture.name)
                 name = below.with_suffix("").as_posix()
-                other = written.setdefault(name.casefold(), picture)
+                other = written.setdefault(name.lower(), picture)
                 if other != picture:
                     raise UsageError(
-                        f"{other} and {picture} would both be written as {name}.png: predict "
-                        f"them into different folders"
+                        f"{other} and {picture} would both be written as {name}.png, or under "
+                        f"names that differ in case alone, which many disks take for one: rename "
+                        f"one, or predict each with an --out of its own"
                     )
                 jobs[name] = picture
     if others and distributed.ranks().main:
@@ -94,7 +95,7 @@ def require_free(jobs: dict[str, Path], out: Path, *, endings: list[str]) -> Non
     files = {_file(picture) for picture in pictures if picture.exists()}
     seen: set[str] = set()
     for target in targets:
-        folded = str(target).casefold()
+        folded = str(target).lower()
         if (target.exists() and _file(target) in files) or folded in seen:
             raise UsageError(f"{target} would be written over: name another folder with --out")
         seen.add(folded)

@@ -17,8 +17,8 @@ def cores() -> int:
 def require_startable(context: BaseContext) -> None:
     """Raises PerpixelError where processes of `context` die as they start.
 
-    Those that are not forked import the running script first. If that starts processes in turn,
-    they die, and this process would wait without end for them to take a long list of files.
+    Those that are not forked import the running script first. A script that starts processes when
+    it is imported kills them so, and its own process would wait for ever.
     """
     if context.get_start_method() == "fork":
         return
@@ -29,5 +29,5 @@ def require_startable(context: BaseContext) -> None:
         raise PerpixelError(
             f"a process that was to read pictures has died as it started (exit code "
             f"{process.exitcode}): a script that starts any has its work below "
-            f'`if __name__ == "__main__":`, as every process imports it'
+            f'`if __name__ == "__main__":`, and is a file, as every process imports it'
         )

@@ -9,6 +9,7 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -91,7 +92,8 @@ def write_proposal(folder: Path, proposal: Proposal) -> tuple[Path, ...]:
             path.write_bytes(text.encode(errors=odd))
         except OSError as error:
             for begun in texts:  # they would be in the next attempt's way
-                begun.unlink(missing_ok=True)
+                with suppress(OSError):
+                    begun.unlink()
             raise PerpixelError(f"{path}: cannot be written ({error.strerror})") from None
     return tuple(texts)
 

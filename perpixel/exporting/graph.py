@@ -118,7 +118,7 @@ def trace(graph: Graph, size: Size, *, dynamic: bool) -> torch.export.ExportedPr
         for axis, name in graph.axes.items()
     }
     # Before torch 2.12 a pooled size was computed by asking for the remainder, which fixed it.
-    floors = patch("torch._meta_registrations.div_rtn", operator.floordiv)
+    floors = patch("torch._meta_registrations.div_rtn", operator.floordiv, create=True)
     try:
         with torch.no_grad(), floors:
             return torch.export.export(

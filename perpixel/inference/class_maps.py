@@ -92,10 +92,12 @@ def score_bands(
     """
     size = image.shape[0], image.shape[1]
     with _memory_for(1, size):
-        (passes,) = _passes(network, [image], recipe, dtype, window_batch)
-        rows, are_logits = _mean(passes, recipe)
+        with torch_defaults(network.device):
+            (passes,) = _passes(network, [image], recipe, dtype, window_batch)
+            rows, are_logits = _mean(passes, recipe)
         for top, bottom in _bands(network, size):
-            values = rows(top, bottom)
+            with torch_defaults(network.device):
+                values = rows(top, bottom)
             yield top, values.softmax(dim=2) if probabilities and are_logits else values
 
 

@@ -13,7 +13,7 @@ Colour = tuple[Byte, Byte, Byte]
 
 
 class Spec(BaseModel):
-    """A frozen value; an unknown field is an error. A split may be called 2."""
+    """A frozen value; an unknown field is an error. A number is taken where text is due."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True

@@ -300,7 +300,7 @@ def _evaluation(
     model: Segmenter, recipe: Recipe, eval_set: Dataset, journal: Journal, progress: Progress
 ) -> tuple[Scores, Progress]:
     """Scores in float32, as `perpixel eval` gives them, written down unless they have been."""
-    with distributed.exact():
+    with distributed.exact(model.device):
         scores = evaluate(folded(model), recipe, eval_set)
     line = (
         f"step {progress.step}  val mIoU {scores.miou:.2f}  pixel accuracy "

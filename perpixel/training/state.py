@@ -23,6 +23,7 @@ from perpixel.recipes.spec import Recipe
 from perpixel.writing import sync_folder
 
 _HEADER = "perpixel-run"
+_EARLIER = "model-earlier.safetensors"
 _Count = Annotated[int, Field(ge=0)]
 
 
@@ -117,16 +118,15 @@ def write_state(
 
 
 def _reopen(folder: Path) -> None:
-    """Takes the final weights and their scores away; the best weights stand for the run again."""
+    """Puts the final weights aside and their scores away; the best stand for the run again."""
     final, best = folder / "model.safetensors", folder / "best.safetensors"
     if not final.exists():
         return
     for name in ("evaluate.json", "confusion.csv", "pictures.csv"):
         (folder.parent / name).unlink(missing_ok=True)
-    if best.exists():
-        final.unlink()
-    else:  # as where a user removed it
-        final.replace(best)
+    if not best.exists():  # as where a user removed it
+        best.write_bytes(final.read_bytes())
+    final.replace(folder / _EARLIER)
 
 
 def states(folder: Path) -> list[Path]:
@@ -192,6 +192,8 @@ def read_state(
     lines = [f"{complaint}; going on from an older state" for complaint in damaged.values()]
     lines.append(f"resumed after step {header.step}")
     lines += [f"changed: {change}" for change in changed]
+    if (folder / "model.safetensors").exists() and header.step < course.recipe.train.steps:
+        lines.append(f"the final weights of its earlier end are kept as {_EARLIER}")
     lines += [] if same else ["the optimizer, another one, starts anew"]
     progress = Progress(**header.model_dump(exclude={"course"}))
     return Start(progress, tuple(lines), tuple(damaged))

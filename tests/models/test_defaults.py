@@ -45,6 +45,7 @@ CALLERS = {
     "float64": lambda: default_dtype(torch.float64),
     "bfloat16": lambda: default_dtype(torch.bfloat16),
     "elsewhere": lambda: default_device("meta"),
+    "in a with": lambda: torch.device("meta"),
     "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
     "without gradients": torch.no_grad,
     "in inference": torch.inference_mode,
@@ -60,11 +61,14 @@ def _globals():
 
 
 def _all_of_it(mini, out):
-    """Trains, loads, predicts and evaluates: the final weights, classes and mIoU."""
+    """Trains, loads, predicts, evaluates: the final weights, classes and mIoU."""
     before = _globals()
     run = perpixel.train(TINY, data=mini, out=out, device="cpu")
     model = perpixel.load(out)
     classes = model.predict(PICTURE).classes
+    assert perpixel.evaluate(model, data=mini).miou == run.scores.miou
+    bands = [band for _, band in model.probabilities(PICTURE)]
+    assert np.concatenate(bands).sum(axis=2) == pytest.approx(1, abs=1e-5)
     assert _globals() == before
     return model.checkpoint.weights, classes, run.scores.miou
 
