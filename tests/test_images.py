@@ -318,3 +318,16 @@ def test_masks_of_few_bits_hold_their_numbers(tmp_path, bits):
             checksum = zlib.crc32(kind + data)
             file.write(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum))
     assert np.array_equal(read_mask(tmp_path / "a.png"), ids)
+
+
+def test_a_link_stays_a_link_and_names_may_be_long(tmp_path):
+    """Though a part of the file is written under another name first."""
+    (tmp_path / "there").mkdir()
+    link, long = tmp_path / "link.png", tmp_path / ("x" * 251 + ".png")
+    link.symlink_to(tmp_path / "there/mask.png")
+    classes = np.zeros((2, 3), np.uint8)
+    for path in (link, long):
+        write_mask(path, classes, ((0, 0, 0),))
+    assert link.is_symlink()
+    assert read_mask(tmp_path / "there/mask.png").tolist() == classes.tolist()
+    assert {path.name for path in tmp_path.iterdir()} == {"there", link.name, long.name}

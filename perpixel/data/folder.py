@@ -114,7 +114,7 @@ def _cannot_be_listed(error: OSError) -> None:
 def stem_of(path: str, suffixes: Iterable[str]) -> str | None:
     """`path` less the longest of `suffixes` that it ends in, in upper or lower case; or None.
 
-    Composed: macOS has taken the letters of some names apart, and left others as they are.
+    In Unicode's NFC, as macOS stores some names decomposed.
     """
     lowered = path.lower()
     fitting = [suffix for suffix in suffixes if lowered.endswith(suffix.lower())]

@@ -28,7 +28,7 @@ def predict_video(
 
     Returns the number of frames. `progress` is called with (frames done, frames the file promises).
     Raises PerpixelError for a file that cannot be decoded, or that ends well before its last frame;
-    the frames until then are written. And for an MP4 that does not fit on the disk; it is removed.
+    the frames until then are written; or when the MP4 does not fit on the disk, which removes it.
     """
     video = cv2.VideoCapture(str(path))
     promised = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
@@ -82,7 +82,7 @@ def _writer(path: Path, frame: Array, fps: float) -> cv2.VideoWriter:
 
 
 def _require_whole(path: Path, *, frames: int) -> None:
-    """OpenCV tells of no error in writing, such as a full disk; what can be read back does."""
+    """OpenCV reports no error in writing, such as a full disk: the frames are read back."""
     written = cv2.VideoCapture(str(path))
     found = max(int(written.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
     written.release()

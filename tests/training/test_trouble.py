@@ -160,6 +160,7 @@ def test_a_run_that_goes_on_after_its_end_has_no_final_weights(
     assert not any((tmp_path / name).exists() for name in ends)
     standing = zoo.find(tmp_path)
     assert (standing.origin, standing.step) == (tmp_path / "checkpoints/best.safetensors", 2)
+    assert read_checkpoint(tmp_path / "checkpoints/model-earlier.safetensors").step == 2
     perpixel.train(long, **named, device="cpu")
     assert zoo.find(tmp_path).step == 6
     assert all((tmp_path / name).exists() for name in ends)
