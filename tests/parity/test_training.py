@@ -39,7 +39,7 @@ def test_ten_steps():
         auxiliary = LOSS.auxiliary_weight * segmentation_loss(output.auxiliary, labels, LOSS)
         # Batch norm on two small pictures amplifies rounding from step to step, so that CPUs and
         # numbers of threads differ: the first steps are held to more than the later ones.
-        near, points = (1e-4, 0.2) if index < 3 else (2e-3, 1)
+        near, points = (1e-4, 0.2) if index < 3 else (1e-3, 0.5)
         assert main.item() == pytest.approx(said["loss_decode"], rel=near)
         assert auxiliary.item() == pytest.approx(said["loss_aux"], rel=near)
         assert (main + auxiliary).item() == pytest.approx(said["loss"], rel=near)
@@ -52,7 +52,7 @@ def test_ten_steps():
     state = to_state_dict(network, toolkit="mmseg")
     norms = {name: state[name].double().norm().item() for name in SAID["final_norms"]}
     print(f"norms {max(abs(norms[n] / said - 1) for n, said in SAID['final_norms'].items()):.1e}")
-    assert norms == pytest.approx(SAID["final_norms"], rel=2e-3)
+    assert norms == pytest.approx(SAID["final_norms"], rel=1.5e-3)
     assert {name for name in state if not name.endswith("num_batches_tracked")} == set(norms)
 
 
