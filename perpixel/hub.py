@@ -62,7 +62,7 @@ def download(repository: str, *, revision: str | None = None) -> Path:
     Raises PerpixelError when there is no such repository or file, or no way to reach it.
     """
     client = _client()
-    fetch = client.hf_hub_download  # looked up here, as its import would end the silence
+    fetch = client.hf_hub_download  # its lazy import sets the logger's level: before _quiet
     try:
         with _quiet():
             if client.try_to_load_from_cache(repository, WEIGHTS, revision=revision) is None:
