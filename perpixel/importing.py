@@ -42,19 +42,16 @@ def import_checkpoint(
     if recipe is not None and dataset not in (None, recipe.data.name):
         raise UsageError(f"--dataset {dataset}: {recipe.name} is of {recipe.data.name}; give one")
     read = read_source(path, trust=trust)
-    like = None if recipe is None else recipe.model
     try:
         finding = find(
             read.state,
             toolkit=toolkit,
             output_stride=output_stride,
             align_corners=align_corners,
-            like=like,
+            like=None if recipe is None else recipe.model,
         )
-    except UsageError:
-        raise
     except PerpixelError as error:
-        raise PerpixelError(f"{path}: {error}") from None
+        raise type(error)(f"{path}: {error}") from None
     if recipe is None:
         own = _own_recipe(path, finding, dataset or "folder")
     else:
@@ -108,16 +105,16 @@ def _classes(read: Source, dataset: str, count: int) -> tuple[Classes, str]:
         if len(known) != count:
             raise PerpixelError(f"{dataset} has {len(known)} classes, the file {count}")
         return known, f"Classes and colours: {dataset}'s."
-    names, palette = read.names, read.palette
-    if names is not None and len(names) == count:
+    names, palette = read.names or (), read.palette or ()
+    if len(names) == count:
         names = _distinct(names)
-        if palette is not None and len(palette) == count:
+        if len(palette) == count:
             return Classes(names, palette), "Classes and colours: the file's."
         return Classes(names, distinct_palette(count)), "Classes: the file's; colours: made up."
     made_up = tuple(f"class_{index}" for index in range(count))
     return (
         Classes(made_up, distinct_palette(count)),
-        f"Note: the file names {len(names) if names else 'no'} classes for {count} outputs; "
+        f"Note: the file names {len(names) or 'no'} classes for {count} outputs; "
         f"they are called class_0 to class_{count - 1} now. --dataset or --recipe names them.",
     )
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from perpixel import conversion, download, hub
 from perpixel.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from perpixel.conversion import backbone, files
+from perpixel.conversion import files
+from perpixel.conversion.backbone import backbone_weights
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.importing import import_checkpoint
 from perpixel.models.timm_backbone import pretrained_weights
@@ -44,35 +45,30 @@ def find(source: str | Path) -> Checkpoint:
 
     Raises UsageError when `source` names nothing, PerpixelError when a file cannot be read.
     """
-    path = Path(source)
+    path, name = Path(source), str(source)
     if path.is_dir():
         return read_checkpoint(_of_run(path))
     if path.is_file():
         return read_checkpoint(path)
-    if str(source) in recipes():
-        kept = fetched_path(str(source))
+    if name in recipes():
+        kept = fetched_path(name)
         if kept.is_file():
             return read_checkpoint(kept)
         get = ""
-        if recipe_called(str(source)).published.weights_url is not None:
-            get = f"get its published weights with `perpixel zoo fetch {source}`, or "
+        if recipe_called(name).published.weights_url is not None:
+            get = f"get its published weights with `perpixel zoo fetch {name}`, or "
         raise PerpixelError(
-            f"{source} is a recipe without a checkpoint here: {get}train it with `perpixel train "
-            f"{source} --data ROOT --out RUN` and name that run folder"
+            f"{name} is a recipe without a checkpoint here: {get}train it with `perpixel train "
+            f"{name} --data ROOT --out RUN` and name that run folder"
         )
-    if str(source).partition("/")[0] not in _FAMILIES and hub.is_repository(str(source)):
+    nothing = f"{name}: no such run folder, checkpoint file or recipe here."
+    nothing += suggestion(name, recipes())
+    if name.partition("/")[0] not in _FAMILIES and hub.is_repository(name):
         try:
-            return read_checkpoint(hub.download(str(source)))
+            return read_checkpoint(hub.download(name))
         except PerpixelError as error:
-            raise PerpixelError(
-                f"{source}: no such run folder, checkpoint file or recipe here."
-                + suggestion(str(source), recipes())
-                + f" As a name on the Hugging Face Hub: {error}"
-            ) from None
-    raise UsageError(
-        f"{source}: no such run folder, checkpoint file or recipe."
-        + suggestion(str(source), recipes())
-    )
+            raise PerpixelError(f"{nothing} As a name on the Hugging Face Hub: {error}") from None
+    raise UsageError(nothing)
 
 
 def fetched_path(name: str) -> Path:
@@ -125,22 +121,20 @@ def initial_weights(recipe: Recipe, init: str | Path | None) -> Mapping[str, Ten
         if not isinstance(recipe.model.backbone, Timm):
             raise UsageError("--init timm: the recipe's backbone is none of timm's")
         return pretrained_weights(recipe.model.backbone)
-    if init == "none" or (init is None and recipe.train.init is None):
-        return None
-    if init is None:
-        assert recipe.train.init is not None
+    named = recipe.train.init
+    if init is None and named is not None:
         try:
-            init = download.fetch(recipe.train.init.url, sha256=recipe.train.init.sha256)
+            init = download.fetch(named.url, sha256=named.sha256)
         except PerpixelError as error:
             raise PerpixelError(f"{error}; or train without it (--init none)") from None
+    if init is None or init == "none":
+        return None
     path = Path(init)
     if files.is_ours(path) or not path.is_file():
         return find(init).weights
     state = files.read_source(path).state
     try:
-        if backbone.is_backbone(state):
-            return backbone.backbone_weights(state)
-        return conversion.find(state, like=recipe.model).weights
+        return backbone_weights(state) or conversion.find(state, like=recipe.model).weights
     except PerpixelError as error:
         raise PerpixelError(f"{path}: {error}") from None
 

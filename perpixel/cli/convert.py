@@ -11,6 +11,7 @@ from perpixel.errors import PerpixelError, UsageError
 
 if TYPE_CHECKING:
     from perpixel.checkpoint import Checkpoint
+    from perpixel.importing import Imported
 
 
 def convert(
@@ -59,7 +60,10 @@ def convert(
     Examples: perpixel convert fcn_r50-d8.pth fcn.safetensors, and back:
     perpixel convert fcn.safetensors fcn.pth --toolkit mmseg
     """
+    import perpixel
+    from perpixel.checkpoint import write_checkpoint
     from perpixel.conversion.files import is_ours
+    from perpixel.importing import import_checkpoint
 
     if is_ours(source):
         if trust or any(
@@ -74,55 +78,35 @@ def convert(
             _write_half(source, out)
         else:
             _write_theirs(source, out, toolkit)
-    elif half:
+        return
+    if half:
         raise UsageError("--half is for perpixel's checkpoints: convert to one first")
-    else:
-        _require_another(out, source)
-        _write_ours(
-            source,
-            out,
-            toolkit=toolkit,
-            name=recipe,
-            output_stride=output_stride,
-            align_corners=align_corners,
-            dataset=dataset,
-            trust=trust,
-        )
-
-
-def _write_ours(
-    source: Path,
-    out: Path,
-    *,
-    toolkit: str,
-    name: str | None,
-    output_stride: int | None,
-    align_corners: bool | None,
-    dataset: str | None,
-    trust: bool,
-) -> None:
-    import perpixel
-    from perpixel.checkpoint import write_checkpoint
-    from perpixel.importing import import_checkpoint
-
+    _require_another(out, source)
     imported = import_checkpoint(
         source,
         toolkit=toolkit,
-        recipe=None if name is None else perpixel.recipe(name),
+        recipe=None if recipe is None else perpixel.recipe(recipe),
         output_stride=output_stride,
         align_corners=align_corners,
         dataset=dataset,
         trust=trust,
     )
     write_checkpoint(out, imported.checkpoint)
+    _tell(imported, out, asked=toolkit, by_recipe=recipe is not None)
 
-    finding, model = imported.finding, imported.finding.model
-    typer.echo(
-        f"{finding.title} with {finding.classes} classes, by {finding.toolkit.name}'s names: {out}"
+
+def _tell(imported: "Imported", out: Path, *, asked: str, by_recipe: bool) -> None:
+    from perpixel.conversion.finding import title
+
+    finding, model, toolkit = (
+        imported.finding,
+        imported.finding.model,
+        imported.finding.toolkit.name,
     )
-    if toolkit == "auto" and finding.toolkit.name == "pytorch-auto-drive":
+    typer.echo(f"{title(model)} with {finding.classes} classes, by {toolkit}'s names: {out}")
+    if asked == "auto" and toolkit == "pytorch-auto-drive":
         typer.echo("These are torchvision's names too; if it is torchvision's, --toolkit says so.")
-    if name is None:
+    if not by_recipe:
         typer.echo(
             f"Taken, as weights do not tell: output stride {model.backbone.output_stride}, "
             f"align_corners {str(model.align_corners).lower()}. --output-stride, "

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from perpixel.errors import UsageError
+from perpixel.recipes.network import METHODS
 
 if TYPE_CHECKING:
     from perpixel.recipes.network import Backbone
@@ -91,7 +92,7 @@ def _row(recipe: "Recipe") -> dict[str, Any]:
     backbone = recipe.model.backbone
     return {
         "name": recipe.name,
-        "method": {"fcn": "FCN", "semantic_fpn": "Semantic FPN"}[recipe.model.head.kind],
+        "method": METHODS[recipe.model.head.kind],
         "backbone": _title(backbone),
         "stem": backbone.stem if backbone.kind == "resnet" else None,
         "output_stride": backbone.output_stride,

@@ -7,7 +7,6 @@ classes believe what a pickle says of them, pointers included: stand-ins take th
 """
 
 import io
-import json
 import pickle
 import re
 import subprocess
@@ -20,21 +19,18 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.serialization import MAGIC_NUMBER
 
 from perpixel.errors import PerpixelError
+from perpixel.recipes.base import Colour
 
-Palette = tuple[tuple[int, int, int], ...]
+Palette = tuple[Colour, ...]
 
 _LEGACY = pickle.dumps(MAGIC_NUMBER, protocol=2)  # torch.save before 1.6
-
-_HEADER = "perpixel-source"
-
-EXPECTED = 3
-"""Exit code of the separate process where it says itself what is wrong with a file."""
 
 
 @dataclass(frozen=True)
@@ -130,35 +126,16 @@ def unpack(content: object) -> Source:
     raise PerpixelError(f"holds {type(content).__name__}, not a dict of tensors")
 
 
-def hand_over(source: Source, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Writes what `_read_apart` reads."""
-    from safetensors.torch import save_file
-
-    said = {"names": source.names, "palette": source.palette}
-    save_file(dict(tensors), path, {_HEADER: json.dumps(said)})
-
-
 def _read_apart(path: Path) -> Source:
-    """Loads the file in another process, which hands back plain tensors and text."""
+    """Has another process load the file and write a plain one in its place, and reads that."""
     with tempfile.TemporaryDirectory() as folder:
-        plain = Path(folder) / "plain.safetensors"
+        plain = Path(folder) / "plain.pth"
         command = [sys.executable, "-m", "perpixel.conversion.trusted", str(path), str(plain)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             said = done.stderr.strip() or f"exit code {done.returncode}"
-            if done.returncode != EXPECTED:
-                said = said.splitlines()[-1]
             raise PerpixelError(f"{path}: cannot be loaded, trusted or not: {said}")
-        # Copies, as the tensors map the file, which Windows then does not remove.
-        state = {name: tensor.clone() for name, tensor in load_file(plain).items()}
-        with safe_open(plain, framework="pt") as file:
-            header = json.loads(file.metadata()[_HEADER])
-    names, palette = header["names"], header["palette"]
-    return Source(
-        state,
-        None if names is None else tuple(names),
-        None if palette is None else tuple((r, g, b) for r, g, b in palette),
-    )
+        return read_source(plain)
 
 
 def _classes(meta: Mapping[str, Any]) -> tuple[tuple[str, ...] | None, Palette | None]:
@@ -177,14 +154,9 @@ def _classes(meta: Mapping[str, Any]) -> tuple[tuple[str, ...] | None, Palette |
 def _palette(said: object) -> Palette | None:
     """The colours, if each is three whole numbers of 0 to 255."""
     try:
-        colours = np.array(said)
-    except ValueError:  # rows of several lengths
+        return TypeAdapter(Palette).validate_python(np.array(said).tolist())
+    except ValueError:  # pydantic's is one, and NumPy's for rows of several lengths
         return None
-    if colours.dtype.kind not in "iu" or colours.ndim != 2 or colours.shape[1] != 3:
-        return None
-    if ((colours < 0) | (colours > 255)).any():
-        return None
-    return tuple((r, g, b) for r, g, b in colours.tolist())
 
 
 class _Foreign(pickle.UnpicklingError):

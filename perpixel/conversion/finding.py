@@ -19,7 +19,7 @@ from perpixel.conversion.torchvision import PYTORCH_AUTO_DRIVE, TORCHVISION
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.models.build import build
 from perpixel.models.segmenter import Segmenter
-from perpixel.recipes.network import FCN, Model, SemanticFPN
+from perpixel.recipes.network import METHODS, Model, SemanticFPN
 from perpixel.recipes.settings import suggestion
 from perpixel.recipes.spec import IGNORE, Input
 
@@ -44,11 +44,6 @@ class Finding:
     classes: int
     weights: Mapping[str, Tensor]
     input: Input | None = None
-
-    @property
-    def title(self) -> str:
-        """What to call the network, as "FCN on ResNet-50"."""
-        return _title(self.model)
 
 
 def from_state_dict(
@@ -115,15 +110,15 @@ def find(
     if problems:
         raise PerpixelError(
             f"these are {chosen.name}'s names, but they do not fit its nearest network, "
-            f"{_title(model)} ({len(problems)} in all):\n  " + "\n  ".join(problems)
+            f"{title(model)} ({len(problems)} in all):\n  " + "\n  ".join(problems)
         )
     weights = {name: tensors[theirs[name]] for name in own}
     return Finding(chosen, model, classes, weights, fed)
 
 
-def _title(model: Model) -> str:
-    head = "FCN" if isinstance(model.head, FCN) else "Semantic FPN"
-    return f"{head} on ResNet-{resnet_of(model).depth}"
+def title(model: Model) -> str:
+    """What to call a network of a ResNet, as "FCN on ResNet-50"."""
+    return f"{METHODS[model.head.kind]} on ResNet-{resnet_of(model).depth}"
 
 
 def plain_name(key: object) -> str:

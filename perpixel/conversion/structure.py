@@ -10,6 +10,7 @@ from perpixel.errors import PerpixelError, UsageError
 from perpixel.models.resnet import BLOCKS
 from perpixel.recipes.base import Spec
 from perpixel.recipes.network import FCN, Auxiliary, Model, ResNet, SemanticFPN
+from perpixel.recipes.settings import readable
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -140,11 +141,7 @@ def _changed(spec: _AnySpec, values: Mapping[str, Any]) -> _AnySpec:
     try:
         return type(spec).model_validate({**spec.model_dump(), **values})
     except ValidationError as error:
-        problems = "; ".join(
-            f"{problem['loc'][0] if problem['loc'] else type(spec).__name__} "
-            f"{problem['input']!r}: {problem['msg']}"
-            for problem in error.errors(include_url=False)
-        )
         raise PerpixelError(
-            f"by its names and shapes this is a network that cannot be built here: {problems}"
+            f"by its names and shapes this is a network that cannot be built here: "
+            f"{readable(error)}"
         ) from None

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import torch
 
-from perpixel.conversion.files import EXPECTED, file_kind, hand_over, unpack
+from perpixel.conversion.files import file_kind, unpack
 from perpixel.conversion.finding import plain_tensors
 from perpixel.errors import PerpixelError
 
@@ -51,7 +51,7 @@ def load(file: IO[bytes], **options: Any) -> Any:
 
 
 def main(path: Path, out: Path) -> None:
-    """Reads `path`, trusting it, and writes what `read_source` wants to know."""
+    """Reads `path`, trusting it, and writes a file like mmsegmentation's that brings no code."""
     if file_kind(path) == "torch":
         module = sys.modules[__name__]
         content = torch.load(path, map_location="cpu", weights_only=False, pickle_module=module)
@@ -59,12 +59,12 @@ def main(path: Path, out: Path) -> None:
         with path.open("rb") as file:
             content = load(file, encoding="latin1")
     source = unpack(content)
-    hand_over(source, plain_tensors(source.state), out)
+    meta = {"CLASSES": source.names, "PALETTE": source.palette}
+    torch.save({"meta": meta, "state_dict": plain_tensors(source.state)}, out)
 
 
 if __name__ == "__main__":
     try:
         main(Path(sys.argv[1]), Path(sys.argv[2]))
-    except PerpixelError as error:
-        print(error, file=sys.stderr)
-        sys.exit(EXPECTED)
+    except Exception as error:  # a file can make its own code raise anything
+        sys.exit(str(error) if isinstance(error, PerpixelError) else repr(error))

@@ -93,6 +93,10 @@ class SemanticFPN(Spec):
         return self
 
 
+METHODS = {"fcn": "FCN", "semantic_fpn": "Semantic FPN"}
+"""What a network is called, by its head's kind."""
+
+
 class Auxiliary(Spec):
     """A small FCN head on the third stage, used in training only.
 

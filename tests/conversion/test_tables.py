@@ -287,7 +287,7 @@ def test_no_network(state: dict, message: str):
 def test_a_kernel_that_no_head_here_has():
     state = named("mmseg", SMALL, 3)
     state["decode_head.convs.0.conv.weight"] = torch.zeros(8, 512, 5, 5)
-    with pytest.raises(PerpixelError, match="kernel 5"):
+    with pytest.raises(PerpixelError, match="kernel=5"):
         from_state_dict(state)
 
 
