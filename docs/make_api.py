@@ -29,7 +29,11 @@ _PARTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("Functions", "perpixel.api", ()),
     ("Recipes", "perpixel.recipes.__init__", ("recipe", "recipes")),
     ("Changed recipes", "perpixel.recipes.settings", ("override",)),
-    ("Errors", "perpixel.errors", ()),
+    (
+        "Errors",
+        "perpixel.errors",
+        ("PerpixelError", "UsageError", "DamagedFile", "OutOfMemory", "Interrupted"),
+    ),
     ("A model and its results", "perpixel.inference.predictor", ("Result", "Predictor")),
     ("A run", "perpixel.training.loop", ("Run",)),
     ("Scores", "perpixel.evaluation.confusion", ("Scores", "PictureScores")),

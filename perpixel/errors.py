@@ -1,5 +1,8 @@
 """The errors a user meets. Everything else that escapes is a bug and keeps its traceback."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class PerpixelError(Exception):
     """The work failed for a reason the user can mend: a file, a value, a machine. Exit code 1."""
@@ -22,3 +25,12 @@ class OutOfMemory(PerpixelError):
 
 class Interrupted(PerpixelError):
     """A signal asked the run to stop; it is saved and can be resumed. Exit code 75."""
+
+
+@contextmanager
+def needs_extra(what: str, extra: str) -> Iterator[None]:
+    """Makes of an import that fails inside a PerpixelError that says what to install."""
+    try:
+        yield
+    except ImportError as error:
+        raise PerpixelError(f'{what} needs {error.name}: pip install "perpixel[{extra}]"') from None

@@ -5,24 +5,52 @@ words that other tools look for. Only downloading and uploading need the extra [
 """
 
 import json
-import logging
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from perpixel.checkpoint import Checkpoint, write_checkpoint
-from perpixel.errors import PerpixelError, UsageError
-from perpixel.writing import write_whole
+from perpixel.errors import PerpixelError, UsageError, needs_extra
+from perpixel.recipes.network import METHODS
+from perpixel.writing import quiet, write_whole
 
 WEIGHTS = "model.safetensors"
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _FILES = (".safetensors", ".pth", ".pt", ".pkl", ".onnx", ".pt2", ".json", ".py")
 _SCORES = (("miou", "mean_iou", "mIoU"), ("pixel_accuracy", "accuracy", "pixel accuracy"))
+_CARD = """\
+---
+{front}
+---
+
+# {name}
+
+{summary}
+
+```python
+import perpixel
+
+model = perpixel.load("{repository}")
+model.predict("picture.jpg").classes
+```
+
+Classes: {classes}.
+
+## Licence
+
+{licence}
+Whoever uses them is bound by the terms of the data they were trained on, too.
+
+## Recipe
+
+```json
+{recipe}
+```
+"""
 
 
 def is_repository(name: str) -> bool:
@@ -62,17 +90,15 @@ def download(repository: str, *, revision: str | None = None) -> Path:
     Raises PerpixelError when there is no such repository or file, or no way to reach it.
     """
     client = _client()
-    fetch = client.hf_hub_download  # its lazy import sets the logger's level: before _quiet
+    fetch = client.hf_hub_download  # its lazy import sets the logger's level: before `quiet`
     try:
-        with _quiet():
+        with quiet("huggingface_hub"):  # the error says what came of its attempts
             if client.try_to_load_from_cache(repository, WEIGHTS, revision=revision) is None:
                 say = f"{repository}: no such folder here; asking the Hugging Face Hub ..."
                 print(say, file=sys.stderr, flush=True)
                 # Once, as the download tries for half a minute to reach what is not reached.
                 with suppress(client.errors.HfHubHTTPError):  # an answer; the download will tell
-                    client.get_hf_file_metadata(
-                        client.hf_hub_url(repository, WEIGHTS, revision=revision)
-                    )
+                    client.file_exists(repository, WEIGHTS, revision=revision)
             return Path(fetch(repository, WEIGHTS, revision=revision))
     except Exception as error:  # of many kinds, and the HTTP library's own
         raise PerpixelError(
@@ -106,15 +132,17 @@ def push_to_hub(
 def _card(checkpoint: Checkpoint, license: str | None, repository: str) -> str:
     """The model card. JSON is YAML, too, so that the front matter needs no YAML library."""
     recipe, scores = checkpoint.recipe, _scores(checkpoint)
-    head = {"fcn": "FCN", "semantic_fpn": "Semantic FPN"}[recipe.model.head.kind]
+    method = METHODS[recipe.model.head.kind]
     front: dict[str, Any] = {
         "library_name": "perpixel",
         "pipeline_tag": "image-segmentation",
         "tags": ["semantic-segmentation", recipe.model.head.kind, recipe.data.name],
     }
+    licence = "Its author states no licence for the weights."
     if license is not None:
         front["license"] = license
-    lines = [f"# {recipe.name}", "", f"{head}, {len(checkpoint.names)} classes. {recipe.source}."]
+        licence = f"The weights: {license}."
+    figures = ""
     if scores:
         result = {
             "task": {"type": "image-segmentation"},
@@ -124,32 +152,17 @@ def _card(checkpoint: Checkpoint, license: str | None, repository: str) -> str:
             ],
         }
         front["model-index"] = [{"name": recipe.name, "results": [result]}]
-        figures = ", ".join(f"{title} {scores[key]:.2f}" for key, _, title in _SCORES)
-        lines += ["", f"On `{recipe.data.name}` {recipe.data.eval_split}: {figures}."]
-    lines += [
-        "",
-        "```python",
-        "import perpixel",
-        "",
-        f'model = perpixel.load("{repository}")',
-        'model.predict("picture.jpg").classes',
-        "```",
-        "",
-        "Classes: " + ", ".join(checkpoint.names) + ".",
-        "",
-        "## Licence",
-        "",
-        f"The weights: {license}." if license else "Its author states no licence for the weights.",
-        "Whoever uses them is bound by the terms of the data they were trained on, too.",
-        "",
-        "## Recipe",
-        "",
-        "```json",
-        recipe.model_dump_json(indent=2),
-        "```",
-    ]
-    matter = [f"{key}: {json.dumps(value)}" for key, value in front.items()]
-    return "\n".join(["---", *matter, "---", "", *lines, ""])
+        told = ", ".join(f"{title} {scores[key]:.2f}" for key, _, title in _SCORES)
+        figures = f"\n\nOn `{recipe.data.name}` {recipe.data.eval_split}: {told}."
+    return _CARD.format(
+        front="\n".join(f"{key}: {json.dumps(value)}" for key, value in front.items()),
+        name=recipe.name,
+        summary=f"{method}, {len(checkpoint.names)} classes. {recipe.source}.{figures}",
+        repository=repository,
+        classes=", ".join(checkpoint.names),
+        licence=licence,
+        recipe=recipe.model_dump_json(indent=2),
+    )
 
 
 def _scores(checkpoint: Checkpoint) -> dict[str, float]:
@@ -168,26 +181,10 @@ def _scores(checkpoint: Checkpoint) -> dict[str, float]:
 
 
 def _client() -> ModuleType:
-    try:
+    with needs_extra("the Hugging Face Hub", "hub"):
         import huggingface_hub
-    except ImportError:
-        raise PerpixelError(
-            'the Hugging Face Hub needs huggingface_hub: pip install "perpixel[hub]"'
-        ) from None
     module: ModuleType = huggingface_hub
     return module
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Inside, the library does not tell of every attempt: the error says what came of them."""
-    logger = logging.getLogger("huggingface_hub")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _first_line(error: Exception) -> str:

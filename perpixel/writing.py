@@ -1,7 +1,9 @@
-"""Files that are there as a whole or not at all, and streams that nobody reads."""
+"""Files that are there as a whole or not at all, and what nobody is to read."""
 
+import logging
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -59,3 +61,15 @@ def silence(stream: IO[str]) -> None:
         if nowhere != descriptor:  # which was closed, then
             os.dup2(nowhere, descriptor)
             os.close(nowhere)
+
+
+@contextmanager
+def quiet(library: str) -> Iterator[None]:
+    """Inside, a library's logger tells of nothing less than errors."""
+    logger = logging.getLogger(library)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from perpixel.checkpoint import Checkpoint
 from perpixel.exporting.graph import Graph, NetworkAlone
@@ -53,22 +53,19 @@ def onnx_runner(content: bytes, graph: Graph) -> Runner:
 
 def program_runner(content: bytes) -> Runner:
     """Runs a .pt2 file."""
-    module = torch.export.load(io.BytesIO(content)).module()
-
-    def run(fed: Tensor) -> tuple[Values, ...]:
-        with torch.inference_mode():
-            return tuple(output.numpy() for output in module(fed))
-
-    return run
+    return _in_torch(torch.export.load(io.BytesIO(content)).module())
 
 
 def torch_runner(graph: Graph) -> Runner:
     """Runs what was exported in PyTorch itself, laid out as `predict` has it."""
     place(graph.network, "cpu")
+    return _in_torch(graph)
 
+
+def _in_torch(module: nn.Module) -> Runner:
+    @torch.inference_mode()
     def run(fed: Tensor) -> tuple[Values, ...]:
-        with torch.inference_mode():
-            return tuple(output.numpy() for output in graph(fed))
+        return tuple(output.numpy() for output in module(fed))
 
     return run
 

@@ -1,10 +1,10 @@
 """From a checkpoint to a file that other programs run, kept only if it does what PyTorch does."""
 
-import importlib.util
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 
 from perpixel.checkpoint import Checkpoint
 from perpixel.data.scenes import Scenes
-from perpixel.errors import PerpixelError, UsageError
+from perpixel.errors import PerpixelError, UsageError, needs_extra
 from perpixel.exporting.check import (
     AGREEMENT,
     TOLERANCE,
@@ -27,9 +27,6 @@ from perpixel.images import IMAGE_SUFFIXES, Array, Size, read_image, resize_imag
 from perpixel.profiling.timing import Latency, latency
 from perpixel.recipes.spec import Recipe
 from perpixel.writing import write_whole
-
-FACTORS = (1.0, 0.75, 1.25)
-"""Of every picture's size, where sizes are free; sides are made odd, which is hardest to match."""
 
 CHECKED = 8
 """Pictures of a folder, at most."""
@@ -78,13 +75,19 @@ def export(
     if out.suffix not in (".onnx", ".pt2"):
         raise UsageError(f"{out}: an exported file's name ends in .onnx or .pt2")
     if out.suffix == ".onnx":
-        _require_extra()
+        with needs_extra("ONNX (.pt2 does without)", "export"):
+            for name in ("onnx", "onnxscript", "onnxruntime"):
+                import_module(name)
     fixed = size or checkpoint.recipe.train.last_crop
-    shown = _files(check_on)
     if dynamic and min(fixed) < SMALLEST:
         raise UsageError(
             f"--size {fixed[0]}x{fixed[1]}: with --dynamic, sides are {SMALLEST} pixels or more"
         )
+    pictures = [
+        (name, resize_image(picture, shown))
+        for name, picture in _originals(check_on, fixed)
+        for shown in (_near(picture) if dynamic else [fixed])
+    ]
     plain = replace(checkpoint, recipe=_plain(checkpoint.recipe))
     graph = graph_of(plain, logits=logits)
     program = trace(graph, fixed, dynamic=dynamic)
@@ -95,7 +98,6 @@ def export(
     else:
         content = program_file(program, about)
         run = program_runner(content)
-    pictures = list(_pictures(shown, fixed, dynamic=dynamic))
     found = compare(run, graph, plain, pictures=pictures)
     _require_agreement(out, found)
     write_whole(out, content)
@@ -108,16 +110,6 @@ def export(
         )
         timings.append(Timing((shape[0], shape[1]), theirs, ours))
     return Exported(out, tuple(found), tuple(timings), tuple(_notes(checkpoint.recipe)))
-
-
-def _require_extra() -> None:
-    wanted = ("onnx", "onnxscript", "onnxruntime")
-    missing = [name for name in wanted if importlib.util.find_spec(name) is None]
-    if missing:
-        raise PerpixelError(
-            f'ONNX needs {", ".join(missing)}: pip install "perpixel[export]". A file that ends '
-            f"in .pt2 (torch.export) needs nothing more"
-        )
 
 
 def _plain(recipe: Recipe) -> Recipe:
@@ -158,41 +150,24 @@ def _metadata(checkpoint: Checkpoint) -> dict[str, str]:
     return {key: json.dumps(value) for key, value in values.items()}
 
 
-def _pictures(
-    files: list[Path] | None, fixed: Size, *, dynamic: bool
-) -> Iterator[tuple[str, Array]]:
-    """Pictures by name, of the fixed size, or each of three sizes."""
-    for name, picture in _originals(files, fixed):
-        if not dynamic:
-            yield name, resize_image(picture, fixed)
-            continue
-        for factor in FACTORS:
-            own = picture.shape[0], picture.shape[1]
-            if factor != 1:
-                own = int(own[0] * factor) | 1, int(own[1] * factor) | 1
-            yield name, resize_image(picture, (max(own[0], SMALLEST), max(own[1], SMALLEST)))
+def _near(picture: Array) -> list[Size]:
+    """A picture's own size and two near it, whose sides are odd, which is hardest to match."""
+    height, width = picture.shape[:2]
+    around = [(int(height * factor) | 1, int(width * factor) | 1) for factor in (0.75, 1.25)]
+    return [(max(h, SMALLEST), max(w, SMALLEST)) for h, w in [(height, width), *around]]
 
 
-def _files(check_on: Path | None) -> list[Path] | None:
-    """The pictures to check on, of a folder at most `CHECKED`; None: built-in scenes."""
+def _originals(check_on: Path | None, fixed: Size) -> list[tuple[str, Array]]:
+    """Pictures to check on, by name: built-in scenes, a picture, or of a folder some."""
     if check_on is None:
-        return None
+        scenes = Scenes("val", count=2, size=fixed)
+        return [(f"scenes {scenes.name(index)}", scenes.image(index)) for index in (0, 1)]
     files = [check_on]
     if check_on.is_dir():
         files = sorted(p for p in check_on.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
     if not files or not check_on.exists():
         raise UsageError(f"--check-on {check_on}: no pictures there")
-    return files[:: -(-len(files) // CHECKED)]
-
-
-def _originals(files: list[Path] | None, fixed: Size) -> Iterator[tuple[str, Array]]:
-    if files is None:
-        scenes = Scenes("val", count=2, size=fixed)
-        for index in range(len(scenes)):
-            yield f"scenes {scenes.name(index)}", scenes.image(index)
-        return
-    for path in files:
-        yield path.name, read_image(path)
+    return [(path.name, read_image(path)) for path in files[:: -(-len(files) // CHECKED)]]
 
 
 def _require_agreement(out: Path, found: list[Comparison]) -> None:

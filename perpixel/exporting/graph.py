@@ -2,13 +2,12 @@
 
 import io
 import json
-import logging
 import operator
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from unittest.mock import patch
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
@@ -20,6 +19,7 @@ from perpixel.models.inputs import normalise
 from perpixel.models.segmenter import Segmenter
 from perpixel.recipes.base import Size
 from perpixel.recipes.spec import Recipe
+from perpixel.writing import quiet
 
 SMALLEST = 33
 """The least side of a picture where sizes are free: the tracer takes sides of 1 for constants."""
@@ -28,7 +28,7 @@ SMALLEST = 33
 class NetworkAlone(nn.Module):
     """Normalised pictures, float32 [N, 3, H, W], to logits [N, classes, h, w]."""
 
-    input, takes, axes = "images", torch.float32, {0: "batch", 2: "height", 3: "width"}
+    input, axes = "images", {0: "batch", 2: "height", 3: "width"}
     outputs: tuple[str, ...] = ("logits",)
 
     def __init__(self, network: Segmenter, recipe: Recipe) -> None:
@@ -53,7 +53,7 @@ class PicturesToClasses(nn.Module):
     whole, once and at their own size, whatever else the recipe's `inference` says.
     """
 
-    input, takes, axes = "pictures", torch.uint8, {0: "batch", 1: "height", 2: "width"}
+    input, axes = "pictures", {0: "batch", 1: "height", 2: "width"}
     outputs: tuple[str, ...] = ("classes", "logits")
 
     def __init__(self, network: Segmenter, recipe: Recipe) -> None:
@@ -98,10 +98,8 @@ Graph = NetworkAlone | PicturesToClasses
 
 def graph_of(checkpoint: Checkpoint, *, logits: bool) -> Graph:
     """The graph to export, with the checkpoint's weights, on the CPU."""
-    network = network_of(checkpoint)
-    if logits:
-        return NetworkAlone(network, checkpoint.recipe).eval()
-    return PicturesToClasses(network, checkpoint.recipe).eval()
+    kind = NetworkAlone if logits else PicturesToClasses
+    return kind(network_of(checkpoint), checkpoint.recipe).eval()
 
 
 def trace(graph: Graph, size: Size, *, dynamic: bool) -> torch.export.ExportedProgram:
@@ -110,9 +108,9 @@ def trace(graph: Graph, size: Size, *, dynamic: bool) -> torch.export.ExportedPr
     A dynamic program's pictures have sides of 33 pixels or more. Raises PerpixelError where this
     torch cannot keep their size free.
     """
-    shape = (3, *size) if isinstance(graph, NetworkAlone) else (*size, 3)
+    one = graph.fed(np.zeros((*size, 3), np.uint8))
     # Of a batch of one the tracer would make a constant, too.
-    example = torch.zeros(2 if dynamic else 1, *shape, dtype=graph.takes)
+    example = torch.zeros(2 if dynamic else 1, *one.shape[1:], dtype=one.dtype)
     dims = {
         axis: torch.export.Dim(name, min=1 if name == "batch" else SMALLEST)
         for axis, name in graph.axes.items()
@@ -141,7 +139,8 @@ def onnx_file(
     The runtime joins batch norms with convolutions.
     """
     dynamic = bool(program.range_constraints)
-    with _quiet():
+    # The exporter tells of torchvision's absence, and of its own deprecations.
+    with quiet("torch.onnx"), warnings.catch_warnings(action="ignore"):
         made = torch.onnx.export(
             program,
             dynamo=True,
@@ -167,17 +166,3 @@ def program_file(program: torch.export.ExportedProgram, metadata: Mapping[str, s
     buffer = io.BytesIO()
     torch.export.save(program, buffer, extra_files={"metadata.json": json.dumps(dict(metadata))})
     return buffer.getvalue()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter tells of torchvision's absence, and of its own deprecations."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

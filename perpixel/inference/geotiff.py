@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from perpixel.errors import PerpixelError, UsageError
+from perpixel.errors import PerpixelError, UsageError, needs_extra
 from perpixel.images import Array, palette_table
 from perpixel.inference.class_maps import streamed
 from perpixel.inference.predictor import Predictor
@@ -40,11 +40,9 @@ def predict_geotiff(
             "a TIFF is read in windows only at its own size: give --windows slide or blend and "
             "--scales 1, with a model that does not resize its pictures"
         )
-    try:
+    with needs_extra("--geo", "geo"):
         import rasterio
         from rasterio.errors import NotGeoreferencedWarning, RasterioError
-    except ImportError:
-        raise PerpixelError('--geo needs rasterio: pip install "perpixel[geo]"') from None
     part = out.with_name(f".{out.name}.part")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

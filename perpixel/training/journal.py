@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from perpixel.distributed import describe
-from perpixel.errors import PerpixelError
+from perpixel.errors import PerpixelError, needs_extra
 from perpixel.writing import silence, write_whole
 
 if TYPE_CHECKING:
@@ -177,12 +177,8 @@ class Clock:
 
 
 def _event_files(folder: Path, first_step: int) -> "SummaryWriter":
-    try:
+    with needs_extra("--tensorboard", "tensorboard"):
         from torch.utils.tensorboard import SummaryWriter
-    except ModuleNotFoundError:
-        raise PerpixelError(
-            "--tensorboard needs the extra: `pip install 'perpixel[tensorboard]'`"
-        ) from None
     return SummaryWriter(folder, purge_step=first_step + 1)
 
 

@@ -241,7 +241,7 @@ def test_wrong_names_and_sizes_are_refused(tmp_path, monkeypatch):
         export(checkpoint, tmp_path / "m.tflite")
     with pytest.raises(UsageError, match="20x64: with --dynamic, sides are 33 pixels or more"):
         export(checkpoint, tmp_path / "m.onnx", size=(20, 64), dynamic=True)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(PerpixelError, match=r'pip install "perpixel\[export\]"'):
         export(checkpoint, tmp_path / "m.onnx")
     assert not any(tmp_path.iterdir())
