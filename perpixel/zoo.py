@@ -10,7 +10,7 @@ from torch import Tensor
 from perpixel import conversion, download, hub
 from perpixel.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from perpixel.conversion import files
-from perpixel.conversion.backbone import backbone_weights
+from perpixel.conversion.finding import backbone_weights
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.importing import import_checkpoint
 from perpixel.models.timm_backbone import pretrained_weights

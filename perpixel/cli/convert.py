@@ -61,23 +61,24 @@ def convert(
     perpixel convert fcn.safetensors fcn.pth --toolkit mmseg
     """
     import perpixel
+    from perpixel import zoo
     from perpixel.checkpoint import write_checkpoint
     from perpixel.conversion.files import is_ours
     from perpixel.importing import import_checkpoint
 
     if is_ours(source):
-        if trust or any(
-            given is not None for given in (recipe, output_stride, align_corners, dataset)
-        ):
+        others = (recipe, output_stride, align_corners, dataset, trust or None)
+        if half == (toolkit != "auto") or any(given is not None for given in others):
             raise UsageError(
-                f"{source} is perpixel's own: of the options it takes --toolkit or --half alone"
+                f"{source} is perpixel's own: of the options it takes either --toolkit mmseg or "
+                f"torchvision, or --half"
             )
-        if half and toolkit != "auto":
-            raise UsageError("--half and --toolkit: take one of them")
+        checkpoint = zoo.find(source)
+        _require_another(out, checkpoint.origin)
         if half:
-            _write_half(source, out)
+            _write_half(checkpoint, out)
         else:
-            _write_theirs(source, out, toolkit)
+            _write_theirs(checkpoint, out, toolkit)
         return
     if half:
         raise UsageError("--half is for perpixel's checkpoints: convert to one first")
@@ -98,11 +99,8 @@ def convert(
 def _tell(imported: "Imported", out: Path, *, asked: str, by_recipe: bool) -> None:
     from perpixel.conversion.finding import title
 
-    finding, model, toolkit = (
-        imported.finding,
-        imported.finding.model,
-        imported.finding.toolkit.name,
-    )
+    finding, model = imported.finding, imported.finding.model
+    toolkit = finding.toolkit.name
     typer.echo(f"{title(model)} with {finding.classes} classes, by {toolkit}'s names: {out}")
     if asked == "auto" and toolkit == "pytorch-auto-drive":
         typer.echo("These are torchvision's names too; if it is torchvision's, --toolkit says so.")
@@ -115,19 +113,13 @@ def _tell(imported: "Imported", out: Path, *, asked: str, by_recipe: bool) -> No
     typer.echo(imported.note)
 
 
-def _write_theirs(source: Path, out: Path, toolkit: str) -> None:
+def _write_theirs(checkpoint: "Checkpoint", out: Path, toolkit: str) -> None:
     import torch
 
     from perpixel.checkpoint import network_of
     from perpixel.conversion import to_state_dict
     from perpixel.writing import write_whole
 
-    if toolkit == "auto":
-        raise UsageError(
-            f"{source} is perpixel's own; --toolkit mmseg or torchvision, or --half, says what to "
-            f"write"
-        )
-    checkpoint = _read(source, out)
     state = to_state_dict(network_of(checkpoint), toolkit=toolkit)
     names, palette = list(checkpoint.names), [list(colour) for colour in checkpoint.palette]
     content: object = state
@@ -144,31 +136,21 @@ def _write_theirs(source: Path, out: Path, toolkit: str) -> None:
     typer.echo(f"{checkpoint.recipe.name} in {toolkit}'s layout: {out}")
 
 
-def _write_half(source: Path, out: Path) -> None:
+def _write_half(checkpoint: "Checkpoint", out: Path) -> None:
     """Matrices and kernels in float16; norms and biases, which are few, as they are."""
     from dataclasses import replace
 
     from perpixel.checkpoint import write_checkpoint
 
-    checkpoint = _read(source, out)
     weights = {
         name: tensor.half() if tensor.is_floating_point() and tensor.dim() > 1 else tensor
         for name, tensor in checkpoint.weights.items()
     }
-    beyond = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
-    if beyond:
-        raise PerpixelError(f"{source}: {beyond[0]} holds numbers beyond float16's 65504")
+    for name, tensor in weights.items():
+        if not tensor.isfinite().all():
+            raise PerpixelError(f"{checkpoint.origin}: {name} holds numbers beyond float16's 65504")
     write_checkpoint(out, replace(checkpoint, weights=weights))
     typer.echo(f"{checkpoint.recipe.name}, in float16: {out}")
-
-
-def _read(source: Path, out: Path) -> "Checkpoint":
-    """The checkpoint of a run, a name or a file, which is not to be written over."""
-    from perpixel import zoo
-
-    checkpoint = zoo.find(source)
-    _require_another(out, checkpoint.origin)
-    return checkpoint
 
 
 def _require_another(out: Path, source: Path | None) -> None:

@@ -4,6 +4,7 @@ from torch import Tensor
 
 from perpixel.conversion.finding import TOOLKITS
 from perpixel.conversion.names import to_theirs
+from perpixel.conversion.structure import resnet_of
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.models.segmenter import Segmenter
 
@@ -21,8 +22,8 @@ def to_state_dict(network: Segmenter, *, toolkit: str) -> dict[str, Tensor]:
     chosen = TOOLKITS.get(toolkit)
     if chosen is None or chosen.inexpressible is None:
         raise UsageError(f"weights are written for {' or '.join(WRITTEN)}, not for {toolkit!r}")
-    reasons = chosen.inexpressible(network.spec)
-    if reasons:
+    rules = chosen.inexpressible(network.spec, resnet_of(network.spec))
+    if reasons := [reason for holds, reason in rules if holds]:
         raise PerpixelError(f"{toolkit} cannot build this network: it has {'; '.join(reasons)}")
     own = network.state_dict()
     theirs = to_theirs(chosen.rows, own)

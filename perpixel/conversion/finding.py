@@ -29,6 +29,7 @@ TOOLKITS = {
 }
 
 _CLASSIFICATION = ("fc.weight", "fc1000_w")  # torchvision, open-mmlab; Caffe2
+_CLASSIFIER = {"fc.weight", "fc.bias", "head.fc.weight", "head.fc.bias"}
 _COUNTER = "num_batches_tracked"
 
 
@@ -114,6 +115,23 @@ def find(
         )
     weights = {name: tensors[theirs[name]] for name in own}
     return Finding(chosen, model, classes, weights, fed)
+
+
+def backbone_weights(state: Mapping[str, Any]) -> dict[str, Tensor] | None:
+    """A classification ResNet's weights as our "backbone.*", its classifier left out; else None.
+
+    torchvision's and open-mmlab's (v1c) names are ours without that prefix, mmpretrain's have it,
+    too. Raises PerpixelError for entries that are no tensors.
+    """
+    names = {plain_name(key) for key in state} - _CLASSIFIER
+    prefix = "backbone." if all(name.startswith("backbone.") for name in names) else ""
+    if f"{prefix}layer1.0.conv1.weight" not in names:
+        return None
+    return {
+        f"backbone.{name.removeprefix('backbone.')}": tensor
+        for name, tensor in plain_tensors(state).items()
+        if name not in _CLASSIFIER
+    }
 
 
 def title(model: Model) -> str:

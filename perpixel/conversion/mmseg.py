@@ -6,7 +6,7 @@ and configs/_base_/models/{fcn_r50-d8,fpn_r50}.py; inference as in mmseg/models/
 dilation of 6 in both heads: names and shapes do not show either.
 """
 
-from perpixel.conversion.toolkit import Toolkit
+from perpixel.conversion.toolkit import Rules, Toolkit
 from perpixel.recipes.network import FCN, Auxiliary, Model, ResNet, SemanticFPN
 from perpixel.recipes.spec import Inference, Input
 
@@ -32,18 +32,11 @@ _ROWS = (
 )  # fmt: skip
 
 
-def _inexpressible(model: Model) -> list[str]:
-    if not isinstance(model.backbone, ResNet):
-        return ["a backbone of timm's (backbone.kind)"]
-    reasons = []
-    if model.backbone.frozen_norm:
-        reasons.append("batch norm with constant statistics (backbone.frozen_norm)")
+def _inexpressible(model: Model, backbone: ResNet) -> Rules:
+    yield backbone.frozen_norm, "batch norm with constant statistics (backbone.frozen_norm)"
     if isinstance(model.head, SemanticFPN):
-        if model.head.neck_norm:
-            reasons.append("batch norm and ReLU in the neck (head.neck_norm)")
-        if model.head.norm == "group":
-            reasons.append("GroupNorm in the scale heads (head.norm)")
-    return reasons
+        yield model.head.neck_norm, "batch norm and ReLU in the neck (head.neck_norm)"
+        yield model.head.norm == "group", "GroupNorm in the scale heads (head.norm)"
 
 
 MMSEG = Toolkit(

@@ -1,11 +1,13 @@
 """What there is to say about a toolkit: its names for our modules, and what names cannot tell."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from perpixel.conversion.names import Rows
-from perpixel.recipes.network import Model
+from perpixel.recipes.network import Model, ResNet
 from perpixel.recipes.spec import Inference, Input
+
+Rules = Iterable[tuple[bool, str]]
 
 
 @dataclass(frozen=True)
@@ -16,8 +18,8 @@ class Toolkit:
     thing. Conversion replaces what a state dict's names and shapes tell (depth, stem, widths, ...)
     and keeps what they cannot: output stride, dilations, the place of the stride in a bottleneck,
     align_corners, dropout. `constants` are entries of old files that hold `input`'s mean and std.
-    `inexpressible` lists what of a network the toolkit cannot build; None where nothing is written
-    in its layout.
+    `inexpressible` says what the toolkit cannot build, and whether a network and its backbone have
+    it; None where nothing is written in its layout.
     """
 
     name: str
@@ -27,4 +29,4 @@ class Toolkit:
     input: Input
     inference: Inference
     constants: tuple[str, str] | None = None
-    inexpressible: Callable[[Model], list[str]] | None = None
+    inexpressible: Callable[[Model, ResNet], Rules] | None = None

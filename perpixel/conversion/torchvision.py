@@ -8,7 +8,7 @@ picture's size with align_corners=True.
 
 from dataclasses import replace
 
-from perpixel.conversion.toolkit import Toolkit
+from perpixel.conversion.toolkit import Rules, Toolkit
 from perpixel.recipes.network import FCN, Auxiliary, Model, ResNet
 from perpixel.recipes.spec import Inference, Input
 
@@ -30,14 +30,11 @@ _AUXILIARY_ROWS = (
 )  # fmt: skip
 
 
-def _inexpressible(model: Model) -> list[str]:
-    backbone = model.backbone
-    if not isinstance(backbone, ResNet):
-        return ["a backbone of timm's (backbone.kind)"]
+def _inexpressible(model: Model, backbone: ResNet) -> Rules:
     basic = backbone.depth in (18, 34)
     width = 128 if basic else 512  # a quarter of the features, the auxiliary head's too
     head, auxiliary = model.head, model.auxiliary
-    rules = (
+    return (
         (backbone.stem == "deep", "a deep stem (backbone.stem)"),
         (backbone.stride_in_1x1, "strides in 1x1 convolutions (backbone.stride_in_1x1)"),
         (backbone.frozen_norm, "batch norm held constant (backbone.frozen_norm)"),
@@ -57,7 +54,6 @@ def _inexpressible(model: Model) -> list[str]:
             f"another auxiliary head than one convolution of {width // 2} channels (auxiliary)",
         ),
     )
-    return [reason for wrong, reason in rules if wrong]
 
 
 _FCN = Model(

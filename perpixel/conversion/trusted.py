@@ -1,6 +1,6 @@
 """Loads one pickled checkpoint, running whatever code it brings, and writes its plain contents.
 
-    python -m perpixel.conversion.trusted CHECKPOINT OUT.safetensors
+    python -m perpixel.conversion.trusted CHECKPOINT OUT.pth
 
 Only `perpixel convert --trust` starts this, in a process of its own. Classes that are not installed
 here (a toolkit's loggers, say) are stood in for by empty ones: the weights do not need them.

@@ -56,7 +56,7 @@ def test_half_as_large_it_predicts_the_same(ours: Path, tmp_path: Path):
     full, half = perpixel.load(ours).predict(picture), perpixel.load(out).predict(picture)
     assert len(np.unique(full.classes)) > 1  # or agreeing would mean nothing
     assert (full.classes == half.classes).mean() > 0.99
-    with pytest.raises(UsageError, match="take one of them"):
+    with pytest.raises(UsageError, match="either --toolkit mmseg or torchvision, or --half"):
         convert(ours, out, half=True, toolkit="mmseg")
 
 
@@ -143,11 +143,11 @@ def test_a_file_that_does_not_fit_leaves_nothing(theirs: Path, tmp_path: Path):
 
 def test_wrong_commands(ours: Path, tmp_path: Path):
     out = tmp_path / "out.pth"
-    with pytest.raises(UsageError, match="--toolkit mmseg or torchvision"):
+    with pytest.raises(UsageError, match="either --toolkit mmseg or torchvision, or --half"):
         convert(ours, out)
     with pytest.raises(UsageError, match="not for 'detectron2'"):
         convert(ours, out, toolkit="detectron2")
-    with pytest.raises(UsageError, match="--toolkit or --half alone"):
+    with pytest.raises(UsageError, match="either --toolkit mmseg or torchvision, or --half"):
         convert(ours, out, toolkit="mmseg", trust=True)
     assert not out.exists()
 

@@ -101,7 +101,7 @@ def test_backbones_train_under_our_heads(recipe, name, stride, tmp_path):
     images = torch.rand(1, 3, 64, 64)
     network.eval()
     assert torch.equal(network_of(read_checkpoint(path))(images).main, network(images).main)
-    with pytest.raises(PerpixelError, match="a backbone of timm's"):
+    with pytest.raises(UsageError, match="the recipe's backbone is timm's"):
         to_state_dict(network, toolkit="mmseg")
 
 
