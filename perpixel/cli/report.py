@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from perpixel.cli import options
-from perpixel.errors import PerpixelError, UsageError
+from perpixel.errors import UsageError, needs_extra
 
 if TYPE_CHECKING:
     from perpixel.reporting.reading import Source
@@ -45,12 +45,8 @@ def report(
 
     Needs the extra `report`. Example: perpixel report runs/a runs/b --data CamVid --out ab.html
     """
-    try:
-        from perpixel.reporting.report import render
-    except ModuleNotFoundError as error:
-        raise PerpixelError(
-            f"report needs {error.name}: install the extra with `pip install 'perpixel[report]'`"
-        ) from None
+    with needs_extra("report", "report"):
+        from perpixel.reporting.report import named, render
     from perpixel.reporting.reading import read_source
     from perpixel.writing import write_whole
 
@@ -64,7 +60,7 @@ def report(
     file = out or (first if first.is_dir() else first.parent) / "report.html"
     options.require_writable(file)
     galleries, notes = _galleries(
-        sources,
+        named(sources),
         pictures,
         data=data,
         dataset=dataset,
@@ -78,7 +74,7 @@ def report(
 
 
 def _galleries(
-    sources: "list[Source]",
+    sources: "dict[str, Source]",
     count: int,
     *,
     data: Path | None,
@@ -92,15 +88,15 @@ def _galleries(
     that says what they lack."""
     import perpixel
     from perpixel.data.catalog import open_dataset
-    from perpixel.reporting.report import Gallery, labels
+    from perpixel.reporting.report import Gallery
     from perpixel.reporting.samples import take_samples, worst_and_best
 
-    mious = next((source.pictures for source in sources if source.pictures), None)
+    mious = next((source.pictures for source in sources.values() if source.pictures), None)
     if mious is None or count == 0:
         return [], []
     models = {
-        name: str(source.path) if _has_weights(source.path) else model
-        for name, source in zip(labels(sources), sources, strict=True)
+        name: source.path if _has_weights(source.path) else model
+        for name, source in sources.items()
     }
     used = {name: found for name, found in models.items() if found is not None}
     if not used:

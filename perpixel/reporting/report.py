@@ -1,10 +1,10 @@
 """One HTML file, with everything in it, of one or more runs or evaluations."""
 
 import os
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from itertools import cycle
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
@@ -35,59 +35,47 @@ def render(sources: Sequence[Source], galleries: Sequence[Gallery], notes: Seque
 
     `notes` say what else the report lacks, and why.
     """
-    names = labels(sources)
+    called = named(sources)
+    recipes = {name: one.recipe for name, one in called.items() if one.recipe is not None}
     figures = curves.charts(sources)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.filters["number"] = _number
     page = resources.files("perpixel.reporting").joinpath("report.html").read_text("utf-8")
     matrices = [
-        {
-            "title": name,
-            "names": source.confusion.names,
-            "rows": source.confusion.matrix.tolist(),
-        }
-        for name, source in zip(names, sources, strict=True)
-        if source.confusion is not None
+        {"title": name, "names": one.confusion.names, "rows": one.confusion.matrix.tolist()}
+        for name, one in called.items()
+        if one.confusion is not None
     ]
     return environment.from_string(page).render(
-        sources=list(zip(names, _colours(sources), sources, strict=True)),
+        sources=list(zip(called, cycle(_COLOURS), sources, strict=False)),
         charts=figures,
         box=(curves.WIDTH, curves.HEIGHT),
         classes=_classes(sources),
         matrices=matrices,
         galleries=galleries,
-        differences=_differences(names, sources),
-        recipes=[
-            (name, settings.dump(source.recipe))
-            for name, source in zip(names, sources, strict=True)
-            if source.recipe is not None
-        ],
-        missing=[(name, source.missing()) for name, source in zip(names, sources, strict=True)],
+        differences=_differences(recipes),
+        recipes=[(name, settings.dump(recipe)) for name, recipe in recipes.items()],
+        missing=[(name, one.missing()) for name, one in called.items()],
         notes=notes,
         data={
-            "names": names,
+            "names": list(called),
             "charts": [chart.lines for chart in figures],
             "matrices": matrices,
         },
     )
 
 
-def labels(sources: Sequence[Source]) -> list[str]:
-    """A short name for every source, no two alike: the folder's, or the whole path."""
+def named(sources: Sequence[Source]) -> dict[str, Source]:
+    """The sources by short names, no two alike: their folders', or the whole paths."""
     short = [source.path.resolve().name for source in sources]
-    count = Counter(short)
     chosen = [
-        name if count[name] == 1 else os.fspath(source.path)
+        name if short.count(name) == 1 else os.fspath(source.path)
         for name, source in zip(short, sources, strict=True)
     ]
-    return [
-        name if chosen.count(name) == 1 else f"{name} ({index + 1})"
-        for index, name in enumerate(chosen)
-    ]
-
-
-def _colours(sources: Sequence[Source]) -> list[str]:
-    return [_COLOURS[index % len(_COLOURS)] for index in range(len(sources))]
+    return {
+        name if chosen.count(name) == 1 else f"{name} ({number})": source
+        for number, (name, source) in enumerate(zip(chosen, sources, strict=True), start=1)
+    }
 
 
 def _classes(sources: Sequence[Source]) -> list[dict[str, Any]]:
@@ -102,13 +90,9 @@ def _classes(sources: Sequence[Source]) -> list[dict[str, Any]]:
     ]
 
 
-def _differences(names: Sequence[str], sources: Sequence[Source]) -> list[tuple[str, list[str]]]:
-    """What every further recipe has otherwise than the first one that is there."""
-    known: list[tuple[str, Recipe]] = [
-        (name, source.recipe)
-        for name, source in zip(names, sources, strict=True)
-        if source.recipe is not None
-    ]
+def _differences(recipes: Mapping[str, Recipe]) -> list[tuple[str, list[str]]]:
+    """What every further recipe has otherwise than the first."""
+    known = list(recipes.items())
     return [
         (f"{known[0][0]} → {name}", settings.differences(known[0][1], recipe))
         for name, recipe in known[1:]

@@ -21,21 +21,13 @@ _UNLABELLED = (40, 44, 52)
 
 
 @dataclass(frozen=True)
-class View:
-    """What one model sees in a picture: class map and errors, as data URIs."""
-
-    prediction: str
-    errors: str
-
-
-@dataclass(frozen=True)
 class Sample:
-    """A picture of the data set, as data URIs. `views` has one for every model."""
+    """A picture of the data set, as data URIs. `views` has (prediction, errors) of every model."""
 
     name: str
     picture: str
     truth: str
-    views: tuple[View, ...]
+    views: list[tuple[str, str]]
 
 
 def worst_and_best(mious: Mapping[str, float | None], count: int) -> tuple[list[str], list[str]]:
@@ -64,15 +56,10 @@ def take_samples(
         image, label = read_pair(dataset, places[name])
         views = []
         for predictor in predictors:
-            prediction = predictor.predict(image).classes
-            views.append(
-                View(
-                    _map(prediction, predictor.palette),
-                    _picture(errors(image, label, prediction)),
-                )
-            )
+            seen = predictor.predict(image).classes
+            views.append((_map(seen, predictor.palette), _picture(errors(image, label, seen))))
         truth = _map(label, dataset.classes.palette)
-        found.append(Sample(name, _picture(image), truth, tuple(views)))
+        found.append(Sample(name, _picture(image), truth, views))
     return found
 
 
