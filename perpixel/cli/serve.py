@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from perpixel.cli import options
-from perpixel.errors import PerpixelError
+from perpixel.errors import PerpixelError, needs_extra
 
 
 def serve(
@@ -44,17 +44,13 @@ def serve(
     """
     # A second line behind the server's own check. OpenCV reads it when it loads, below.
     os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"] = str(max_pixels)
-    try:
+    with needs_extra("serve", "serve"):
         import uvicorn
 
         from perpixel.serving.app import make_app
-    except ModuleNotFoundError as error:
-        raise PerpixelError(
-            f"serve needs {error.name}: install the extra with `pip install 'perpixel[serve]'`"
-        ) from None
 
     import perpixel
-    from perpixel.serving.desk import Limits
+    from perpixel.serving.pool import Limits
 
     limits = Limits(max_bytes, max_pixels, concurrency, waiting, timeout)
     predictor = perpixel.load(model, device=device, precision=precision)

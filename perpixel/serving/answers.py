@@ -2,7 +2,7 @@
 
 import base64
 import re
-from typing import Literal, assert_never
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -72,16 +72,12 @@ def encode(result: Result, form: Format) -> bytes:
         for index, (name, rgb) in enumerate(zip(result.names, result.palette, strict=True))
     ]
     found = Segmentation(width=width, height=height, classes=areas)
-    match form:
-        case "json":
-            mask = encode_mask(result.classes, result.palette)
-            found.mask = base64.b64encode(mask).decode()
-        case "rle":
-            for area in areas:
-                if area.pixels:
-                    area.rle = run_lengths(result.classes == area.index)
-        case _:
-            assert_never(form)
+    if form == "json":
+        mask = encode_mask(result.classes, result.palette)
+        found.mask = base64.b64encode(mask).decode()
+    else:
+        for area in filter(lambda area: area.pixels, areas):
+            area.rle = run_lengths(result.classes == area.index)
     return found.model_dump_json(exclude_none=True).encode()
 
 

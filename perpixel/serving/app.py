@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib import resources
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -15,9 +15,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from perpixel.inference.predictor import Predictor
 from perpixel.serving.answers import MEDIA, Format, Segmentation, choose, colour
-from perpixel.serving.desk import Desk, Limits
 from perpixel.serving.metrics import MEDIA as METRICS_MEDIA
 from perpixel.serving.metrics import Metrics
+from perpixel.serving.pool import Limits, Pool
 
 _PICTURES = ("image/png", "image/jpeg", "image/bmp", "image/tiff", "image/webp")
 _BODIES = (*_PICTURES, "application/octet-stream", "multipart/form-data")
@@ -53,12 +53,6 @@ class Model(BaseModel):
     classes: list[Class]
     max_bytes: int
     max_pixels: int
-
-
-class Health(BaseModel):
-    """The server answers."""
-
-    status: Literal["ok"] = "ok"
 
 
 _REFUSALS: dict[int | str, dict[str, Any]] = {
@@ -100,12 +94,12 @@ _REQUEST_BODY = {
 def make_app(predictor: Predictor, limits: Limits) -> FastAPI:
     """An ASGI application that serves the predictor's model within the limits."""
     metrics = Metrics()
-    desk = Desk(predictor, limits, metrics)
+    pool = Pool(predictor, limits, metrics)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        desk.close()
+        pool.close()
 
     # FastAPI's own pages of documentation load scripts from other hosts; the schema suffices.
     app = FastAPI(
@@ -116,7 +110,7 @@ def make_app(predictor: Predictor, limits: Limits) -> FastAPI:
         redirect_slashes=False,
         lifespan=lifespan,
     )
-    app.add_middleware(_Counted, metrics=metrics)
+    app.add_middleware(_counted, metrics=metrics)
     app.add_exception_handler(RequestValidationError, _invalid)
     page = resources.files("perpixel.serving").joinpath("page.html").read_bytes()
 
@@ -147,7 +141,7 @@ def make_app(predictor: Predictor, limits: Limits) -> FastAPI:
         if int(request.headers.get("content-length", "0")) > limits.max_bytes:
             raise _too_long(limits)
         limited = Request(request.scope, _limited(request.receive, limits))
-        answer = await desk.segment(lambda: _picture(limited, media), form)
+        answer = await pool.segment(lambda: _picture(limited, media), form)
         return Response(answer, media_type=MEDIA[form])
 
     @app.get("/v1/model")
@@ -165,9 +159,9 @@ def make_app(predictor: Predictor, limits: Limits) -> FastAPI:
         )
 
     @app.get("/healthz")
-    async def healthz() -> Health:
+    async def healthz() -> dict[str, str]:
         """Whether the server answers."""
-        return Health()
+        return {"status": "ok"}
 
     @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def show_metrics() -> Response:
@@ -220,26 +214,22 @@ async def _invalid(_: Request, error: Exception) -> Response:
     return Response(Problem(detail=said).model_dump_json(), 422, media_type="application/json")
 
 
-class _Counted:
-    """Counts every answer by its path and status."""
+def _counted(app: ASGIApp, metrics: Metrics) -> ASGIApp:
+    """`app`, counting every answer by its path and status."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self._app = app
-        self._metrics = metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        path = scope["path"] if scope["path"] in _PATHS else "other"
+    async def counting(scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope.get("path")  # a server's start and end have none
+        path = path if path in _PATHS else "other"
 
         async def counted(message: Message) -> None:
             if message["type"] == "http.response.start":
-                self._metrics.answered(path, message["status"])
+                metrics.answered(path, message["status"])
             await send(message)
 
         try:
-            await self._app(scope, receive, counted)
+            await app(scope, receive, counted)
         except Exception:  # answered with 500 further out
-            self._metrics.answered(path, 500)
+            metrics.answered(path, 500)
             raise
+
+    return counting

@@ -2,6 +2,7 @@
 
 import threading
 from collections import Counter
+from collections.abc import Mapping
 
 _BOUNDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
@@ -42,30 +43,23 @@ class Metrics:
     def text(self) -> str:
         """All of it."""
         with self._lock:
-            requests = [
-                f'perpixel_requests_total{{path="{path}",status="{status}"}} {count}'
+            requests = {
+                f'{{path="{path}",status="{status}"}}': count
                 for (path, status), count in sorted(self._requests.items())
-            ]
-            buckets = [
-                f'perpixel_segment_seconds_bucket{{le="{bound}"}} {count}'
-                for bound, count in zip(
-                    (*_BOUNDS, "+Inf"), (*self._within, self._timed), strict=True
-                )
-            ]
-            lines = [
-                "# HELP perpixel_requests_total Answers by path and status code.",
-                "# TYPE perpixel_requests_total counter",
-                *requests,
-                "# HELP perpixel_in_progress Pictures being read, waiting or worked on.",
-                "# TYPE perpixel_in_progress gauge",
-                f"perpixel_in_progress {self._in_progress}",
-                "# HELP perpixel_pixels_total Pixels given a class.",
-                "# TYPE perpixel_pixels_total counter",
-                f"perpixel_pixels_total {self._pixels}",
-                "# HELP perpixel_segment_seconds Time from a picture's arrival to its answer.",
-                "# TYPE perpixel_segment_seconds histogram",
-                *buckets,
-                f"perpixel_segment_seconds_sum {self._seconds}",
-                f"perpixel_segment_seconds_count {self._timed}",
-            ]
+            }
+            within = zip((*_BOUNDS, "+Inf"), (*self._within, self._timed), strict=True)
+            buckets = {f'_bucket{{le="{bound}"}}': count for bound, count in within}
+            seconds = {**buckets, "_sum": self._seconds, "_count": self._timed}
+            families: tuple[tuple[str, str, str, Mapping[str, float]], ...] = (
+                ("requests_total", "counter", "Answers by path and status code.", requests),
+                ("in_progress", "gauge", "Pictures being read, waiting or worked on.",
+                 {"": self._in_progress}),
+                ("pixels_total", "counter", "Pixels given a class.", {"": self._pixels}),
+                ("segment_seconds", "histogram", "Time from a picture's arrival to its answer.",
+                 seconds),
+            )  # fmt: skip
+        lines = []
+        for name, kind, said, values in families:
+            lines += [f"# HELP perpixel_{name} {said}", f"# TYPE perpixel_{name} {kind}"]
+            lines += [f"perpixel_{name}{suffix} {value}" for suffix, value in values.items()]
         return "\n".join(lines) + "\n"

@@ -15,7 +15,7 @@ from perpixel.checkpoint import Checkpoint, write_checkpoint
 from perpixel.data import camvid
 from perpixel.inference.predictor import Predictor
 from perpixel.serving.app import make_app
-from perpixel.serving.desk import Limits
+from perpixel.serving.pool import Limits
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ from perpixel.cli import main
 from perpixel.errors import OutOfMemory
 from perpixel.images import IMAGE_SUFFIXES, write_image
 from perpixel.inference.predictor import Predictor
-from perpixel.serving.desk import Limits
+from perpixel.serving.pool import Limits
 
 PNG = {"Content-Type": "image/png"}
 
@@ -169,7 +169,7 @@ def test_other_requests_are_refused(client, method, path, status):
 
 def test_a_bomb_is_refused_before_it_is_decoded(serve, predictor, monkeypatch):
     decoded = []
-    monkeypatch.setattr("perpixel.serving.desk.decode_image", lambda *a, **k: decoded.append(a))
+    monkeypatch.setattr("perpixel.serving.pool.decode_image", lambda *a, **k: decoded.append(a))
     client = serve(predictor, Limits(max_pixels=1_000_000))
     assert client.post("/v1/segment", content=bomb(30_000, 30_000)).status_code == 413
     assert decoded == []

@@ -14,7 +14,7 @@ from PIL import Image
 
 from perpixel.cli import main
 from perpixel.images import overlay, read_image
-from perpixel.serving.desk import Limits
+from perpixel.serving.pool import Limits
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ class Limits:
     seconds: float = 60.0
 
 
-class Desk:
+class Pool:
     """A predictor behind limits. Its work runs on threads, so that the event loop stays free."""
 
     def __init__(self, predictor: Predictor, limits: Limits, metrics: Metrics) -> None:
