@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -48,8 +48,7 @@ def profile(
     """Count and time a network: parameters, multiply-adds, latency, images/s, peak memory.
 
     A trial is up to 300 passes after 10 to warm up; images/s are by the best of three, p50 and p90
-    of all single passes. Example: perpixel profile mmseg/fcn_r50-d8_512x1024_40k_cityscapes
-    --size 512x1024
+    of all single passes. Example: perpixel profile runs/camvid --size 360x480
     """
     from rich.console import Console
 
@@ -89,8 +88,9 @@ def profile(
         )
         if per_module:
             _print_layers(measured)
-        _print(console, measured, recipe.published)
-        rows.append(_row(measured, recipe.published, per_module))
+        theirs = next((row for row in recipe.published.profiles if row.size == each), None)
+        _print(console, measured, theirs)
+        rows.append(measured.as_json(layers=per_module, published=theirs))
     _print_meanings(console, recipe.published)
     if json_file is not None:
         # The first size's figures, and under "sizes" every size's.
@@ -104,77 +104,57 @@ def _network(source: str, classes: int | None) -> tuple["Recipe", int]:
     from perpixel import zoo
     from perpixel.data import catalog
 
-    recipe_like = source in perpixel.recipes() or ".py" in source
-    if recipe_like and not Path(source).exists():
+    if (source in perpixel.recipes() or ".py" in source) and not Path(source).exists():
         recipe = perpixel.recipe(source)
         own = catalog.classes(recipe.data.name)
-        known = None if own is None else len(own)
-        if classes is not None:
-            return recipe, classes
-    else:
-        checkpoint = zoo.find(source)
-        known = len(checkpoint.names)
-        recipe = checkpoint.recipe
-    if known is None:
-        raise UsageError(f"{source} is for any data set: say how many classes, with --classes N")
-    if classes is not None and classes != known:
-        raise UsageError(f"--classes {classes}: the checkpoint {source} has {known}")
-    return recipe, known
+        if classes is None and own is None:
+            raise UsageError(
+                f"{source} is for any data set: say how many classes, with --classes N"
+            )
+        return recipe, classes or len(own or ())
+    checkpoint = zoo.find(source)
+    if classes not in (None, len(checkpoint.names)):
+        raise UsageError(
+            f"--classes {classes}: the checkpoint {source} has {len(checkpoint.names)}"
+        )
+    return checkpoint.recipe, len(checkpoint.names)
 
 
-def _published(measured: "Profile", published: "Published") -> "PublishedProfile | None":
-    return next((row for row in published.profiles if row.size == measured.size), None)
-
-
-def _row(measured: "Profile", published: "Published", layers: bool) -> dict[str, Any]:
-    theirs = _published(measured, published)
-    row = None if theirs is None else theirs.model_dump(mode="json")
-    return measured.as_json(layers=layers) | {"published": row}
-
-
-def _print(console: "Console", measured: "Profile", published: "Published") -> None:
+def _print(console: "Console", measured: "Profile", theirs: "PublishedProfile | None") -> None:
     from rich.table import Table
 
-    theirs = _published(measured, published)
     height, width = measured.size
     table = Table(f"{height}x{width}", "", box=None, pad_edge=False)
     table.columns[1].justify = "right"
+    published = {}
     if theirs is not None:
         table.add_column(f"published, {theirs.machine}", justify="right")
-    count = measured.count
-    rows: list[tuple[str, ...]] = [
-        ("parameters", f"{count.params:,}", f"{theirs.mparams:.2f} M" if theirs else ""),
-        ("multiply-adds", f"{count.macs:,}"),
-        (
-            "  twice, in GFLOPs",
-            f"{2 * count.macs / 1e9:.2f}",
-            f"{theirs.gflops:.2f}" if theirs else "",
-        ),
-        ("  of convolutions", f"{count.macs_convolutions:,}"),
-    ]
+        published = {
+            "parameters": [f"{theirs.mparams:.2f} M"],
+            "  twice, in GFLOPs": [f"{theirs.gflops:.2f}"],
+            "images/s": [f"{theirs.fps:.2f}"],
+        }
+    count, taken = measured.count, measured.latency
+    rows = {"parameters": f"{count.params:,}"}
     if count.params_auxiliary:
-        rows.insert(1, ("  in the auxiliary head", f"{count.params_auxiliary:,}"))
-    if measured.latency is not None:
-        taken = measured.latency
-        rows += [
-            ("ms a pass, best trial", f"{taken.best:.2f}"),
-            ("  p50, p90", f"{taken.p50:.2f}, {taken.p90:.2f}"),
-            (
-                "images/s",
-                f"{measured.images_per_second:.2f}",
-                f"{theirs.fps:.2f}" if theirs else "",
-            ),
-        ]
+        rows["  in the auxiliary head"] = f"{count.params_auxiliary:,}"
+    rows["multiply-adds"] = f"{count.macs:,}"
+    rows["  twice, in GFLOPs"] = f"{2 * count.macs / 1e9:.2f}"
+    rows["  of convolutions"] = f"{count.macs_convolutions:,}"
+    if taken is not None:
+        rows["ms a pass, best trial"] = f"{taken.best:.2f}"
+        rows["  p50, p90"] = f"{taken.p50:.2f}, {taken.p90:.2f}"
+        rows["images/s"] = f"{measured.images_per_second:.2f}"
     memories = {"inference": measured.inference, "training": measured.training}
     for kind, memory in memories.items():
         if memory is not None:
             shown = "-" if memory.bytes is None else f"{memory.bytes / 2**30:.2f}"
-            rows.append((f"peak memory in {kind}, GiB", shown))
-    for row in rows:
-        table.add_row(*row)
+            rows[f"peak memory in {kind}, GiB"] = shown
+    for name, figure in rows.items():
+        table.add_row(name, figure, *published.get(name, []))
     console.print(table)
-    if measured.latency is not None:
-        passes = ", ".join(str(number) for number in measured.latency.passes)
+    if taken is not None:
+        passes = ", ".join(str(number) for number in taken.passes)
         console.print(f"Trials of {passes} passes.")
     for kind, memory in memories.items():
         if memory is not None and memory.bytes is None:
@@ -202,10 +182,7 @@ def _print_meanings(console: "Console", published: "Published") -> None:
 
     console.print(f"multiply-adds: {CONVENTIONS['macs']}.")
     console.print(f"of convolutions: {CONVENTIONS['macs_convolutions']}.")
-    figures = (
-        ("GB in training", published.memory_gb),
-        ("pictures/s in testing", published.fps),
-    )
+    figures = ("GB in training", published.memory_gb), ("pictures/s in testing", published.fps)
     parts = [f"{value:g} {unit}" for unit, value in figures if value is not None]
     if parts:
         theirs = f"Its source prints {' and '.join(parts)}"

@@ -4,8 +4,9 @@ The network and its picture live on PyTorch's meta device, where tensors have sh
 any size is counted in a moment and without memory.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 
 import torch
@@ -68,7 +69,7 @@ def count(spec: Model, *, classes: int, size: Size, batch: int = 1) -> Count:
         network = build(spec, classes=classes).eval()
     layers: list[Layer] = []
     handles = [
-        module.register_forward_hook(_recorder(name, layers))
+        module.register_forward_hook(partial(_record, name, layers))
         for name, module in network.named_modules()
         if not any(module.children()) or isinstance(module, _COUNTED)  # timm's norms hold others
     ]
@@ -88,25 +89,23 @@ def count(spec: Model, *, classes: int, size: Size, batch: int = 1) -> Count:
     return Count(every - auxiliary, auxiliary, tuple(layers))
 
 
-def _recorder(
-    name: str, layers: list[Layer]
-) -> Callable[[nn.Module, Sequence[Tensor], Tensor], None]:
-    def record(module: nn.Module, given: Sequence[Tensor], output: Tensor) -> None:
-        products, others = _multiply_adds(module, given[0], output)
-        params = sum(parameter.numel() for parameter in module.parameters(recurse=False))
-        if params or products or others:
-            layers.append(
-                Layer(
-                    name=name,
-                    kind=type(module).__name__,
-                    output=tuple(output.shape),
-                    params=params,
-                    macs=products + others,
-                    macs_convolutions=products,
-                )
+def _record(
+    name: str, layers: list[Layer], module: nn.Module, given: Sequence[Tensor], output: Tensor
+) -> None:
+    """Adds a module that has just run to `layers`, if it counts anything."""
+    products, others = _multiply_adds(module, given[0], output)
+    params = sum(parameter.numel() for parameter in module.parameters(recurse=False))
+    if params or products or others:
+        layers.append(
+            Layer(
+                name=name,
+                kind=type(module).__name__,
+                output=tuple(output.shape),
+                params=params,
+                macs=products + others,
+                macs_convolutions=products,
             )
-
-    return record
+        )
 
 
 def _multiply_adds(module: nn.Module, given: Tensor, output: Tensor) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from perpixel.profiling.counting import Count, count
 from perpixel.profiling.memory import TOO_LITTLE, Memory, Request, peak_memory
 from perpixel.profiling.timing import Latency, inference_pass, latency, write_trace
 from perpixel.recipes.base import Size
-from perpixel.recipes.spec import Recipe
+from perpixel.recipes.spec import PublishedProfile, Recipe
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,10 @@ class Profile:
         """Pictures in a second, by the best trial."""
         return None if self.latency is None else 1000 * self.batch / self.latency.best
 
-    def as_json(self, *, layers: bool = False) -> dict[str, Any]:
-        """Plain values: counts, milliseconds, bytes."""
+    def as_json(
+        self, *, layers: bool = False, published: PublishedProfile | None = None
+    ) -> dict[str, Any]:
+        """Plain values: counts, milliseconds, bytes, and what the source published at this size."""
         found: dict[str, Any] = {
             "size": list(self.size),
             "batch": self.batch,
@@ -45,6 +47,7 @@ class Profile:
             "peak_memory_bytes": None if self.inference is None else self.inference.bytes,
             "peak_memory_training_bytes": None if self.training is None else self.training.bytes,
         }
+        found["published"] = published and published.model_dump(mode="json")
         if layers:
             found["modules"] = [asdict(layer) for layer in self.count.layers]
         return found
@@ -71,20 +74,16 @@ def profile(
     if seconds == 0:
         return Profile(size, batch, counted)
 
-    def memory(training: bool) -> Memory:
-        return peak_memory(
-            Request(
-                recipe=recipe,
-                classes=classes,
-                size=size,
-                batch=batch,
-                device=str(device),
-                precision="bfloat16" if dtype == torch.bfloat16 else "float32",
-                training=training,
-            )
-        )
-
-    inference = memory(training=False)
+    request = Request(
+        recipe=recipe,
+        classes=classes,
+        size=size,
+        batch=batch,
+        device=str(device),
+        precision="bfloat16" if dtype == torch.bfloat16 else "float32",
+        training=False,
+    )
+    inference = peak_memory(request)
     if inference.note == TOO_LITTLE:
         raise PerpixelError(f"size {size[0]}x{size[1]}: {TOO_LITTLE} for a batch of {batch}")
     network = place(build(recipe.model, classes=classes), device).eval()
@@ -93,4 +92,5 @@ def profile(
     taken = latency(run, device, seconds=seconds)
     if trace is not None:
         write_trace(run, device, trace)
-    return Profile(size, batch, counted, taken, inference, memory(training=True))
+    training = peak_memory(request.model_copy(update={"training": True}))
+    return Profile(size, batch, counted, taken, inference, training)
