@@ -55,16 +55,6 @@ class Model(BaseModel):
     max_pixels: int
 
 
-_REFUSALS: dict[int | str, dict[str, Any]] = {
-    400: {"model": Problem, "description": "A multipart body that cannot be read"},
-    406: {"model": Problem, "description": "An Accept header that no format fits"},
-    408: {"model": Problem, "description": "The picture did not arrive in time"},
-    413: {"model": Problem, "description": "Too many bytes, or too many pixels"},
-    415: {"model": Problem, "description": "A body of another media type"},
-    422: {"model": Problem, "description": "Not a picture that can be decoded, or no such format"},
-    503: {"model": Problem, "description": "Too many pictures at once; Retry-After says when"},
-    504: {"model": Problem, "description": "The picture was not done in time"},
-}
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
@@ -75,7 +65,14 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
             MEDIA["rle"]: {"schema": {"$ref": "#/components/schemas/Segmentation"}},
         },
     },
-    **_REFUSALS,
+    400: {"model": Problem, "description": "A multipart body that cannot be read"},
+    406: {"model": Problem, "description": "An Accept header that no format fits"},
+    408: {"model": Problem, "description": "The picture did not arrive in time"},
+    413: {"model": Problem, "description": "Too many bytes, or too many pixels"},
+    415: {"model": Problem, "description": "A body of another media type"},
+    422: {"model": Problem, "description": "Not a picture that can be decoded, or no such format"},
+    503: {"model": Problem, "description": "Too many pictures at once; Retry-After says when"},
+    504: {"model": Problem, "description": "The picture was not done in time"},
 }
 _MULTIPART = {
     "schema": {
