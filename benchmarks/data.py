@@ -1,19 +1,17 @@
 """Reading, augmenting and packing training pictures on one core, beside mmsegmentation.
 
-    python benchmarks/data.py --camvid CamVid [--rounds 5] [--work FOLDER]
-
 Both read the same files and follow the same recipe: scale, crop with the share of a class, flip,
 photometric distortion. The files are made of CamVid's pictures (benchmarks/pictures.py) into
 --work; they are read often, so that the disk counts for nothing. perpixel is also timed with the
-files cached by `perpixel data cache`. Writes benchmarks/results/data.json.
+files cached by `perpixel data cache`.
 """
 
 import argparse
 import tempfile
 from pathlib import Path
 
-from measure import write_result
-from peers import show, take_turns
+from measure import record, write_result
+from peers import take_turns
 from pictures import cityscapes_like, voc_like
 
 from perpixel.data.cache import write_cache
@@ -50,7 +48,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--work", type=Path, help="where files are kept; by default nowhere")
     given = parser.parse_args()
-    measured = []
+    found = []
     with tempfile.TemporaryDirectory() as temporary:
         work = given.work or Path(temporary)
         for name, kind in KINDS.items():
@@ -72,9 +70,8 @@ def main() -> None:
                 title: [value / case["count"] for value in several]
                 for title, several in seconds.items()
             }
-            show(name, values, unit="ms a picture", scale=1e3)
-            measured.append({"title": f"data: {name}", "unit": "seconds", "values": values})
-    print(write_result("data", {"measured": measured}))
+            found.append(record(f"data: {name}", "seconds", values))
+    print(write_result("data", {"measured": found}))
 
 
 if __name__ == "__main__":

@@ -1,28 +1,27 @@
 """Class maps against interpolate-then-argmax, and a picture of 100 megapixels in windows.
 
-    python benchmarks/evaluation.py [--model RUN --pictures FOLDER] [--rounds 5] [--skip-large]
-
-The logits are those of a trained network (by default one that `perpixel demo` trains first) on two
-pictures of the kind it was trained on, side by side, brought to a stride of the size at hand;
-classes beyond its own are its own, mirrored and lowered.
+The logits are those of a network that `perpixel demo` trains first, on two of its scenes side by
+side, brought to a stride of the size at hand; classes beyond its own are its own, mirrored and
+lowered.
 """
 
 import argparse
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import torch
-from measure import alternating, median, memory_above, reset_peak_memory, write_result
+from measure import alternating, apart, extra_memory, proc_status, write_result
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 import perpixel
 from perpixel.bilinear import taps
 from perpixel.data.scenes import Scenes
-from perpixel.images import read_image
 from perpixel.inference.class_maps import class_map
 from perpixel.inference.enlargement import Enlargement, best_class
 from perpixel.inference.predictor import Predictor
@@ -37,16 +36,7 @@ CASES = (
 )
 
 
-def trained(model: str | None) -> str:
-    """A trained model: the one named, or the demo's."""
-    if model is not None:
-        return model
-    folder = Path("runs/benchmark-demo")
-    if not (folder / "checkpoints" / "model.safetensors").exists():
-        print("training the demo's network first (two minutes)", flush=True)
-        subprocess.run([sys.executable, "-m", "perpixel", "demo", "--out", str(folder)], check=True)
-    found = next(folder.rglob("model.safetensors"))
-    return str(found)
+DEMO = Path("runs/benchmark-demo")
 
 
 def picture(size: tuple[int, int]) -> np.ndarray:
@@ -82,15 +72,6 @@ def logits_of(
     return full.contiguous(memory_format=torch.channels_last)
 
 
-def seen(folder: Path | None) -> np.ndarray:
-    """The folder's first two pictures, or two of the demo's scenes, side by side."""
-    if folder is None:
-        scenes = Scenes("val", count=2)
-        return np.concatenate([scenes.image(0), scenes.image(1)], axis=1)
-    paths = [path for path in sorted(folder.iterdir()) if path.suffix in {".png", ".jpg"}]
-    return np.concatenate([read_image(path) for path in paths[:2]], axis=1)
-
-
 def compare(
     predictor: Predictor, image: np.ndarray, case: tuple, *, rounds: int
 ) -> dict[str, object]:
@@ -106,14 +87,9 @@ def compare(
     def theirs() -> Tensor:
         return interpolate(logits, size=size, mode="bilinear").argmax(dim=1)[0]
 
-    memory = {}
-    for name, way in (("ours", ours), ("theirs", theirs)):
-        reset_peak_memory("cpu")
-        before = memory_above(0, "cpu")
-        kept = way()
-        memory[name] = memory_above(before, "cpu")
-        del kept
-    seconds = alternating({"ours": ours, "theirs": theirs}, rounds=rounds)
+    ways = {"ours": ours, "theirs": theirs}
+    memory = {name: extra_memory(way, "cpu") for name, way in ways.items()}
+    seconds = alternating(ways, rounds=rounds)
     differ = int((ours().long() != theirs()).sum())
     return {
         "classes": classes,
@@ -126,14 +102,11 @@ def compare(
     }
 
 
-def large(model: str, windows: str, *, side: int, crop: int) -> dict[str, object]:
-    """Runs in a process of its own: memory, time and seams of one large picture."""
-    import resource
-    import time
-
+def large(windows: str, side: int, crop: int) -> dict[str, object]:
+    """Memory, time and seams of one large picture; to be run in a process of its own."""
     torch.set_grad_enabled(False)
     predictor = perpixel.load(
-        model,
+        DEMO,
         precision="auto",
         settings=[f"inference.windows={windows}", f"inference.crop={crop}x{crop}"],
     )
@@ -141,7 +114,7 @@ def large(model: str, windows: str, *, side: int, crop: int) -> dict[str, object
     start = time.perf_counter()
     found = class_map(predictor.network, image, predictor.recipe, dtype=predictor.dtype)
     seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = proc_status("VmHWM")
     starts = window_starts(side, crop, crop * 2 // 3)
     edges = sorted({place for top in starts for place in (top, top + crop)} - {0, side})
     share = {}
@@ -161,19 +134,15 @@ def large(model: str, windows: str, *, side: int, crop: int) -> dict[str, object
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", help="a run or checkpoint; by default the demo's is trained")
-    parser.add_argument("--pictures", type=Path, help="of the kind the model was trained on")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--side", type=int, default=10_000, help="of the large picture")
     parser.add_argument("--skip-large", action="store_true")
-    parser.add_argument("--large-only", metavar="WINDOWS", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    model = trained(given.model)
-    if given.large_only:
-        print(json.dumps(large(model, given.large_only, side=given.side, crop=512)))
-        return
-    predictor = perpixel.load(model)
-    image, cases = seen(given.pictures), []
+    if not (DEMO / "checkpoints" / "model.safetensors").exists():
+        print("training the demo's network first (two minutes)", flush=True)
+        subprocess.run([sys.executable, "-m", "perpixel", "demo", "--out", str(DEMO)], check=True)
+    predictor, scenes = perpixel.load(DEMO), Scenes("val", count=2)
+    image, cases = np.concatenate([scenes.image(0), scenes.image(1)], axis=1), []
     for case in CASES:
         cases.append(compare(predictor, image, case, rounds=given.rounds))
         found = cases[-1]
@@ -187,10 +156,7 @@ def main() -> None:
     if not given.skip_large:
         pictures = []
         for windows in ("slide", "blend"):
-            command = [sys.executable, __file__, "--model", model, "--large-only", windows]
-            command += ["--side", str(given.side)]
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
-            pictures.append(json.loads(done.stdout.splitlines()[-1]))
+            pictures.append(apart(large, windows, given.side, 512))
             print(json.dumps(pictures[-1]), flush=True)
         result["large"] = pictures
     print(f"written to {write_result('evaluation', result)}")

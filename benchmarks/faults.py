@@ -19,8 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -29,100 +28,90 @@ from mutations import mutations
 
 import perpixel.training.loop
 from perpixel.checkpoint import read_tensors
-from perpixel.recipes import settings
-from perpixel.recipes.spec import Recipe
 
 Row = tuple[str, int, str]
 """What was done, how often, and what came of it."""
 
-RECIPE = perpixel.override(
-    perpixel.recipe("scenes/fcn_r18-d8"),
-    [
-        "train.steps=40",
-        "train.images_per_step=2",
-        "train.crop=32x32",
-        "train.log_every=1",
-        "train.save_every=1",
-        "train.precision=float32",
-        "evaluate.every=null",
-        "model.head.width=8",
-        "model.backbone.output_stride=32",
-    ],
+RECIPE = "scenes/fcn_r18-d8"
+SETTINGS = (
+    "train.images_per_step=2",
+    "train.crop=32x32",
+    "train.log_every=1",
+    "train.save_every=1",
+    "train.precision=float32",
+    "evaluate.every=null",
+    "model.head.width=8",
+    "model.backbone.output_stride=32",
 )
+STEPS = 40
+TORCHRUN = ("-m", "torch.distributed.run")
+TWO_RANKS = (*TORCHRUN, "--standalone", "--nproc-per-node=2")
 
 
-def warm_up() -> None:
-    """Has torch import all that it imports late, so that forked children need not."""
-    torch.optim.SGD([torch.zeros(1)], lr=1.0)
-
-
-def kills(folder: Path, *, count: int, steps: int, seed: int) -> list[Row]:
-    """A run that saves every step, killed at random moments until it has had `count` kills.
+def kills(folder: Path, asked: argparse.Namespace) -> list[Row]:
+    """A run that saves every step, killed at random moments until it has had `--kills` of them.
 
     Every child is forked from here, before torch has any thread, so that it starts at once.
     """
-    warm_up()
-    rng = random.Random(seed)
-    recipe = perpixel.override(RECIPE, [f"train.steps={steps}"])
+    torch.optim.SGD([torch.zeros(1)], lr=1.0)  # imports what children need not import then
+    rng = random.Random(asked.seed)
     straight = folder / "straight"
-    _ends_with(_trained(straight, recipe), 0)
+    _succeeds(_forked(straight, asked.steps))
     done, runs, resumed = 0, 0, set[int]()
-    while done < count:
+    while done < asked.kills:
         runs += 1
         run = folder / f"run-{runs}"
         while True:
-            child = _trained(run, recipe)
-            if done < count and _alive_after(child, rng.uniform(0, 3)):
+            child = _forked(run, asked.steps)
+            if done < asked.kills and _alive_after(child, rng.uniform(0, 3)):
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)
                 done += 1
                 continue
-            _ends_with(child, 0)
+            _succeeds(child)
             break
         _require_same_run(run, straight)
         resumed |= _resumed_steps(run)
         shutil.rmtree(run)
-    what = f"SIGKILL of a run that saves every step (seed {seed})"
+    what = f"SIGKILL of a run that saves every step (seed {asked.seed})"
     outcome = f"{runs} runs ended bit-identical, resumed after {len(resumed)} different steps"
     return [(what, done, outcome)]
 
 
-def stop(folder: Path, *, count: int, steps: int) -> list[Row]:
+def stop(folder: Path, asked: argparse.Namespace) -> list[Row]:
     """SIGTERM to one of two ranks; both save and leave, and the resumed run is the same."""
-    recipe = perpixel.override(RECIPE, [f"train.steps={steps}"])
     straight = folder / "straight"
-    _torchrun(recipe, straight).wait()
-    for turn in range(count):
+    _started(straight, asked.steps, launch=TWO_RANKS).wait()
+    for turn in range(asked.stops):
         run = folder / f"run-{turn}"
-        process = _torchrun(recipe, run)
-        _wait_for(lambda run=run, turn=turn: _steps(run) >= 1 + turn % (steps // 2), process)
+        process = _started(run, asked.steps, launch=TWO_RANKS)
+        _wait_for(lambda run=run, turn=turn: _steps(run) >= 1 + turn % (asked.steps // 2), process)
         os.kill(_rank(process.pid, turn % 2), signal.SIGTERM)
         said = process.communicate()[1]
         _require(process.returncode == 1, said)
         _require(said.count("exitcode  : 75") == 2, said)
         _require(said.count("the run is saved") == 1, said)
-        again = _torchrun(recipe, run, "--resume")
+        again = _started(run, asked.steps, "--resume", launch=TWO_RANKS)
         said = again.communicate()[1]
         _require(again.returncode == 0, said)
         _require_same_run(run, straight)
-    return [("SIGTERM to one of 2 ranks", count, "both left with 75; resumed bit-identical")]
+    return [("SIGTERM to one of 2 ranks", asked.stops, "both left with 75; resumed bit-identical")]
 
 
-def nodes(folder: Path) -> list[Row]:
+def nodes(folder: Path, _: argparse.Namespace) -> list[Row]:
     """Two nodes on loopback, one killed: the other goes on alone, from the last state."""
-    recipe = perpixel.override(RECIPE, ["train.steps=30"])
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     elastic = [
-        "--nnodes=1:2", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}",
+        *TORCHRUN, "--nnodes=1:2", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}",
         "--rdzv-id=faults", "--max-restarts=3", "--local-addr=127.0.0.1",
         "--rdzv-conf=last_call_timeout=5,join_timeout=120",
     ]  # fmt: skip
     run = folder / "run"
-    first = _torchrun(recipe, run, "--resume-or-start", launch=elastic)
+    first = _started(run, 30, "--resume-or-start", launch=elastic)
     time.sleep(3)  # the first hosts the meeting
-    second = _torchrun(recipe, run, "--resume-or-start", launch=elastic)
+    second = _started(run, 30, "--resume-or-start", launch=elastic)
     _wait_for(lambda: _steps(run) >= 5, first)
     for process in (*_below(second.pid), second.pid):
         os.kill(process, signal.SIGKILL)
@@ -137,11 +126,11 @@ def nodes(folder: Path) -> list[Row]:
     return [("one of two nodes killed (loopback)", 1, outcome)]
 
 
-def disk(folder: Path) -> list[Row]:
+def disk(folder: Path, _: argparse.Namespace) -> list[Row]:
     """A full disk, a read-only one, and a `last` that is cut off."""
     rows: list[Row] = []
     straight = folder / "straight"
-    _ends_with(_trained(straight), 0)
+    _succeeds(_forked(straight))
     for what, options, says in (
         ("full disk", "size=200m", "No space left on device"),
         ("read-only folder", "size=1g", "Read-only file system"),
@@ -153,19 +142,19 @@ def disk(folder: Path) -> list[Row]:
             continue
         try:
             if what == "read-only folder":
-                short = perpixel.override(RECIPE, ["train.steps=2"])
-                _ends_with(_trained(place / "run", short), 0)
+                _succeeds(_forked(place / "run", 2))
                 subprocess.run(["mount", "-o", "remount,ro", place], check=True)
             before = _states(place / "run")
-            code, said = _train(RECIPE, place / "run", "--resume-or-start", "--allow-changes")
-            _require(code == 1 and says in said and "Traceback" not in said, said)
+            process = _started(place / "run", STEPS, "--resume-or-start", "--allow-changes")
+            said = process.communicate()[1]
+            _require(process.returncode == 1 and says in said and "Traceback" not in said, said)
             after = _states(place / "run")
-            _require(len(after) > 0 and before.items() <= after.items() | before.items(), said)
+            _require(len(after) > 0 and before.items() <= after.items(), said)
             for path in after:
                 read_tensors(path)
             if what == "full disk":  # with room again, it goes on
                 shutil.copytree(place / "run", folder / "rescued")
-                _ends_with(_trained(folder / "rescued"), 0)
+                _succeeds(_forked(folder / "rescued"))
                 _require_same_run(folder / "rescued", straight)
             rows.append((what, 1, f"exit 1, {said.strip().splitlines()[-1][-60:]!r}; states whole"))
         finally:
@@ -174,7 +163,7 @@ def disk(folder: Path) -> list[Row]:
     shutil.copytree(folder / "straight", run)
     last = run / "checkpoints" / "last.safetensors"
     last.write_bytes(last.read_bytes()[:-1000])
-    _ends_with(_trained(run), 0)
+    _succeeds(_forked(run))
     _require_same_run(run, straight)
     _require("going on from an older state" in (run / "log.txt").read_text(), "no word of it")
     return [*rows, ("truncated `last`", 1, "said so, resumed from the one before, bit-identical")]
@@ -184,7 +173,7 @@ def _states(run: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in (run / "checkpoints").glob("last*.safetensors")}
 
 
-def _trained(run: Path, recipe: Recipe = RECIPE) -> int:
+def _forked(run: Path, steps: int = STEPS) -> int:
     """A child process that trains into `run`, or resumes there; exits with 0 when done."""
     child = os.fork()
     if child:
@@ -193,6 +182,7 @@ def _trained(run: Path, recipe: Recipe = RECIPE) -> int:
     try:
         quiet = os.open(os.devnull, os.O_WRONLY)
         os.dup2(quiet, 2)
+        recipe = perpixel.override(perpixel.recipe(RECIPE), [*SETTINGS, f"train.steps={steps}"])
         perpixel.train(recipe, out=run, resume="if-begun", allow_changes=True, device="cpu")
         code = 0
     except BaseException as error:
@@ -203,17 +193,12 @@ def _trained(run: Path, recipe: Recipe = RECIPE) -> int:
 
 def _alive_after(child: int, seconds: float) -> bool:
     time.sleep(seconds)
-    try:
-        os.kill(child, 0)
-    except ProcessLookupError:
-        return False
-    status = os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    return status is None
+    return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
 
 
-def _ends_with(child: int, code: int) -> None:
+def _succeeds(child: int) -> None:
     _, status = os.waitpid(child, 0)
-    _require(os.waitstatus_to_exitcode(status) == code, f"exit {status}")
+    _require(status == 0, f"exit {status}")
 
 
 def _require_same_run(run: Path, other: Path) -> None:
@@ -240,30 +225,13 @@ def _resumed_steps(run: Path) -> set[int]:
     return {int(line.rsplit(" ", 1)[1]) for line in lines if "resumed after step" in line}
 
 
-def _recipe_file(recipe: Recipe, run: Path) -> str:
-    run.parent.mkdir(parents=True, exist_ok=True)
-    file = run.with_suffix(".py")
-    file.write_text(
-        "from perpixel.recipes import settings\n"
-        f"r = settings.load({settings.dump(recipe)!r}, origin='faults')\n"
-    )
-    return f"{file}:r"
-
-
-def _train(recipe: Recipe, run: Path, *options: str) -> tuple[int, str]:
-    file = _recipe_file(recipe, Path(tempfile.mkdtemp()) / "recipe")
-    command = ["-m", "perpixel", "train", file, "--out", run, "--device", "cpu", *options]
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True)
-    return done.returncode, done.stderr
-
-
-def _torchrun(
-    recipe: Recipe, run: Path, *options: str, launch: list[str] | None = None
+def _started(
+    run: Path, steps: int, *options: str, launch: Sequence[str] = ()
 ) -> subprocess.Popen[str]:
-    where = launch or ["--standalone", "--nproc-per-node=2"]
+    settings = [f"--set={setting}" for setting in (*SETTINGS, f"train.steps={steps}")]
     command = [
-        sys.executable, "-m", "torch.distributed.run", *where, "-m", "perpixel", "train",
-        _recipe_file(recipe, run), "--out", run, "--device", "cpu", *options,
+        sys.executable, *launch, "-m", "perpixel", "train", RECIPE, *settings,
+        "--out", run, "--device", "cpu", *options,
     ]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
@@ -301,16 +269,12 @@ def _require(kept: bool, said: str) -> None:
         raise SystemExit(f"a promise was broken: {said}")
 
 
-@contextmanager
-def _workplace() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="perpixel-faults-") as folder:
-        yield Path(folder)
+WAYS = {"kills": kills, "stop": stop, "nodes": nodes, "disk": disk, "mutations": mutations}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parts = ("kills", "stop", "nodes", "disk", "mutations")
-    parser.add_argument("parts", nargs="*", choices=[*parts, []], default=parts)
+    parser.add_argument("parts", nargs="*", choices=[*WAYS, []], default=list(WAYS))
     parser.add_argument("--kills", type=int, default=300)
     parser.add_argument("--stops", type=int, default=2)
     parser.add_argument("--mutations", type=int, default=10_000)
@@ -318,21 +282,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--write", action="store_true")
     asked = parser.parse_args()
-    ways: dict[str, Callable[[Path], list[Row]]] = {
-        "kills": lambda folder: kills(
-            folder, count=asked.kills, steps=asked.steps, seed=asked.seed
-        ),
-        "stop": lambda folder: stop(folder, count=asked.stops, steps=asked.steps),
-        "nodes": nodes,
-        "disk": disk,
-        "mutations": lambda folder: mutations(folder, count=asked.mutations, seed=asked.seed),
-    }
     rows: list[Row] = []
     print(f"{'what':<62}{'times':>7}{'seconds':>9}  outcome")
     for name in asked.parts:
         start = time.perf_counter()
-        with _workplace() as folder:
-            found = ways[name](folder)
+        with tempfile.TemporaryDirectory(prefix="perpixel-faults-") as folder:
+            found = WAYS[name](Path(folder), asked)
         seconds = time.perf_counter() - start
         for what, times, outcome in found:
             print(f"{what:<62}{times:>7}{seconds / len(found):>9.0f}  {outcome}", flush=True)

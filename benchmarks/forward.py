@@ -7,12 +7,13 @@ network as `perpixel.load(compiled=True)` makes it; compiling takes its time fir
 
 import argparse
 import os
+from statistics import median
 from unittest.mock import patch
 
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the command line does (cli/main.py)
 
 import torch
-from measure import alternating, median, write_result
+from measure import alternating, record, write_result
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -86,23 +87,13 @@ def measured(pictures: int, *, rounds: int, compiled: bool) -> list[dict[str, ob
         for name, (m, n, k) in zip(products, SHAPES, strict=True)
     }
     best = max(median(several) for several in rates.values())
-    speeds = {name: [work / one for one in seconds[name]] for name in ways}
-    shares = {name: [rate / best for rate in several] for name, several in speeds.items()}
+    shares = {name: [work / one / best for one in seconds[name]] for name in ways}
+    print("errors:", ", ".join(f"{name} {error:.1e}" for name, error in errors.items()))
     title = f"{pictures} of 512x512, {work / 2e9:.1f} G multiply-adds"
-    print(title)
-    for name, several in {**rates, **speeds}.items():
-        of_best = f"{median(several) / best:7.1%} of the best product"
-        error = f"  error {errors[name]:.1e}" if name in errors else ""
-        print(f"  {name:40} {median(several) / 1e9:8.0f} GFLOP/s {of_best}{error}")
     return [
-        {"title": "matrix products, bfloat16", "unit": "rate", "values": rates},
-        {
-            "title": title,
-            "unit": "seconds",
-            "values": {name: seconds[name] for name in ways},
-            "against": "float32",
-        },
-        {"title": "share of the best product's rate", "unit": "share", "values": shares},
+        record("matrix products, bfloat16", "rate", rates),
+        record(title, "seconds", {name: seconds[name] for name in ways}, against="float32"),
+        record("share of the best product's rate", "share", shares),
     ]
 
 

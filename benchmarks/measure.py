@@ -1,4 +1,4 @@
-"""What benchmarks share: the machine's description, alternating timings, peak memory, results.
+"""What benchmarks share: alternating timings, memory, processes, what is printed and kept of them.
 
 Run a benchmark from the repository's root: `python benchmarks/NAME.py`. Each prints a table and
 writes benchmarks/results/NAME.json, with the machine's description. A benchmark says which device
@@ -10,16 +10,28 @@ import json
 import os
 import platform
 import shlex
-import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
+from statistics import median
+from typing import TypeVar
+from unittest.mock import patch
 
 import torch
 
 RESULTS = Path(__file__).parent / "results"
+UNITS = {
+    "seconds": (1e3, "ms"),
+    "bytes": (1e-9, "GB"),
+    "rate": (1e-9, "GFLOP/s"),
+    "share": (100, "%"),
+}
+"""How the units of a result file are shown: a factor, and the unit after it."""
+
+Found = TypeVar("Found")
 
 
 def machine(device: torch.device | str) -> dict[str, object]:
@@ -43,27 +55,35 @@ def alternating(
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(warm_up + rounds):
         for name, way in ways.items():
-            _wait_for_gpu()
+            wait_for_gpu()
             start = time.perf_counter()
             way()
-            _wait_for_gpu()
+            wait_for_gpu()
             if turn >= warm_up:
                 seconds[name].append(time.perf_counter() - start)
     return seconds
 
 
-def median(values: list[float]) -> float:
-    """The middle of several measurements."""
-    return statistics.median(values)
+def apart(work: Callable[..., Found], *given: object, **environment: str) -> Found:
+    """What `work`, a module's function, returns in a process of its own with this environment."""
+    with (
+        patch.dict(os.environ, environment),
+        ProcessPoolExecutor(1, get_context("spawn")) as process,
+    ):
+        return process.submit(work, *given).result()
 
 
-def peak_memory(script: str, *arguments: str) -> dict[str, float]:
-    """Runs a Python script in a process of its own; the JSON object that it prints last."""
-    done = subprocess.run(
-        [sys.executable, "-c", script, *arguments], check=True, capture_output=True, text=True
-    )
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+def wait_for_gpu() -> None:
+    if torch.cuda.is_initialized():  # work on the CPU alone starts no GPU
+        torch.cuda.synchronize()
+
+
+def extra_memory(work: Callable[[], object], device: torch.device | str) -> float:
+    """Bytes that `work` holds at most beyond what is held already."""
+    reset_peak_memory(device)
+    before = peak_memory(device)
+    work()
+    return peak_memory(device) - before
 
 
 def reset_peak_memory(device: torch.device | str) -> None:
@@ -75,14 +95,40 @@ def reset_peak_memory(device: torch.device | str) -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def memory_above(before: float, device: torch.device | str) -> float:
-    """Bytes of the peak since the reset, less `before`; on CUDA of its tensors."""
-    if _on_gpu(device):
-        return torch.cuda.max_memory_allocated(device) - before
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM"):
-            return int(line.split()[1]) * 1024 - before
-    raise RuntimeError("Linux says nothing of this process's peak memory")
+def peak_memory(device: torch.device | str) -> int:
+    """Bytes of the peak since the reset; on CUDA of its tensors."""
+    return torch.cuda.max_memory_allocated(device) if _on_gpu(device) else proc_status("VmHWM")
+
+
+def proc_status(key: str, process: int | str = "self") -> int:
+    """Bytes of a process as Linux tells them: VmRSS is what it has now, VmHWM the peak."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(key))
+
+
+def record(
+    title: str,
+    unit: str,
+    values: Mapping[str, Sequence[float]],
+    *,
+    against: str = "mmsegmentation",
+) -> dict[str, object]:
+    """What a result file holds of one measurement. Prints the medians and how many times less each
+    is than that of `against`, if it is among them.
+    """
+    scale, shown = UNITS[unit]
+    print(title)
+    for name, several in values.items():
+        middle = median(several)
+        less = f"{median(values[against]) / middle:8.2f} times less" if against in values else ""
+        print(f"  {name:34} {digits(middle * scale):>10} {shown}{less}", flush=True)
+    found = {"title": title, "unit": unit, "values": values}
+    return found if against == "mmsegmentation" else {**found, "against": against}
+
+
+def digits(value: float) -> str:
+    """At least three digits of a number, and no more behind the point than that takes."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def write_result(
@@ -106,11 +152,6 @@ def write_result(
 
 def _on_gpu(device: torch.device | str) -> bool:
     return torch.device(device).type == "cuda"
-
-
-def _wait_for_gpu() -> None:
-    if torch.cuda.is_initialized():  # work on the CPU alone starts no GPU
-        torch.cuda.synchronize()
 
 
 def _cpu_name() -> str:

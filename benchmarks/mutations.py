@@ -11,6 +11,7 @@ import io
 import os
 import random
 import resource
+from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -38,9 +39,9 @@ _HANG_SECONDS = 60
 Door = Callable[[Path], object]
 
 
-def mutations(folder: Path, *, count: int, seed: int) -> list[tuple[str, int, str]]:
-    """`count` mutations of all kinds of files in turn; raises SystemExit at the first fault."""
-    doors = _originals(folder)
+def mutations(folder: Path, asked: Namespace) -> list[tuple[str, int, str]]:
+    """`--mutations` of all kinds of files in turn; raises SystemExit at the first fault."""
+    doors, count, seed = _originals(folder), asked.mutations, asked.seed
     ends: Counter[str] = Counter()
     for first in range(0, count, _BATCH):
         numbers = range(first, min(first + _BATCH, count))

@@ -1,21 +1,17 @@
 """Training step, forward pass, class map and peak memory, beside other toolkits.
 
-    python benchmarks/networks.py [--device cuda] [--rounds 5] [--only TEXT] [--measures step ...]
-        [--precisions float32]
-
-Every toolkit runs in a process of its own, in turn, on the same shapes; medians are printed and
-benchmarks/results/networks.json is written. perpixel runs in bfloat16 and in float32, of which
-`train.precision=auto` takes the faster (leave bfloat16 out on a CPU without instructions for it);
-the others in float32 on a CPU, where they have no mixed precision, and with float16 on CUDA. Peak
-memory is that of a process that does nothing but two training steps. The file holds what was
-measured last: run all measures for a whole one.
+Every toolkit runs in a process of its own, in turn, on the same shapes. perpixel runs in bfloat16
+and in float32, of which `train.precision=auto` takes the faster (leave bfloat16 out on a CPU
+without instructions for it); the others in float32 on a CPU, where they have no mixed precision,
+and with float16 on CUDA. Peak memory is that of a process that does nothing but two training steps.
+The file holds what was measured last: run all measures for a whole one.
 """
 
 import argparse
 from typing import Any
 
-from measure import write_result
-from peers import Worker, show, take_turns
+from measure import record, write_result
+from peers import take_turns, worker
 
 _FPN = ("sssegmentation/semanticfpn_resnet50_ade20k", ["model.head.neck_norm=false"])
 
@@ -89,11 +85,11 @@ def toolkits(
 
 
 def peak(subject: str, case: dict[str, Any]) -> float:
-    with Worker(subject) as worker:
-        worker.make("training_step", case)
-        worker.run()
-        worker.run()
-        return float(worker.memory())
+    with worker(subject) as ask:
+        ask("make", what="training_step", case=case)
+        ask("run")
+        ask("run")
+        return ask("memory")
 
 
 def main() -> None:
@@ -105,7 +101,7 @@ def main() -> None:
     parser.add_argument("--precisions", nargs="+", choices=both, default=both, help="perpixel's")
     parser.add_argument("--measures", nargs="+", choices=MEASURES, default=list(MEASURES))
     given = parser.parse_args()
-    measured = []
+    found = []
     networks = NETWORKS if given.device == "cpu" else ON_CUDA
     for name in (name for name in networks if given.only in name):
         for measure in given.measures:
@@ -115,13 +111,11 @@ def main() -> None:
             title = f"{measure}: {name}, batch {batch}"
             if measure == "memory":
                 values = {toolkit: [peak(*case)] for toolkit, case in cases.items()}
-                show(title, values, unit="GB", scale=1e-9)
+                found.append(record(title, "bytes", values))
             else:
                 values = take_turns(what, cases, rounds=given.rounds)
-                show(title, values, unit="ms", scale=1e3)
-            unit = "bytes" if measure == "memory" else "seconds"
-            measured.append({"title": title, "unit": unit, "values": values})
-    print(write_result("networks", {"measured": measured}, device=given.device))
+                found.append(record(title, "seconds", values))
+    print(write_result("networks", {"measured": found}, device=given.device))
 
 
 if __name__ == "__main__":

@@ -6,19 +6,18 @@ makes .peers, a virtual environment with mmsegmentation, torchvision and
 segmentation_models_pytorch as requirements/peers.txt pins them. Nothing of theirs is in this
 repository: benchmarks/subjects/with_NAME.py says how each is asked to do a case.
 
-A `Worker` is a process of its own, perpixel's too. It prepares a case and then runs it once for
-every `run()`, so that a benchmark can let the toolkits take turns: what slows the machine down for
-a while slows them all.
+A worker is a process of its own, perpixel's too. It prepares a case and then runs it once for every
+"run", so that a benchmark can let the toolkits take turns: what slows the machine down for a while
+slows them all.
 """
 
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-
-from measure import median
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -42,62 +41,39 @@ def install() -> None:
     print(f"{ENVIRONMENT} is ready")
 
 
-class Worker:
-    """A toolkit in a process of its own; a context manager, which ends the process."""
+@contextmanager
+def worker(subject: str, *, threads: int | None = None) -> Iterator[Callable[..., float]]:
+    """A toolkit in a process of its own: a file with_SUBJECT.py, perpixel's in this environment.
 
-    def __init__(self, subject: str, *, threads: int | None = None) -> None:
-        """`subject` names a file with_SUBJECT.py; "perpixel" alone runs in this environment."""
-        self.subject = subject
-        ours = subject == "perpixel"
-        if not ours and not PYTHON.exists():
-            raise SystemExit("no peers here: python benchmarks/peers.py install")
-        settings = {**os.environ, "PYTHONWARNINGS": "ignore"}
-        if ours:
-            settings["PYTHONPATH"] = str(ROOT)
-        else:
-            settings.pop("PYTHONPATH", None)
-        if threads is not None:
-            settings["OMP_NUM_THREADS"] = str(threads)
-        self._process = subprocess.Popen(
-            [sys.executable if ours else str(PYTHON), str(HERE / "worker.py"), subject],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=settings,
-        )
+    Yields `ask`: ask("make", what=FUNCTION, case=CASE) prepares a case for a function of that file,
+    ask("run") are the seconds of a round of it, and ask("memory") the most bytes so far, of the
+    process or on a GPU of PyTorch's tensors.
+    """
+    ours = subject == "perpixel"
+    if not ours and not PYTHON.exists():
+        raise SystemExit("no peers here: python benchmarks/peers.py install")
+    settings = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    if ours:
+        settings["PYTHONPATH"] = str(ROOT)
+    else:
+        settings.pop("PYTHONPATH", None)
+    if threads is not None:
+        settings["OMP_NUM_THREADS"] = str(threads)
+    command = [sys.executable if ours else str(PYTHON), str(HERE / "worker.py"), subject]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=settings) as process:
 
-    def __enter__(self) -> "Worker":
-        return self
+        def ask(do: str, **order: object) -> float:
+            print(json.dumps({"do": do, **order}), file=process.stdin, flush=True)
+            line = process.stdout.readline()
+            if not line:
+                raise SystemExit(f"{subject}: the process ended; what it said stands above")
+            answer = json.loads(line)
+            if "error" in answer:
+                raise SystemExit(f"{subject}: {answer['error']}")
+            return float(answer["value"])
 
-    def __exit__(self, *_: object) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
-
-    def make(self, what: str, case: Case) -> None:
-        """Prepares `case` for `what`, a function of the subject's file."""
-        self._ask({"do": "make", "what": what, "case": dict(case)})
-
-    def run(self) -> float:
-        """Seconds of one round of what was prepared."""
-        return float(self._ask({"do": "run"}))
-
-    def memory(self) -> int:
-        """The most memory so far, in bytes: of the process, or on a GPU of PyTorch's tensors."""
-        return int(self._ask({"do": "memory"}))
-
-    def _ask(self, order: Mapping[str, object]) -> float:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(order) + "\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit(f"{self.subject}: the process ended; what it said stands above")
-        answer = json.loads(line)
-        if "error" in answer:
-            raise SystemExit(f"{self.subject}: {answer['error']}")
-        return float(answer["value"])
+        yield ask
 
 
 def take_turns(
@@ -107,29 +83,19 @@ def take_turns(
 
     Every title has a process of its own; one round warms up and is not counted.
     """
-    workers = {title: Worker(subject, threads=threads) for title, (subject, _) in cases.items()}
     seconds: dict[str, list[float]] = {title: [] for title in cases}
-    try:
-        for title, worker in workers.items():
-            worker.make(what, cases[title][1])
-            worker.run()
+    with ExitStack() as stack:
+        workers = {
+            title: stack.enter_context(worker(subject, threads=threads))
+            for title, (subject, _) in cases.items()
+        }
+        for title, ask in workers.items():
+            ask("make", what=what, case=cases[title][1])
+            ask("run")
         for _ in range(rounds):
-            for title, worker in workers.items():
-                seconds[title].append(worker.run())
-    finally:
-        for worker in workers.values():
-            worker.__exit__(None, None, None)
+            for title, ask in workers.items():
+                seconds[title].append(ask("run"))
     return seconds
-
-
-def show(title: str, values: Mapping[str, Sequence[float]], *, unit: str, scale: float) -> None:
-    """Prints medians, and how many times less than mmsegmentation's, the first, each is."""
-    first = median(list(next(iter(values.values()))))
-    print(title)
-    for name, several in values.items():
-        middle = median(list(several))
-        times = f"{first / middle:.2f} times less" if "mmsegmentation" in values else ""
-        print(f"  {name:28} {middle * scale:10.2f} {unit}   {times}", flush=True)
 
 
 if __name__ == "__main__":

@@ -22,26 +22,17 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 import numpy as np
-from measure import write_result
+from measure import proc_status, write_result
 from PIL import Image
 
 from perpixel import distributed
 
 # What HTTP or its library refuses before the application's schema is asked.
 _PROTOCOL = {400, 404, 405, 431}
-
-
-@dataclass(frozen=True)
-class Ask:
-    method: str
-    path: str
-    headers: dict[str, str] = field(default_factory=dict)
-    body: bytes = b""
 
 
 def picture(height: int, width: int, kind: str = "PNG") -> bytes:
@@ -109,7 +100,9 @@ def multipart(draw: random.Random, content: bytes) -> tuple[str, bytes]:
     return media.replace("\0", "%00"), body
 
 
-def asks(schema: dict[str, Any], draw: random.Random) -> Iterator[Ask]:
+def asks(
+    client: httpx.Client, schema: dict[str, Any], draw: random.Random
+) -> Iterator[httpx.Request]:
     """Requests near the schema, without end: its paths, methods, parameters and media types."""
     paths = list(schema["paths"])
     segment = schema["paths"]["/v1/segment"]["post"]
@@ -136,13 +129,12 @@ def asks(schema: dict[str, Any], draw: random.Random) -> Iterator[Ask]:
         if kind == "multipart/form-data" or draw.random() < 0.2:
             kind, body = multipart(draw, body)
         headers = {"Content-Type": kind, "Accept": draw.choice(accepts)}
-        yield Ask(method, path + query, headers, body)
+        sent = {name: value.encode("latin-1") for name, value in headers.items()}
+        yield client.build_request(method, path + query, headers=sent, content=body)
 
 
-def send(client: httpx.Client, ask: Ask) -> str:
-    headers = {name: value.encode("latin-1") for name, value in ask.headers.items()}
-    answer = client.request(ask.method, ask.path, headers=headers, content=ask.body)
-    return str(answer.status_code)
+def send(client: httpx.Client, ask: httpx.Request) -> str:
+    return str(client.send(ask).status_code)
 
 
 def raw(draw: random.Random) -> bytes:
@@ -223,12 +215,6 @@ def rates(client: httpx.Client, content: bytes, each: int) -> list[dict[str, flo
     return rows
 
 
-def memory_mib(process: subprocess.Popen[str]) -> float:
-    """Resident memory."""
-    with open(f"/proc/{process.pid}/status") as file:
-        return next(int(line.split()[1]) / 1024 for line in file if line.startswith("VmRSS"))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -248,12 +234,12 @@ def main() -> None:
         documented = set(schema["paths"]["/v1/segment"]["post"]["responses"])
         result: dict[str, Any] = {"size": given.size, "rates": rates(client, content, given.each)}
         with ThreadPoolExecutor(given.concurrent) as threads:
-            ask = Ask("POST", "/v1/segment", {"Content-Type": "image/jpeg"}, content)
+            ask = client.build_request("POST", "/v1/segment", content=content)
             jobs = [threads.submit(send, client, ask) for _ in range(given.concurrent)]
             result["concurrent"] = Counter(job.result() for job in jobs)
         print(f"{given.concurrent} at once: {dict(result['concurrent'])}")
-        before = memory_mib(process)
-        stream, codes = asks(schema, draw), Counter()
+        before = proc_status("VmRSS", process.pid)
+        stream, codes = asks(client, schema, draw), Counter()
         for index in range(given.malformed):
             broken = index % 10 == 0
             codes[
@@ -261,7 +247,8 @@ def main() -> None:
             ] += 1
         result["malformed"] = codes
         print(f"{given.malformed} malformed: {dict(sorted(codes.items()))}")
-        result["memory_mib"] = [round(before), round(memory_mib(process))]
+        after = proc_status("VmRSS", process.pid)
+        result["memory_mib"] = [round(memory / 2**20) for memory in (before, after)]
         print(f"memory before and after them: {result['memory_mib']} MiB")
         alive = client.get("/healthz").status_code == 200 and process.poll() is None
         progress = re.search(r"perpixel_in_progress (\d+)", client.get("/metrics").text)

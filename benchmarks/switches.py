@@ -5,14 +5,11 @@ Every switch takes its turn in every round, in a process of its own (two picture
 """
 
 import argparse
-import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Sequence
+from statistics import median
 
 import torch
-from measure import alternating, median, memory_above, write_result
+from measure import alternating, apart, peak_memory, record, write_result
 
 from perpixel import distributed
 from perpixel.heap import keep_freed
@@ -40,7 +37,7 @@ DEVICE = distributed.device("auto")
 STEPS = 4
 
 
-def steps(changes: list[str]) -> dict[str, float]:
+def steps(changes: Sequence[str]) -> dict[str, float]:
     """Seconds of the first step, the median of the others, and peak bytes."""
     keep_freed()
     first = "channels first" in changes
@@ -71,25 +68,7 @@ def steps(changes: list[str]) -> dict[str, float]:
 
     with distributed.arithmetic(deterministic=False):  # as training has it
         first_step, *others = alternating({"step": step}, rounds=STEPS, warm_up=0)["step"]
-    return {"first": first_step, "step": median(others), "peak": memory_above(0, DEVICE)}
-
-
-def in_a_process(name: str) -> Callable[[], dict[str, float]]:
-    changes, environment = SWITCHES[name]
-    script = (
-        "import json, sys; sys.path.insert(0, 'benchmarks'); import switches; "
-        "print(json.dumps(switches.steps(json.loads(sys.argv[1]))))"
-    )
-
-    def run() -> dict[str, float]:
-        done = subprocess.run(
-            [sys.executable, "-c", script, json.dumps(changes)],
-            check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment},
-        )  # fmt: skip
-        found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-        return found
-
-    return run
+    return {"first": first_step, "step": median(others), "peak": peak_memory(DEVICE)}
 
 
 def sgd() -> dict[str, list[float]]:
@@ -122,24 +101,18 @@ def main() -> None:
     found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     for _ in range(chosen.rounds):
         for name in names:
-            found[name].append(in_a_process(name)())
-    measured = []
+            changes, environment = SWITCHES[name]
+            found[name].append(apart(steps, changes, **environment))
+    results = []
     for title, key, unit in (
         ("a step", "step", "seconds"),
         ("the first step", "first", "seconds"),
         ("peak memory", "peak", "bytes"),
     ):
         values = {name: [run[key] for run in runs] for name, runs in found.items()}
-        measured.append({"title": title, "unit": unit, "values": values, "against": USUAL})
-    measured.append({"title": "SGD", "unit": "seconds", "values": sgd(), "against": "one by one"})
-    for one in measured:
-        usual = median(one["values"][one["against"]])
-        for name, several in one["values"].items():
-            less = usual / median(several)
-            print(
-                f"{one['title']}: {name:32} {median(several):9.4g} {one['unit']}, {less:.2f} x less"
-            )
-    print(write_result("switches", {"measured": measured}, device=DEVICE))
+        results.append(record(title, unit, values, against=USUAL))
+    results.append(record("SGD", "seconds", sgd(), against="one by one"))
+    print(write_result("switches", {"measured": results}, device=DEVICE))
 
 
 if __name__ == "__main__":

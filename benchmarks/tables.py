@@ -12,18 +12,13 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 from xml.sax.saxutils import escape
 
-from measure import RESULTS, median
+from measure import RESULTS, UNITS, digits
 
 DOCS = Path(__file__).parents[1] / "docs"
-_UNITS = {
-    "seconds": (1e3, "ms"),
-    "bytes": (1e-9, "GB"),
-    "rate": (1e-9, "GFLOP/s"),
-    "share": (100, "%"),
-}
 
 
 def table(result: Mapping[str, Any]) -> str:
@@ -32,21 +27,18 @@ def table(result: Mapping[str, Any]) -> str:
     lines = [f"`python {result['command']}` on {_machine(result['machine'])}:", ""]
     lines += ["| | | median | times less |", "|---|---|---:|---:|"]
     for one in result["measured"]:
-        scale, unit = _UNITS[one["unit"]]
+        scale, unit = UNITS[one["unit"]]
         medians = {name: median(values) for name, values in one["values"].items()}
         theirs = medians.get(one.get("against", "mmsegmentation"))
         for place, (name, value) in enumerate(medians.items()):
             title = one["title"] if place == 0 else ""
             less = f"{theirs / value:.2f}" if value != theirs and theirs else ""
-            lines.append(f"| {title} | {name} | {_digits(value * scale)} {unit} | {less} |")
+            lines.append(f"| {title} | {name} | {digits(value * scale)} {unit} | {less} |")
     return "\n".join(lines)
 
 
 def filled(text: str, results: Mapping[str, Mapping[str, Any]]) -> str:
-    """`text` with the table of each result between its markers; a result without any is an error.
-
-    Files of another shape, which other benchmarks write and describe themselves, are left out.
-    """
+    """`text` with the table of each result between its markers; one without any is an error."""
     for name, result in results.items():
         text = replaced(text, name, written=table(result))
     return text
@@ -103,12 +95,7 @@ def _ratios(values: Mapping[str, Sequence[float]]) -> list[tuple[str, float]]:
     """perpixel's lines, where mmsegmentation's stands beside them."""
     theirs = values.get("mmsegmentation", ())
     ours = {name: several for name, several in values.items() if name.startswith("perpixel")}
-    return [(name, median(list(theirs)) / median(list(v))) for name, v in ours.items() if theirs]
-
-
-def _digits(value: float) -> str:
-    """At least three digits of a number, and no more behind the point than that takes."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    return [(name, median(theirs) / median(v)) for name, v in ours.items() if theirs]
 
 
 def _machine(told: Mapping[str, Any]) -> str:

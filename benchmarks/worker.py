@@ -10,14 +10,14 @@ import os
 import sys
 import time
 import traceback
-from pathlib import Path
+
+import torch
+from measure import proc_status, wait_for_gpu
 
 
 def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    import torch
-
     subject = importlib.import_module(f"subjects.with_{sys.argv[1]}")
     if os.environ.get("OMP_NUM_THREADS"):
         import cv2
@@ -30,18 +30,18 @@ def main() -> None:
         value = 0.0
         try:
             if order["do"] == "make":
-                _choose(torch, order["case"].get("device", "cpu"))
+                _choose(order["case"].get("device", "cpu"))
                 run = getattr(subject, order["what"])(order["case"])
             elif order["do"] == "run":
-                _wait(torch)
+                wait_for_gpu()
                 start = time.perf_counter()
                 run()
-                _wait(torch)
+                wait_for_gpu()
                 value = time.perf_counter() - start
             elif torch.cuda.is_initialized():
                 value = torch.cuda.max_memory_allocated()
             else:
-                value = _peak()
+                value = proc_status("VmHWM")
             answer = {"value": value}
         except Exception:
             answer = {"error": traceback.format_exc()}
@@ -49,7 +49,7 @@ def main() -> None:
         answers.flush()
 
 
-def _choose(torch: object, device: str) -> None:
+def _choose(device: str) -> None:
     """Makes a GPU CUDA's current device: the one that is waited for and whose memory is told."""
     if not device.startswith("cuda"):
         return
@@ -59,17 +59,6 @@ def _choose(torch: object, device: str) -> None:
             "it takes one, and a torch that is built for CUDA"
         )
     torch.cuda.set_device(torch.empty(0, device=device).device)  # with its index, as it must be
-
-
-def _peak() -> int:
-    """The most memory that this process has had, in bytes, as Linux tells it."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-
-
-def _wait(torch: object) -> None:
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import json
 import runpy
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from xml.etree import ElementTree
@@ -46,20 +47,20 @@ def test_our_side_of_every_case_runs(modules, mini, what: str):
 
 def test_a_worker_answers_orders(modules):
     peers = modules("peers")
-    with peers.Worker("perpixel", threads=1) as worker:
-        worker.make("metric", CASE)
-        assert worker.run() > 0
-        assert worker.memory() > 50e6
+    with peers.worker("perpixel", threads=1) as ask:
+        ask("make", what="metric", case=CASE)
+        assert ask("run") > 0
+        assert ask("memory") > 50e6
         with pytest.raises(SystemExit, match="perpixel: Traceback"):
-            worker.make("metric", {})
-        assert worker.run() > 0  # what was prepared is still there
+            ask("make", what="metric", case={})
+        assert ask("run") > 0  # what was prepared is still there
 
 
 def test_without_peers_it_is_said_how_to_get_them(modules, monkeypatch, tmp_path):
     peers = modules("peers")
     monkeypatch.setattr(peers, "PYTHON", tmp_path / "python")
     with pytest.raises(SystemExit, match=r"python benchmarks/peers\.py install"):
-        peers.Worker("mmseg")
+        peers.worker("mmseg").__enter__()
 
 
 def test_peers_come_with_what_their_torch_needs(modules, monkeypatch):
@@ -78,13 +79,13 @@ def test_peers_come_with_what_their_torch_needs(modules, monkeypatch):
 def test_a_worker_measures_the_gpu_that_is_named(modules, monkeypatch):
     worker, chosen = modules("worker"), []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    worker._choose(torch, "cpu")
+    worker._choose("cpu")
     with pytest.raises(SystemExit, match=r"^cuda:1: torch .* has no GPU"):
-        worker._choose(torch, "cuda:1")
+        worker._choose("cuda:1")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     monkeypatch.setattr(torch, "empty", lambda _, device: SimpleNamespace(device=f"as {device}"))
-    worker._choose(torch, "cuda:1")
+    worker._choose("cuda:1")
     assert chosen == ["as cuda:1"]
 
 
@@ -162,25 +163,20 @@ def test_without_camvid_it_is_said(modules, monkeypatch, tmp_path):
 def test_toolkits_take_turns(modules, monkeypatch):
     peers, order = modules("peers"), []
 
-    class Worker:
-        def __init__(self, subject: str, *, threads: int | None) -> None:
-            self.subject = subject
-
-        def make(self, what: str, case: dict) -> None:
-            order.append((self.subject, what, case))
-
-        def run(self) -> float:
-            order.append(self.subject)
+    @contextmanager
+    def worker(subject: str, *, threads: int | None):
+        def ask(do: str, **said: object) -> float:
+            order.append((subject, *said.values()) if said else subject)
             return float(len(order))
 
-        def __exit__(self, *_: object) -> None:
-            order.append(f"{self.subject} ends")
+        yield ask
+        order.append(f"{subject} ends")
 
-    monkeypatch.setattr(peers, "Worker", Worker)
+    monkeypatch.setattr(peers, "worker", worker)
     seconds = peers.take_turns("step", {"A": ("a", {"x": 1}), "B": ("b", {})}, rounds=2)
     assert order == [
         ("a", "step", {"x": 1}), "a", ("b", "step", {}), "b",
-        "a", "b", "a", "b", "a ends", "b ends",
+        "a", "b", "a", "b", "b ends", "a ends",
     ]  # fmt: skip
     assert seconds == {"A": [5.0, 7.0], "B": [6.0, 8.0]}
 
@@ -266,10 +262,10 @@ def test_peak_memory_is_the_devices(modules, monkeypatch):
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset.append)
     measure.reset_peak_memory("cpu")
     assert reset == []
-    assert measure.memory_above(0, "cpu") > 50e6
+    assert measure.peak_memory("cpu") > 50e6
     measure.reset_peak_memory("cuda:1")
     assert reset == ["cuda:1"]
-    assert measure.memory_above(3, "cuda:1") == 4
+    assert measure.peak_memory("cuda:1") == 7
 
 
 def test_a_table_has_medians_and_ratios(modules):
