@@ -16,8 +16,8 @@ _COUNTER = ".num_batches_tracked"
 def start_from(network: Segmenter, weights: Mapping[str, Tensor]) -> str:
     """Copies `weights` (our names) into `network`; returns a line that says what was taken.
 
-    The backbone must fit: if not, PerpixelError lists every mismatch. A head is taken when all of
-    it fits, and otherwise keeps its fresh random weights, as with other classes.
+    The backbone must fit: if not, PerpixelError lists the first mismatches. A head is taken when
+    all of it fits, and otherwise keeps its fresh random weights, as with other classes.
     """
     own = network.state_dict()
     taken, fresh = [], []
@@ -29,8 +29,8 @@ def start_from(network: Segmenter, weights: Mapping[str, Tensor]) -> str:
         problems = mismatches(wanted, given)
         if problems and part == "backbone":
             raise PerpixelError(
-                f"the initial weights do not fit the recipe's backbone in {len(problems)} "
-                f"places:\n  " + "\n  ".join(problems) + "\n"
+                f"the initial weights do not fit the recipe's backbone in {len(problems)} places, "
+                f"the first of which are:\n  " + "\n  ".join(problems[:5]) + "\n"
                 "Give other weights with --init, or set model.backbone to what these are of"
             )
         if problems:

@@ -256,8 +256,9 @@ def test_a_run_can_start_from_another_or_from_a_backbone(straight: Path, mini: P
     assert "initial weights for the backbone; the head from random numbers" in log
 
     deeper = perpixel.override(started, ["model.backbone.depth=34"])
-    with pytest.raises(PerpixelError, match=r"missing layer1\.2"):
+    with pytest.raises(PerpixelError, match=r"in 80 places.*\n  missing layer1\.2") as stop:
         perpixel.train(deeper, data=mini, out=tmp_path / "deep", init=straight, device="cpu")
+    assert len(str(stop.value).splitlines()) == 7
 
 
 def test_the_imagenet_file_a_recipe_names_is_downloaded(mini: Path, tmp_path, monkeypatch):
