@@ -143,8 +143,9 @@ def test_the_commands_and_python_of_docs_run(after_readme: Path, page: str):
     text = (ROOT / "docs" / page).read_text()
     for language, block in re.findall(r"```(sh|python|console)\n(.*?)```", text, re.S):
         if language == "sh":
-            for line in (line for line in block.splitlines() if line not in done):
-                run_line(after_readme, line)
+            for line in block.replace(" \\\n", "").splitlines():
+                if line not in done:
+                    run_line(after_readme, line)
         elif language == "python":
             (after_readme / "mine.py").write_text(block)
             run(after_readme, sys.executable, "mine.py")
