@@ -4,14 +4,20 @@ Every toolkit runs in a process of its own, in turn, on the same shapes. perpixe
 and in float32, of which `train.precision=auto` takes the faster (leave bfloat16 out on a CPU
 without instructions for it); the others in float32 on a CPU, where they have no mixed precision,
 and with float16 on CUDA. Peak memory is that of a process that does nothing but two training steps.
-The file holds what was measured last: run all measures for a whole one.
+A step's operations, forward and backward, are told as a share of what a large bfloat16 matrix
+product reaches. The file holds what was measured last: run all measures for a whole one.
 """
 
 import argparse
+from statistics import median
 from typing import Any
 
+import torch
 from measure import record, write_result
 from peers import take_turns, worker
+from torch.utils.flop_counter import FlopCounterMode
+
+import perpixel
 
 _FPN = ("sssegmentation/semanticfpn_resnet50_ade20k", ["model.head.neck_norm=false"])
 
@@ -64,21 +70,24 @@ MEASURES = {
 
 
 def toolkits(
-    network: dict[str, Any], what: str, *, device: str, precisions: list[str]
+    network: dict[str, Any], what: str, *, device: str, precisions: list[str], compiled: list[str]
 ) -> dict[str, tuple[str, Any]]:
-    """(subject, case) by the title of every toolkit that can do `what`, ours in `precisions`."""
+    """(subject, case) by the title of every toolkit that can do `what`, ours in `precisions`, and
+    for a training step with torch.compile in the modes of `compiled`."""
     settings = network.get("settings", [])
     batch = network["batch"] if what == "training_step" else 1
     case = {**network, "device": device, "batch": batch}
+    ways = {precision: [f"train.precision={precision}"] for precision in precisions}
+    if what == "training_step":
+        for mode in compiled:
+            ways[f"compile={mode}"] = ["train.precision=bfloat16", f"train.compile={mode}"]
     found = {
         "mmsegmentation": ("mmseg", case),
         **{
-            f"perpixel, {precision}": (
-                "perpixel", {**case, "settings": [*settings, f"train.precision={precision}"]},
-            )
-            for precision in precisions
+            f"perpixel, {way}": ("perpixel", {**case, "settings": [*settings, *own]})
+            for way, own in ways.items()
         },
-    }  # fmt: skip
+    }
     if network["also"] and what != "prediction":
         found[network["also"]] = (network["also"], case)
     return found
@@ -92,6 +101,25 @@ def peak(subject: str, case: dict[str, Any]) -> float:
         return ask("memory")
 
 
+def product_rate(device: str) -> float:
+    """Operations a second of the product of two square bfloat16 matrices."""
+    side = 4096 if device == "cpu" else 8192
+    case = {"device": device, "side": side}
+    seconds = take_turns("product", {"perpixel": ("perpixel", case)}, rounds=9)["perpixel"]
+    return 2 * side**3 / median(seconds)
+
+
+def operations(network: dict[str, Any]) -> int:
+    """Of a training step, forward and backward, by torch's count; nothing is computed."""
+    recipe = perpixel.override(perpixel.recipe(network["recipe"]), network.get("settings", []))
+    made = perpixel.build(recipe, classes=network["classes"]).to("meta")
+    pictures = torch.empty(network["batch"], 3, *network["size"], device="meta")
+    with FlopCounterMode(display=False) as counter:
+        output = made(pictures, auxiliary=True)
+        sum(logits.sum() for logits in output if logits is not None).backward()
+    return counter.get_total_flops()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu")
@@ -100,13 +128,19 @@ def main() -> None:
     both = ["bfloat16", "float32"]
     parser.add_argument("--precisions", nargs="+", choices=both, default=both, help="perpixel's")
     parser.add_argument("--measures", nargs="+", choices=MEASURES, default=list(MEASURES))
+    modes = ["default", "reduce-overhead"]
+    parser.add_argument("--compile", nargs="+", choices=modes, default=[], help="steps, too")
     given = parser.parse_args()
     found = []
+    rate = product_rate(given.device) if "step" in given.measures else 1.0
     networks = NETWORKS if given.device == "cpu" else ON_CUDA
     for name in (name for name in networks if given.only in name):
         for measure in given.measures:
             what = MEASURES[measure]
-            cases = toolkits(networks[name], what, device=given.device, precisions=given.precisions)
+            cases = toolkits(
+                networks[name], what, device=given.device, precisions=given.precisions,
+                compiled=given.compile,
+            )  # fmt: skip
             batch = next(iter(cases.values()))[1]["batch"]
             title = f"{measure}: {name}, batch {batch}"
             if measure == "memory":
@@ -115,6 +149,12 @@ def main() -> None:
             else:
                 values = take_turns(what, cases, rounds=given.rounds)
                 found.append(record(title, "seconds", values))
+                if measure == "step":
+                    work = operations(networks[name]) / rate
+                    shares = {
+                        way: [work / one for one in several] for way, several in values.items()
+                    }
+                    found.append(record(f"{title}: share of matrix products", "share", shares))
     print(write_result("networks", {"measured": found}, device=given.device))
 
 

@@ -88,6 +88,13 @@ def pictures(case: dict[str, Any]) -> Run:
     return run
 
 
+def product(case: dict[str, Any]) -> Run:
+    """A product of square bfloat16 matrices."""
+    side, device = case["side"], torch.device(case["device"])
+    a, b = (torch.randn(side, side, device=device).bfloat16() for _ in range(2))
+    return lambda: a @ b
+
+
 def metric(case: dict[str, Any]) -> Run:
     random, classes = np.random.default_rng(0), case["classes"]
     truth = random.integers(0, classes, case["size"], np.uint8)
