@@ -17,6 +17,8 @@ from perpixel.models.winograd import Conv3x3
 from perpixel.recipes.network import ResNet as ResNetSpec
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+WIDTHS = (64, 128, 256, 512)
+"""The stages' channels, of which a bottleneck's outputs have four times as many."""
 _STRIDES = {32: (1, 2, 2, 2), 16: (1, 2, 2, 1), 8: (1, 2, 1, 1)}
 
 Norm = Callable[[int], nn.Module]
@@ -103,18 +105,16 @@ class ResNet(nn.Module):
         if spec.stem == "deep":
             self.stem = _deep_stem(norm)
         else:
-            self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
-            self.bn1 = norm(64)
+            self.conv1 = nn.Conv2d(3, WIDTHS[0], 7, stride=2, padding=3, bias=False)
+            self.bn1 = norm(WIDTHS[0])
         self._deep = spec.stem == "deep"
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
 
         block = BasicBlock if spec.depth in (18, 34) else Bottleneck
-        self.widths = tuple(block.expansion * width for width in (64, 128, 256, 512))
-        inputs, dilation, stages = 64, 1, []
-        plan = zip(
-            BLOCKS[spec.depth], (64, 128, 256, 512), _STRIDES[spec.output_stride], strict=True
-        )
+        self.widths = tuple(block.expansion * width for width in WIDTHS)
+        inputs, dilation, stages = WIDTHS[0], 1, []
+        plan = zip(BLOCKS[spec.depth], WIDTHS, _STRIDES[spec.output_stride], strict=True)
         for stage, (count, width, stride) in enumerate(plan):
             previous = dilation
             if stage > 0 and stride == 1:  # dilated where it would have been strided
@@ -157,6 +157,7 @@ def _projection(inputs: int, outputs: int, *, stride: int, norm: Norm) -> nn.Mod
 
 def _deep_stem(norm: Norm) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for inputs, outputs, stride in ((3, 32, 2), (32, 32, 1), (32, 64, 1)):
+    half = WIDTHS[0] // 2
+    for inputs, outputs, stride in ((3, half, 2), (half, half, 1), (half, WIDTHS[0], 1)):
         layers += [Conv3x3(inputs, outputs, stride=stride), norm(outputs), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers)

@@ -30,6 +30,7 @@ TINY = perpixel.override(
         "model.auxiliary.width=8",
     ],
 )
+pytestmark = pytest.mark.usefixtures("narrow")
 
 
 def test_without_an_average_the_network_is_kept():

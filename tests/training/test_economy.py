@@ -16,6 +16,7 @@ from perpixel.training.economy import economise
 from perpixel.training.optimizer import make_optimizer, set_learning_rate
 
 SMALL = Model(backbone=ResNet(depth=18), head=FCN(convs=1, width=8))
+pytestmark = pytest.mark.usefixtures("narrow")
 
 
 def test_a_run_with_recomputed_stages_is_the_same_run(mini, tmp_path):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import narrow
 import pytest
 import torch
 from filelock import FileLock
@@ -35,6 +36,7 @@ TINY = perpixel.override(
         "train.precision=float32",
     ],
 )
+pytestmark = pytest.mark.usefixtures("narrow")
 
 
 def losses(run: Path) -> list[float]:
@@ -92,7 +94,7 @@ def test_the_number_of_workers_changes_no_loss(mini: Path, straight: Path, tmp_p
 
 def test_killed_in_the_middle_it_resumes_exactly(straight: Path, mini: Path, tmp_path):
     script = (
-        "import os, sys, perpixel\n"
+        f"{narrow.CODE}import os, sys, perpixel\n"
         "from perpixel.recipes import settings\n"
         "from perpixel.training import loop\n"
         "recipe = settings.load(open(sys.argv[1]).read(), origin='test')\n"
@@ -122,7 +124,7 @@ def test_a_signal_to_the_whole_group_saves_the_run(straight: Path, mini: Path, t
         f"r = settings.load({settings.dump(long)!r}, origin='test')\n"
     )
     command = [
-        sys.executable, "-m", "perpixel", "train", f"{tmp_path}/recipe.py:r", "--data", mini,
+        sys.executable, narrow.__file__, "train", f"{tmp_path}/recipe.py:r", "--data", mini,
         "--out", tmp_path / "run", "--device", "cpu", "--workers", "2",
     ]  # fmt: skip
     process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
@@ -270,7 +272,7 @@ def test_the_imagenet_file_a_recipe_names_is_downloaded(mini: Path, tmp_path, mo
     }
     file = tmp_path / "mirror" / "resnet18-00000000.pth"
     file.parent.mkdir()
-    torch.save(state | {"fc.weight": torch.zeros(9, 512), "fc.bias": torch.zeros(9)}, file)
+    torch.save(state | {"fc.weight": torch.zeros(9, 64), "fc.bias": torch.zeros(9)}, file)
     monkeypatch.setenv("PERPIXEL_MIRROR", str(file.parent))
     monkeypatch.setenv("PERPIXEL_CACHE", str(tmp_path / "cache"))
     digest = hashlib.sha256(file.read_bytes()).hexdigest()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import narrow
 import numpy as np
 import pytest
 import torch
@@ -30,6 +31,7 @@ from perpixel.training.replay import replay
 from perpixel.training.state import below, states, write_state
 
 OFTEN = perpixel.override(TINY, ["train.save_every=1", "train.keep=3"])
+pytestmark = pytest.mark.usefixtures("narrow")
 
 
 @pytest.fixture(scope="module")
@@ -193,27 +195,30 @@ def test_resuming_at_step_100_000_reads_no_more_pictures(half: Path, mini: Path,
     assert len(read) == 2
 
 
-def test_a_file_too_large_for_the_disk_leaves_the_states(half: Path, mini: Path):
+def test_a_file_too_large_for_the_disk_leaves_the_states(
+    half: Path, mini: Path, monkeypatch, capsys
+):
     """A limit on file sizes stands for a full disk: the writing fails half-way."""
     before = {path: path.read_bytes() for path in states(half / "checkpoints")}
-    script = (
-        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))\n"
-        "from perpixel.cli.main import main; main()"
-    )
+    assert min(map(len, before.values())) > 2**20
     (half / "recipe.py").write_text(
         "from perpixel.recipes import settings\n"
         f"r = settings.load({settings.dump(OFTEN)!r}, origin='test')\n"
     )
-    command = [
-        sys.executable, "-c", script, "train", f"{half}/recipe.py:r", "--data", mini, "--out", half,
-        "--resume", "--device", "cpu",
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "next.safetensors: cannot be written (File too large)" in done.stderr
-    assert "Traceback" not in done.stderr
+    words = ["train", f"{half}/recipe.py:r", "--data", mini, "--out", half, "--resume"]
+    monkeypatch.setattr(sys, "argv", ["perpixel", *map(str, words), "--device", "cpu"])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, hard))
+    try:
+        with pytest.raises(SystemExit) as left:
+            main()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert left.value.code == 1
+    said = capsys.readouterr().err
+    assert "next.safetensors: cannot be written (File too large)" in said
+    assert "Traceback" not in said
     assert {path: path.read_bytes() for path in states(half / "checkpoints")} == before
-    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
 
 
 class Spoilt:
@@ -448,7 +453,7 @@ def test_a_run_goes_on_when_the_reader_of_its_messages_is_gone(mini: Path, tmp_p
         f"r = settings.load({settings.dump(recipe)!r}, origin='test')\n"
     )
     command = [
-        sys.executable, "-m", "perpixel", "train", f"{tmp_path}/recipe.py:r", "--data", mini,
+        sys.executable, narrow.__file__, "train", f"{tmp_path}/recipe.py:r", "--data", mini,
         "--out", tmp_path / "run", "--device", "cpu",
     ]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
