@@ -59,12 +59,12 @@ def test_every_split_is_read_and_every_class_is_found(mini_set):
         open_dataset(name, root, "tran")
 
 
-def test_two_steps_of_training(mini_set, tmp_path_factory):
+def test_two_steps_of_training(mini_set, narrow, tmp_path_factory):
     name, root = mini_set
     recipe = perpixel.override(
         perpixel.recipe("camvid/fcn_r18-d8"),
         [f"data.name={name}", "train.steps=2", "train.images_per_step=2", "train.crop=32x32",
-         "train.precision=float32"],
+         "train.precision=float32", "model.head.width=8", "model.auxiliary.width=8"],
     )  # fmt: skip
     run = perpixel.train(
         recipe, data=root, out=tmp_path_factory.mktemp("run"), device="cpu", workers=0

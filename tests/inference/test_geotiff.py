@@ -11,6 +11,7 @@ rasterio = pytest.importorskip("rasterio", reason="rasterio is not installed")
 RECIPE = perpixel.override(
     perpixel.recipe("camvid/fcn_r18-d8"), ["model.head.width=8", "train.crop=48x64"]
 )
+pytestmark = pytest.mark.usefixtures("narrow")
 PLACE = rasterio.transform.from_origin(500_000, 5_600_000, 0.2, 0.2)
 
 

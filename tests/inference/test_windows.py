@@ -16,6 +16,7 @@ from perpixel.models.inputs import normalise
 from perpixel.recipes.spec import Input
 
 RECIPE = perpixel.override(perpixel.recipe("camvid/fcn_r18-d8"), ["model.head.width=8"])
+pytestmark = pytest.mark.usefixtures("narrow")
 IMAGE = np.random.default_rng(0).integers(0, 256, (45, 70, 3), np.uint8)
 
 

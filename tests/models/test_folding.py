@@ -9,6 +9,8 @@ from perpixel.models.layers import FrozenBatchNorm2d
 from perpixel.models.segmenter import Segmenter
 from perpixel.recipes.network import FCN
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 
 def lived_in(network: Segmenter) -> Segmenter:
     """Norms with statistics and scales that are not those of a fresh network."""

@@ -4,9 +4,12 @@ import pytest
 import torch
 
 import perpixel
+from perpixel.models import resnet
 from perpixel.models.build import build
 from perpixel.recipes.network import FCN, Auxiliary, Model, ResNet, SemanticFPN
 
+WIDTHS = resnet.WIDTHS  # as they are; narrow is enough for all but their counts
+pytestmark = pytest.mark.usefixtures("narrow")
 VARIANTS = {
     "fcn-r18-d8-deep": Model(
         backbone=ResNet(depth=18, stem="deep", output_stride=8),
@@ -158,7 +161,8 @@ def _sssegmentation(depth: int, head: str) -> Model:
         ),
     ],
 )
-def test_parameter_counts_are_the_toolkits(spec: Model, classes: int, parameters: int):
+def test_parameter_counts_are_the_toolkits(spec: Model, classes: int, parameters: int, monkeypatch):
+    monkeypatch.setattr(resnet, "WIDTHS", WIDTHS)
     with torch.device("meta"):
         network = build(spec, classes=classes)
     assert sum(p.numel() for p in network.parameters()) == parameters

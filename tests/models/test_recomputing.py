@@ -7,6 +7,8 @@ from test_networks import VARIANTS
 from perpixel.models.build import build
 from perpixel.recipes.network import Model
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 
 @pytest.mark.parametrize("name", ["fcn-r18-d8-deep", "fpn-r50-neck-norm", "fpn-r50-caffe"])
 def test_recomputed_stages_learn_the_same(name: str):
