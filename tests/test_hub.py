@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import narrow
 import pytest
 import torch
 
@@ -31,10 +32,11 @@ RECIPE = perpixel.override(
     perpixel.recipe("camvid/fcn_r18-d8"), ["model.head.width=16", "model.auxiliary=null"]
 )
 COMMIT = "a" * 40
+pytestmark = pytest.mark.usefixtures("narrow")
 
 
 @pytest.fixture(scope="module")
-def run_folder(tmp_path_factory) -> Path:
+def run_folder(narrow, tmp_path_factory) -> Path:
     """A run as far as the Hub cares: final and best weights, and the final weights' scores."""
     folder = tmp_path_factory.mktemp("runs") / "camvid"
     for seed, name in enumerate(("model", "best")):
@@ -104,7 +106,7 @@ def server() -> Iterator[tuple[str, dict[str, bytes]]]:
 def client(address: str, home: Path, code: str, *, token: str = "hf_secret") -> str:
     own = {"HF_ENDPOINT": address, "HF_HOME": str(home), "HF_TOKEN": token, "HF_HUB_OFFLINE": "0"}
     done = subprocess.run(
-        [sys.executable, "-c", "import perpixel\n" + code],
+        [sys.executable, "-c", f"{narrow.CODE}import perpixel\n{code}"],
         env=os.environ | own | {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "NO_PROXY": "127.0.0.1"},
         capture_output=True,
         text=True,

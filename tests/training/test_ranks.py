@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import narrow
 import pytest
 import torch
 
@@ -33,6 +34,7 @@ EIGHT = perpixel.override(
         "optimizer.lr=0.05",
     ],
 )
+pytestmark = pytest.mark.usefixtures("narrow")
 
 
 def torchrun(recipe: Recipe, mini: Path, out: Path, *options: str, ranks: int = 2) -> str:
@@ -46,7 +48,7 @@ def torchrun(recipe: Recipe, mini: Path, out: Path, *options: str, ranks: int = 
     done = subprocess.run(
         [
             sys.executable, "-m", "torch.distributed.run", "--standalone",
-            f"--nproc-per-node={ranks}", "-m", "perpixel", "train", f"{file}:r",
+            f"--nproc-per-node={ranks}", narrow.__file__, "train", f"{file}:r",
             "--data", mini, "--out", out, "--device", "cpu", *options,
         ],
         env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
