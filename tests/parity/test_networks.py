@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,14 +122,32 @@ def _compare(case: Case, inference: dict, *, expected: np.ndarray) -> torch.Tens
     the noise."""
     changed = case.recipe.inference.model_copy(update=inference)
     recipe = case.recipe.model_copy(update={"inference": changed})
-    bands = score_bands(case.network, case.image, recipe, dtype=torch.float32)
-    found = torch.cat([values for _, values in bands])
+    with _remembering(case.network):
+        bands = score_bands(case.network, case.image, recipe, dtype=torch.float32)
+        found = torch.cat([values for _, values in bands])
+        classes = class_map(case.network, case.image, recipe, dtype=torch.float32)
     best, second = found.topk(2, dim=2).values.unbind(2)
     sure = (best - second > NOISE * found.abs().max()).numpy()
     assert sure.mean() > 0.99
-    classes = class_map(case.network, case.image, recipe, dtype=torch.float32)
     np.testing.assert_array_equal(classes[sure], expected[sure])
     return found
+
+
+@contextmanager
+def _remembering(network: Segmenter) -> Iterator[None]:
+    """What is the same pictures again gets the same output again, which takes the network long."""
+    forward, known = network.forward, []
+
+    def remembered(images: torch.Tensor, **named):
+        for seen, how, output in known:
+            if how == named and torch.equal(seen, images):
+                return output
+        known.append((images.clone(), named, forward(images, **named)))
+        return known[-1][2]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(network, "forward", remembered)
+        yield
 
 
 def _close(ours: torch.Tensor, theirs: np.ndarray) -> None:
