@@ -5,10 +5,11 @@ import importlib.util
 import io
 import os
 import re
+import runpy
 import shlex
 import shutil
-import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 from unittest import mock
@@ -25,10 +26,12 @@ from perpixel.conversion import to_state_dict
 from perpixel.conversion.names import to_theirs
 from perpixel.conversion.sssegmentation import SSSEGMENTATION
 from perpixel.images import read_image, write_image
+from perpixel.models import resnet
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(path.name for path in (ROOT / "docs").glob("*.md"))
 SHORT = "--set train.steps=2 --set train.images_per_step=2 --set train.crop=32x32 --device cpu"
+TORCHRUN = ["torchrun", "--nproc-per-node", "2", "-m"]
 
 
 def blocks(language: str, *, page: str = "README.md") -> list[str]:
@@ -37,7 +40,15 @@ def blocks(language: str, *, page: str = "README.md") -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def place(mini: Path, tmp_path_factory) -> Path:
+def shallow(narrow) -> Iterator[None]:
+    """Networks of one block a stage, and narrow ones: what a page says holds for them as well."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(resnet.BLOCKS, 18, (1, 1, 1, 1))
+        yield
+
+
+@pytest.fixture(scope="module")
+def place(shallow, mini: Path, tmp_path_factory) -> Path:
     """A folder with README's data sets, all miniature."""
     folder = tmp_path_factory.mktemp("readme")
     shutil.copytree(mini, folder / "CamVid")
@@ -80,24 +91,27 @@ def _write_foreign_files(folder: Path) -> None:
     names = to_theirs(SSSEGMENTATION.rows, ours)
     state = {names[name]: tensor for name, tensor in ours.items()}
     torch.save({"model": state, "epoch": 220}, folder / "fcn_resnet101_os16.pth")
-    backbone = network.backbone.state_dict() | {"fc.weight": torch.zeros(10, 512)}
+    backbone = network.backbone.state_dict() | {"fc.weight": torch.zeros(10, resnet.WIDTHS[-1])}
     torch.save(backbone, folder / "resnet18-f37072fd.pth")
 
 
-def run(place: Path, *command: str) -> None:
-    done = subprocess.run(command, cwd=place, capture_output=True, text=True)
-    assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}\n{done.stderr}"
+def run_python(place: Path, code: str) -> None:
+    """In this process, too, as the script mine.py."""
+    (place / "mine.py").write_text(code)
+    with chdir(place), mock.patch.object(sys, "argv", ["mine.py"]):
+        runpy.run_path("mine.py", run_name="__main__")
 
 
 def run_line(place: Path, line: str, *, fails: bool = False) -> str:
     """What a line prints; with `fails` it is one that ends with 1. Its commands run in this
-    process, which has imported torch already."""
+    process, which has imported torch already; as one rank of one, where two are documented, which
+    tests/evaluation/test_shares.py starts."""
     words = shlex.split(line)
+    if words[: len(TORCHRUN)] == TORCHRUN:
+        del words[: len(TORCHRUN)]
     if words[1] == "train":
-        words += shlex.split(SHORT)
-    if words[0] == "torchrun":
-        run(place, sys.executable, "-m", "torch.distributed.run", *words[1:])
-        return ""
+        words += [*shlex.split(SHORT), "--set", "model.head.width=32"]
+        words += ["--set", "model.head.neck_width=32"] if "semantic_fpn" in line else []
     assert words[0] == "perpixel"
     code, printed, said = 0, io.StringIO(), io.StringIO()
     with (
@@ -147,8 +161,7 @@ def test_the_commands_and_python_of_docs_run(after_readme: Path, page: str):
                 if line not in done:
                     run_line(after_readme, line)
         elif language == "python":
-            (after_readme / "mine.py").write_text(block)
-            run(after_readme, sys.executable, "mine.py")
+            run_python(after_readme, block)
         elif block.startswith("$ "):
             line, _, shown = block.removeprefix("$ ").partition("\n")
             printed = run_line(after_readme, line, fails=True)
@@ -200,7 +213,7 @@ def test_the_python_runs(place: Path):
     (first,) = blocks("python")
     short = first.replace('"train.steps=1000"', '"train.steps=2", "train.crop=32x32"')
     assert short != first
-    run(place, sys.executable, "-c", short)
+    run_python(place, short)
 
 
 def test_the_described_toml_is_valid(tmp_path: Path, mini: Path):
