@@ -15,7 +15,7 @@ from perpixel.checkpoint import read_checkpoint
 from perpixel.errors import UsageError
 from perpixel.losses import mean_weight, segmentation_loss
 from perpixel.recipes import settings
-from perpixel.recipes.spec import Loss, Recipe
+from perpixel.recipes.spec import Loss
 from perpixel.training.parallel import require_even_shares
 
 # No dropout: its random numbers differ from rank to rank.
@@ -37,24 +37,45 @@ EIGHT = perpixel.override(
 pytestmark = pytest.mark.usefixtures("narrow")
 
 
-def torchrun(recipe: Recipe, mini: Path, out: Path, *options: str, ranks: int = 2) -> str:
-    """Trains in so many processes; what they said."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    file = out.parent / f"{out.name}.py"
-    file.write_text(
-        "from perpixel.recipes import settings\n"
-        f"r = settings.load({settings.dump(recipe)!r}, origin='test')\n"
-    )
+CHANGES = {
+    "plain": [],
+    "accumulated": ["train.accumulate=2", "loss.class_weights=[1,2,0.5,1,1,3,1,1,1,1,1]"],
+}
+BOTH = f"""{narrow.CODE}
+import sys
+import torch
+import perpixel
+from perpixel.distributed import group
+from perpixel.recipes import settings
+
+data, *runs = sys.argv[1:]
+with group(torch.device("cpu")):
+    for run in runs:
+        recipe = settings.load(open(f"{{run}}.json").read(), origin="test")
+        perpixel.train(recipe, data=data, out=run, device="cpu", workers=1)
+"""
+
+
+def torchrun(*words: object) -> str:
+    """Runs a script in two processes; what they said."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
-        [
-            sys.executable, "-m", "torch.distributed.run", "--standalone",
-            f"--nproc-per-node={ranks}", narrow.__file__, "train", f"{file}:r",
-            "--data", mini, "--out", out, "--device", "cpu", *options,
-        ],
+        [*launch, *map(str, words)],
         env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stderr
+
+
+@pytest.fixture(scope="module")
+def ranked(mini: Path, tmp_path_factory) -> tuple[Path, str]:
+    """A folder where two ranks have trained both recipes, and what they said."""
+    folder = tmp_path_factory.mktemp("ranked")
+    for name, changes in CHANGES.items():
+        recipe = perpixel.override(EIGHT, changes)
+        (folder / f"{name}.json").write_text(settings.dump(recipe))
+    (folder / "both.py").write_text(BOTH)
+    return folder, torchrun(folder / "both.py", mini, *(folder / name for name in CHANGES))
 
 
 def losses(run: Path) -> list[float]:
@@ -66,26 +87,20 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return dict(read_checkpoint(run / "checkpoints" / "model.safetensors").weights)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        [],
-        ["train.accumulate=2", "loss.class_weights=[1,2,0.5,1,1,3,1,1,1,1,1]"],
-    ],
-    ids=["plain", "accumulated"],
-)
-def test_two_ranks_of_four_pictures_are_one_of_eight(mini: Path, tmp_path, changes: list[str]):
+@pytest.mark.parametrize("kind", CHANGES)
+def test_two_ranks_of_four_pictures_are_one_of_eight(mini: Path, ranked, tmp_path, kind: str):
     """To 1e-4 in every loss: the sums are taken in another order."""
-    recipe = perpixel.override(EIGHT, changes)
-    perpixel.train(recipe, data=mini, out=tmp_path / "one", device="cpu")
-    said = torchrun(recipe, mini, tmp_path / "two", "--workers", "1")
-    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
-    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    recipe = perpixel.override(EIGHT, CHANGES[kind])
+    perpixel.train(recipe, data=mini, out=tmp_path, device="cpu")
+    folder, said = ranked
+    assert losses(folder / kind) == pytest.approx(losses(tmp_path), rel=1e-4)
+    one, two = weights(tmp_path), weights(folder / kind)
     for name, tensor in one.items():
         assert (two[name] - tensor).float().norm() <= 2e-2 * tensor.float().norm() + 1e-4, name
-    scores = [json.loads((tmp_path / run / "evaluate.json").read_text()) for run in ("one", "two")]
+    scores = [json.loads((run / "evaluate.json").read_text()) for run in (tmp_path, folder / kind)]
     assert scores[0]["images"] == scores[1]["images"] == 3
-    assert said.count("4 steps of 8, on cpu in float32, 2 ranks") == 1, "only one rank speaks"
+    started = said.count("4 steps of 8, on cpu in float32, 2 ranks")
+    assert started == len(CHANGES), "only one rank speaks"
 
 
 def test_without_shared_statistics_ranks_would_differ(mini: Path, tmp_path):
@@ -137,6 +152,11 @@ def test_one_tiny_picture_is_too_little_for_batch_norm(mini: Path, tmp_path):
 
 def test_seeds_follow_one_another_in_one_group(mini: Path, tmp_path):
     short = perpixel.override(EIGHT, ["train.steps=1"])
-    torchrun(short, mini, tmp_path / "seeds", "--seeds", "2")
+    (tmp_path / "short.py").write_text(
+        "from perpixel.recipes import settings\n"
+        f"r = settings.load({settings.dump(short)!r}, origin='test')\n"
+    )
+    words = [f"{tmp_path}/short.py:r", "--data", mini, "--out", tmp_path / "seeds", "--seeds", 2]
+    torchrun(narrow.__file__, "train", *words, "--device", "cpu")
     summary = json.loads((tmp_path / "seeds" / "seeds.json").read_text())
     assert list(summary["miou"]) == ["0", "1"]
