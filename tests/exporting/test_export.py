@@ -30,9 +30,13 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="the extra [export] is n
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "onnx_predict.py"
 LIVELY = "model.backbone.zero_init_residual=false"  # random weights of every branch count
-FPN = perpixel.override(perpixel.recipe("camvid/semantic_fpn_r18"), LIVELY)
+FPN = perpixel.override(
+    perpixel.recipe("camvid/semantic_fpn_r18"),
+    [LIVELY, "model.head.neck_width=32", "model.head.width=32"],
+)
 FCN = perpixel.override(perpixel.recipe("camvid/fcn_r18-d8"), LIVELY)
 SMALL = ["model.head.width=16", "model.auxiliary=null"]
+pytestmark = pytest.mark.usefixtures("narrow")
 
 
 def checkpoint_of(recipe: Recipe) -> Checkpoint:
@@ -59,8 +63,11 @@ def fpn(tmp_path_factory) -> tuple[Checkpoint, Exported]:
 @pytest.fixture(scope="module")
 def fcn(tmp_path_factory) -> tuple[Checkpoint, Exported]:
     """FCN R-50-D8 for any size, with every padding there is."""
-    padded = ["model.backbone.depth=50", "input.size_divisor=32", "inference.pad_to=70x80"]
-    checkpoint = checkpoint_of(perpixel.override(FCN, padded))
+    changes = [
+        "model.head.width=16", "model.auxiliary.width=16",
+        "model.backbone.depth=50", "input.size_divisor=32", "inference.pad_to=70x80",
+    ]  # fmt: skip
+    checkpoint = checkpoint_of(perpixel.override(FCN, changes))
     out = tmp_path_factory.mktemp("fcn") / "fcn.onnx"
     return checkpoint, export(checkpoint, out, size=(64, 96), dynamic=True, seconds=0)
 
