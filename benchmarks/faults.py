@@ -56,14 +56,16 @@ def kills(folder: Path, asked: argparse.Namespace) -> list[Row]:
     torch.optim.SGD([torch.zeros(1)], lr=1.0)  # imports what children need not import then
     rng = random.Random(asked.seed)
     straight = folder / "straight"
+    began = time.perf_counter()
     _succeeds(_forked(straight, asked.steps))
+    undisturbed = time.perf_counter() - began
     done, runs, resumed = 0, 0, set[int]()
     while done < asked.kills:
         runs += 1
         run = folder / f"run-{runs}"
         while True:
             child = _forked(run, asked.steps)
-            if done < asked.kills and _alive_after(child, rng.uniform(0, 3)):
+            if done < asked.kills and _alive_after(child, rng.uniform(0, undisturbed)):
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)
                 done += 1
