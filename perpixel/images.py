@@ -9,17 +9,16 @@ import colorsys
 import hashlib
 import io
 import os
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
-from perpixel import tiff
+from perpixel import png, tiff
 from perpixel.errors import DamagedFile, PerpixelError
-from perpixel.png import first_rows, header
 
 Array = npt.NDArray[np.uint8]
 Palette = tuple[tuple[int, int, int], ...]
@@ -32,6 +31,7 @@ _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 _LARGE = 2**27
 """Pixels of a file that could be meant to fill the memory, as its header alone costs nothing."""
 
+_UNKNOWN = "not a picture in a format that can be read"
 _NO_PICTURE = (
     "which cannot be decoded: a picture's bands are 1, 3 or 4 of 8 or 16 bits. Convert it, as with "
     "gdal_translate -ot Byte -scale, and -b 1 -b 2 -b 3 for three of many bands"
@@ -53,11 +53,8 @@ def read_image(path: Path, *, rows: int | None = None) -> Array:
     Raises PerpixelError naming the file when there is none, DamagedFile when it cannot be decoded.
     """
     content = _bytes(path)
-    if rows is not None:
-        part = _top_of_png(content, rows)
-        if part is not None:
-            return part
-    return decode_image(content, origin=str(path))
+    top = None if rows is None else _top_of_png(content, rows)
+    return decode_image(content, origin=str(path)) if top is None else top
 
 
 def decode_image(content: Array, *, origin: str) -> Array:
@@ -65,11 +62,15 @@ def decode_image(content: Array, *, origin: str) -> Array:
 
     Raises PerpixelError naming `origin` when they cannot be decoded.
     """
-    image = _decode(content)
+    bands = tiff.header(content.data)
+    image = None if bands is None else _without_alpha(content)
     if image is None:
-        told = tiff.header(content.data)
-        if told is not None and not told.is_usual:
-            raise DamagedFile(f"{origin}: a TIFF of {told}, {_NO_PICTURE}")
+        if bands is not None and bands.is_unmarked:  # OpenCV would show the first in grey
+            content = np.frombuffer(tiff.marked_as_rgb(content.data), np.uint8)
+        image = _decode(content)
+    if image is None:
+        if bands is not None and not bands.is_usual:
+            raise DamagedFile(f"{origin}: a TIFF of {bands}, {_NO_PICTURE}")
         raise DamagedFile(f"{origin}: not a picture that can be decoded, or a damaged one")
     return image
 
@@ -83,9 +84,10 @@ def header_size(content: bytes, *, origin: str) -> Size:
     """
     try:
         with Image.open(io.BytesIO(content), formats=_FORMATS) as file:
+            tags = getattr(file, "tag_v2", {})
             return (
-                max(file.height, _tag(file, TiffImagePlugin.TILELENGTH, 0)),
-                max(file.width, _tag(file, TiffImagePlugin.TILEWIDTH, 0)),
+                max(file.height, tags.get(TiffImagePlugin.TILELENGTH, 0)),
+                max(file.width, tags.get(TiffImagePlugin.TILEWIDTH, 0)),
             )
     except Image.DecompressionBombError:
         raise
@@ -104,26 +106,23 @@ def read_mask(path: Path) -> npt.NDArray[np.uint8 | np.uint16]:
     if path.suffix == ".mat":
         return _read_matlab(path)
     content = _bytes(path)
-    told = header(content.data)
+    told, bands = png.header(content.data), tiff.header(content.data)
     # OpenCV reads these as they are, and faster; Pillow refuses those that are too large.
     if told is not None and told.is_byte_grey and told.width * told.height < _LARGE:
         grey = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
         if grey is not None and grey.ndim == 2:
             return np.asarray(grey, np.uint8)
     try:
-        with Image.open(io.BytesIO(content.tobytes())) as file:
+        with Image.open(io.BytesIO(content.data)) as file:
             mask = np.asarray(file.convert(_PLAIN_MODES.get(file.mode, file.mode)))
-            bits = told.depth if told else _tag(file, TiffImagePlugin.BITSPERSAMPLE, (8,))[0]
+            bits = told.depth if told else bands.bits if bands else 8
             if file.mode == "L" and bits in (2, 4):  # Pillow spreads them over 0 to 255
                 mask = mask // (255 // (2**bits - 1))
     except UnidentifiedImageError:
-        bands = tiff.header(content.data)
-        if bands is not None:
-            raise DamagedFile(f"{path}: a TIFF of {bands}, {_NO_MASK}") from None
-        raise DamagedFile(f"{path}: not a picture in a format that can be read") from None
+        what = f"a TIFF of {bands}, {_NO_MASK}" if bands else _UNKNOWN
+        raise DamagedFile(f"{path}: {what}") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         # A single band of 16 bits that is said to lie apart from others is too much for Pillow.
-        bands = tiff.header(content.data)
         single = "unknown raw mode" in str(error) and bands is not None and bands.bands == 1
         grey = cv2.imdecode(content, cv2.IMREAD_UNCHANGED) if single else None
         if grey is None:
@@ -144,7 +143,7 @@ def read_palette(path: Path) -> Palette | None:
         with Image.open(path) as file:
             values = file.getpalette() if file.mode == "P" else None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        raise PerpixelError(f"{path}: not a picture in a format that can be read") from None
+        raise PerpixelError(f"{path}: {_UNKNOWN}") from None
     if values is None:
         return None
     return tuple(zip(values[::3], values[1::3], values[2::3], strict=True))
@@ -171,11 +170,6 @@ def resize_image(image: Array, size: Size) -> Array:
     if image.shape[:2] == size:
         return image
     return np.asarray(cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR), np.uint8)
-
-
-def _tag(file: Image.Image, number: int, usual: Any) -> Any:
-    """What a TIFF's tag says; `usual` in another file, or where there is none."""
-    return getattr(file, "tag_v2", {}).get(number, usual)
 
 
 def _rounded(side: float) -> int:
@@ -227,14 +221,8 @@ def overlay(image: Array, classes: Array, palette: Palette, *, opacity: float = 
     )
 
 
-def _decode(content: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8] | None:
+def _decode(content: Array) -> Array | None:
     """The picture, uint8 RGB [height, width, 3]; None when OpenCV cannot decode it."""
-    if content[:4].tobytes() in tiff.SIGNATURES:
-        if (colours := _without_alpha(content)) is not None:
-            return colours
-        told = tiff.header(content.data)
-        if told is not None and told.is_unmarked:  # OpenCV would show the first band in grey
-            content = np.frombuffer(tiff.marked_as_rgb(content.data), np.uint8)
     try:
         image = cv2.imdecode(content, cv2.IMREAD_COLOR_RGB)
     except cv2.error:  # more pixels than OpenCV admits, for one
@@ -242,7 +230,7 @@ def _decode(content: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8] | None:
     return None if image is None else np.asarray(image, np.uint8)
 
 
-def _without_alpha(content: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8] | None:
+def _without_alpha(content: Array) -> Array | None:
     """A TIFF's colours where it has alpha, by which OpenCV would multiply them; else None.
 
     What GDAL writes of four bands has it: an infrared one goes by that name.
@@ -256,9 +244,9 @@ def _without_alpha(content: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8] | No
         return None
 
 
-def _top_of_png(content: npt.NDArray[np.uint8], rows: int) -> Array | None:
+def _top_of_png(content: Array, rows: int) -> Array | None:
     """A picture of which only the first `rows` rows are there; None if it is read as a whole."""
-    told, cut = header(content.data), first_rows(content.data, rows)
+    told, cut = png.header(content.data), png.first_rows(content.data, rows)
     if told is None or cut is None or told.width * told.height >= _LARGE:
         return None
     top = _decode(np.frombuffer(cut, np.uint8))
@@ -285,7 +273,7 @@ def _read_matlab(path: Path) -> npt.NDArray[np.uint16]:
     return np.asarray(mask, np.uint16)
 
 
-def _bytes(path: Path) -> npt.NDArray[np.uint8]:
+def _bytes(path: Path) -> Array:
     try:
         content = np.fromfile(path, np.uint8)
     except FileNotFoundError:
@@ -310,10 +298,10 @@ def _write(path: Path, file: Image.Image) -> None:
     part = path.with_name(f".{name}.part{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            file.save(part)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        file.save(part)
+        part.replace(path)
     except (OSError, ValueError) as error:
         raise PerpixelError(f"{path}: cannot be written ({error})") from None
+    finally:
+        with suppress(OSError):
+            part.unlink()

@@ -3,8 +3,7 @@
 import struct
 from typing import NamedTuple
 
-SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-
+_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _BITS, _PHOTOMETRIC, _SAMPLES, _EXTRA_SAMPLES, _FORMAT = 258, 262, 277, 338, 339
 _BLACK_IS_ZERO, _RGB = 1, 2
 _SHORT, _LONG = 3, 4
@@ -37,9 +36,11 @@ class Header(NamedTuple):
 
 def header(content: memoryview) -> Header | None:
     """What a TIFF file's `content` says; None when it is no TIFF file, or a damaged one."""
+    if bytes(content[:4]) not in _SIGNATURES:
+        return None
     try:
         read = _directory(content)
-        return read and Header(
+        return Header(
             bands=read.number(content, _SAMPLES, 1),
             bits=read.number(content, _BITS, 1),
             photometric=read.number(content, _PHOTOMETRIC, 0),
@@ -55,66 +56,52 @@ def marked_as_rgb(content: memoryview) -> bytearray:
     A directory with that mark is put at the end, and the file's start sent there.
     """
     read = _directory(content)
-    assert read is not None
-    layout = read.layout
-    mark = struct.pack(layout.entry + "H", _PHOTOMETRIC, _SHORT, 1, _RGB).ljust(layout.size, b"\0")
+    mark = _SHORT, 1, struct.pack(f"{read.order}H", _RGB)
     # Without a word on the bands beyond the third they are neither colours nor alpha.
     entries = {**read.entries, _PHOTOMETRIC: mark}
     entries.pop(_EXTRA_SAMPLES, None)
     whole = bytearray(content)
     whole += bytes(len(whole) % 2)
-    struct.pack_into(layout.offset, whole, layout.start, len(whole))
-    whole += struct.pack(layout.length, len(entries)) + b"".join(entries.values())
-    whole += bytes(struct.calcsize(layout.offset))
+    struct.pack_into(read.offset, whole, struct.calcsize(read.offset), len(whole))
+    whole += struct.pack(read.length, len(entries))
+    whole += b"".join(struct.pack(read.entry, tag, *entry) for tag, entry in entries.items())
+    whole += bytes(struct.calcsize(read.offset))
     return whole
 
 
-class _Layout(NamedTuple):
-    """Where a file keeps the place of its first directory, and how that is packed."""
+class _Directory(NamedTuple):
+    """A file's first directory: kind, count and value, or the values' offset, of every tag."""
 
-    start: int
+    order: str
     offset: str
     length: str
     entry: str
-    size: int
-    """Bytes of an entry."""
-
-
-class _Directory(NamedTuple):
-    layout: _Layout
-    entries: dict[int, bytes]
+    entries: dict[int, tuple[int, int, bytes]]
 
     def number(self, content: memoryview, tag: int, usual: int) -> int:
         """A tag's whole number, the first where it has several."""
-        entry, place = self.entries.get(tag), struct.calcsize(self.layout.entry)
-        if entry is None:
+        if tag not in self.entries:
             return usual
-        (_, kind, count) = struct.unpack_from(self.layout.entry, entry)
-        code = self.layout.entry[0] + ("I" if kind == _LONG else "H")
-        if struct.calcsize(code) * count <= self.layout.size - place:
-            return int(struct.unpack_from(code, entry, place)[0])
-        (elsewhere,) = struct.unpack_from(self.layout.offset, entry, place)
+        kind, count, value = self.entries[tag]
+        code = self.order + ("I" if kind == _LONG else "H")
+        if struct.calcsize(code) * count <= len(value):
+            return int(struct.unpack_from(code, value)[0])
+        (elsewhere,) = struct.unpack(self.offset, value)
         return int(struct.unpack_from(code, content, elsewhere)[0])
 
 
-def _directory(content: memoryview) -> _Directory | None:
-    signature = bytes(content[:4])
-    if signature not in SIGNATURES:
-        return None
-    order = "<" if signature.startswith(b"II") else ">"
-    layout = (
-        _Layout(8, f"{order}Q", f"{order}Q", f"{order}HHQ", 20)
-        if b"+" in signature
-        else _Layout(4, f"{order}I", f"{order}H", f"{order}HHI", 12)
+def _directory(content: memoryview) -> _Directory:
+    order = "<" if content[0] == ord("I") else ">"
+    offset, length, entry = (
+        (f"{order}Q", f"{order}Q", f"{order}HHQ8s")
+        if ord("+") in content[:4]
+        else (f"{order}I", f"{order}H", f"{order}HHI4s")
     )
-    (place,) = struct.unpack_from(layout.offset, content, layout.start)
-    (count,) = struct.unpack_from(layout.length, content, place)
-    place += struct.calcsize(layout.length)
-    end = min(place + min(count, 2**16) * layout.size, len(content))  # there are no more tags
-    entries = (
-        bytes(content[at : at + layout.size])
-        for at in range(place, end - layout.size + 1, layout.size)
-    )
-    return _Directory(
-        layout, {struct.unpack_from(layout.entry, entry)[0]: entry for entry in entries}
-    )
+    (place,) = struct.unpack_from(offset, content, struct.calcsize(offset))
+    (count,) = struct.unpack_from(length, content, place)
+    place += struct.calcsize(length)
+    size = struct.calcsize(entry)
+    end = min(place + min(count, 2**16) * size, len(content))  # there are no more tags
+    found = (struct.unpack_from(entry, content, at) for at in range(place, end - size + 1, size))
+    entries = {tag: (kind, values, value) for tag, kind, values, value in found}
+    return _Directory(order, offset, length, entry, entries)

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from perpixel.data.doctor import Report, Split
-    from perpixel.recipes.base import Size
 
 data = typer.Typer(help="Look after data sets.", no_args_is_help=True)
 
@@ -197,14 +196,10 @@ def _line(split: "Split") -> str:
     if split.sizes:
         (smallest, _), (largest, _) = split.sizes[0], split.sizes[-1]
         commonest, count = max(split.sizes, key=lambda item: item[1])
-        text += f", pictures {_wide(commonest)}"
+        text += ", pictures {}x{}".format(*commonest)
         if len(split.sizes) > 1:
-            text += f" ({count} of them), from {_wide(smallest)} to {_wide(largest)}"
+            text += " ({} of them), from {}x{} to {}x{}".format(count, *smallest, *largest)
     return text
-
-
-def _wide(size: "Size") -> str:
-    return f"{size[1]}x{size[0]}"
 
 
 def _table(report: "Report") -> "Table":

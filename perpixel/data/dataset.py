@@ -200,8 +200,8 @@ def read_picture(dataset: Dataset, index: int, *, label: Array, rows: Rows | Non
     image = dataset.image(index, rows=rows)
     if image.shape[:2] != label.shape:
         raise PerpixelError(
-            f"{dataset.name(index)}: the picture is {image.shape[1]}x{image.shape[0]} (width x "
-            f"height), its mask {label.shape[1]}x{label.shape[0]}; they must be the same size"
+            f"{dataset.name(index)}: the picture is {image.shape[0]}x{image.shape[1]} (height "
+            f"x width), its mask {label.shape[0]}x{label.shape[1]}; they must be the same size"
         )
     return image
 

@@ -1,6 +1,7 @@
 """What one pair of picture and mask files is like: everything wrong with it, and its pixels."""
 
 import hashlib
+import warnings
 from collections import Counter
 from dataclasses import dataclass
 from enum import Enum
@@ -87,12 +88,14 @@ class Examined:
 def examine(pairs: Pairs, index: int, *, split: str, crop: tuple[int, int] | None) -> Examined:
     """Reads one pair as training does, and reports whatever is wrong instead of raising."""
     picture, mask = pairs.files[index]
-    image, of_picture = _picture(pairs, index, crop)
-    raw, pixels, of_mask = _mask(pairs, index)
+    # Pictures above 89 megapixels are usual here.
+    with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
+        image, of_picture = _picture(pairs, index, crop)
+        raw, pixels, of_mask = _mask(pairs, index)
     findings = [Finding(kind, split, picture, detail) for kind, detail in of_picture]
     findings += [Finding(kind, split, mask, detail) for kind, detail in of_mask]
     if image is not None and raw is not None and image.shape[:2] != raw.shape[:2]:
-        detail = f"{_written(image)}, its mask {mask} {_written(raw)} (width x height)"
+        detail = f"{_written(image)}, its mask {mask} {_written(raw)} (height x width)"
         findings.append(Finding(Kind.DIFFERENT_SIZES, split, picture, detail))
     if image is None:
         return Examined(None, None, pixels, tuple(findings))
@@ -168,7 +171,7 @@ def _peculiarities(path: Path) -> _Remarks:
     """
     remarks = []
     try:
-        told = _tiff_header(path)
+        told = tiff.header(memoryview(path.read_bytes()))
         if told is not None and told.bits > 8:
             remarks.append((Kind.SIXTEEN_BITS, str(told)))
         if told is not None and told.is_unmarked:
@@ -192,13 +195,6 @@ def _peculiarities(path: Path) -> _Remarks:
     return remarks
 
 
-def _tiff_header(path: Path) -> tiff.Header | None:
-    with path.open("rb") as file:
-        if file.read(4) not in tiff.SIGNATURES:
-            return None
-    return tiff.header(np.memmap(path, np.uint8, "r").data)  # the pixels stay on the disk
-
-
 def _digest(image: Array) -> bytes:
     return hashlib.blake2b(image.tobytes() + str(image.shape).encode(), digest_size=16).digest()
 
@@ -208,7 +204,7 @@ def _reason(error: PerpixelError, path: Path) -> str:
 
 
 def _written(image: RawMask) -> str:
-    return f"{image.shape[1]}x{image.shape[0]}"
+    return f"{image.shape[0]}x{image.shape[1]}"
 
 
 def _listed(counts: dict[str, int]) -> str:

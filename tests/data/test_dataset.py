@@ -141,7 +141,7 @@ def test_a_pair_is_a_picture_and_its_class_map(pairs):
 
 
 def test_a_mask_of_another_size_is_refused_with_both_sizes(pairs):
-    with pytest.raises(PerpixelError, match=r"images/b\.png: the picture is 6x4 .* mask 4x6"):
+    with pytest.raises(PerpixelError, match=r"images/b\.png: the picture is 4x6 .* mask 6x4"):
         read_pair(pairs, 1)
 
 
