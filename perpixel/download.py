@@ -36,11 +36,11 @@ def fetch(
     name = url.rpartition("/")[2]
     path = (folder or cache_folder()) / name
     try:
-        if path.exists() and not _differences(path, hashes):  # the cache may be read-only
+        if path.exists() and not _difference(path, hashes):  # the cache may be read-only
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f"{name}.lock")):
-            if path.exists() and not _differences(path, hashes):  # another has just got it
+            if path.exists() and not _difference(path, hashes):  # another has just got it
                 return path
             part = path.with_name(f"{name}.part")
             source = os.environ.get("PERPIXEL_MIRROR", "")
@@ -48,10 +48,10 @@ def fetch(
                 _copy(Path(source) / name, part, url)
             else:
                 _download(f"{source.rstrip('/')}/{name}" if source else url, part)
-            if found := _differences(part, hashes):
+            if found := _difference(part, hashes):
                 part.unlink()
                 raise PerpixelError(
-                    f"{url}: what arrived has the {found[0]}: damaged on the way or changed at its "
+                    f"{url}: what arrived has the {found}: damaged on the way or changed at its "
                     f"source. It was deleted"
                 )
             part.replace(path)
@@ -84,7 +84,7 @@ def _download(url: str, part: Path) -> None:
     reason: Exception = OSError("no attempt")
     for attempt in range(_ATTEMPTS):
         if attempt:
-            time.sleep(min(2**attempt / 10, 5))
+            time.sleep(2**attempt / 10)
         try:
             if _append(url, part):
                 return
@@ -142,12 +142,10 @@ def hash_of(path: Path, algorithm: str = "sha256") -> str:
         return hashlib.file_digest(file, algorithm).hexdigest()
 
 
-def _differences(path: Path, hashes: dict[str, str]) -> list[str]:
-    """How the file's hashes differ from the expected ones, such as "md5 12345678..., not 9abc"."""
-    differing = []
+def _difference(path: Path, hashes: dict[str, str]) -> str:
+    """Which of the file's hashes is not the expected one, as "md5 12345678..., not 9abc"; or ""."""
     for algorithm, wanted in hashes.items():
-        if wanted:
-            found = hash_of(path, algorithm)
-            if not found.startswith(wanted):
-                differing.append(f"{algorithm} {found[: max(len(wanted), 8)]}..., not {wanted}")
-    return differing
+        found = hash_of(path, algorithm) if wanted else ""
+        if not found.startswith(wanted):
+            return f"{algorithm} {found[: max(len(wanted), 8)]}..., not {wanted}"
+    return ""

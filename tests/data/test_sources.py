@@ -70,7 +70,7 @@ def stock(monkeypatch, shelf: Path, source: Path, name: str) -> None:
     archives = []
     for archive in ARCHIVES[name]:
         path = shelf / archive.url.rpartition("/")[2]
-        miniatures.packed(source, archive.to, path, inside=archive.inside)
+        miniatures.packed(source, archive.to, path, inside=archive.inside or archive.to)
         content = path.read_bytes()
         archives.append(
             replace(
@@ -154,18 +154,12 @@ def _linked(path: Path) -> None:
     _tar(path, member)
 
 
-def _zipped_outside(path: Path) -> None:
-    with zipfile.ZipFile(path, "w") as file:
-        file.writestr("set/../../outside", "x")
-
-
 @pytest.mark.parametrize(
     ("name", "write"),
     [
         ("outside.tar", lambda path: _tar(path, tarfile.TarInfo("set/../../outside"))),
         ("absolute.tar", lambda path: _tar(path, tarfile.TarInfo("/outside"))),
         ("link.tar", _linked),
-        ("outside.zip", _zipped_outside),
         ("no.zip", lambda path: path.write_bytes(b"no archive")),
         ("no.tgz", lambda path: path.write_bytes(b"no archive")),
         ("empty.tar", lambda path: path.write_bytes(b"")),
@@ -176,13 +170,23 @@ def test_an_archive_that_is_damaged_or_malicious_leaves_nothing(
 ):
     write(shelf / name)
     monkeypatch.setenv("PERPIXEL_MIRROR", str(shelf))
-    monkeypatch.setitem(ARCHIVES, "ade20k", (Archive(f"http://far.invalid/{name}", "set", "set"),))
+    monkeypatch.setitem(ARCHIVES, "ade20k", (Archive(f"http://far.invalid/{name}", "set"),))
     root = tmp_path / "below/root"
     with pytest.raises(PerpixelError, match="not an archive that can be unpacked"):
         sources.download("ade20k", root)
     assert not (root / "set").exists()
     assert not list(tmp_path.rglob("outside"))
     assert not list((root / ".perpixel-downloads").glob("*.*[rpz]"))
+
+
+def test_a_zip_file_writes_nothing_outside_of_its_folder(shelf, tmp_path, monkeypatch):
+    with zipfile.ZipFile(shelf / "a.zip", "w") as file:
+        file.writestr("set/../../outside", "x")
+    monkeypatch.setenv("PERPIXEL_MIRROR", str(shelf))
+    monkeypatch.setitem(ARCHIVES, "ade20k", (Archive("http://far.invalid/a.zip", "set"),))
+    sources.download("ade20k", tmp_path / "below/root")
+    assert [path.name for path in (tmp_path / "below/root").iterdir()] == ["set"]
+    assert [path.parent.name for path in tmp_path.rglob("outside")] == ["set"]
 
 
 def test_a_truncated_archive_is_fetched_again(handler, shelf, tmp_path, monkeypatch):
