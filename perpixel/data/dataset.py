@@ -4,6 +4,7 @@ Labels are uint8 class maps, [height, width], holding 0..classes-1, and IGNORE w
 label. Whatever ids or colours the mask files hold is translated once, when a label is read.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +22,11 @@ from perpixel.recipes.spec import IGNORE
 
 Rows = tuple[int, int]
 RawMask = npt.NDArray[np.uint8 | np.uint16]
+Raw = tuple[int, ...]
+"""What a pixel of a mask file holds: an id, (7,), or a colour, (64, 0, 128)."""
 
-_UNKNOWN = IGNORE - 1
-"""What no class map holds: there are at most 254 classes."""
+UNKNOWN = IGNORE - 1
+"""No class's index: there are at most 254 classes."""
 
 
 @dataclass(frozen=True)
@@ -90,51 +93,46 @@ class LabelTable:
     def __init__(
         self, *, ids: Mapping[int, int] | None = None, colours: Mapping[Colour, int] | None = None
     ) -> None:
-        self.ids = dict(ids or {})
-        self.colours = dict(colours or {})
-        self._index_of_id = np.full(2**16, -1, np.int16)
-        for raw, index in self.ids.items():
-            self._index_of_id[raw] = index
-        codes = sorted((_code(colour), index) for colour, index in self.colours.items())
-        self._byte_table = self._index_of_id[:256].astype(np.uint8)
-        self._byte_table[self._index_of_id[:256] < 0] = _UNKNOWN
-        self._codes = np.array([code for code, _ in codes], np.int64)
-        self._index_of_code = np.array([index for _, index in codes], np.int16)
+        self.ids, self.colours = dict(ids or {}), dict(colours or {})
+        self._index_of_id = np.full(2**16, UNKNOWN, np.uint8)
+        self._index_of_id[list(self.ids)] = list(self.ids.values())
+        codes = _codes(np.array(list(self.colours), np.uint8).reshape(-1, 3))
+        order = np.argsort(codes)
+        self._codes = codes[order]
+        self._index_of_code = np.array(list(self.colours.values()), np.uint8)[order]
 
     def translate(self, mask: RawMask, *, origin: str) -> Array:
         """The class map of a mask, uint8 [height, width].
 
         Raises PerpixelError that names `origin` and the values the table lacks.
         """
-        if mask.ndim == 2 and mask.dtype == np.uint8 and self.ids:  # most masks, and fast
-            classes = np.asarray(cv2.LUT(mask, self._byte_table), np.uint8)
-            if not (classes == _UNKNOWN).any():
-                return classes
-        indices = self.lookup(mask, origin=origin)
-        unknown = mask[indices < 0]
-        if len(unknown):
-            raise PerpixelError(self._complaint(unknown, origin))
-        return indices.astype(np.uint8)
+        classes = self.lookup(mask, origin=origin)
+        unknown = classes == UNKNOWN
+        if unknown.any():
+            raise PerpixelError(self._complaint(mask[unknown], origin))
+        return classes
 
-    def lookup(self, mask: RawMask, *, origin: str) -> npt.NDArray[np.int16]:
-        """The class index or IGNORE of every pixel, and -1 for a value that the table lacks.
+    def lookup(self, mask: RawMask, *, origin: str) -> Array:
+        """The class index or IGNORE of every pixel, and UNKNOWN for a value that the table lacks.
 
         Raises PerpixelError when the mask holds colours and the table ids, or the reverse.
         """
         if mask.ndim == 2:
             if not self.ids:
                 raise PerpixelError(f"{origin}: holds ids, but the data set's classes have colours")
+            if mask.dtype == np.uint8:  # most masks, and fast
+                return np.asarray(cv2.LUT(mask, self._index_of_id[:256]), np.uint8)
             return np.asarray(self._index_of_id[mask])
         if not self.colours:
             raise PerpixelError(f"{origin}: holds RGB colours, but the data set's classes have ids")
         codes = _codes(mask)
         positions = np.searchsorted(self._codes, codes).clip(max=len(self._codes) - 1)
         found = self._codes[positions] == codes
-        return np.where(found, self._index_of_code[positions], np.int16(-1))
+        return np.where(found, self._index_of_code[positions], np.uint8(UNKNOWN))
 
     def _complaint(self, unknown: RawMask, origin: str) -> str:
         kind = "value" if unknown.ndim == 1 else "colour"
-        found = list(value_counts(unknown))
+        found = [str(value if len(value) > 1 else value[0]) for value in value_counts(unknown)]
         shown = ", ".join(found[:8]) + (", ..." if len(found) > 8 else "")
         count = len({*self.ids.values(), *self.colours.values()} - {IGNORE})
         listed = f"ids {_ranges(self.ids)}" if kind == "value" else f"{len(self.colours)} colours"
@@ -145,14 +143,16 @@ class LabelTable:
         )
 
 
-def value_counts(values: RawMask) -> dict[str, int]:
-    """How often each of some pixels' values occurs: "7" for ids [n], "(64, 0, 128)" for [n, 3]."""
-    codes = values.astype(np.int64) if values.ndim == 1 else _codes(values)
-    found, counts = np.unique(codes, return_counts=True)
-    return {
-        str(code) if values.ndim == 1 else f"({code >> 16}, {code >> 8 & 255}, {code & 255})": count
-        for code, count in zip(found.tolist(), counts.tolist(), strict=True)
-    }
+def value_counts(pixels: RawMask) -> Counter[Raw]:
+    """How often each value occurs among pixels, ids [n] or colours [n, 3]; in rising order."""
+    rgb = pixels.ndim == 2
+    codes = _codes(pixels) if rgb else pixels
+    # Runs of equal pixels are counted, not pixels: sorting those would take ten times as long.
+    starts = np.flatnonzero(np.diff(codes, prepend=codes[:1] ^ 1))
+    values, runs = np.unique(codes[starts], return_inverse=True)
+    counts = np.bincount(runs, np.diff(starts, append=codes.size)).astype(int)
+    raw = [(v >> 16, v >> 8 & 255, v & 255) if rgb else (v,) for v in values.tolist()]
+    return Counter(dict(zip(raw, counts.tolist(), strict=True)))
 
 
 @dataclass(frozen=True)
@@ -222,12 +222,8 @@ def require_folder(root: Path, *, dataset: str, holds: str) -> None:
         raise PerpixelError(f"{root}: {what}. Name the root of {dataset}, which holds {holds}")
 
 
-def _code(colour: Colour) -> int:
-    return colour[0] << 16 | colour[1] << 8 | colour[2]
-
-
-def _codes(colours: RawMask) -> npt.NDArray[np.int64]:
-    wide = colours.astype(np.int64)
+def _codes(colours: RawMask) -> npt.NDArray[np.int32]:
+    wide = colours.astype(np.int32)
     return np.asarray(wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2])
 
 

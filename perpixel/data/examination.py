@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from perpixel import tiff
-from perpixel.data.dataset import Pairs, RawMask, value_counts
+from perpixel.data.dataset import UNKNOWN, Pairs, Raw, RawMask, value_counts
 from perpixel.errors import PerpixelError
 from perpixel.images import Array
 from perpixel.recipes.spec import IGNORE
@@ -137,13 +137,13 @@ def _mask(pairs: Pairs, index: int) -> tuple[RawMask | None, Counter[int], _Rema
         return None, Counter(), [(Kind.UNREADABLE_MASK, _reason(error, path))]
     remarks = _transparency(path)
     try:
-        indices = pairs.table.lookup(raw, origin=str(path))
+        classes = pairs.table.lookup(raw, origin=str(path))
     except PerpixelError as error:
         return raw, Counter(), [*remarks, (Kind.UNKNOWN_VALUES, _reason(error, path))]
-    counts = np.bincount(indices[indices >= 0], minlength=IGNORE + 1)
-    pixels = Counter({int(value): int(counts[value]) for value in np.flatnonzero(counts)})
-    if (indices < 0).any():
-        remarks.append((Kind.UNKNOWN_VALUES, _listed(value_counts(raw[indices < 0]))))
+    counts = enumerate(np.bincount(classes.ravel()).tolist())
+    pixels = Counter({index: count for index, count in counts if count})
+    if pixels.pop(UNKNOWN, 0):
+        remarks.append((Kind.UNKNOWN_VALUES, _listed(value_counts(raw[classes == UNKNOWN]))))
     elif pixels.keys() == {IGNORE}:
         remarks.append((Kind.ONLY_VOID, ""))
     return raw, pixels, remarks
@@ -207,9 +207,11 @@ def _written(image: RawMask) -> str:
     return f"{image.shape[0]}x{image.shape[1]}"
 
 
-def _listed(counts: dict[str, int]) -> str:
+def _listed(counts: Counter[Raw]) -> str:
     """ "77 at 12 pixels, 200 at 3 pixels", the commonest first."""
-    commonest = sorted(counts.items(), key=lambda item: -item[1])
-    parts = [f"{value} at {count} pixel{'s' * (count != 1)}" for value, count in commonest[:12]]
-    more = len(commonest) - 12
-    return ", ".join([*parts, *([f"{more} more values"] if more > 0 else [])])
+    parts = [
+        f"{value if len(value) > 1 else value[0]} at {count} pixel{'s' * (count != 1)}"
+        for value, count in counts.most_common(12)
+    ]
+    more = len(counts) - len(parts)
+    return ", ".join(parts) + (f", {more} more values" if more else "")

@@ -4,16 +4,11 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
+from perpixel.data.dataset import Raw, value_counts
 from perpixel.data.folder import FILE
 from perpixel.errors import PerpixelError
 from perpixel.images import read_mask
 from perpixel.recipes.spec import IGNORE
-
-Raw = tuple[int, ...]
-"""An id, (7,), or a colour, (64, 0, 128)."""
 
 _COMMON, _MANY, _LITTLE = 8, 16, 0.02
 """Beside a few common values so many that take up so little are rather damage than classes."""
@@ -31,7 +26,8 @@ def count_values(paths: Sequence[Path]) -> tuple[Mapping[Raw, int], list[str]]:
     pixels: Counter[Raw] = Counter()
     owners: dict[Raw, list[Path]] = defaultdict(list)
     for path in paths:
-        own = _counted(read_mask(path))
+        mask = read_mask(path)
+        own = value_counts(mask.reshape(-1, *mask.shape[2:]))
         pixels.update(own)
         for value in own:
             owners[value].append(path)
@@ -91,14 +87,3 @@ def _doubts(pixels: Mapping[Raw, int], owners: Mapping[Raw, Sequence[Path]]) -> 
             f"the pixels. Were they resized with interpolation, or saved with loss?"
         )
     return found
-
-
-def _counted(mask: npt.NDArray[np.uint8 | np.uint16]) -> dict[Raw, int]:
-    rgb = mask.ndim == 3
-    codes = (mask.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1]) if rgb else mask).ravel()
-    # Runs of equal pixels are counted, not pixels: sorting those would take ten times as long.
-    starts = np.flatnonzero(np.diff(codes, prepend=codes[:1] ^ 1))
-    values, runs = np.unique(codes[starts], return_inverse=True)
-    counts = np.bincount(runs, np.diff(starts, append=codes.size))
-    raw = [(v >> 16, v >> 8 & 255, v & 255) if rgb else (v,) for v in values.tolist()]
-    return dict(zip(raw, counts.astype(int).tolist(), strict=True))

@@ -15,8 +15,9 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from perpixel.data.dataset import Raw
 from perpixel.data.folder import FILE, composed, files_below, stem_of
-from perpixel.data.mask_values import Raw, count_values, has_soft_edges
+from perpixel.data.mask_values import count_values, has_soft_edges
 from perpixel.errors import PerpixelError
 from perpixel.images import IMAGE_SUFFIXES, Palette, distinct_palette, read_palette
 from perpixel.recipes.spec import IGNORE
@@ -325,6 +326,8 @@ def _class_text(pixels: Mapping[Raw, int], palette: Palette | None) -> str:
     values = sorted(pixels)
     share = {value: f"{pixels[value] / sum(pixels.values()):.2%}" for value in values}
     rgb, grey = len(values[0]) == 3, all(len(set(value)) == 1 for value in values)
+    key = "colours" if rgb else "ids"
+    written = {value: _quoted([value if rgb else value[0]]) for value in values}
     void = _VOC_VOID if rgb and not grey else (IGNORE,) * len(values[0])
     # Masks of nothing but 0 and 255 are black and white pictures: 255 is their foreground.
     white = len(values) < 3 or has_soft_edges(pixels)
@@ -336,18 +339,19 @@ def _class_text(pixels: Mapping[Raw, int], palette: Palette | None) -> str:
     lines = []
     if len(classes) < len(values):
         lines += [
-            f"# By custom, {_written(void)} is for pixels without a label ({share[void]} of all).",
-            f"ignored_{'colours' if rgb else 'ids'} = [{_written(void)}]\n",
+            f"# By custom, {written[void][1:-1]} is for pixels without a label "
+            f"({share[void]} of all).",
+            f"ignored_{key} = {written[void]}\n",
         ]
     lines += [
         "# The classes in the order of the network's outputs, with their shares of the pixels. The",
         f"# names are made up: give them their own. The colours are {origin}.",
-        f'# A line that only means "no label" belongs in ignored_{"colours" if rgb else "ids"}.',
+        f'# A line that only means "no label" belongs in ignored_{key}.',
         "classes = [",
     ]
     for name, value, colour in zip(names, classes, colours, strict=True):
         # Without `ids` and `colours`, `colour` is what RGB masks hold.
-        raw = "" if rgb and not grey else f", {'colours' if rgb else 'ids'} = [{_written(value)}]"
+        raw = "" if rgb and not grey else f", {key} = {written[value]}"
         line = f"{{ name = {_quoted(name)}, colour = {list(colour)}{raw} }},"
         lines.append(f"  {line}  # {share[value]}")
     return "\n".join([*lines, "]"])
@@ -372,9 +376,5 @@ def _suffix_text(match: _Match) -> str:
     return "\n".join([*lines, f"mask_suffix = {_quoted(match.mask_suffix)}"])
 
 
-def _written(value: Raw) -> str:
-    return str(value[0] if len(value) == 1 else list(value))
-
-
-def _quoted(value: str | list[str]) -> str:
+def _quoted(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
