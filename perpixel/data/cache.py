@@ -11,10 +11,12 @@ import os
 import shutil
 import struct
 import threading
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -26,12 +28,20 @@ from perpixel.data.folder import FILE as DESCRIPTION
 from perpixel.data.folder import lists_of_folder
 from perpixel.data.listing import Listing
 from perpixel.data.processes import cores
+from perpixel.data.reading import read_ahead
 from perpixel.errors import DamagedFile, PerpixelError, UsageError
 from perpixel.images import Array
 from perpixel.recipes.base import Colour, Spec
 from perpixel.recipes.settings import readable, suggestion
 
+Progress = Callable[[int, int], None]
+
 FILE = "cache.json"
+
+_HEADER = struct.Struct("<8s5q16x")
+_MAGIC = b"pixels 1"
+_SAMPLED = 500
+"""So many pictures are looked at to estimate the size of all."""
 
 
 class _Told(Spec):
@@ -43,14 +53,6 @@ class _Told(Spec):
     classes: tuple[str, ...]
     palette: tuple[Colour, ...]
     splits: tuple[str, ...]
-
-
-Progress = Callable[[int, int], None]
-
-_HEADER = struct.Struct("<8s5q16x")
-_MAGIC = b"pixels 1"
-_SAMPLED = 500
-"""So many pictures are looked at to estimate the size of all."""
 
 
 @dataclass(frozen=True)
@@ -78,30 +80,12 @@ class Cached:
         return self._read(self.files[index][1], None)[..., 0]
 
     def _read(self, name: str, rows: Rows | None) -> Array:
-        path = _place(self.cache, name)
-        try:
-            with path.open("rb", buffering=0) as file:
-                told = _read_header(file.read(_HEADER.size))
-                if told is None or not told.is_of(self.root / name):
-                    raise PerpixelError(
-                        f"{self.root / name}: was changed since it was cached in {self.cache}; "
-                        f"run `perpixel data cache` again, which renews what has changed"
-                    )
-                if os.fstat(file.fileno()).st_size != told.whole_size:
-                    raise DamagedFile(f"{path}: is cut short; delete it and cache it again")
-                first, end = rows or (0, told.height)
-                shape = told.height, told.width, told.channels
-                pixels = np.empty(shape, np.uint8) if rows is None else np.zeros(shape, np.uint8)
-                wanted = pixels[first:end]
-                file.seek(_HEADER.size + first * told.width * told.channels)
-                file.readinto(wanted.data.cast("B"))
-        except FileNotFoundError:
-            raise DamagedFile(
-                f"{self.root / name}: is not in the cache {self.cache}; `perpixel data cache` "
-                f"leaves both out where it cannot read a picture or its mask"
-            ) from None
-        except OSError as error:
-            raise DamagedFile(f"{path}: cannot be read ({error.strerror})") from None
+        with _opened(_place(self.cache, name), self.root / name) as (file, told):
+            shape = told.height, told.width, told.channels
+            first, end = rows or (0, told.height)
+            pixels = np.empty(shape, np.uint8) if rows is None else np.zeros(shape, np.uint8)
+            file.seek(_HEADER.size + first * told.width * told.channels)
+            file.readinto(pixels[first:end].data.cast("B"))
         return pixels
 
 
@@ -161,13 +145,15 @@ def write_cache(
     root = first.root.resolve()
     if out.resolve() == root:
         raise UsageError(f"--out {out}: is the data set's own folder; name another one")
-    told = _described(out) if is_cache(out) else None
-    if told is not None:
+    there: tuple[str, ...] = ()
+    if is_cache(out):
+        told = _described(out)
         if (told.dataset, told.root) != (dataset, str(root)):
             raise UsageError(
                 f"--out {out}: is a cache of {told.dataset} at {told.root}; name another folder"
             )
         _require_same_description(out, told)
+        there = told.splits
     try:
         out.mkdir(parents=True, exist_ok=True)
         with FileLock(out / ".lock", timeout=0):
@@ -177,7 +163,7 @@ def write_cache(
                 description=_description(root),
                 classes=first.classes.names,
                 palette=first.classes.palette,
-                splits=told.splits if told else (),
+                splits=there,
             )
             total, todo = _todo(out, root, splits)
             _require_space(out, todo, total=total, say=say)
@@ -186,8 +172,7 @@ def write_cache(
             for split, pairs in splits.items():
                 names = (os.fsencode(name) + b"\0" for pair in pairs.files for name in pair)
                 _write(out / f"{split}.pairs", b"".join(names))
-            whole = tuple(sorted({*told.splits, *splits}))
-            _describe(out, told.model_copy(update={"splits": whole}))
+            _describe(out, told.model_copy(update={"splits": tuple(sorted({*there, *splits}))}))
     except Timeout:
         raise PerpixelError(f"{out}: another process is writing there") from None
     except OSError as error:
@@ -269,25 +254,22 @@ def _size(count: int) -> str:
 def _write_all(out: Path, todo: list[_Job], *, total: int, progress: Progress) -> list[str]:
     """Decodes all of `todo`; the complaints about pairs that cannot be read."""
 
-    def work(item: _Job) -> str | None:
-        pairs, index = item
+    def work(job: _Job) -> str:
+        pairs, index = job
         try:
             found = read_pair(pairs, index)
         except PerpixelError as error:
             return str(error)
         for name, pixels in zip(pairs.files[index], found, strict=True):
             _write_pixels(_place(out, name), pixels, pairs.root / name)
-        return None
+        return ""
 
     problems: list[str] = []
-    done = total - len(todo)
-    progress(done, total)
-    with ThreadPoolExecutor(cores()) as workers:  # decoders leave Python's lock
-        for start in range(0, len(todo), 64):
-            for problem in workers.map(work, todo[start : start + 64]):
-                done += 1
-                problems += [] if problem is None else [problem]
-                progress(done, total)
+    there = total - len(todo)
+    progress(there, total)
+    for done, problem in enumerate(read_ahead(work, todo, threads=cores()), start=there + 1):
+        problems += [problem] if problem else []
+        progress(done, total)
     return problems
 
 
@@ -303,18 +285,15 @@ def _estimate(todo: list[_Job]) -> int:
     return round(len(todo) * sum(sizes) / len(sizes)) if sizes else 0
 
 
-@dataclass(frozen=True)
-class _Header:
+class _Header(NamedTuple):
+    """What stands before an array's pixels: its shape, and the file they are of as it was."""
+
+    magic: bytes
     height: int
     width: int
     channels: int
     source_bytes: int
     source_time: int
-
-    @property
-    def whole_size(self) -> int:
-        """Bytes of the file."""
-        return _HEADER.size + self.height * self.width * self.channels
 
     def is_of(self, source: Path) -> bool:
         """Whether the source is as it was; one that is gone or elsewhere now is taken to be."""
@@ -325,21 +304,36 @@ class _Header:
         return (now.st_size, now.st_mtime_ns) == (self.source_bytes, self.source_time)
 
 
-def _read_header(content: bytes) -> _Header | None:
-    if len(content) < _HEADER.size:
-        return None
-    magic, *numbers = _HEADER.unpack(content)
-    return _Header(*numbers) if magic == _MAGIC and min(numbers[:3]) > 0 else None
+@contextmanager
+def _opened(path: Path, source: Path) -> Iterator[tuple[FileIO, _Header]]:
+    """An array's file and header; raises PerpixelError unless it is whole and as the source is."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            content = file.read(_HEADER.size)
+            told = _Header(*_HEADER.unpack(content.ljust(_HEADER.size)))
+            if told.magic != _MAGIC or not told.is_of(source):
+                raise PerpixelError(
+                    f"{source}: was changed since it was cached in {path}; run "
+                    f"`perpixel data cache` again, which renews what has changed"
+                )
+            pixels = told.height * told.width * told.channels
+            if os.fstat(file.fileno()).st_size != _HEADER.size + pixels:
+                raise DamagedFile(f"{path}: is cut short; delete it and cache it again")
+            yield file, told
+    except FileNotFoundError:
+        raise DamagedFile(
+            f"{source}: is not in the cache as {path}; `perpixel data cache` leaves both out where "
+            f"it cannot read a picture or its mask"
+        ) from None
+    except OSError as error:
+        raise DamagedFile(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def _is_there(path: Path, source: Path) -> bool:
     """Whether a whole array of the source, as it is now, is at `path`."""
-    try:
-        with path.open("rb") as file:
-            told, size = _read_header(file.read(_HEADER.size)), os.fstat(file.fileno()).st_size
-    except OSError:
-        return False
-    return told is not None and told.is_of(source) and size == told.whole_size
+    with suppress(PerpixelError), _opened(path, source):
+        return True
+    return False
 
 
 def _write_pixels(path: Path, pixels: Array, source: Path) -> None:
