@@ -1,6 +1,8 @@
 """`perpixel data`."""
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,9 +25,14 @@ _SHOWN = 8
 _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 
 
-@data.callback()
-def _group() -> None:
-    pass
+Name = Annotated[
+    str, typer.Argument(metavar="DATASET", help="camvid, folder, ...: as recipes name it.")
+]
+Root = Annotated[Path, typer.Argument(metavar="ROOT", help="The data set's root folder.")]
+Splits = Annotated[
+    list[str] | None,
+    typer.Option("--split", metavar="NAME", help="Take this split only. May be given again."),
+]
 
 
 @data.command()
@@ -64,26 +71,18 @@ def download(
 
 @data.command()
 def cache(
-    dataset: Annotated[
-        str, typer.Argument(metavar="DATASET", help="cityscapes, folder, ...: as recipes name it.")
-    ],
-    root: Annotated[Path, typer.Argument(metavar="ROOT", help="The data set's root folder.")],
+    dataset: Name,
+    root: Root,
     out: Annotated[
         Path, typer.Option(metavar="CACHE", help="The folder to fill; on a fast local disk.")
     ],
-    split: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Cache this split only. May be given again."),
-    ] = None,
+    split: Splits = None,
 ) -> None:
     """Decode all pictures and masks once, so that training need not; use it with --data CACHE.
 
     Four bytes a pixel. Broken off, the same command goes on; it renews what has changed. Example:
     perpixel data cache camvid CamVid --out camvid-cache
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
     from perpixel.data import catalog
     from perpixel.data.cache import write_cache
 
@@ -91,27 +90,16 @@ def cache(
         name: catalog.open_pairs(dataset, root, name)
         for name in split or catalog.splits(dataset, root)
     }
-    columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("cache", total=None)
-
-        def show(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
-        write_cache(out, dataset, pairs, say=typer.echo, progress=show)
+    with _bar("cache") as progress:
+        write_cache(out, dataset, pairs, say=typer.echo, progress=progress)
     typer.echo(f"written; use it with --data {out}")
 
 
 @data.command()
 def check(
-    dataset: Annotated[
-        str, typer.Argument(metavar="DATASET", help="camvid, folder, ...: as recipes name it.")
-    ],
-    root: Annotated[Path, typer.Argument(metavar="ROOT", help="The data set's root folder.")],
-    split: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Look at this split only. May be given again."),
-    ] = None,
+    dataset: Name,
+    root: Root,
+    split: Splits = None,
     crop: Annotated[
         str | None,
         typer.Option(metavar="HxW", help="The training crop to measure the pictures against."),
@@ -126,7 +114,6 @@ def check(
     pictures that occur twice. Example: perpixel data check camvid CamVid --crop 360x480
     """
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     from perpixel.data import doctor
     from perpixel.writing import write_whole
@@ -134,14 +121,8 @@ def check(
     if json_file is not None:
         options.require_writable(json_file)
     size = None if crop is None else options.read_size(crop, "--crop")
-    columns = TextColumn("check"), BarColumn(), MofNCompleteColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("check", total=None)
-
-        def show(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
-        report = doctor.check(dataset, root, only=split or (), crop=size, progress=show)
+    with _bar("check") as progress:
+        report = doctor.check(dataset, root, only=split or (), crop=size, progress=progress)
     try:
         _print(report, Console(highlight=False, soft_wrap=True))
     finally:  # a closed pipe costs no file
@@ -149,6 +130,18 @@ def check(
             write_whole(json_file, (json.dumps(report.as_json(), indent=2) + "\n").encode())
     if report.count("error"):
         raise typer.Exit(1)
+
+
+@contextmanager
+def _bar(task: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr, as the function that moves it to (done, in all)."""
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress
+
+    columns = *Progress.get_default_columns(), MofNCompleteColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        shown = bar.add_task(task, total=None)
+        yield lambda done, total: bar.update(shown, completed=done, total=total)
 
 
 def _print(report: "Report", console: "Console") -> None:
@@ -175,11 +168,9 @@ def _print(report: "Report", console: "Console") -> None:
 
 
 def _print_weights(split: "Split", console: "Console") -> None:
-    console.print(
-        f"\nClass weights from {split.name}, in case rare classes are missed:", markup=False
-    )
-    kinds = {"median frequency": split.median_frequency, "ENet": split.enet}
-    for kind, weights in kinds.items():
+    title = f"\nClass weights from {split.name}, in case rare classes are missed:"
+    console.print(title, markup=False)
+    for kind, weights in (("median frequency", split.median_frequency), ("ENet", split.enet)):
         numbers = json.dumps(weights, separators=(",", ":"))
         console.print(f"  {kind}: --set loss.class_weights={numbers}", markup=False)
 

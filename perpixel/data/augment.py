@@ -59,7 +59,8 @@ def augment(
         image, label = np.asarray(cv2.flip(image, 1), np.uint8), label[:, ::-1]
     if spec.photometric is not None:
         image = distort_colours(image, rng, spec=spec.photometric)
-    colour = tuple(round(m) for m in _mean_rgb(fed)) if spec.pad_value == "mean" else (0, 0, 0)
+    mean = fed.mean if fed.channel_order == "rgb" else fed.mean[::-1]
+    colour = tuple(round(m) for m in mean) if spec.pad_value == "mean" else (0, 0, 0)
     return pad(image, label, crop, colour=colour, centred=spec.pad == "centre")
 
 
@@ -136,7 +137,3 @@ def _linear(table: Array, *, factor: float = 1.0, offset: float = 0.0) -> Array:
 
 def _look_up(image: Array, table: Array) -> Array:
     return image if table is _IDENTITY else np.asarray(cv2.LUT(image, table), np.uint8)
-
-
-def _mean_rgb(fed: Input) -> tuple[float, ...]:
-    return fed.mean if fed.channel_order == "rgb" else fed.mean[::-1]

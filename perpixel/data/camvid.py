@@ -13,9 +13,9 @@ validate, 233 to test.
 import re
 from pathlib import Path
 
-from perpixel.data.dataset import Classes, LabelTable, Pairs, require_folder
+from perpixel.data.dataset import Classes, LabelTable, Pairs
 from perpixel.data.listing import Listing
-from perpixel.data.places import matching, read_list, require_split
+from perpixel.data.places import matching, read_list, require_folder, require_split
 from perpixel.errors import PerpixelError
 from perpixel.recipes.spec import IGNORE
 

@@ -1,7 +1,6 @@
 """From a data set's name to the data set, or to its classes."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from perpixel.data import ade20k, camvid, cityscapes, pascal_context, pascal_voc, scenes
@@ -11,23 +10,15 @@ from perpixel.data.folder import open_folder, splits_of_folder
 from perpixel.errors import UsageError
 from perpixel.recipes.settings import suggestion
 
-
-@dataclass(frozen=True)
-class _Files:
-    """How a data set of files is opened, and its classes, if they are always the same."""
-
-    open: Callable[[Path, str], Pairs]
-    classes: Classes | None
-
-
-_FILES = {
-    "ade20k": _Files(ade20k.open_ade20k, ade20k.CLASSES),
-    "camvid": _Files(camvid.open_camvid, camvid.CLASSES),
-    "cityscapes": _Files(cityscapes.open_cityscapes, cityscapes.CLASSES),
-    "folder": _Files(open_folder, None),
-    "pascal_context": _Files(pascal_context.open_pascal_context, pascal_context.CLASSES),
-    "pascal_context_59": _Files(pascal_context.open_pascal_context_59, pascal_context.CLASSES_59),
-    "pascal_voc": _Files(pascal_voc.open_pascal_voc, pascal_voc.CLASSES),
+# How a data set of files is opened, and its classes, if they are always the same.
+_FILES: dict[str, tuple[Callable[[Path, str], Pairs], Classes | None]] = {
+    "ade20k": (ade20k.open_ade20k, ade20k.CLASSES),
+    "camvid": (camvid.open_camvid, camvid.CLASSES),
+    "cityscapes": (cityscapes.open_cityscapes, cityscapes.CLASSES),
+    "folder": (open_folder, None),
+    "pascal_context": (pascal_context.open_pascal_context, pascal_context.CLASSES),
+    "pascal_context_59": (pascal_context.open_pascal_context_59, pascal_context.CLASSES_59),
+    "pascal_voc": (pascal_voc.open_pascal_voc, pascal_voc.CLASSES),
 }
 
 NAMES = (*_FILES, "scenes")
@@ -47,12 +38,17 @@ def open_dataset(name: str, root: Path | None, split: str) -> Dataset:
     return open_cache(root, known(name), split) if is_cache(root) else open_pairs(name, root, split)
 
 
-def open_pairs(name: str, root: Path, split: str) -> Pairs:
-    """The split's files themselves. Raises as `open_dataset` does."""
+def open_pairs(name: str, root: Path, split: str, *, complete: bool = True) -> Pairs:
+    """The split's files themselves; unless `complete`, a folder's that are absent, too.
+
+    Raises as `open_dataset` does.
+    """
     if name == "scenes":
         raise UsageError("scenes are drawn by a program: there are no files")
     _require_files(root)
-    return _FILES[known(name)].open(root, split)
+    if name == "folder":
+        return open_folder(root, split, complete=complete)
+    return _FILES[known(name)][0](root, split)
 
 
 def splits(name: str, root: Path) -> tuple[str, ...]:
@@ -68,14 +64,6 @@ def splits(name: str, root: Path) -> tuple[str, ...]:
     return ("train", "val")
 
 
-def list_pairs(name: str, root: Path, split: str) -> Pairs:
-    """The pairs of a split, those whose files are absent too. Raises as `open_dataset` does."""
-    if name == "folder":
-        _require_files(root)
-        return open_folder(root, split, complete=False)
-    return open_pairs(name, root, split)
-
-
 def _require_files(root: Path) -> None:
     if is_cache(root):
         name, there = origin(root)
@@ -84,7 +72,7 @@ def _require_files(root: Path) -> None:
 
 def classes(name: str) -> Classes | None:
     """The classes of the data set called `name`; None for a folder, which has its own."""
-    return scenes.CLASSES if name == "scenes" else _FILES[known(name)].classes
+    return scenes.CLASSES if name == "scenes" else _FILES[known(name)][1]
 
 
 def known(name: str) -> str:

@@ -27,16 +27,15 @@ CLASSES = Classes.listed(
 LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 """The classes' ids in labelIds files and submissions, in the classes' order (cityscapesScripts)."""
 
-_UNLABELLED = {255: IGNORE}
 _TABLES = {
     "labelIds": LabelTable(
         ids={
             **dict.fromkeys(range(34), IGNORE),
             **{raw: index for index, raw in enumerate(LABEL_IDS)},
-            **_UNLABELLED,
+            255: IGNORE,
         }
     ),
-    "labelTrainIds": LabelTable(ids={**{i: i for i in range(len(CLASSES))}, **_UNLABELLED}),
+    "labelTrainIds": LabelTable(ids={**{i: i for i in range(len(CLASSES))}, 255: IGNORE}),
 }
 
 _SPLITS = ("train", "val", "test")

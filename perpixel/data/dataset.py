@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from perpixel.data.listing import Listing
+from perpixel.data.places import first_few
 from perpixel.errors import PerpixelError
 from perpixel.images import Array, Palette, read_image, read_mask
 from perpixel.recipes.base import Colour
@@ -131,15 +132,15 @@ class LabelTable:
         return np.where(found, self._index_of_code[positions], np.uint8(UNKNOWN))
 
     def _complaint(self, unknown: RawMask, origin: str) -> str:
-        kind = "value" if unknown.ndim == 1 else "colour"
-        found = [str(value if len(value) > 1 else value[0]) for value in value_counts(unknown)]
-        shown = ", ".join(found[:8]) + (", ..." if len(found) > 8 else "")
+        found = (value if len(value) > 1 else value[0] for value in value_counts(unknown))
         count = len({*self.ids.values(), *self.colours.values()} - {IGNORE})
-        listed = f"ids {_ranges(self.ids)}" if kind == "value" else f"{len(self.colours)} colours"
+        kind, listed = "value", f"ids {_ranges(self.ids)}"
+        if unknown.ndim > 1:
+            kind, listed = "colour", f"{len(self.colours)} colours"
         return (
-            f"{origin}: label {kind} {shown} at {len(unknown)} pixels is not in the data set's "
-            f"table ({count} classes; {listed}). Mend the mask, or list the {kind} as a class "
-            f"or as ignored."
+            f"{origin}: label {kind} {first_few(found)} at {len(unknown)} pixels is not in the "
+            f"data set's table ({count} classes; {listed}). Mend the mask, or list the {kind} as a "
+            f"class or as ignored."
         )
 
 
@@ -213,13 +214,6 @@ def require_classes(dataset: Dataset, names: tuple[str, ...]) -> None:
             f"the model knows {len(names)} classes ({', '.join(names)}), the data set has "
             f"{len(dataset.classes)} ({', '.join(dataset.classes.names)})"
         )
-
-
-def require_folder(root: Path, *, dataset: str, holds: str) -> None:
-    """Raises PerpixelError, unless `root` is a folder, that says what the data set keeps there."""
-    if not root.is_dir():
-        what = "is a file, not a folder" if root.exists() else "no such folder"
-        raise PerpixelError(f"{root}: {what}. Name the root of {dataset}, which holds {holds}")
 
 
 def _codes(colours: RawMask) -> npt.NDArray[np.int32]:

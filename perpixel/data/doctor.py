@@ -13,7 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from perpixel.data.catalog import list_pairs, splits
+from perpixel.data.catalog import open_pairs, splits
 from perpixel.data.dataset import Pairs
 from perpixel.data.examination import Examined, Finding, Kind, examine
 from perpixel.data.processes import cores, require_startable
@@ -183,7 +183,7 @@ _SHARED_PICTURES = ("pascal_voc", "pascal_context", "pascal_context_59")
 
 
 def _pairs(name: str, root: Path, split: str) -> Pairs:
-    pairs = list_pairs(name, root, split)
+    pairs = open_pairs(name, root, split, complete=False)
     if not len(pairs):
         raise PerpixelError(f"{root}: the split {split!r} lists no pictures")
     return pairs

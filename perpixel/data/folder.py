@@ -40,9 +40,9 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
-from perpixel.data.dataset import Classes, LabelTable, Pairs, require_folder
+from perpixel.data.dataset import Classes, LabelTable, Pairs
 from perpixel.data.listing import Listing
-from perpixel.data.places import read_list
+from perpixel.data.places import first_few, read_list, require_folder
 from perpixel.errors import PerpixelError
 from perpixel.images import IMAGE_SUFFIXES, distinct_palette
 from perpixel.recipes.base import Colour, Spec
@@ -263,7 +263,7 @@ def _of_all(described: _Description, key: str) -> list[Any]:
     without = [one.name for one in described.classes if getattr(one, key) is None]
     if 0 < len(without) < len(values):
         raise PerpixelError(
-            f"{len(without)} of {len(values)} classes have no {key} ({_some(without)}): "
+            f"{len(without)} of {len(values)} classes have no {key} ({first_few(without)}): "
             f"give {key} to every class or to none"
         )
     return [] if without else values
@@ -310,7 +310,7 @@ def _pairs(root: Path, described: _Description, name: str, *, complete: bool) ->
         if unknown and complete:
             raise PerpixelError(
                 f"{where}.list: {len(unknown)} of {len(stems)} lines of {split.listing} name no "
-                f"picture in {images} ({_some(unknown)}). A line is a picture's path below "
+                f"picture in {images} ({first_few(unknown)}). A line is a picture's path below "
                 f"{images} without its suffix"
             )
     if not stems:
@@ -324,7 +324,7 @@ def _pairs(root: Path, described: _Description, name: str, *, complete: bool) ->
     if bare and complete:
         raise PerpixelError(
             f"{where}: {len(bare)} of {len(stems)} pictures have no mask "
-            f"({_some(picture_of[stem] for stem in bare)}); that of the first would be "
+            f"({first_few(picture_of[stem] for stem in bare)}); that of the first would be "
             f"{masks / bare[0]}{described.mask_suffix}. Correct mask_suffix or {where}.masks, "
             f"add the masks, or name the pictures to use in a file with {where}.list"
         )
@@ -348,7 +348,7 @@ def _folder(root: Path, text: str, where: str) -> PurePosixPath:
         )
     if not (root / path).is_dir():
         there = sorted(child.name for child in root.iterdir() if child.is_dir())
-        raise PerpixelError(f"{where} = {text!r}: no such folder; there are {_some(there)}")
+        raise PerpixelError(f"{where} = {text!r}: no such folder; there are {first_few(there)}")
     return path
 
 
@@ -381,8 +381,3 @@ def _listed(root: Path, name: str, where: str) -> list[str]:
     if not path.is_file():
         raise PerpixelError(f"{where} = {name!r}: no such file below {root}")
     return [composed(line) for line in read_list(path)]
-
-
-def _some(values: Iterable[str]) -> str:
-    listed = list(values)
-    return ", ".join(listed[:5]) + (", ..." if len(listed) > 5 else "") if listed else "none"

@@ -27,10 +27,8 @@ class Listing:
         return len(self._ends) // 2
 
     def __getitem__(self, index: int) -> Pair:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"pair {index} of {len(self)}")
-        index %= len(self)
-        first, second, third = self._ends[2 * index : 2 * index + 3]
+        start = 2 * range(len(self))[index]
+        first, second, third = self._ends[start : start + 3]
         return os.fsdecode(self._names[first:second]), os.fsdecode(self._names[second:third])
 
     def __iter__(self) -> Iterator[Pair]:

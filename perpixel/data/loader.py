@@ -33,7 +33,6 @@ from perpixel.images import Size
 from perpixel.recipes.spec import Augment, Recipe
 
 _TRIES = 4
-_View = tuple[Augment, Size]
 
 
 class Batch(NamedTuple):
@@ -122,13 +121,13 @@ def batches(
         ) from None
 
 
+@dataclass(frozen=True)
 class _Steps(TorchDataset[Batch | PerpixelError]):
     """Batch number s of a run; errors travel as values, so that workers add no traceback."""
 
-    def __init__(self, dataset: Dataset, recipe: Recipe, share_of: tuple[int, int]) -> None:
-        self.dataset = dataset
-        self.recipe = recipe
-        self.share_of = share_of
+    dataset: Dataset
+    recipe: Recipe
+    share_of: tuple[int, int]
 
     def __getitem__(self, step: int) -> Batch | PerpixelError:
         train = self.recipe.train
@@ -140,9 +139,8 @@ class _Steps(TorchDataset[Batch | PerpixelError]):
         )
         samples = share(samples, self.share_of, passes=train.accumulate)
         damaged: list[str] = []
-        view = _view(self.recipe, step)
         try:
-            drawn = [self._sample(place, view, damaged) for place in samples]
+            drawn = [self._sample(place, step, damaged) for place in samples]
         except PerpixelError as error:
             return error
         images, labels, names = zip(*drawn, strict=True)
@@ -150,22 +148,22 @@ class _Steps(TorchDataset[Batch | PerpixelError]):
         return Batch(pixels, classes, names, tuple(damaged))
 
     def _sample(
-        self, place: Place, view: _View, damaged: list[str]
+        self, place: Place, step: int, damaged: list[str]
     ) -> tuple[np.ndarray, np.ndarray, str]:
         """The sample of a place, or the next one in its epoch that can be decoded, and its name."""
         order = _order(self.recipe.train.seed, place.epoch, len(self.dataset))
         for further in range(_TRIES):
             index = int(order[(place.position + further) % len(order)])
             try:
-                return *self._augmented(place, index, view), self.dataset.name(index)
+                return *self._augmented(place, index, step), self.dataset.name(index)
             except DamagedFile as error:
                 damaged.append(str(error))
         raise PerpixelError(f"{_TRIES} pictures in a row cannot be decoded: " + "; ".join(damaged))
 
-    def _augmented(self, place: Place, index: int, view: _View) -> tuple[np.ndarray, np.ndarray]:
+    def _augmented(self, place: Place, index: int, step: int) -> tuple[np.ndarray, np.ndarray]:
         dataset, recipe = self.dataset, self.recipe
+        spec, crop = _view(recipe, step)
         rng = np.random.default_rng((recipe.train.seed, place.epoch, place.position))
-        spec, crop = view
         if recipe.data.resize is None:
             label = dataset.label(index)
             window = draw_window(label, rng, spec=spec, crop=crop)
@@ -177,7 +175,7 @@ class _Steps(TorchDataset[Batch | PerpixelError]):
         return augment(image, label, rng, window=window, spec=spec, crop=crop, fed=recipe.input)
 
 
-def _view(recipe: Recipe, step: int) -> _View:
+def _view(recipe: Recipe, step: int) -> tuple[Augment, Size]:
     """How a step's pictures are augmented, and their crops' size."""
     train = recipe.train
     if step < train.steps - train.finish_steps:

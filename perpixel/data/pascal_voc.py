@@ -71,24 +71,23 @@ def _augmented(root: Path, voc: Path) -> dict[str, Path]:
     is neither SBD's list nor a trainaug.txt do the index PNGs speak for themselves.
     """
     ready, sbd = voc / _READY, _sbd(root, voc)
-    listing = voc / "ImageSets/Segmentation/trainaug.txt"
     drawn = {path.stem for path in matching(ready, "*.png")}
-    if sbd is not None:
-        names = {name for split in ("train", "val") for name in read_list(sbd / f"{split}.txt")}
-    elif listing.is_file() and drawn:
-        names = set(read_list(listing))
-    elif drawn:
-        names = drawn
+    listing = voc / "ImageSets/Segmentation/trainaug.txt"
+    if drawn:
+        folder, suffix = ready, ".png"
+    elif sbd is not None:
+        folder, suffix = sbd / "cls", ".mat"
     else:
         raise PerpixelError(
             f"{root}: trainaug needs SBD's masks: benchmark_RELEASE/dataset/{{cls, train.txt, "
             f"val.txt}} in it, or {ready} with index PNGs; `perpixel data download pascal_voc "
             f"ROOT` brings VOC and SBD"
         )
-    mats = None if drawn or sbd is None else sbd / "cls"
-    masks = {
-        name: ready / f"{name}.png" if mats is None else mats / f"{name}.mat" for name in names
-    }
+    if sbd is not None:
+        names = {*read_list(sbd / "train.txt"), *read_list(sbd / "val.txt")}
+    else:
+        names = set(read_list(listing)) if listing.is_file() else drawn
+    masks = {name: folder / f"{name}{suffix}" for name in names}
     for name in _own(voc, "val"):
         masks.pop(name, None)
     return dict(sorted({**masks, **_own(voc, "train")}.items()))

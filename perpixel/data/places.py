@@ -1,11 +1,17 @@
 """Where a data set's files lie below the folder that a user names."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
-from perpixel.data.dataset import require_folder
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.recipes.settings import suggestion
+
+
+def require_folder(root: Path, *, dataset: str, holds: str) -> None:
+    """Raises PerpixelError, unless `root` is a folder, that says what the data set keeps there."""
+    if not root.is_dir():
+        what = "is a file, not a folder" if root.exists() else "no such folder"
+        raise PerpixelError(f"{root}: {what}. Name the root of {dataset}, which holds {holds}")
 
 
 def find_folder(root: Path, places: Sequence[str], *, marker: str, dataset: str) -> Path:
@@ -13,15 +19,13 @@ def find_folder(root: Path, places: Sequence[str], *, marker: str, dataset: str)
 
     Raises PerpixelError that names them all.
     """
-    require_folder(root, dataset=dataset, holds=" or ".join(_shown(places, marker)))
+    holds = " or ".join((Path(place) / marker).as_posix() for place in places)
+    require_folder(root, dataset=dataset, holds=holds)
     for place in places:
         if (root / place / marker).exists():
             return root / place
-    there = ", ".join(sorted(path.name for path in root.iterdir())[:8]) or "nothing"
-    raise PerpixelError(
-        f"{root}: not a folder of {dataset}, which holds {' or '.join(_shown(places, marker))}; "
-        f"it holds {there}"
-    )
+    there = first_few(sorted(path.name for path in root.iterdir()))
+    raise PerpixelError(f"{root}: not a folder of {dataset}, which holds {holds}; it holds {there}")
 
 
 def read_list(path: Path) -> tuple[str, ...]:
@@ -30,7 +34,7 @@ def read_list(path: Path) -> tuple[str, ...]:
     Raises PerpixelError when there is no such file, or in UTF-16.
     """
     if not path.is_file():
-        there = ", ".join(sorted(other.stem for other in path.parent.glob("*.txt"))) or "none"
+        there = first_few(sorted(other.stem for other in path.parent.glob("*.txt")))
         raise PerpixelError(f"{path}: no such list; splits there: {there}")
     # Bytes that are no UTF-8 stay as they are in file names.
     text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
@@ -58,5 +62,7 @@ def below(root: Path, path: Path) -> str:
     return path.relative_to(root).as_posix()
 
 
-def _shown(places: Sequence[str], marker: str) -> list[str]:
-    return [(Path(place) / marker).as_posix() for place in places]
+def first_few(things: Iterable[object]) -> str:
+    """The first eight of them for a message: "a, b", "a, b, c, d, e, f, g, h, ..." or "nothing"."""
+    words = [str(thing) for thing in things]
+    return ", ".join(words[:8]) + (", ..." if len(words) > 8 else "") or "nothing"

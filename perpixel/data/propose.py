@@ -18,6 +18,7 @@ import numpy as np
 from perpixel.data.dataset import Raw
 from perpixel.data.folder import FILE, composed, files_below, stem_of
 from perpixel.data.mask_values import count_values, has_soft_edges
+from perpixel.data.places import first_few, require_folder
 from perpixel.errors import PerpixelError
 from perpixel.images import IMAGE_SUFFIXES, Palette, distinct_palette, read_palette
 from perpixel.recipes.spec import IGNORE
@@ -57,9 +58,7 @@ def propose(folder: Path) -> Proposal:
     Raises PerpixelError when no masks have the stems of pictures, when a mask of the sample cannot
     be read, and when the masks hold more values than there can be classes.
     """
-    if not folder.is_dir():
-        what = "is a file, not a folder" if folder.exists() else "no such folder"
-        raise PerpixelError(f"{folder}: {what}; name the one that holds pictures and masks")
+    require_folder(folder, dataset="your pictures", holds="them and their masks")
     files = files_below(folder)
     matches, notes = _matches(folder, files)
     splits, lists = _divided(folder, files, matches)
@@ -173,8 +172,7 @@ def _matches(folder: Path, files: Sequence[str]) -> tuple[list[_Match], list[str
         for place in places
         if not any(_is_in(one, place.folder) or _is_in(place.folder, one) for one in used)
     ]
-    more = ", ..." if len(unused) > 8 else ""
-    return matches, [*notes, *([f"not used: {', '.join(unused[:8])}{more}"] if unused else [])]
+    return matches, [*notes, *([f"not used: {first_few(unused)}"] if unused else [])]
 
 
 def _is_in(folder: str, other: str) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from perpixel.data.dataset import Classes, Rows
-from perpixel.errors import UsageError
+from perpixel.data.places import require_split
 from perpixel.images import Array
 from perpixel.recipes.base import Size
 from perpixel.recipes.spec import IGNORE
@@ -73,8 +73,7 @@ class Scenes:
     classes = CLASSES
 
     def __init__(self, split: str, *, count: int | None = None, size: Size = (96, 128)) -> None:
-        if split not in _COUNTS:
-            raise UsageError(f"scenes has no split {split!r}; it has: {', '.join(_COUNTS)}")
+        require_split(split, _COUNTS, dataset="scenes")
         self.split = split
         self.size = size
         self._indices = range(_COUNTS[split] if count is None else count)

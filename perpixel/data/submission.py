@@ -7,6 +7,7 @@ import numpy as np
 
 from perpixel.data import ade20k, cityscapes, pascal_voc
 from perpixel.data.dataset import Classes, plain_names
+from perpixel.data.places import first_few
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.images import Array, write_image, write_mask
 from perpixel.recipes.settings import suggestion
@@ -30,8 +31,8 @@ class Submission:
         if plain_names(names) != plain_names(self.classes.names):
             raise PerpixelError(
                 f"a {self.name} submission takes the {len(self.classes)} classes "
-                f"{_first(self.classes.names)}; the model has {len(names)}: {_first(names)}. If "
-                f"they are the same by other names: convert the toolkit's file that it is from "
+                f"{first_few(self.classes.names)}; the model has {len(names)}: {first_few(names)}. "
+                f"If they are the same by other names: convert the toolkit's file that it is from "
                 f"with --dataset {self.name}, or train with a dataset.toml that calls them so"
             )
 
@@ -43,10 +44,6 @@ class Submission:
             write_mask(path, values, self.classes.palette)
         else:
             write_image(path, values)
-
-
-def _first(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
 
 
 _SUBMISSIONS = {

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
-from perpixel.data.dataset import Classes, LabelTable, Pairs, read_pair, require_folder
+from perpixel.data.dataset import Classes, LabelTable, Pairs, read_pair
+from perpixel.data.places import require_folder
 from perpixel.errors import PerpixelError
 from perpixel.images import write_image, write_mask
 from perpixel.recipes.spec import IGNORE

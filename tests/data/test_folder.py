@@ -301,12 +301,12 @@ def test_folders_that_are_not_there_or_not_below_are_named(tmp_path, key):
 
 
 def test_pictures_without_masks_are_counted_and_the_first_are_listed(tmp_path):
-    names = [f"images/{index}.jpg" for index in range(9)]
-    _write(tmp_path, SHORTEST, pictures=names, masks=["masks/0.png"])
+    names = [f"images/{index:02}.jpg" for index in range(12)]
+    _write(tmp_path, SHORTEST, pictures=names, masks=["masks/00.png"])
     message = _error(tmp_path)
-    assert "splits.train: 8 of 9 pictures have no mask (images/1.jpg, images/2.jpg" in message
-    assert "images/5.jpg, ...)" in message
-    assert "masks/1.png" in message
+    assert "splits.train: 11 of 12 pictures have no mask (images/01.jpg, images/02.jpg" in message
+    assert "images/08.jpg, ...)" in message
+    assert "masks/01.png" in message
     assert "mask_suffix" in message
 
 

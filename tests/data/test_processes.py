@@ -16,10 +16,10 @@ check("camvid", Path(sys.argv[1]), processes=2)
 BATCHES = """
 import multiprocessing
 import perpixel
-from perpixel.data.catalog import list_pairs
+from perpixel.data.catalog import open_pairs
 from perpixel.data.loader import batches
 multiprocessing.set_start_method("spawn", force=True)
-pairs = list_pairs("camvid", Path(sys.argv[1]), "train")
+pairs = open_pairs("camvid", Path(sys.argv[1]), "train")
 next(batches(pairs, perpixel.recipe("camvid/fcn_r18-d8"), first_step=0, workers=1))
 """
 

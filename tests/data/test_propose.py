@@ -355,7 +355,7 @@ def test_a_folder_without_masks_says_how_masks_are_told(tmp_path):
     with pytest.raises(PerpixelError, match=r"none: no such folder"):
         propose(tmp_path / "none")
     (tmp_path / "file").touch()
-    with pytest.raises(PerpixelError, match=r"file: is a file, not a folder; name the one"):
+    with pytest.raises(PerpixelError, match=r"file: is a file, not a folder\. Name the"):
         propose(tmp_path / "file")
     _pictures(tmp_path, "images/a.jpg", "b.png")
     with pytest.raises(PerpixelError, match=r"found 2 pictures, but no masks .*dataset\.toml"):
