@@ -92,9 +92,7 @@ class Report:
     def balance(self) -> Split | None:
         """The split that class weights are for: a training one, or the first that shows a class."""
         shown = [split for split in self.splits if any(split.pixels)]
-        return next(
-            (split for split in shown if split.name.startswith("train")), next(iter(shown), None)
-        )
+        return min(shown, key=lambda split: not split.name.startswith("train"), default=None)
 
     def as_json(self) -> dict[str, Any]:
         """Everything, in JSON's types."""
@@ -106,13 +104,7 @@ class Report:
             "warnings": self.count("warning"),
             "notes": self.count("note"),
             "findings": [
-                {
-                    "severity": one.kind.severity,
-                    "kind": one.kind.name.lower(),
-                    "split": one.split,
-                    "subject": one.subject,
-                    "detail": one.detail,
-                }
+                {"severity": one.kind.severity, **asdict(one), "kind": one.kind.name.lower()}
                 for one in self.findings
             ],
             "classes": self.classes,

@@ -41,25 +41,16 @@ class Kind(Enum):
     UNUSED = "warning", "files beside the others that no pair uses"
     FEW_BITS = "warning", "pictures of 16 bits that use only the low ones, or are dark: black here"
     SIXTEEN_BITS = "note", "pictures of more than 8 bits, scaled to 8 when read"
-    UNMARKED = (
-        "note",
-        "TIFFs that do not say which bands are red, green and blue: the first three here",
-    )
+    UNMARKED = "note", "TIFFs that do not say which bands are colours: the first three here"
     ALPHA = "note", "pictures with transparency, dropped when read"
     CLEAR = "note", "masks with transparent pixels, which count by their value all the same"
     CMYK = "note", "pictures in CMYK, made RGB when read; colours may be off"
     TURNED = "note", "pictures turned by their EXIF tag when read; masks must fit that"
     BELOW_CROP = "note", "pictures smaller than the crop, padded in training"
 
-    @property
-    def severity(self) -> str:
-        """ "error", "warning" or "note"."""
-        return self.value[0]
-
-    @property
-    def title(self) -> str:
-        """What is found, in the plural."""
-        return self.value[1]
+    def __init__(self, severity: str, title: str) -> None:
+        self.severity = severity
+        self.title = title
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,6 @@ import os
 import reprlib
 import tomllib
 import unicodedata
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, TypeVar
@@ -63,7 +62,7 @@ def open_folder(root: Path, split: str, *, complete: bool = True) -> Pairs:
     """
     described = _described(root)
     try:
-        table, classes = _label_table(described), _classes(described)
+        classes, table = _classes_and_table(described)
         if split not in described.splits:
             raise PerpixelError(
                 f"there is no split {split!r}, but {', '.join(described.splits)}."
@@ -86,29 +85,27 @@ def lists_of_folder(root: Path) -> list[Path]:
     return [root / name for name in sorted(lists) if (root / name).is_file()]
 
 
-def files_below(folder: Path) -> list[str]:
+def files_below(folder: Path, *, above: frozenset[str] = frozenset()) -> list[str]:
     """The files in `folder` and its sub-folders, links followed, hidden ones left out; sorted.
 
-    A link to a folder that it lies in is left out, too. Raises PerpixelError for a folder that
-    cannot be listed.
+    A link to a folder that it lies in is left out, too: `above` are the real paths of those. Raises
+    PerpixelError for a folder that cannot be listed.
     """
+    real = os.path.realpath(folder)
+    if real in above:
+        return []
+    try:
+        entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
+    except OSError as error:
+        raise PerpixelError(f"{folder}: cannot be listed ({error.strerror})") from None
     found: list[str] = []
-    above: dict[str, frozenset[str]] = {}  # the real paths of a folder and those it lies in
-    for place, folders, names in os.walk(folder, followlinks=True, onerror=_cannot_be_listed):
-        real, holding = os.path.realpath(place), above.get(os.path.dirname(place), frozenset())
-        if real in holding:
-            folders.clear()
-            continue
-        above[place] = holding | {real}
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        below = Path(place).relative_to(folder).as_posix()
-        prefix = "" if below == "." else f"{below}/"
-        found += [prefix + name for name in names if not name.startswith(".")]
+    for entry in entries:
+        if entry.is_dir():
+            below = files_below(folder / entry.name, above=above | {real})
+            found += [f"{entry.name}/{file}" for file in below]
+        else:
+            found.append(entry.name)
     return sorted(found)
-
-
-def _cannot_be_listed(error: OSError) -> None:
-    raise PerpixelError(f"{error.filename}: cannot be listed ({error.strerror})")
 
 
 def stem_of(path: str, suffixes: Iterable[str]) -> str | None:
@@ -187,14 +184,11 @@ _KEYS = {
 
 def _described(root: Path) -> _Description:
     require_folder(root, dataset="your pictures and masks", holds=f"them and a {FILE}")
-    return _read(root / FILE)
-
-
-def _read(path: Path) -> _Description:
+    path = root / FILE
     if not path.is_file():
         raise PerpixelError(
             f"{path}: no such file. It describes your pictures and masks; "
-            f"`perpixel data init {path.parent}` proposes one"
+            f"`perpixel data init {root}` proposes one"
         )
     try:
         told = tomllib.loads(path.read_text("utf-8-sig"))
@@ -232,29 +226,25 @@ def _problem(error: Any) -> str:
             return f"{where} = {given}: {message}"
 
 
-def _classes(described: _Description) -> Classes:
-    names = tuple(one.name for one in described.classes)
-    _refuse_twice(names, "name")
-    colours = _of_all(described, "colour")
-    _refuse_twice(colours, "colour")
-    display = colours or [several[0] for several in _of_all(described, "colours")]
-    return Classes(names, tuple(display) or distinct_palette(len(names)))
-
-
-def _label_table(described: _Description) -> LabelTable:
-    ids, colours = _of_all(described, "ids"), _of_all(described, "colours")
+def _classes_and_table(described: _Description) -> tuple[Classes, LabelTable]:
+    names = [one.name for one in described.classes]
+    for name in names:
+        if names.count(name) > 1:
+            raise PerpixelError(f"more than one class has the name {name!r}; change one of them")
+    colour, ids, colours = (_of_all(described, key) for key in ("colour", "ids", "colours"))
+    palette = colour or [several[0] for several in colours] or distinct_palette(len(names))
     if not ids and not colours:
         # The mask files themselves then tell which of the two applies.
-        ids = [(position,) for position in range(len(described.classes))]
-        colours = [(colour,) for colour in _of_all(described, "colour")]
+        ids = [(position,) for position in range(len(names))]
+        colours = [(one,) for one in colour]
     ignored = described.ignored_ids
     if ignored is None:
         ignored = () if not ids or any(IGNORE in several for several in ids) else (IGNORE,)
-    names = [one.name for one in described.classes]
-    return LabelTable(
+    table = LabelTable(
         ids=_indices(names, ids, ignored, "ids"),
         colours=_indices(names, colours, described.ignored_colours, "colours"),
     )
+    return Classes(tuple(names), tuple(palette)), table
 
 
 def _of_all(described: _Description, key: str) -> list[Any]:
@@ -288,58 +278,48 @@ def _indices(
     return indices
 
 
-def _refuse_twice(values: Sequence[object], kind: str) -> None:
-    twice = [value for value, count in Counter(values).items() if count > 1]
-    if twice:
-        raise PerpixelError(f"more than one class has the {kind} {twice[0]!r}; change one of them")
-
-
 def _pairs(root: Path, described: _Description, name: str, *, complete: bool) -> Listing:
     split, where = described.splits[name], f"splits.{name}"
-    images = _folder(root, split.images, f"{where}.images")
-    masks = _folder(root, split.masks, f"{where}.masks")
+    images = _prefix(root, split.images, f"{where}.images")
+    masks = _prefix(root, split.masks, f"{where}.masks")
     mask_of = _by_stem(root, masks, (described.mask_suffix,), set())
     # Masks that lie among the pictures or below them are not pictures.
-    among = {masks, *masks.parents} if masks != images else {images}
-    taken = set(mask_of.values()) if images in among else set()
+    taken = set(mask_of.values()) if masks.startswith(images) else set()
     picture_of = _by_stem(root, images, described.image_suffixes, taken)
     stems = list(picture_of)
     if split.listing:
         stems = _listed(root, split.listing, f"{where}.list")
-        unknown = [stem for stem in stems if stem not in picture_of]
-        if unknown and complete:
-            raise PerpixelError(
-                f"{where}.list: {len(unknown)} of {len(stems)} lines of {split.listing} name no "
-                f"picture in {images} ({first_few(unknown)}). A line is a picture's path below "
-                f"{images} without its suffix"
-            )
-    if not stems:
-        if split.listing:
-            raise PerpixelError(f"{where}.list: {split.listing} names no pictures")
+    elif not stems:
         raise PerpixelError(
             f"{where}.images: {split.images} holds no pictures. They end in "
             f"{', '.join(described.image_suffixes)}; image_suffixes changes that"
+        )
+    unknown = [stem for stem in stems if stem not in picture_of]
+    if unknown and complete:
+        raise PerpixelError(
+            f"{where}.list: {len(unknown)} of {len(stems)} lines of {split.listing} name no "
+            f"picture in {split.images} ({first_few(unknown)}). A line is a picture's path below "
+            f"{split.images} without its suffix"
         )
     bare = [stem for stem in stems if stem not in mask_of]
     if bare and complete:
         raise PerpixelError(
             f"{where}: {len(bare)} of {len(stems)} pictures have no mask "
             f"({first_few(picture_of[stem] for stem in bare)}); that of the first would be "
-            f"{masks / bare[0]}{described.mask_suffix}. Correct mask_suffix or {where}.masks, "
+            f"{masks}{bare[0]}{described.mask_suffix}. Correct mask_suffix or {where}.masks, "
             f"add the masks, or name the pictures to use in a file with {where}.list"
         )
-    before, ending = _below(images), described.image_suffixes[0]
-    mask_before, mask_ending = _below(masks), described.mask_suffix
     return Listing(
         (
-            picture_of.get(stem) or f"{before}{stem}{ending}",
-            mask_of.get(stem) or f"{mask_before}{stem}{mask_ending}",
+            picture_of.get(stem) or f"{images}{stem}{described.image_suffixes[0]}",
+            mask_of.get(stem) or f"{masks}{stem}{described.mask_suffix}",
         )
         for stem in stems
     )
 
 
-def _folder(root: Path, text: str, where: str) -> PurePosixPath:
+def _prefix(root: Path, text: str, where: str) -> str:
+    """What stands before the names of a folder's files: "images/", or "" for `root` itself."""
     path = PurePosixPath(text)
     if path.is_absolute() or ".." in path.parts:
         raise PerpixelError(
@@ -349,16 +329,13 @@ def _folder(root: Path, text: str, where: str) -> PurePosixPath:
     if not (root / path).is_dir():
         there = sorted(child.name for child in root.iterdir() if child.is_dir())
         raise PerpixelError(f"{where} = {text!r}: no such folder; there are {first_few(there)}")
-    return path
+    return f"{path}/" if path.parts else ""
 
 
-def _by_stem(
-    root: Path, folder: PurePosixPath, suffixes: Sequence[str], taken: set[str]
-) -> dict[str, str]:
-    """Paths below `root` of the files in `folder` that end in one of `suffixes`, by their stem."""
+def _by_stem(root: Path, prefix: str, suffixes: Sequence[str], taken: set[str]) -> dict[str, str]:
+    """Paths below `root` of the files in a folder that end in one of `suffixes`, by their stem."""
     found: dict[str, str] = {}
-    prefix = _below(folder)
-    for file in files_below(root / folder):
+    for file in files_below(root / prefix):
         path, stem = prefix + file, stem_of(file, suffixes)
         if stem is None or path in taken:
             continue
@@ -371,13 +348,10 @@ def _by_stem(
     return found
 
 
-def _below(folder: PurePosixPath) -> str:
-    """What stands before the names of files in `folder`."""
-    return "" if folder == PurePosixPath(".") else f"{folder}/"
-
-
 def _listed(root: Path, name: str, where: str) -> list[str]:
-    path = root / name
-    if not path.is_file():
+    if not (root / name).is_file():
         raise PerpixelError(f"{where} = {name!r}: no such file below {root}")
-    return [composed(line) for line in read_list(path)]
+    stems = [composed(line) for line in read_list(root / name)]
+    if not stems:
+        raise PerpixelError(f"{where}: {name} names no pictures")
+    return stems

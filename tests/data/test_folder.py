@@ -221,11 +221,6 @@ def test_a_value_without_a_class_is_named_with_file_and_class_count(tmp_path):
             ["(0, 0, 70) is listed twice, in the colours of class 'b'", "class 'c'"],
         ),
         (
-            'classes = [{name = "a", colour = [1, 2, 3], ids = 1}, '
-            '{name = "b", colour = [1, 2, 3], ids = 2}]' + SPLIT,
-            ["more than one class has the colour (1, 2, 3)"],
-        ),
-        (
             'classes = [{name = "a", ids = [1, 2]}, {name = "b", ids = 2}]' + SPLIT,
             ["2 is listed twice, in the ids of class 'a' and in the ids of class 'b'"],
         ),
