@@ -27,8 +27,7 @@ from perpixel.data.dataset import Classes, Pairs, Rows, read_pair
 from perpixel.data.folder import FILE as DESCRIPTION
 from perpixel.data.folder import lists_of_folder
 from perpixel.data.listing import Listing
-from perpixel.data.processes import cores
-from perpixel.data.reading import read_ahead
+from perpixel.data.reading import cores, read_ahead
 from perpixel.errors import DamagedFile, PerpixelError, UsageError
 from perpixel.images import Array
 from perpixel.recipes.base import Colour, Spec

@@ -1,22 +1,21 @@
 """Look through a whole data set and report everything that is wrong with it, in one run."""
 
 import re
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
+from PIL import Image
 
 from perpixel.data.catalog import open_pairs, splits
 from perpixel.data.dataset import Pairs
 from perpixel.data.examination import Examined, Finding, Kind, examine
-from perpixel.data.processes import cores, require_startable
+from perpixel.data.reading import cores, read_ahead
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.images import IMAGE_SUFFIXES
 from perpixel.recipes.base import Size
@@ -26,9 +25,6 @@ Progress = Callable[[int, int], None]
 
 _OTHER_SPLITS = ("test", "trainaug")
 """Splits that some data sets have besides those that are looked at."""
-
-_PAIRS_PER_PROCESS = 32
-"""Starting another process takes as long as reading about so many pairs."""
 
 
 @dataclass(frozen=True)
@@ -124,13 +120,13 @@ def check(
     *,
     only: Sequence[str] = (),
     crop: Size | None = None,
-    processes: int | None = None,
+    threads: int | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Looks at every pair of the data set called `name` below `root`.
 
     `only` names splits to look at (default: all), `crop` (height, width) the training crop to
-    measure pictures against, `processes` how many read files (default: one per core). The report
+    measure pictures against, `threads` how many read files (default: one per core). The report
     does not depend on their number. `progress` is told (pairs looked at, pairs in all). Raises
     UsageError for a data set that is not known or has no files, PerpixelError when none of its
     splits can be told.
@@ -146,16 +142,20 @@ def check(
         except PerpixelError as error:
             findings.append(Finding(Kind.UNOPENED, split, split, str(error)))
     jobs = [(split, index) for split, pairs in opened.items() for index in range(len(pairs))]
-    if processes is None:
-        processes = min(cores(), len(jobs) // _PAIRS_PER_PROCESS)
+
+    def look(job: tuple[str, int]) -> Examined:
+        split, index = job
+        return examine(opened[split], index, split=split, crop=crop)
+
     examined: dict[str, list[Examined]] = {split: [] for split in opened}
-    for done, (job, one) in enumerate(
-        zip(jobs, _scan(opened, jobs, crop, processes), strict=True), start=1
-    ):
-        examined[job[0]].append(one)
-        findings += one.findings
-        if progress is not None:
-            progress(done, len(jobs))
+    # Pictures above 89 megapixels are usual here.
+    with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
+        looked = read_ahead(look, jobs, threads=cores() if threads is None else threads)
+        for done, ((split, _), one) in enumerate(zip(jobs, looked, strict=True), start=1):
+            examined[split].append(one)
+            findings += one.findings
+            if progress is not None:
+                progress(done, len(jobs))
 
     classes = next((pairs.classes.names for pairs in opened.values()), ())
     summaries = [_summary(split, examined[split], len(classes)) for split in opened]
@@ -191,37 +191,6 @@ def _all_pairs(name: str, root: Path, opened: dict[str, Pairs]) -> list[Pairs]:
             except PerpixelError:
                 continue
     return found
-
-
-# --- Reading, in several processes ---------------------------------------------------------------
-
-_SHARED: tuple[dict[str, Pairs], Size | None] = ({}, None)
-
-
-def _scan(
-    opened: dict[str, Pairs], jobs: list[tuple[str, int]], crop: Size | None, processes: int
-) -> Iterator[Examined]:
-    """Every job's pair, in the order of the jobs."""
-    if processes < 2:
-        for split, index in jobs:
-            yield examine(opened[split], index, split=split, crop=crop)
-        return
-    # Spawned, not forked: the caller may have threads, and locks that they hold.
-    context = get_context("spawn")
-    require_startable(context)
-    with ProcessPoolExecutor(processes, context, _share, (opened, crop)) as pool:
-        yield from pool.map(_examine, jobs, chunksize=4)
-
-
-def _share(opened: dict[str, Pairs], crop: Size | None) -> None:
-    global _SHARED
-    _SHARED = opened, crop
-    cv2.setNumThreads(0)
-
-
-def _examine(job: tuple[str, int]) -> Examined:
-    (opened, crop), (split, index) = _SHARED, job
-    return examine(opened[split], index, split=split, crop=crop)
 
 
 # --- What only many pairs together tell ----------------------------------------------------------

@@ -1,7 +1,6 @@
 """What one pair of picture and mask files is like: everything wrong with it, and its pixels."""
 
 import hashlib
-import warnings
 from collections import Counter
 from dataclasses import dataclass
 from enum import Enum
@@ -79,10 +78,8 @@ class Examined:
 def examine(pairs: Pairs, index: int, *, split: str, crop: tuple[int, int] | None) -> Examined:
     """Reads one pair as training does, and reports whatever is wrong instead of raising."""
     picture, mask = pairs.files[index]
-    # Pictures above 89 megapixels are usual here.
-    with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
-        image, of_picture = _picture(pairs, index, crop)
-        raw, pixels, of_mask = _mask(pairs, index)
+    image, of_picture = _picture(pairs, index, crop)
+    raw, pixels, of_mask = _mask(pairs, index)
     findings = [Finding(kind, split, picture, detail) for kind, detail in of_picture]
     findings += [Finding(kind, split, mask, detail) for kind, detail in of_mask]
     if image is not None and raw is not None and image.shape[:2] != raw.shape[:2]:

@@ -26,7 +26,6 @@ from torch.utils.data import Dataset as TorchDataset
 
 from perpixel.data.augment import augment, draw_window, resize
 from perpixel.data.dataset import Dataset, read_pair, read_picture
-from perpixel.data.processes import require_startable
 from perpixel.data.window import source_rows
 from perpixel.errors import DamagedFile, PerpixelError
 from perpixel.images import Size
@@ -97,7 +96,7 @@ def batches(
     if len(dataset) == 0:
         raise PerpixelError("the training split holds no pictures")
     if workers:
-        require_startable(multiprocessing.get_context())
+        _require_startable()
     loader = DataLoader(
         _Steps(dataset, recipe, share_of),
         batch_size=None,
@@ -187,6 +186,25 @@ def _view(recipe: Recipe, step: int) -> tuple[Augment, Size]:
 @lru_cache(maxsize=2)  # a batch may span two epochs
 def _order(seed: int, epoch: int, samples: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(samples)
+
+
+def _require_startable() -> None:
+    """Raises PerpixelError where processes die as they start.
+
+    Those that are not forked import the running script first. A script that starts processes when
+    it is imported kills them so, and its own process would wait for ever.
+    """
+    if multiprocessing.get_start_method() == "fork":
+        return
+    process = multiprocessing.Process(target=int)
+    process.start()
+    process.join()
+    if process.exitcode != 0:
+        raise PerpixelError(
+            f"a process that was to read pictures has died as it started (exit code "
+            f"{process.exitcode}): a script that starts any has its work below "
+            f'`if __name__ == "__main__":`, and is a file, as every process imports it'
+        )
 
 
 def _start_worker(worker: int) -> None:  # noqa: ARG001  called by DataLoader with the number

@@ -1,5 +1,7 @@
 """Pictures read in threads, ahead of the work on them."""
 
+import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -7,6 +9,13 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 Read = TypeVar("Read")
+
+
+def cores() -> int:
+    """How many processor cores this process may use; the machine may have more."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def read_ahead(

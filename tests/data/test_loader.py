@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -190,3 +191,35 @@ def test_a_resize_comes_before_scale_and_crop():
     image, label = resize(image, label, (32, 40))
     assert (batch.images[0].numpy() == image).all()
     assert (batch.labels[0].numpy() == label).all()
+
+
+SCRIPT = """
+import multiprocessing
+import sys
+from pathlib import Path
+from pathlib import Path
+import perpixel
+from perpixel.data.catalog import open_pairs
+from perpixel.data.loader import batches
+multiprocessing.set_start_method("spawn", force=True)
+pairs = open_pairs("camvid", Path(sys.argv[1]), "train")
+next(batches(pairs, perpixel.recipe("camvid/fcn_r18-d8"), first_step=0, workers=1))
+"""
+
+
+def test_a_script_that_every_process_would_run_is_told_so(mini, tmp_path):
+    """Without a word they would die, and the script wait for ever."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    done = subprocess.run(
+        [sys.executable, script, mini],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert "PerpixelError: a process that was to read pictures has died as it started" in last
+    assert 'if __name__ == "__main__":' in last

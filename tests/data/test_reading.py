@@ -1,0 +1,18 @@
+"""How many threads read pictures."""
+
+import os
+import sys
+
+import pytest
+
+from perpixel.data.reading import cores
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems tell of no such set")
+def test_cores_are_those_that_may_be_used():
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        assert cores() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
