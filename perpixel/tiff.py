@@ -51,27 +51,23 @@ def header(content: memoryview) -> Header | None:
 
 
 def marked_as_rgb(content: memoryview) -> bytearray:
-    """The TIFF file `content`, its first three bands marked as red, green and blue.
-
-    A directory with that mark is put at the end, and the file's start sent there.
-    """
+    """The TIFF file `content`, its first three bands marked as red, green and blue."""
     read = _directory(content)
-    mark = _SHORT, 1, struct.pack(f"{read.order}H", _RGB)
+    entries = {**read.entries, _PHOTOMETRIC: (_SHORT, 1, struct.pack(f"{read.order}H", _RGB))}
     # Without a word on the bands beyond the third they are neither colours nor alpha.
-    entries = {**read.entries, _PHOTOMETRIC: mark}
     entries.pop(_EXTRA_SAMPLES, None)
+    packed = [struct.pack(read.entry, tag, *entry) for tag, entry in entries.items()]
+    last = bytes(struct.calcsize(read.offset))
+    directory = b"".join((struct.pack(read.length, len(entries)), *packed, last))
     whole = bytearray(content)
-    whole += bytes(len(whole) % 2)
-    struct.pack_into(read.offset, whole, struct.calcsize(read.offset), len(whole))
-    whole += struct.pack(read.length, len(entries))
-    whole += b"".join(struct.pack(read.entry, tag, *entry) for tag, entry in entries.items())
-    whole += bytes(struct.calcsize(read.offset))
+    whole[read.place : read.place + len(directory)] = directory
     return whole
 
 
 class _Directory(NamedTuple):
     """A file's first directory: kind, count and value, or the values' offset, of every tag."""
 
+    place: int
     order: str
     offset: str
     length: str
@@ -99,9 +95,8 @@ def _directory(content: memoryview) -> _Directory:
     )
     (place,) = struct.unpack_from(offset, content, struct.calcsize(offset))
     (count,) = struct.unpack_from(length, content, place)
-    place += struct.calcsize(length)
-    size = struct.calcsize(entry)
-    end = min(place + min(count, 2**16) * size, len(content))  # there are no more tags
-    found = (struct.unpack_from(entry, content, at) for at in range(place, end - size + 1, size))
+    first, size = place + struct.calcsize(length), struct.calcsize(entry)
+    end = min(first + min(count, 2**16) * size, len(content))  # there are no more tags
+    found = (struct.unpack_from(entry, content, at) for at in range(first, end - size + 1, size))
     entries = {tag: (kind, values, value) for tag, kind, values, value in found}
-    return _Directory(order, offset, length, entry, entries)
+    return _Directory(place, order, offset, length, entry, entries)

@@ -85,9 +85,7 @@ def examine(pairs: Pairs, index: int, *, split: str, crop: tuple[int, int] | Non
     if image is not None and raw is not None and image.shape[:2] != raw.shape[:2]:
         detail = f"{_written(image)}, its mask {mask} {_written(raw)} (height x width)"
         findings.append(Finding(Kind.DIFFERENT_SIZES, split, picture, detail))
-    if image is None:
-        return Examined(None, None, pixels, tuple(findings))
-    size = image.shape[0], image.shape[1]
+    size = None if image is None else (image.shape[0], image.shape[1])
     return Examined(size, _digest(image), pixels, tuple(findings))
 
 
@@ -183,7 +181,9 @@ def _peculiarities(path: Path) -> _Remarks:
     return remarks
 
 
-def _digest(image: Array) -> bytes:
+def _digest(image: Array | None) -> bytes | None:
+    if image is None:
+        return None
     return hashlib.blake2b(image.tobytes() + str(image.shape).encode(), digest_size=16).digest()
 
 

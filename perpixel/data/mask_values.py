@@ -48,13 +48,12 @@ def count_values(paths: Sequence[Path]) -> tuple[Mapping[Raw, int], list[str]]:
 
 def has_soft_edges(pixels: Mapping[Raw, int]) -> bool:
     """Whether these are black-and-white masks, blurred or smoothed at their edges."""
-    if not all(len(set(value)) == 1 for value in pixels):
-        return False
-    greys = {value[0]: count for value, count in pixels.items()}
+    greys = {value[0]: count for value, count in pixels.items() if len(set(value)) == 1}
     between = greys.keys() - {0, 255}
     ends = greys.get(0, 0), greys.get(255, 0)
     return (
-        all(ends)
+        len(greys) == len(pixels)
+        and all(ends)
         and sum(ends) > _BLACK_AND_WHITE * sum(greys.values())
         and len(between) >= _STEPS
         and min(between) < 128 <= max(between) < 256  # numbered classes are small numbers

@@ -18,7 +18,7 @@ import numpy as np
 from perpixel.data.dataset import Raw
 from perpixel.data.folder import FILE, composed, files_below, stem_of
 from perpixel.data.mask_values import count_values, has_soft_edges
-from perpixel.data.places import first_few, require_folder
+from perpixel.data.places import first_few, read_list, require_folder
 from perpixel.errors import PerpixelError
 from perpixel.images import IMAGE_SUFFIXES, Palette, distinct_palette, read_palette
 from perpixel.recipes.spec import IGNORE
@@ -188,15 +188,14 @@ def _places(pictures: Iterable[str]) -> list[_Place]:
         # Where no name tells anything, any folder above may be the one of all the pictures.
         for depth in telling[-1:] or range(len(parts)):
             files["/".join(parts[:depth]) or "."].append("/".join(parts[depth:]))
-    return [_place(folder, tuple(files[folder])) for folder in sorted(files)]
-
-
-def _place(folder: str, files: tuple[str, ...]) -> _Place:
-    parts = [part for part in folder.split("/") if part != "."]
-    words = [word for part in parts for word in _words(part)]
-    splits = [_SPLITS[word] for word in words if word in _SPLITS]
-    rest = "/".join(part for part in parts if not _tells(part))
-    return _Place(folder, frozenset(words), splits[-1] if splits else "", rest, files)
+    found = []
+    for folder in sorted(files):
+        parts = PurePosixPath(folder).parts
+        words = [word for part in parts for word in _words(part)]
+        split = next((_SPLITS[word] for word in reversed(words) if word in _SPLITS), "")
+        rest = "/".join(part for part in parts if not _tells(part))
+        found.append(_Place(folder, frozenset(words), split, rest, tuple(files[folder])))
+    return found
 
 
 def _tells(name: str) -> bool:
@@ -309,8 +308,7 @@ def _existing_lists(
     for file in files:
         split = _SPLITS.get(PurePosixPath(file).stem)
         if split and file.endswith(".txt") and split not in found:
-            text = (folder / file).read_text("utf-8-sig", errors="replace")
-            lines = [composed(line.strip()) for line in text.splitlines() if line.strip()]
+            lines = [composed(line) for line in read_list(folder / file)]
             if lines and match.mask_of.keys() >= set(lines):
                 found[split] = (file, lines)
     return found if {"train", "val"} <= found.keys() else {}

@@ -113,10 +113,6 @@ class _Thing:
     wide: float
     long: float
 
-    def patch(self) -> Floats:
-        half, far = self.wide / 2, self.ahead + self.long
-        return _ground(self.right - half, self.right + half, self.ahead, far)
-
 
 @dataclass(frozen=True)
 class _Sheet:
@@ -239,8 +235,11 @@ def _draw_ground(sheet: _Sheet, rng: Rng, street: _Street) -> None:
 def _draw_shadows(sheet: _Sheet, rng: Rng, street: _Street, things: list[_Thing]) -> None:
     """Shadows on the ground: beside every thing, and at times of the buildings on one side."""
     lean = rng.uniform(-0.8, 0.8)
-    beside = np.stack([thing.patch() for thing in things]) + np.array((lean, 0, 0))
-    sheet.shade(beside, rng.uniform(0.6, 0.9))
+    patches = [
+        _ground(it.right - it.wide / 2, it.right + it.wide / 2, it.ahead, it.ahead + it.long)
+        for it in things
+    ]
+    sheet.shade(np.stack(patches) + np.array((lean, 0, 0)), rng.uniform(0.6, 0.9))
     if rng.random() < 0.4:
         end = rng.uniform(-street.kerb, street.kerb)
         left, right = (-street.wall, end) if lean > 0 else (end, street.wall)
