@@ -13,7 +13,7 @@ validate, 233 to test.
 import re
 from pathlib import Path
 
-from perpixel.data.dataset import Classes, LabelTable, Pairs
+from perpixel.data.dataset import Classes, LabelTable, Pairs, from_hex
 from perpixel.data.listing import Listing
 from perpixel.data.places import matching, read_list, require_folder, require_split
 from perpixel.errors import PerpixelError
@@ -26,26 +26,29 @@ CLASSES = Classes.listed(
 
 _ANNOTATED = LabelTable(ids={**{index: index for index in range(len(CLASSES))}, 11: IGNORE})
 
-_GROUPS = (
-    ((128, 128, 128),),  # Sky
-    ((192, 0, 128), (0, 128, 64), (128, 0, 0), (64, 0, 64), (64, 192, 0)),
-    # Archway, Bridge, Building, Tunnel, Wall
-    ((192, 192, 128), (0, 0, 64)),  # Column_Pole, TrafficCone
-    ((128, 64, 128), (128, 0, 192), (192, 0, 64)),  # Road, LaneMkgsDriv, LaneMkgsNonDriv
-    ((0, 0, 192), (64, 192, 128), (128, 128, 192)),  # Sidewalk, ParkingBlock, RoadShoulder
-    ((128, 128, 0), (192, 192, 0)),  # Tree, VegetationMisc
-    ((192, 128, 128), (128, 128, 64), (0, 64, 64)),  # SignSymbol, Misc_Text, TrafficLight
-    ((64, 64, 128),),  # Fence
-    ((64, 0, 128), (64, 128, 192), (192, 128, 192), (192, 64, 128), (128, 64, 64)),
-    # Car, SUVPickupTruck, Truck_Bus, Train, OtherMoving
-    ((64, 64, 0), (192, 128, 64), (64, 0, 192), (64, 128, 64)),
-    # Pedestrian, Child, CartLuggagePram, Animal
-    ((0, 128, 192), (192, 0, 192)),  # Bicyclist, MotorcycleScooter
-)
+_GROUPS = """
+    808080: Sky
+    c00080 008040 800000 400040 40c000: Archway, Bridge, Building, Tunnel, Wall
+    c0c080 000040: Column_Pole, TrafficCone
+    804080 8000c0 c00040: Road, LaneMkgsDriv, LaneMkgsNonDriv
+    0000c0 40c080 8080c0: Sidewalk, ParkingBlock, RoadShoulder
+    808000 c0c000: Tree, VegetationMisc
+    c08080 808040 004040: SignSymbol, Misc_Text, TrafficLight
+    404080: Fence
+    400080 4080c0 c080c0 c04080 804040: Car, SUVPickupTruck, Truck_Bus, Train, OtherMoving
+    404000 c08040 4000c0 408040: Pedestrian, Child, CartLuggagePram, Animal
+    0080c0 c000c0: Bicyclist, MotorcycleScooter
+"""
+"""The release's colours, a line for each class; 000000 is Void."""
+
 _APPROVED = LabelTable(
     colours={
-        **{colour: index for index, group in enumerate(_GROUPS) for colour in group},
         (0, 0, 0): IGNORE,
+        **{
+            colour: index
+            for index, group in enumerate(_GROUPS.strip().splitlines())
+            for colour in from_hex(group.partition(":")[0])
+        },
     }
 )
 

@@ -46,10 +46,13 @@ class Classes:
 
     @classmethod
     def listed(cls, names: str, colours: str) -> "Classes":
-        """Classes of comma-separated names and blank-separated colours, such as "804080"."""
-        parts = (name.split() for name in names.split(","))
-        palette = (bytes.fromhex(colour) for colour in colours.split())
-        return cls(tuple(" ".join(part) for part in parts), tuple((r, g, b) for r, g, b in palette))
+        """Classes whose names are written with commas between them."""
+        return cls(tuple(" ".join(name.split()) for name in names.split(",")), from_hex(colours))
+
+
+def from_hex(colours: str) -> Palette:
+    """Colours that are written as "804080", with blanks between them."""
+    return tuple((red, green, blue) for red, green, blue in map(bytes.fromhex, colours.split()))
 
 
 def plain_names(names: Iterable[str]) -> list[str]:
@@ -134,7 +137,7 @@ class LabelTable:
     def _complaint(self, unknown: RawMask, origin: str) -> str:
         found = (value if len(value) > 1 else value[0] for value in value_counts(unknown))
         count = len({*self.ids.values(), *self.colours.values()} - {IGNORE})
-        kind, listed = "value", f"ids {_ranges(self.ids)}"
+        kind, listed = "value", f"ids {first_few(sorted(self.ids))}"
         if unknown.ndim > 1:
             kind, listed = "colour", f"{len(self.colours)} colours"
         return (
@@ -219,14 +222,3 @@ def require_classes(dataset: Dataset, names: tuple[str, ...]) -> None:
 def _codes(colours: RawMask) -> npt.NDArray[np.int32]:
     wide = colours.astype(np.int32)
     return np.asarray(wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2])
-
-
-def _ranges(values: Mapping[int, int]) -> str:
-    """Sorted numbers as "0-11, 255"."""
-    parts: list[list[int]] = []
-    for value in sorted(values):
-        if parts and value == parts[-1][-1] + 1:
-            parts[-1] = [parts[-1][0], value]
-        else:
-            parts.append([value])
-    return ", ".join("-".join(str(end) for end in part) for part in parts)

@@ -87,7 +87,7 @@ def test_an_unknown_value_is_named_with_the_file_and_the_number_of_classes():
     with pytest.raises(PerpixelError) as error:
         table.translate(mask, origin="masks/a.png")
     assert str(error.value).startswith("masks/a.png: label value 77 at 2 pixels is not in")
-    assert "3 classes; ids 0-3, 255" in str(error.value)
+    assert "3 classes; ids 0, 1, 2, 3, 255" in str(error.value)
 
 
 def test_an_unknown_colour_is_named_with_the_file_and_the_number_of_classes():

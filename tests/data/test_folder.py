@@ -137,7 +137,7 @@ def test_255_is_ignored_unless_a_class_has_it(tmp_path):
 
 def test_nothing_is_ignored_when_the_list_is_empty(tmp_path):
     _write(tmp_path, "ignored_ids = []\n" + SHORTEST)
-    with pytest.raises(PerpixelError, match=r"label value 255 .*2 classes; ids 0-1"):
+    with pytest.raises(PerpixelError, match=r"label value 255 .*2 classes; ids 0, 1\)"):
         _label(tmp_path)
 
 

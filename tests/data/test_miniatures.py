@@ -272,6 +272,7 @@ def test_camvids_32_colours_are_grouped(tmp_path):
             assert colours[colour] == index
     assert colours[(0, 0, 192)] == camvid.CLASSES.names.index("pavement")
     assert colours[(128, 0, 192)] == camvid.CLASSES.names.index("road")
+    assert colours[(0, 128, 64)] == camvid.CLASSES.names.index("building")  # a bridge
     miniatures.camvid_release(tmp_path)
     for split, names in miniatures.CAMVID_NAMES.items():
         pairs = camvid.open_camvid(tmp_path, split)
