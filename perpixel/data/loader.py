@@ -46,37 +46,6 @@ class Batch(NamedTuple):
     damaged: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Place:
-    """One sample of the stream: position in its epoch's order, and index in the data set."""
-
-    epoch: int
-    position: int
-    index: int
-
-
-def places(*, step: int, images_per_step: int, samples: int, seed: int) -> list[Place]:
-    """The samples of one step of a run over a data set of so many `samples`."""
-    first = step * images_per_step
-    found = []
-    for stream in range(first, first + images_per_step):
-        epoch, position = divmod(stream, samples)
-        found.append(Place(epoch, position, int(_order(seed, epoch, samples)[position])))
-    return found
-
-
-def share(samples: list[Place], share_of: tuple[int, int], *, passes: int) -> list[Place]:
-    """What one rank, `share_of` = (rank, number of ranks), sees of a step, pass after pass.
-
-    A pass's samples follow one another in the step, and so do a rank's in a pass: all ranks
-    together see the same in a pass, however many they are. `samples` divide evenly.
-    """
-    rank, world = share_of
-    size = len(samples) // (world * passes)
-    firsts = range(rank * size, len(samples), world * size)
-    return [place for first in firsts for place in samples[first : first + size]]
-
-
 def batches(
     dataset: Dataset,
     recipe: Recipe,
@@ -130,16 +99,12 @@ class _Steps(TorchDataset[Batch | PerpixelError]):
 
     def __getitem__(self, step: int) -> Batch | PerpixelError:
         train = self.recipe.train
-        samples = places(
-            step=step,
-            images_per_step=train.images_per_step,
-            samples=len(self.dataset),
-            seed=train.seed,
-        )
-        samples = share(samples, self.share_of, passes=train.accumulate)
+        first = step * train.images_per_step
+        stream = range(first, first + train.images_per_step)
         damaged: list[str] = []
+        own = _share(stream, self.share_of, passes=train.accumulate)
         try:
-            drawn = [self._sample(place, step, damaged) for place in samples]
+            drawn = [self._sample(number, step, damaged) for number in own]
         except PerpixelError as error:
             return error
         images, labels, names = zip(*drawn, strict=True)
@@ -147,22 +112,26 @@ class _Steps(TorchDataset[Batch | PerpixelError]):
         return Batch(pixels, classes, names, tuple(damaged))
 
     def _sample(
-        self, place: Place, step: int, damaged: list[str]
+        self, number: int, step: int, damaged: list[str]
     ) -> tuple[np.ndarray, np.ndarray, str]:
-        """The sample of a place, or the next one in its epoch that can be decoded, and its name."""
-        order = _order(self.recipe.train.seed, place.epoch, len(self.dataset))
+        """A sample of the stream, or the next of its epoch that can be decoded, and its name."""
+        epoch, position = divmod(number, len(self.dataset))
+        seed = self.recipe.train.seed
+        order = _order(seed, epoch, len(self.dataset))
         for further in range(_TRIES):
-            index = int(order[(place.position + further) % len(order)])
+            index = int(order[(position + further) % len(order)])
+            rng = np.random.default_rng((seed, epoch, position))
             try:
-                return *self._augmented(place, index, step), self.dataset.name(index)
+                return *self._augmented(index, step, rng), self.dataset.name(index)
             except DamagedFile as error:
                 damaged.append(str(error))
         raise PerpixelError(f"{_TRIES} pictures in a row cannot be decoded: " + "; ".join(damaged))
 
-    def _augmented(self, place: Place, index: int, step: int) -> tuple[np.ndarray, np.ndarray]:
+    def _augmented(
+        self, index: int, step: int, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
         dataset, recipe = self.dataset, self.recipe
         spec, crop = _view(recipe, step)
-        rng = np.random.default_rng((recipe.train.seed, place.epoch, place.position))
         if recipe.data.resize is None:
             label = dataset.label(index)
             window = draw_window(label, rng, spec=spec, crop=crop)
@@ -172,6 +141,18 @@ class _Steps(TorchDataset[Batch | PerpixelError]):
             image, label = resize(*read_pair(dataset, index), recipe.data.resize)
             window = draw_window(label, rng, spec=spec, crop=crop)
         return augment(image, label, rng, window=window, spec=spec, crop=crop, fed=recipe.input)
+
+
+def _share(stream: range, share_of: tuple[int, int], *, passes: int) -> list[int]:
+    """What one rank, `share_of` = (rank, number of ranks), sees of a step, pass after pass.
+
+    A pass's samples follow one another in the step, and so do a rank's in a pass: all ranks
+    together see the same in a pass, however many they are. The step's divide evenly.
+    """
+    rank, world = share_of
+    size = len(stream) // (world * passes)
+    firsts = range(rank * size, len(stream), world * size)
+    return [number for first in firsts for number in stream[first : first + size]]
 
 
 def _view(recipe: Recipe, step: int) -> tuple[Augment, Size]:
