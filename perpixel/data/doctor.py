@@ -120,27 +120,30 @@ def check(
     *,
     only: Sequence[str] = (),
     crop: Size | None = None,
-    threads: int | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Looks at every pair of the data set called `name` below `root`.
 
     `only` names splits to look at (default: all), `crop` (height, width) the training crop to
-    measure pictures against, `threads` how many read files (default: one per core). The report
-    does not depend on their number. `progress` is told (pairs looked at, pairs in all). Raises
-    UsageError for a data set that is not known or has no files, PerpixelError when none of its
-    splits can be told.
+    measure pictures against. `progress` is told (pairs looked at, pairs in all). Raises UsageError
+    for a data set that is not known or has no files, PerpixelError when none of its splits can be
+    told.
     """
     findings: list[Finding] = []
-    opened: dict[str, Pairs] = {}
+    every: dict[str, Pairs] = {}  # so that another split's files do not count as unused
     wanted = tuple(dict.fromkeys(only or splits(name, root)))
-    for split in wanted:
+    for split in dict.fromkeys((*wanted, *splits(name, root), *_OTHER_SPLITS)):
         try:
-            opened[split] = _pairs(name, root, split)
-        except UsageError:
-            raise
+            pairs = open_pairs(name, root, split, complete=False)
+            if not len(pairs):
+                raise PerpixelError(f"{root}: the split {split!r} lists no pictures")
+            every[split] = pairs
         except PerpixelError as error:
-            findings.append(Finding(Kind.UNOPENED, split, split, str(error)))
+            if split in wanted:
+                if isinstance(error, UsageError):
+                    raise
+                findings.append(Finding(Kind.UNOPENED, split, split, str(error)))
+    opened = {split: every[split] for split in wanted if split in every}
     jobs = [(split, index) for split, pairs in opened.items() for index in range(len(pairs))]
 
     def look(job: tuple[str, int]) -> Examined:
@@ -150,7 +153,7 @@ def check(
     examined: dict[str, list[Examined]] = {split: [] for split in opened}
     # Pictures above 89 megapixels are usual here.
     with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
-        looked = read_ahead(look, jobs, threads=cores() if threads is None else threads)
+        looked = read_ahead(look, jobs, threads=cores())
         for done, ((split, _), one) in enumerate(zip(jobs, looked, strict=True), start=1):
             examined[split].append(one)
             findings += one.findings
@@ -164,7 +167,7 @@ def check(
         findings.append(Finding(Kind.ONE_CLASS, "", classes[0]))
     findings += _repeated(opened, examined)
     if name not in _SHARED_PICTURES:
-        findings += _unused(_all_pairs(name, root, opened))
+        findings += _unused(every.values())
     order = list(Kind)
     findings.sort(key=lambda finding: order.index(finding.kind))
     return Report(name, root, classes, tuple(summaries), tuple(findings))
@@ -174,43 +177,20 @@ def check(
 _SHARED_PICTURES = ("pascal_voc", "pascal_context", "pascal_context_59")
 
 
-def _pairs(name: str, root: Path, split: str) -> Pairs:
-    pairs = open_pairs(name, root, split, complete=False)
-    if not len(pairs):
-        raise PerpixelError(f"{root}: the split {split!r} lists no pictures")
-    return pairs
-
-
-def _all_pairs(name: str, root: Path, opened: dict[str, Pairs]) -> list[Pairs]:
-    """The pairs of every split, so that another split's files do not count as unused."""
-    found = list(opened.values())
-    for split in (*splits(name, root), *_OTHER_SPLITS):
-        if split not in opened:
-            try:
-                found.append(_pairs(name, root, split))
-            except PerpixelError:
-                continue
-    return found
-
-
 # --- What only many pairs together tell ----------------------------------------------------------
 
 
 def _summary(split: str, examined: Sequence[Examined], classes: int) -> Split:
-    pixels, area, pictures = Counter[int](), Counter[int](), Counter[int]()
-    for one in examined:
-        pixels.update(one.pixels)
-        pictures.update(one.pixels.keys())
-        labelled = one.pixels.total() - one.pixels[IGNORE]
-        area.update(dict.fromkeys(one.pixels, labelled))
+    counts = np.array([[one.pixels[index] for index in range(classes)] for one in examined])
+    shown = counts > 0
     sizes = Counter(one.size for one in examined if one.size is not None)
     return Split(
         name=split,
         pairs=len(examined),
-        pixels=tuple(pixels[index] for index in range(classes)),
-        void=pixels[IGNORE],
-        pictures=tuple(pictures[index] for index in range(classes)),
-        area=tuple(area[index] for index in range(classes)),
+        pixels=tuple(counts.sum(0).tolist()),
+        void=sum(one.pixels[IGNORE] for one in examined),
+        pictures=tuple(shown.sum(0).tolist()),
+        area=tuple((counts.sum(1) @ shown).tolist()),
         sizes=tuple(sorted(sizes.items(), key=lambda item: (item[0][0] * item[0][1], item[0]))),
     )
 

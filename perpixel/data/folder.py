@@ -154,6 +154,12 @@ class _Class(Spec):
     colours: _Colours | None = Field(None, min_length=1)
 
 
+# A name alone is a class, too.
+_Named = Annotated[
+    _Class, BeforeValidator(lambda value: {"name": value} if isinstance(value, str) else value)
+]
+
+
 class _Split(Spec):
     images: _Text
     masks: _Text
@@ -161,13 +167,7 @@ class _Split(Spec):
 
 
 class _Description(Spec):
-    classes: tuple[
-        Annotated[
-            _Class,
-            BeforeValidator(lambda value: {"name": value} if isinstance(value, str) else value),
-        ],
-        ...,
-    ] = Field(min_length=1, max_length=IGNORE - 1)
+    classes: tuple[_Named, ...] = Field(min_length=1, max_length=IGNORE - 1)
     splits: dict[str, _Split] = Field(min_length=1)
     image_suffixes: tuple[_Ending, ...] = Field(IMAGE_SUFFIXES, min_length=1)
     mask_suffix: _Ending = ".png"
