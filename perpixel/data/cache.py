@@ -43,8 +43,8 @@ _SAMPLED = 500
 """So many pictures are looked at to estimate the size of all."""
 
 
-class _Told(Spec):
-    """What cache.json says; `description` is the sha256 of the data set's own, if it has one."""
+class Origin(Spec):
+    """What cache.json says of the data set, with the sha256 of its own description, if any."""
 
     dataset: str
     root: str
@@ -93,15 +93,9 @@ def is_cache(root: Path) -> bool:
     return (root / FILE).is_file()
 
 
-def origin(cache: Path) -> tuple[str, str]:
-    """The name and the folder of the data set that a cache was made of. Raises PerpixelError."""
-    told = _described(cache)
-    return told.dataset, told.root
-
-
 def open_cache(cache: Path, dataset: str, split: str) -> Cached:
     """A split of the data set called `dataset` from its cache. Raises UsageError, PerpixelError."""
-    told = _described(cache)
+    told = read_origin(cache)
     _require_same_description(cache, told)
     if told.dataset != dataset:
         raise UsageError(
@@ -146,7 +140,7 @@ def write_cache(
         raise UsageError(f"--out {out}: is the data set's own folder; name another one")
     there: tuple[str, ...] = ()
     if is_cache(out):
-        told = _described(out)
+        told = read_origin(out)
         if (told.dataset, told.root) != (dataset, str(root)):
             raise UsageError(
                 f"--out {out}: is a cache of {told.dataset} at {told.root}; name another folder"
@@ -156,7 +150,7 @@ def write_cache(
     try:
         out.mkdir(parents=True, exist_ok=True)
         with FileLock(out / ".lock", timeout=0):
-            told = _Told(
+            told = Origin(
                 dataset=dataset,
                 root=str(root),
                 description=_description(root),
@@ -166,12 +160,14 @@ def write_cache(
             )
             total, todo = _todo(out, root, splits)
             _require_space(out, todo, total=total, say=say)
-            _describe(out, told)  # now: broken off, it is told as a cache that lacks these splits
+            _write_origin(
+                out, told
+            )  # now: broken off, it is told as a cache that lacks these splits
             problems = _write_all(out, todo, total=total, progress=progress)
             for split, pairs in splits.items():
                 names = (os.fsencode(name) + b"\0" for pair in pairs.files for name in pair)
                 _write(out / f"{split}.pairs", b"".join(names))
-            _describe(out, told.model_copy(update={"splits": tuple(sorted({*there, *splits}))}))
+            _write_origin(out, told.model_copy(update={"splits": tuple(sorted({*there, *splits}))}))
     except Timeout:
         raise PerpixelError(f"{out}: another process is writing there") from None
     except OSError as error:
@@ -183,20 +179,21 @@ def write_cache(
         )
 
 
-def _described(cache: Path) -> _Told:
+def read_origin(cache: Path) -> Origin:
+    """What the cache says of itself; raises PerpixelError."""
     try:
-        return _Told.model_validate_json((cache / FILE).read_bytes())
+        return Origin.model_validate_json((cache / FILE).read_bytes())
     except OSError as error:
         raise PerpixelError(f"{cache / FILE}: cannot be read ({error.strerror})") from None
     except ValidationError as error:
         raise PerpixelError(f"{cache / FILE}: cannot be read ({readable(error)})") from None
 
 
-def _describe(cache: Path, told: _Told) -> None:
+def _write_origin(cache: Path, told: Origin) -> None:
     _write(cache / FILE, told.model_dump_json(indent=2).encode())
 
 
-def _require_same_description(cache: Path, told: _Told) -> None:
+def _require_same_description(cache: Path, told: Origin) -> None:
     """Raises PerpixelError when what describes a folder's pairs and classes is not as it was."""
     now = _description(Path(told.root))
     if now is not None and now != told.description:

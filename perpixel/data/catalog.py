@@ -4,11 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from perpixel.data import ade20k, camvid, cityscapes, pascal_context, pascal_voc, scenes
-from perpixel.data.cache import is_cache, open_cache, origin
+from perpixel.data.cache import is_cache, open_cache, read_origin
 from perpixel.data.dataset import Classes, Dataset, Pairs
 from perpixel.data.folder import open_folder, splits_of_folder
+from perpixel.data.places import require_known
 from perpixel.errors import UsageError
-from perpixel.recipes.settings import suggestion
 
 # How a data set of files is opened, and its classes, if they are always the same.
 _FILES: dict[str, tuple[Callable[[Path, str], Pairs], Classes | None]] = {
@@ -66,8 +66,8 @@ def splits(name: str, root: Path) -> tuple[str, ...]:
 
 def _require_files(root: Path) -> None:
     if is_cache(root):
-        name, there = origin(root)
-        raise UsageError(f"{root} is a cache; name the files that it is of: {name} {there}")
+        of = read_origin(root)
+        raise UsageError(f"{root} is a cache; name the files that it is of: {of.dataset} {of.root}")
 
 
 def classes(name: str) -> Classes | None:
@@ -77,9 +77,5 @@ def classes(name: str) -> Classes | None:
 
 def known(name: str) -> str:
     """`name` if a data set is called so; raises UsageError."""
-    if name not in NAMES:
-        raise UsageError(
-            f"no data set is called {name!r}.{suggestion(name, NAMES)} There are: "
-            + ", ".join(NAMES)
-        )
+    require_known(name, NAMES, f"no data set is called {name!r}")
     return name

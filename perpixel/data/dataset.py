@@ -66,24 +66,20 @@ class Dataset(Protocol):
     @property
     def classes(self) -> Classes:
         """Names and colours, in the order of the labels' indices."""
-        ...
 
     def __len__(self) -> int: ...
 
     def name(self, index: int) -> str:
         """A name for messages and result files: the picture's path below the data root."""
-        ...
 
     def image(self, index: int, *, rows: Rows | None = None) -> Array:
         """The picture, uint8 RGB [height, width, 3].
 
         With `rows`, the first and the last + 1 of those that matter; others may be left black.
         """
-        ...
 
     def label(self, index: int) -> Array:
         """Its class map, uint8 [height, width]: 0..classes-1, and IGNORE."""
-        ...
 
 
 class LabelTable:

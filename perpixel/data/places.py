@@ -50,11 +50,13 @@ def matching(folder: Path, pattern: str) -> list[Path]:
 
 def require_split(split: str, splits: Collection[str], *, dataset: str) -> None:
     """Raises UsageError for a split that the data set does not have."""
-    if split not in splits:
-        raise UsageError(
-            f"{dataset} has no split {split!r}.{suggestion(split, splits)} It has: "
-            + ", ".join(splits)
-        )
+    require_known(split, splits, f"{dataset} has no split {split!r}")
+
+
+def require_known(name: str, known: Collection[str], complaint: str) -> None:
+    """Raises UsageError with the complaint, and what is known, unless `name` is."""
+    if name not in known:
+        raise UsageError(f"{complaint}.{suggestion(name, known)} There are: {', '.join(known)}")
 
 
 def below(root: Path, path: Path) -> str:

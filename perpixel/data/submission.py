@@ -7,10 +7,9 @@ import numpy as np
 
 from perpixel.data import ade20k, cityscapes, pascal_voc
 from perpixel.data.dataset import Classes, plain_names
-from perpixel.data.places import first_few
-from perpixel.errors import PerpixelError, UsageError
+from perpixel.data.places import first_few, require_known
+from perpixel.errors import PerpixelError
 from perpixel.images import Array, write_image, write_mask
-from perpixel.recipes.settings import suggestion
 
 
 @dataclass(frozen=True)
@@ -61,9 +60,5 @@ _SUBMISSIONS = {
 
 def submission(name: str) -> Submission:
     """The submission of the benchmark called `name`; raises UsageError when there is none."""
-    if name not in _SUBMISSIONS:
-        raise UsageError(
-            f"--submission {name!r}: no such benchmark.{suggestion(name, _SUBMISSIONS)} There "
-            f"are: {', '.join(_SUBMISSIONS)}"
-        )
+    require_known(name, _SUBMISSIONS, f"--submission {name!r}: no such benchmark")
     return _SUBMISSIONS[name]
