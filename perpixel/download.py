@@ -81,7 +81,7 @@ def _copy(original: Path, part: Path, url: str) -> None:
 
 def _download(url: str, part: Path) -> None:
     """Adds to `part` what it lacks of the file, through several broken connections if need be."""
-    reason: Exception = OSError("no attempt")
+    reason: Exception = ConnectionError("the connection breaks off")
     for attempt in range(_ATTEMPTS):
         if attempt:
             time.sleep(2**attempt / 10)

@@ -31,6 +31,9 @@ _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 _LARGE = 2**27
 """Pixels of a file that could be meant to fill the memory, as its header alone costs nothing."""
 
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+"""What Pillow raises of a file that it cannot read."""
+
 _UNKNOWN = "not a picture in a format that can be read"
 _NO_PICTURE = (
     "which cannot be decoded: a picture's bands are 1, 3 or 4 of 8 or 16 bits. Convert it, as with "
@@ -108,7 +111,7 @@ def read_mask(path: Path) -> npt.NDArray[np.uint8 | np.uint16]:
     content = _bytes(path)
     told, bands = png.header(content.data), tiff.header(content.data)
     # OpenCV reads these as they are, and faster; Pillow refuses those that are too large.
-    if told is not None and told.is_byte_grey and told.width * told.height < _LARGE:
+    if told and told.depth == 8 and told.colour == png.GREY and told.width * told.height < _LARGE:
         grey = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
         if grey is not None and grey.ndim == 2:
             return np.asarray(grey, np.uint8)
@@ -121,7 +124,7 @@ def read_mask(path: Path) -> npt.NDArray[np.uint8 | np.uint16]:
     except UnidentifiedImageError:
         what = f"a TIFF of {bands}, {_NO_MASK}" if bands else _UNKNOWN
         raise DamagedFile(f"{path}: {what}") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         # A single band of 16 bits that is said to lie apart from others is too much for Pillow.
         single = "unknown raw mode" in str(error) and bands is not None and bands.bands == 1
         grey = cv2.imdecode(content, cv2.IMREAD_UNCHANGED) if single else None
@@ -142,7 +145,7 @@ def read_palette(path: Path) -> Palette | None:
     try:
         with Image.open(path) as file:
             values = file.getpalette() if file.mode == "P" else None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except UNREADABLE:
         raise PerpixelError(f"{path}: {_UNKNOWN}") from None
     if values is None:
         return None

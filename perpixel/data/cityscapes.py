@@ -1,7 +1,7 @@
 """Cityscapes, fine annotations (Cordts et al., 2016): 19 classes.
 
 Layout: leftImg8bit/SPLIT/CITY/NAME_leftImg8bit.png and gtFine/SPLIT/CITY/NAME_gtFine_labelIds.png,
-whose ids `TRAIN_ID` translates; where a split has no labelIds, its labelTrainIds files are read.
+whose ids are `LABEL_IDS`; where a split has no labelIds, its labelTrainIds files are read.
 2,975 pictures to train, 500 to validate, 1,525 to test (those without published labels).
 """
 

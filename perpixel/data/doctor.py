@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from PIL import Image
 from perpixel.data.catalog import open_pairs, splits
 from perpixel.data.dataset import Pairs
 from perpixel.data.examination import Examined, Finding, Kind, examine
+from perpixel.data.places import matching
 from perpixel.data.reading import cores, read_ahead
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.images import IMAGE_SUFFIXES
@@ -223,14 +225,11 @@ def _unused(sets: Iterable[Pairs]) -> Iterator[Finding]:
         for name in (name for pair in pairs.files for name in pair):
             beside[(pairs.root / name).parent].add(name)
     for folder, names in beside.items():
-        if not folder.is_dir():
-            continue
         below = Path(next(iter(names))).parent
         ending = _common_ending(Path(name).name for name in names)
-        for file in sorted(folder.iterdir()):
+        for file in matching(folder, f"*{escape(ending)}"):
             name = (below / file.name).as_posix()
-            fits = file.name.endswith(ending) and file.name.lower().endswith(IMAGE_SUFFIXES)
-            if fits and name not in names and not file.name.startswith(".") and file.is_file():
+            if name not in names and file.suffix.lower() in IMAGE_SUFFIXES and file.is_file():
                 yield Finding(Kind.UNUSED, "", name)
 
 
