@@ -33,6 +33,7 @@ import os
 import reprlib
 import tomllib
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, TypeVar
@@ -41,7 +42,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from perpixel.data.dataset import Classes, LabelTable, Pairs
 from perpixel.data.listing import Listing
-from perpixel.data.places import first_few, read_list, require_folder
+from perpixel.data.places import first_few, read_list, require_folder, require_split
 from perpixel.errors import PerpixelError
 from perpixel.images import IMAGE_SUFFIXES, distinct_palette
 from perpixel.recipes.base import Colour, Spec
@@ -56,18 +57,14 @@ _Value = TypeVar("_Value", bound=int | Colour)
 def open_folder(root: Path, split: str, *, complete: bool = True) -> Pairs:
     """The pairs of `split` as ROOT/dataset.toml describes them, in the order of its list or name.
 
-    Raises PerpixelError, naming the file and the key, for whatever in it is not as it should be,
-    for a split it does not have, and for pictures without masks; with `complete` false those are
-    listed with the masks they should have.
+    Raises UsageError for a split it does not have, PerpixelError, naming the file and the key, for
+    whatever in it is not as it should be, and for pictures without masks; with `complete` false
+    those are listed with the masks they should have.
     """
     described = _described(root)
+    require_split(split, described.splits, dataset=str(root / FILE))
     try:
         classes, table = _classes_and_table(described)
-        if split not in described.splits:
-            raise PerpixelError(
-                f"there is no split {split!r}, but {', '.join(described.splits)}."
-                f"{suggestion(split, described.splits)} Describe it under [splits.{split}]"
-            )
         files = _pairs(root, described, split, complete=complete)
     except PerpixelError as error:
         raise PerpixelError(f"{root / FILE}: {error}") from None
@@ -228,9 +225,9 @@ def _problem(error: Any) -> str:
 
 def _classes_and_table(described: _Description) -> tuple[Classes, LabelTable]:
     names = [one.name for one in described.classes]
-    for name in names:
-        if names.count(name) > 1:
-            raise PerpixelError(f"more than one class has the name {name!r}; change one of them")
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise PerpixelError(f"{count} classes have the name {name!r}; keep one of them")
     colour, ids, colours = (_of_all(described, key) for key in ("colour", "ids", "colours"))
     palette = colour or [several[0] for several in colours] or distinct_palette(len(names))
     if not ids and not colours:
@@ -241,8 +238,8 @@ def _classes_and_table(described: _Description) -> tuple[Classes, LabelTable]:
     if ignored is None:
         ignored = () if not ids or any(IGNORE in several for several in ids) else (IGNORE,)
     table = LabelTable(
-        ids=_indices(names, ids, ignored, "ids"),
-        colours=_indices(names, colours, described.ignored_colours, "colours"),
+        ids=_indices(ids, ignored, "ids"),
+        colours=_indices(colours, described.ignored_colours, "colours"),
     )
     return Classes(tuple(names), tuple(palette)), table
 
@@ -260,22 +257,18 @@ def _of_all(described: _Description, key: str) -> list[Any]:
 
 
 def _indices(
-    names: Sequence[str], classes: Sequence[Iterable[_Value]], ignored: Iterable[_Value], kind: str
+    classes: Sequence[Iterable[_Value]], ignored: Iterable[_Value], kind: str
 ) -> dict[_Value, int]:
     """From every raw value to its class's position in `classes`, or to IGNORE."""
     owned = [(value, index) for index, several in enumerate(classes) for value in several]
-    indices: dict[_Value, int] = {}
-    for value, index in [*owned, *((value, IGNORE) for value in ignored)]:
-        if value in indices:
-            owners = [
-                f"ignored_{kind}" if one == IGNORE else f"the {kind} of class {names[one]!r}"
-                for one in (indices[value], index)
-            ]
+    owned += [(value, IGNORE) for value in ignored]
+    for value, count in Counter(value for value, _ in owned).items():
+        if count > 1:
             raise PerpixelError(
-                f"{value} is listed twice, in {owners[0]} and in {owners[1]}; keep one of them"
+                f"{value} is listed {count} times in the {kind} of the classes and ignored_{kind}; "
+                f"keep one"
             )
-        indices[value] = index
-    return indices
+    return dict(owned)
 
 
 def _pairs(root: Path, described: _Description, name: str, *, complete: bool) -> Listing:

@@ -34,7 +34,7 @@ def _error(root, split="train"):
     with pytest.raises(PerpixelError) as error:
         open_folder(root, split)
     message = str(error.value)
-    assert message.startswith(f"{root / 'dataset.toml'}: ")
+    assert message.startswith(f"{root / 'dataset.toml'}")
     assert "\n" not in message
     return message
 
@@ -215,24 +215,24 @@ def test_a_value_without_a_class_is_named_with_file_and_class_count(tmp_path):
         ('classes = [{name = "a", ids = []}]' + SPLIT, ["classes[0].ids = []"]),
         ('classes = [{name = "a", colour = [1, 2]}]' + SPLIT, ["classes[0].colour[2] is missing"]),
         ('classes = [{name = "a", colour = [1, 2, 256]}]' + SPLIT, ["colour[2] = 256"]),
-        ('classes = ["a", "b", "a"]' + SPLIT, ["more than one class has the name 'a'"]),
+        ('classes = ["a", "b", "a"]' + SPLIT, ["2 classes have the name 'a'"]),
         (
             COLOURED.replace("142", "70") + SPLIT,
-            ["(0, 0, 70) is listed twice, in the colours of class 'b'", "class 'c'"],
+            ["(0, 0, 70) is listed 2 times in the colours of the classes"],
         ),
         (
             'classes = [{name = "a", ids = [1, 2]}, {name = "b", ids = 2}]' + SPLIT,
-            ["2 is listed twice, in the ids of class 'a' and in the ids of class 'b'"],
+            ["2 is listed 2 times in the ids of the classes"],
         ),
         (
             "ignored_ids = [1]\n" + SHORTEST,
-            ["1 is listed twice, in the ids of class 'building' and in ignored_ids"],
+            ["1 is listed 2 times in the ids of the classes and ignored_ids"],
         ),
         (
             "ignored_colours = [[9, 9, 9]]" + COLOURED.partition("]]")[2] + SPLIT,
-            ["(9, 9, 9) is listed", "class 'a' and in ignored_colours"],
+            ["(9, 9, 9) is listed 2 times", "and ignored_colours"],
         ),
-        ("ignored_colours = [[9, 9, 9], [9, 9, 9]]\n" + SHORTEST, ["twice, in ignored_colours"]),
+        ("ignored_colours = [[9, 9, 9], [9, 9, 9]]\n" + SHORTEST, ["2 times", "ignored_colours"]),
         (
             'classes = ["a", {name = "b", ids = [1]}, "c"]' + SPLIT,
             ["2 of 3 classes have no ids (a, c)", "every class or to none"],
@@ -279,8 +279,7 @@ def test_a_file_in_another_encoding_is_named(tmp_path):
 def test_a_split_that_is_not_there_lists_those_that_are(tmp_path):
     _write(tmp_path, SHORTEST + SPLIT.replace("train", "val"))
     message = _error(tmp_path, "vall")
-    assert "no split 'vall', but train, val. Did you mean val?" in message
-    assert "[splits.vall]" in message
+    assert "no split 'vall'. Did you mean val? There are: train, val" in message
 
 
 @pytest.mark.parametrize("key", ["images", "masks"])
