@@ -11,8 +11,7 @@ import os
 import shutil
 import struct
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -79,12 +78,22 @@ class Cached:
         return self._read(self.files[index][1], None)[..., 0]
 
     def _read(self, name: str, rows: Rows | None) -> Array:
-        with _opened(_place(self.cache, name), self.root / name) as (file, told):
-            shape = told.height, told.width, told.channels
-            first, end = rows or (0, told.height)
-            pixels = np.empty(shape, np.uint8) if rows is None else np.zeros(shape, np.uint8)
-            file.seek(_HEADER.size + first * told.width * told.channels)
-            file.readinto(pixels[first:end].data.cast("B"))
+        path, source = _place(self.cache, name), self.root / name
+        try:
+            with path.open("rb", buffering=0) as file:
+                told = _checked(file, path, source)
+                shape = told.height, told.width, told.channels
+                first, end = rows or (0, told.height)
+                pixels = np.empty(shape, np.uint8) if rows is None else np.zeros(shape, np.uint8)
+                file.seek(_HEADER.size + first * told.width * told.channels)
+                file.readinto(pixels[first:end].data.cast("B"))
+        except FileNotFoundError:
+            raise DamagedFile(
+                f"{source}: is not in the cache {self.cache}; `perpixel data cache` leaves both "
+                f"out where it cannot read a picture or its mask"
+            ) from None
+        except OSError as error:
+            raise DamagedFile(f"{path}: cannot be read ({error.strerror})") from None
         return pixels
 
 
@@ -300,36 +309,28 @@ class _Header(NamedTuple):
         return (now.st_size, now.st_mtime_ns) == (self.source_bytes, self.source_time)
 
 
-@contextmanager
-def _opened(path: Path, source: Path) -> Iterator[tuple[FileIO, _Header]]:
-    """An array's file and header; raises PerpixelError unless it is whole and as the source is."""
-    try:
-        with path.open("rb", buffering=0) as file:
-            content = file.read(_HEADER.size)
-            told = _Header(*_HEADER.unpack(content.ljust(_HEADER.size)))
-            if told.magic != _MAGIC or not told.is_of(source):
-                raise PerpixelError(
-                    f"{source}: was changed since it was cached in {path}; run "
-                    f"`perpixel data cache` again, which renews what has changed"
-                )
-            pixels = told.height * told.width * told.channels
-            if os.fstat(file.fileno()).st_size != _HEADER.size + pixels:
-                raise DamagedFile(f"{path}: is cut short; delete it and cache it again")
-            yield file, told
-    except FileNotFoundError:
-        raise DamagedFile(
-            f"{source}: is not in the cache as {path}; `perpixel data cache` leaves both out where "
-            f"it cannot read a picture or its mask"
-        ) from None
-    except OSError as error:
-        raise DamagedFile(f"{path}: cannot be read ({error.strerror})") from None
+def _checked(file: FileIO, path: Path, source: Path) -> _Header:
+    """An array's header; raises PerpixelError unless the array is whole and as the source is."""
+    told = _Header(*_HEADER.unpack(file.read(_HEADER.size).ljust(_HEADER.size)))
+    if told.magic != _MAGIC or not told.is_of(source):
+        raise PerpixelError(
+            f"{source}: was changed since it was cached as {path}; run `perpixel data cache` "
+            f"again, which renews what has changed"
+        )
+    pixels = told.height * told.width * told.channels
+    if os.fstat(file.fileno()).st_size != _HEADER.size + pixels:
+        raise DamagedFile(f"{path}: is cut short; delete it and cache it again")
+    return told
 
 
 def _is_there(path: Path, source: Path) -> bool:
     """Whether a whole array of the source, as it is now, is at `path`."""
-    with suppress(PerpixelError), _opened(path, source):
-        return True
-    return False
+    try:
+        with path.open("rb", buffering=0) as file:
+            _checked(file, path, source)
+    except (OSError, PerpixelError):
+        return False
+    return True
 
 
 def _write_pixels(path: Path, pixels: Array, source: Path) -> None:
@@ -351,4 +352,4 @@ def _write(path: Path, *content: bytes) -> None:
 
 
 def _place(cache: Path, name: str) -> Path:
-    return cache / "arrays" / f"{name}.pixels"
+    return cache / f"arrays/{name}.pixels"

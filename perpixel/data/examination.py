@@ -137,14 +137,12 @@ def _mask(pairs: Pairs, index: int) -> tuple[RawMask | None, Counter[int], _Rema
 
 def _transparency(path: Path) -> _Remarks:
     """A note on a mask of which not every pixel is opaque."""
-    if path.suffix == ".mat":
-        return []
     try:
         with Image.open(path) as file:
             if "A" not in file.getbands():
                 return []
             clear = np.mean(np.asarray(file.getchannel("A")) < 255)
-    except (OSError, SyntaxError, ValueError):  # OpenCV, which read it, is less particular
+    except (OSError, SyntaxError, ValueError):  # a MATLAB file, or one that only OpenCV reads
         return []
     return [(Kind.CLEAR, f"{clear:.2%} of its pixels")] if clear else []
 
