@@ -324,7 +324,7 @@ def test_wrong_requests_are_one_readable_paragraph(
     ("damage", "says"),
     [
         (bad_mask, ("trainannot/00.png", "77", "11 classes")),
-        (small_mask, ("train/00.png", "48x64", "5x4")),
+        (small_mask, ("train/00.png", "48x64", "4x5")),
         (lambda root: (root / "train/00.png").unlink(), ("train/00.png", "no such file")),
         (lambda root: (root / "train/00.png").write_bytes(b"x"), ("train/00.png", "decoded")),
         (lambda root: (root / "train.txt").unlink(), ("train.txt", "splits there: val")),
