@@ -22,7 +22,7 @@ from torch.nn.functional import interpolate
 import perpixel
 from perpixel.bilinear import taps
 from perpixel.data.scenes import Scenes
-from perpixel.inference.class_maps import class_map
+from perpixel.inference.class_maps import class_maps
 from perpixel.inference.enlargement import Enlargement, best_class
 from perpixel.inference.predictor import Predictor
 from perpixel.inference.windows import window_starts
@@ -112,7 +112,7 @@ def large(windows: str, side: int, crop: int) -> dict[str, object]:
     )
     image = picture((side, side))
     start = time.perf_counter()
-    found = class_map(predictor.network, image, predictor.recipe, dtype=predictor.dtype)
+    (found,) = class_maps(predictor.engine, [image])
     seconds = time.perf_counter() - start
     peak = proc_status("VmHWM")
     starts = window_starts(side, crop, crop * 2 // 3)

@@ -154,12 +154,9 @@ def evaluate(
     opened = open_dataset(dataset or chosen.name, root, split or chosen.eval_split)
     require_classes(opened, predictor.names)
     return run(
-        predictor.network,
-        predictor.recipe,
+        predictor.engine,
         opened,
-        dtype=predictor.dtype,
         batch=batch,
-        window_batch=predictor.window_batch,
         threads=threads,
         boundary=boundary,
         progress=progress,

@@ -13,7 +13,8 @@ from perpixel.data.catalog import open_dataset
 from perpixel.data.loader import batches
 from perpixel.evaluation.confusion import confusion
 from perpixel.heap import keep_freed
-from perpixel.inference.class_maps import class_map
+from perpixel.inference.class_maps import class_maps
+from perpixel.inference.engine import Engine
 from perpixel.models.build import build, place
 from perpixel.models.folding import folded
 from perpixel.models.inputs import normalise
@@ -73,7 +74,8 @@ def prediction(case: dict[str, Any]) -> Run:
     dtype = distributed.precision(recipe.train.precision, device)
     network = _for_prediction(recipe, case, dtype=dtype)
     picture = np.random.default_rng(0).integers(0, 256, (*case["size"], 3), np.uint8)
-    return lambda: class_map(network, picture, recipe, dtype=dtype)
+    engine = Engine(network, recipe, dtype)
+    return lambda: class_maps(engine, [picture])
 
 
 def pictures(case: dict[str, Any]) -> Run:

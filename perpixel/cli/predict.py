@@ -153,7 +153,7 @@ def _sum_over_ranks(count: int, predictor: "Predictor") -> int:
 
     from perpixel import distributed
 
-    where = predictor.network.device
+    where = predictor.engine.device
     with distributed.group(where):
         return int(distributed.summed(torch.tensor(count, device=where)))
 

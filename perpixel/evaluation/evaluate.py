@@ -14,9 +14,8 @@ from perpixel.errors import PerpixelError
 from perpixel.evaluation.boundary import boundary_counts
 from perpixel.evaluation.confusion import Matrix, Scores, areas, confusion, scores
 from perpixel.images import Array
-from perpixel.inference.class_maps import WINDOW_BATCH, class_maps
-from perpixel.models.segmenter import Segmenter
-from perpixel.recipes.spec import Recipe
+from perpixel.inference.class_maps import class_maps
+from perpixel.inference.engine import Engine
 
 Progress = Callable[[int, int, Matrix], None]
 
@@ -24,18 +23,15 @@ _Sample = tuple[int, Array, Array]
 
 
 def evaluate(
-    network: Segmenter,
-    recipe: Recipe,
+    engine: Engine,
     dataset: Dataset,
     *,
-    dtype: torch.dtype = torch.float32,
     batch: int = 1,
-    window_batch: int = WINDOW_BATCH,
     threads: int = 2,
     boundary: bool = False,
     progress: Progress | None = None,
 ) -> Scores:
-    """Scores of the network on every picture of `dataset`, as the recipe's `inference` sees them.
+    """Scores of the network on every picture of `dataset`, as its recipe's `inference` sees them.
 
     Every rank scores every world-th picture; one int64 confusion matrix is summed over all of them,
     and every rank returns the same scores. Up to `batch` pictures in a row that have the same size
@@ -46,9 +42,9 @@ def evaluate(
     """
     if len(dataset) == 0:
         raise PerpixelError("the evaluation split holds no pictures")
+    network, recipe, device = engine.network, engine.recipe, engine.device
     start, was_training = time.perf_counter(), network.training
     tries_kernels = torch.backends.cudnn.benchmark
-    device = network.device
     classes = len(dataset.classes)
     matrix = np.zeros((classes, classes), np.int64)
     pictures = np.zeros((len(dataset), 3, classes), np.int64)
@@ -66,8 +62,7 @@ def evaluate(
         torch.backends.cudnn.benchmark = False  # it would try all kernels for every picture size
         try:
             for group in _same_sized(read_ahead(read, own, threads=threads), batch):
-                images = [image for _, image, _ in group]
-                found = class_maps(network, images, recipe, dtype=dtype, window_batch=window_batch)
+                found = class_maps(engine, [image for _, image, _ in group])
                 for (index, _, label), prediction in zip(group, found, strict=True):
                     counts = confusion(label, prediction, classes=classes)
                     matrix += counts

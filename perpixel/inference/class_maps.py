@@ -8,61 +8,35 @@ map of one whole pass does not even need those (enlargement.py).
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from perpixel.bilinear import Taps, compose, cut, taps
 from perpixel.images import Array, Size, resize_image, scaled_size
+from perpixel.inference.engine import Engine
 from perpixel.inference.enlargement import Enlargement, band, bands, best_class
 from perpixel.inference.windows import Read, Rows, slide
 from perpixel.memory import memory_for
 from perpixel.models.defaults import torch_defaults
-from perpixel.models.inputs import autocast, normalise
-from perpixel.models.segmenter import Segmenter
+from perpixel.models.inputs import normalise
 from perpixel.recipes.spec import Recipe
-
-WINDOW_BATCH = 4
-"""Windows that go through the network at once, where nothing else is said."""
-
-
-def class_map(
-    network: Segmenter,
-    image: Array,
-    recipe: Recipe,
-    *,
-    dtype: torch.dtype,
-    window_batch: int = WINDOW_BATCH,
-) -> Array:
-    """The class of every pixel, uint8 [H, W], of a uint8 RGB picture [H, W, 3].
-
-    The network runs where its weights are, in `dtype`.
-    """
-    return class_maps(network, [image], recipe, dtype=dtype, window_batch=window_batch)[0]
 
 
 @torch.inference_mode()
-def class_maps(
-    network: Segmenter,
-    images: Sequence[Array],
-    recipe: Recipe,
-    *,
-    dtype: torch.dtype,
-    window_batch: int = WINDOW_BATCH,
-) -> list[Array]:
-    """The class maps of pictures of one size, which go through the network together.
+def class_maps(engine: Engine, images: Sequence[Array]) -> list[Array]:
+    """The class of every pixel, uint8 [H, W], of uint8 RGB pictures [H, W, 3] of one size.
 
-    Raises OutOfMemory where they take too much.
+    They go through the network together. Raises OutOfMemory where they take too much.
     """
     found = []
     size = images[0].shape[0], images[0].shape[1]
-    with _memory_for(len(images), size), torch_defaults(network.device):
-        for passes in _passes(network, images, recipe, dtype, window_batch):
+    with _memory_for(len(images), size), torch_defaults(engine.device):
+        for passes in _passes(engine, images):
             if len(passes) == 1 and isinstance(passes[0], Enlargement):
                 best = best_class(passes[0])
             else:
-                best = torch.cat([part for _, part in _best_bands(network, passes, recipe, size)])
+                best = torch.cat([part for _, part in _best_bands(engine, passes, size)])
             found.append(best.cpu().numpy())
     return found
 
@@ -76,13 +50,7 @@ def _memory_for(count: int, size: Size) -> AbstractContextManager[None]:
 
 @torch.inference_mode()
 def score_bands(
-    network: Segmenter,
-    image: Array,
-    recipe: Recipe,
-    *,
-    dtype: torch.dtype,
-    probabilities: bool = False,
-    window_batch: int = WINDOW_BATCH,
+    engine: Engine, image: Array, *, probabilities: bool = False
 ) -> Iterator[tuple[int, Tensor]]:
     """(first row, scores [rows, W, classes]) of bands of a picture, from its top to its bottom.
 
@@ -92,49 +60,38 @@ def score_bands(
     """
     size = image.shape[0], image.shape[1]
     with _memory_for(1, size):
-        with torch_defaults(network.device):
-            (passes,) = _passes(network, [image], recipe, dtype, window_batch)
-            rows, are_logits = _mean(passes, recipe)
-        for top, bottom in _bands(network, size):
-            with torch_defaults(network.device):
+        with torch_defaults(engine.device):
+            (passes,) = _passes(engine, [image])
+            rows, are_logits = _mean(passes, engine.recipe)
+        for top, bottom in _bands(engine, size):
+            with torch_defaults(engine.device):
                 values = rows(top, bottom)
             yield top, values.softmax(dim=2) if probabilities and are_logits else values
 
 
 @torch.inference_mode()
-def streamed(
-    network: Segmenter,
-    read: Read,
-    size: Size,
-    *,
-    recipe: Recipe,
-    dtype: torch.dtype,
-    window_batch: int = WINDOW_BATCH,
-) -> Iterator[tuple[int, Array]]:
+def streamed(engine: Engine, read: Read, size: Size) -> Iterator[tuple[int, Array]]:
     """(first row, class map uint8 [rows, W]) of bands of a picture that is read in windows.
 
     For pictures larger than memory: the recipe's windows slide, at one scale, on the picture as it
     is. Flips are averaged as elsewhere. Raises OutOfMemory.
     """
     with _memory_for(1, size):
-        passes = _sliding(network, read, size, recipe, dtype, window_batch)
-        for top, best in _best_bands(network, passes, recipe, size):
+        for top, best in _best_bands(engine, _sliding(engine, read, size), size):
             yield top, best.cpu().numpy()
 
 
 Pass = Enlargement | Rows
 
 
-def _best_bands(
-    network: Segmenter, passes: Sequence[Pass], recipe: Recipe, size: Size
-) -> Iterator[tuple[int, Tensor]]:
-    rows, _ = _mean(passes, recipe)
-    for top, bottom in _bands(network, size):
+def _best_bands(engine: Engine, passes: Sequence[Pass], size: Size) -> Iterator[tuple[int, Tensor]]:
+    rows, _ = _mean(passes, engine.recipe)
+    for top, bottom in _bands(engine, size):
         yield top, rows(top, bottom).max(dim=2).indices.to(torch.uint8)
 
 
-def _bands(network: Segmenter, size: Size) -> Iterator[tuple[int, int]]:
-    return bands(size, classes=network.classes, device=network.device)
+def _bands(engine: Engine, size: Size) -> Iterator[tuple[int, int]]:
+    return bands(size, classes=engine.network.classes, device=engine.device)
 
 
 def _mean(passes: Sequence[Pass], recipe: Recipe) -> tuple[Rows, bool]:
@@ -157,37 +114,32 @@ def _mean(passes: Sequence[Pass], recipe: Recipe) -> tuple[Rows, bool]:
     return rows, logits
 
 
-def _passes(
-    network: Segmenter, images: Sequence[Array], recipe: Recipe, dtype: torch.dtype, batch: int
-) -> list[list[Pass]]:
+def _passes(engine: Engine, images: Sequence[Array]) -> list[list[Pass]]:
     """For every picture its passes, one for every scale with and without its flip."""
+    recipe = engine.recipe
     picture = images[0].shape[0], images[0].shape[1]
     found: list[list[Pass]] = [[] for _ in images]
     for scale in recipe.inference.scales:
         size = scaled_size(recipe.data.resize or picture, scale, box=recipe.inference.base_size)
         resized = [resize_image(image, size) for image in images]
         if recipe.inference.windows == "whole":
-            enlargements = _whole(network, resized, recipe, dtype, picture)
-            for passes, own in zip(found, enlargements, strict=True):
+            for passes, own in zip(found, _whole(engine, resized, picture), strict=True):
                 passes += own
             continue
         for passes, image in zip(found, resized, strict=True):
-            for rows in _sliding(network, _part_of(image), size, recipe, dtype, batch):
+            for rows in _sliding(engine, _part_of(image), size):
                 passes.append(rows if size == picture else _enlarged(rows, size, picture, recipe))
     return found
 
 
-def _whole(
-    network: Segmenter, images: Sequence[Array], recipe: Recipe, dtype: torch.dtype, picture: Size
-) -> list[list[Enlargement]]:
-    device = network.device
-    fed = normalise(torch.from_numpy(np.stack(images)).to(device), recipe.input)
+def _whole(engine: Engine, images: Sequence[Array], picture: Size) -> list[list[Enlargement]]:
+    recipe = engine.recipe
+    fed = engine.feed(images)
     size = fed.shape[2], fed.shape[3]
     found: list[list[Enlargement]] = [[] for _ in images]
     for flipped in (False, True) if recipe.inference.flip else (False,):
         padded = _padded(fed.flip(3) if flipped else fed, recipe)
-        with autocast(device, dtype):
-            logits = network(padded).main.permute(0, 2, 3, 1)
+        logits = engine.logits(padded)
         by_way = recipe.inference.two_resizes or padded.shape != fed.shape
         down, across = (
             _axis(logits.shape[1 + axis], padded.shape[2 + axis], size[axis], picture[axis],
@@ -213,15 +165,13 @@ def _axis(
     return compose(inner, taps(fed, picture, align_corners=align_corners))
 
 
-def _sliding(
-    network: Segmenter, read: Read, size: Size, recipe: Recipe, dtype: torch.dtype, batch: int
-) -> list[Rows]:
+def _sliding(engine: Engine, read: Read, size: Size) -> list[Rows]:
     def mirrored(top: int, left: int, height: int, width: int) -> Array:
         return read(top, size[1] - left - width, height, width)[:, ::-1]
 
-    found = [slide(network, read, size, recipe=recipe, dtype=dtype, batch=batch)]
-    if recipe.inference.flip:
-        other = slide(network, mirrored, size, recipe=recipe, dtype=dtype, batch=batch)
+    found = [slide(engine, read, size)]
+    if engine.recipe.inference.flip:
+        other = slide(engine, mirrored, size)
         found.append(lambda top, bottom: other(top, bottom).flip(1))
     return found
 

@@ -97,14 +97,7 @@ def _write(predictor: Predictor, file: Any, out: Path, progress: Progress | None
         if file.rpcs:
             target.rpcs = file.rpcs
         target.write_colormap(1, {index: tuple(rgb) for index, rgb in enumerate(colours)})
-        for top, classes in streamed(
-            predictor.network,
-            read,
-            size,
-            recipe=predictor.recipe,
-            dtype=predictor.dtype,
-            window_batch=predictor.window_batch,
-        ):
+        for top, classes in streamed(predictor.engine, read, size):
             window = Window(0, top, size[1], len(classes))
             classes[file.dataset_mask(window=window) == 0] = IGNORE
             target.write(classes, 1, window=window)

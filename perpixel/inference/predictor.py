@@ -15,7 +15,8 @@ from perpixel import hub
 from perpixel.checkpoint import Checkpoint, network_of, read_checkpoint
 from perpixel.errors import UsageError
 from perpixel.images import Array, Palette, overlay, read_image
-from perpixel.inference.class_maps import WINDOW_BATCH, class_maps, score_bands
+from perpixel.inference.class_maps import class_maps, score_bands
+from perpixel.inference.engine import Engine
 from perpixel.models.build import place
 from perpixel.models.compiling import compile_for_prediction
 from perpixel.models.folding import folded
@@ -59,7 +60,7 @@ class Predictor:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         inference: Inference | None = None,
-        window_batch: int = WINDOW_BATCH,
+        window_batch: int = 4,
         compiled: bool = False,
     ) -> None:
         self.checkpoint = checkpoint
@@ -68,11 +69,10 @@ class Predictor:
             self.recipe = self.recipe.model_copy(update={"inference": inference})
         self.names = checkpoint.names
         self.palette = checkpoint.palette
-        self.dtype = dtype
-        self.window_batch = window_batch
         self.network = place(folded(network_of(checkpoint)), device).to(dtype)
         if compiled:
             compile_for_prediction(self.network)
+        self.engine = Engine(self.network, self.recipe, dtype, window_batch)
 
     def predict(self, image: Picture) -> Result:
         """The classes of one picture: a path, a PIL picture or a uint8 RGB array [H, W, 3].
@@ -87,13 +87,7 @@ class Predictor:
         maps: dict[int, Array] = {}
         for size in dict.fromkeys(picture.shape for picture in pictures):
             same = [index for index, picture in enumerate(pictures) if picture.shape == size]
-            found = class_maps(
-                self.network,
-                [pictures[index] for index in same],
-                self.recipe,
-                dtype=self.dtype,
-                window_batch=self.window_batch,
-            )
+            found = class_maps(self.engine, [pictures[index] for index in same])
             maps |= dict(zip(same, found, strict=True))
         return [
             Result(picture, maps[index], self.names, self.palette)
@@ -105,14 +99,7 @@ class Predictor:
 
         Together they are [H, W, classes], which for a large picture does not fit into memory.
         """
-        for top, values in score_bands(
-            self.network,
-            _pixels(image),
-            self.recipe,
-            dtype=self.dtype,
-            probabilities=True,
-            window_batch=self.window_batch,
-        ):
+        for top, values in score_bands(self.engine, _pixels(image), probabilities=True):
             yield top, values.cpu().numpy()
 
     @classmethod

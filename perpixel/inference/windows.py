@@ -9,10 +9,8 @@ from torch.nn.functional import pad
 
 from perpixel.bilinear import cut, taps
 from perpixel.images import Array, Size
+from perpixel.inference.engine import Engine
 from perpixel.inference.enlargement import band
-from perpixel.models.inputs import autocast, normalise
-from perpixel.models.segmenter import Segmenter
-from perpixel.recipes.spec import Recipe
 
 Rows = Callable[[int, int], Tensor]
 """(top, bottom) -> scores of these rows, float32 [bottom - top, W, classes]."""
@@ -31,22 +29,20 @@ def window_starts(size: int, crop: int, stride: int) -> list[int]:
     return [max(min(index * stride, size - crop), 0) for index in range(count)]
 
 
-def slide(
-    network: Segmenter, read: Read, size: Size, *, recipe: Recipe, dtype: torch.dtype, batch: int
-) -> Rows:
+def slide(engine: Engine, read: Read, size: Size) -> Rows:
     """Mean logits of overlapping windows over a picture of `size`, weighted when blended.
 
     The rows that come back must be asked for from the top to the bottom. Windows go through the
-    network, `batch` at a time, when the first of their rows is asked for, and their coarse logits
-    are dropped after the last.
+    network, a few at a time, when the first of their rows is asked for, and their coarse logits are
+    dropped after the last.
     """
+    recipe, device, batch = engine.recipe, engine.device, engine.window_batch
     spec = recipe.inference
     crop = spec.crop or recipe.train.last_crop
     stride = spec.stride or (max(crop[0] * 2 // 3, 1), max(crop[1] * 2 // 3, 1))
     tall, wide = min(crop[0], size[0]), min(crop[1], size[1])
     tops, lefts = window_starts(size[0], tall, stride[0]), window_starts(size[1], wide, stride[1])
     below, right = -tall % recipe.input.size_divisor, -wide % recipe.input.size_divisor
-    device = network.device
     down, across = (
         (_hann(length) if spec.windows == "blend" else torch.ones(length)).to(device)
         for length in (tall, wide)
@@ -59,14 +55,11 @@ def slide(
         found = []
         for first in range(0, len(lefts), batch):
             part = [read(top, left, tall, wide) for left in lefts[first : first + batch]]
-            pixels = torch.stack([torch.from_numpy(window.copy()) for window in part])
-            fed = pad(normalise(pixels.to(device), recipe.input), (0, right, 0, below))
-            with autocast(device, dtype):
-                found.append(network(fed).main.permute(0, 2, 3, 1))
+            found.append(engine.logits(pad(engine.feed(part), (0, right, 0, below))))
         return torch.cat(found)
 
     def rows(top: int, bottom: int) -> Tensor:
-        total = torch.zeros(bottom - top, size[1], network.classes, device=device)
+        total = torch.zeros(bottom - top, size[1], engine.network.classes, device=device)
         for start in tops:
             if start + tall <= top:
                 held.pop(start, None)

@@ -18,6 +18,7 @@ from perpixel.errors import Interrupted, PerpixelError
 from perpixel.evaluation.confusion import Scores
 from perpixel.evaluation.evaluate import evaluate
 from perpixel.evaluation.files import write_scores
+from perpixel.inference.engine import Engine
 from perpixel.memory import memory_for
 from perpixel.models.build import build, place
 from perpixel.models.folding import folded
@@ -301,7 +302,7 @@ def _evaluation(
 ) -> tuple[Scores, Progress]:
     """Scores in float32, as `perpixel eval` gives them, written down unless they have been."""
     with distributed.exact(model.device):
-        scores = evaluate(folded(model), recipe, eval_set)
+        scores = evaluate(Engine(folded(model), recipe), eval_set)
     line = (
         f"step {progress.step}  val mIoU {scores.miou:.2f}  pixel accuracy "
         f"{scores.pixel_accuracy:.2f}  mean accuracy {scores.mean_accuracy:.2f}  "

@@ -9,7 +9,8 @@ from torch.nn.functional import interpolate
 import perpixel
 from perpixel.errors import OutOfMemory, UsageError
 from perpixel.inference import enlargement
-from perpixel.inference.class_maps import class_map, class_maps, score_bands, streamed
+from perpixel.inference.class_maps import class_maps, score_bands, streamed
+from perpixel.inference.engine import Engine
 from perpixel.inference.windows import window_starts
 from perpixel.models.build import build
 from perpixel.models.inputs import normalise
@@ -25,9 +26,12 @@ def network():
     return build(RECIPE.model, classes=4).eval()
 
 
+def engine(network, *changes: str) -> Engine:
+    return Engine(network, perpixel.override(RECIPE, changes))
+
+
 def scores(network, *changes: str, image: np.ndarray = IMAGE) -> torch.Tensor:
-    recipe = perpixel.override(RECIPE, changes)
-    bands = score_bands(network, image, recipe, dtype=torch.float32)
+    bands = score_bands(engine(network, *changes), image)
     return torch.cat([values for _, values in bands]).permute(2, 0, 1)
 
 
@@ -47,7 +51,7 @@ def plain(network, image: np.ndarray) -> torch.Tensor:
 def test_a_whole_picture_is_one_pass(network):
     expected = plain(network, IMAGE)
     assert close(scores(network), expected)
-    found = class_map(network, IMAGE, RECIPE, dtype=torch.float32)
+    (found,) = class_maps(Engine(network, RECIPE), [IMAGE])
     assert found.dtype == np.uint8
     assert found.shape == (45, 70)
     assert (found == expected.argmax(0).numpy()).mean() > 0.999
@@ -112,29 +116,26 @@ def test_windows_default_to_the_last_training_crop_two_thirds_apart(network, fin
 @pytest.mark.parametrize("windows", ["slide", "blend"])
 @pytest.mark.parametrize("flip", ["false", "true"])
 def test_any_bands_and_batches_of_windows_give_the_same_map(network, windows, flip, monkeypatch):
-    recipe = perpixel.override(
-        RECIPE,
-        ["inference.crop=20x24", f"inference.windows={windows}", f"inference.flip={flip}"],
+    usual = engine(
+        network, "inference.crop=20x24", f"inference.windows={windows}", f"inference.flip={flip}"
     )
     expected = None
     for values, batch in ((2**21, 1), (70 * 4 * 3, 2), (1, 50)):
         monkeypatch.setitem(enlargement._VALUES, "cpu", values)
-        bands = list(score_bands(network, IMAGE, recipe, dtype=torch.float32, window_batch=batch))
+        bands = list(score_bands(usual._replace(window_batch=batch), IMAGE))
         found = torch.cat([band for _, band in bands])
         assert [top for top, _ in bands] == list(range(0, 45, len(bands[0][1])))
         expected = found if expected is None else expected
         assert close(found, expected)
         parts = streamed(
-            network,
+            usual,
             lambda top, left, tall, wide: IMAGE[top : top + tall, left : left + wide],
             (45, 70),
-            recipe=recipe,
-            dtype=torch.float32,
         )
         whole = np.concatenate([part for _, part in parts])
         best, second = expected.topk(2, dim=2).values.unbind(2)
         sure = (best - second > 1e-5).numpy()
-        assert (whole == class_map(network, IMAGE, recipe, dtype=torch.float32))[sure].all()
+        assert (whole == class_maps(usual, [IMAGE])[0])[sure].all()
         assert (whole == expected.argmax(2).numpy())[sure].all()
 
 
@@ -147,10 +148,9 @@ def test_sliding_windows_on_a_resized_picture_come_back_to_its_size(network):
 def test_pictures_of_one_size_share_a_pass(network):
     images = [IMAGE, IMAGE[::-1].copy(), np.zeros_like(IMAGE)]
     for changes in (["inference.flip=true", "inference.scales=[1, 1.5]"], []):
-        recipe = perpixel.override(RECIPE, changes)
-        together = class_maps(network, images, recipe, dtype=torch.float32)
-        for image, found in zip(images, together, strict=True):
-            alone = class_map(network, image, recipe, dtype=torch.float32)
+        own = engine(network, *changes)
+        for image, found in zip(images, class_maps(own, images), strict=True):
+            (alone,) = class_maps(own, [image])
             assert (found == alone).mean() > 0.999
 
 
@@ -160,8 +160,7 @@ def test_probabilities_sum_to_one(network):
         ["inference.flip=true"],
         ["inference.flip=true", "inference.average=logits"],
     ):
-        recipe = perpixel.override(RECIPE, changes)
-        bands = score_bands(network, IMAGE, recipe, dtype=torch.float32, probabilities=True)
+        bands = score_bands(engine(network, *changes), IMAGE, probabilities=True)
         found = torch.cat([band for _, band in bands])
         assert torch.allclose(found.sum(2), torch.ones(45, 70), atol=1e-5)
         assert found.min() >= 0
@@ -244,7 +243,7 @@ def test_bgr_networks_are_fed_bgr():
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (7, 3)])
 def test_the_smallest_pictures_work(network, size):
     image = np.zeros((*size, 3), np.uint8)
-    assert class_map(network, image, RECIPE, dtype=torch.float32).shape == size
+    assert class_maps(Engine(network, RECIPE), [image])[0].shape == size
 
 
 def test_gaps_between_windows_are_refused():
@@ -267,11 +266,9 @@ def test_windows_are_padded_to_the_divisor_too(network, crop):
 @pytest.mark.parametrize("way", ["scores", "streamed"])
 def test_too_little_memory_is_told_in_bands_too(network, monkeypatch, way):
     monkeypatch.setattr(network, "forward", lambda *_: torch.empty(1 << 60, dtype=torch.uint8))
-    recipe = perpixel.override(RECIPE, ["inference.windows=slide"])
+    own = engine(network, "inference.windows=slide")
     bands = (
-        score_bands(network, IMAGE, recipe, dtype=torch.float32)
-        if way == "scores"
-        else streamed(network, lambda *_: IMAGE, (45, 70), recipe=recipe, dtype=torch.float32)
+        score_bands(own, IMAGE) if way == "scores" else streamed(own, lambda *_: IMAGE, (45, 70))
     )
     with pytest.raises(OutOfMemory, match="1 of 70x45 pixels: too little memory"):
         next(bands)

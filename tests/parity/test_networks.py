@@ -12,7 +12,8 @@ import torch
 from torch.nn.functional import pad
 
 from perpixel.conversion import find, network_of
-from perpixel.inference.class_maps import class_map, score_bands
+from perpixel.inference.class_maps import class_maps, score_bands
+from perpixel.inference.engine import Engine
 from perpixel.models import winograd
 from perpixel.models.inputs import normalise
 from perpixel.models.segmenter import Segmenter
@@ -88,7 +89,7 @@ def test_logits(case: Case, quick: bool, monkeypatch):
 
 
 def test_whole(case: Case):
-    found = class_map(case.network, case.image, case.recipe, dtype=torch.float32)
+    (found,) = class_maps(Engine(case.network, case.recipe), [case.image])
     sure = case.arrays["margin"] > NOISE * np.abs(case.arrays["logits"]).max()
     assert sure.mean() > 0.99
     np.testing.assert_array_equal(found[sure], case.arrays["pred_whole"][sure])
@@ -121,11 +122,10 @@ def _compare(case: Case, inference: dict, *, expected: np.ndarray) -> torch.Tens
     """The scores [H, W, classes]; the class map is as expected where the best leads by more than
     the noise."""
     changed = case.recipe.inference.model_copy(update=inference)
-    recipe = case.recipe.model_copy(update={"inference": changed})
+    engine = Engine(case.network, case.recipe.model_copy(update={"inference": changed}))
     with _remembering(case.network):
-        bands = score_bands(case.network, case.image, recipe, dtype=torch.float32)
-        found = torch.cat([values for _, values in bands])
-        classes = class_map(case.network, case.image, recipe, dtype=torch.float32)
+        found = torch.cat([values for _, values in score_bands(engine, case.image)])
+        (classes,) = class_maps(engine, [case.image])
     best, second = found.topk(2, dim=2).values.unbind(2)
     sure = (best - second > NOISE * found.abs().max()).numpy()
     assert sure.mean() > 0.99
