@@ -10,32 +10,46 @@ from typing import IO
 from perpixel.errors import PerpixelError
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raises PerpixelError that names `path` where the system refuses something inside."""
+    try:
+        yield
+    except OSError as error:
+        raise PerpixelError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Where to write what takes `path`'s place at the end, or goes away with an error.
+
+    What a crash leaves behind has a name of its own, which the next writing takes again.
+    """
+    path = path.resolve()  # a link stays a link
+    part = path.with_name(f".{path.name}.part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def write_whole(path: Path, *content: bytes | memoryview) -> None:
     """Writes a file so that a reader, or a crash, sees the old content or the new, never a part.
 
-    `content`'s pieces follow one another. What a crash leaves behind has a name of its own, which
-    the next writing takes again.
+    `content`'s pieces follow one another. Raises PerpixelError.
     """
-    try:
+    with writing(path):
         if path.exists() and not path.is_file() and not path.is_dir():
             with path.open("wb") as file:  # a device or pipe is not ours to replace
                 file.writelines(content)
             return
-        path = path.resolve()  # a link stays a link
-        temporary = path.with_name(f".{path.name}.part")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as file:
-                file.writelines(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-            sync_folder(path.parent)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise PerpixelError(f"{path}: cannot be written ({error.strerror})") from None
+        with replacing(path) as part, part.open("wb") as file:
+            file.writelines(content)
+            file.flush()
+            os.fsync(file.fileno())
+        sync_folder(path.resolve().parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -12,6 +12,7 @@ from perpixel.images import Array, palette_table
 from perpixel.inference.class_maps import streamed
 from perpixel.inference.predictor import Predictor
 from perpixel.recipes.spec import IGNORE
+from perpixel.writing import replacing
 
 Progress = Callable[[int, int], None]
 
@@ -43,22 +44,18 @@ def predict_geotiff(
     with needs_extra("--geo", "geo"):
         import rasterio
         from rasterio.errors import NotGeoreferencedWarning, RasterioError
-    part = out.with_name(f".{out.name}.part")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
         with (
+            replacing(out) as part,
             warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning),
             rasterio.Env(GDAL_CACHEMAX=_CACHE),
             rasterio.open(path) as file,
         ):
             _require_colours(path, file)
             _write(predictor, file, part, progress)
-        part.replace(out)
     except (RasterioError, OSError) as error:
         reason = error.__cause__ or error
         raise PerpixelError(f"{path}: cannot be read, or {out} written ({reason})") from None
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _require_colours(path: Path, file: Any) -> None:
