@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from perpixel import distributed
 from perpixel.heap import keep_freed
 from perpixel.models import winograd
-from perpixel.models.build import build, place
+from perpixel.models.build import build, to_device
 from perpixel.models.folding import folded
 from perpixel.models.segmenter import Segmenter
 from perpixel.recipes import recipe
@@ -32,7 +32,9 @@ SHAPES = ((4096, 4096, 4096), (8192, 2048, 2048), (4096, 512, 4608), (16384, 102
 
 def network() -> Segmenter:
     torch.manual_seed(0)
-    made = place(build(recipe("mmseg/fcn_r50-d8_512x512_20k_voc12aug").model, classes=21), DEVICE)
+    made = to_device(
+        build(recipe("mmseg/fcn_r50-d8_512x512_20k_voc12aug").model, classes=21), DEVICE
+    )
     for module in made.modules():
         if isinstance(module, nn.BatchNorm2d):  # as after some training: features keep their size
             nn.init.constant_(module.weight, 0.5)

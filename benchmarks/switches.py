@@ -15,7 +15,7 @@ from perpixel import distributed
 from perpixel.heap import keep_freed
 from perpixel.losses import segmentation_loss
 from perpixel.models import winograd
-from perpixel.models.build import build, place
+from perpixel.models.build import build, to_device
 from perpixel.recipes import recipe, settings
 from perpixel.training.economy import economise
 from perpixel.training.optimizer import make_optimizer
@@ -49,7 +49,7 @@ def steps(changes: Sequence[str]) -> dict[str, float]:
     dtype = distributed.precision(chosen.train.precision, DEVICE)
     torch.manual_seed(0)
     network = build(chosen.model, classes=21)
-    network = network.to(DEVICE) if first else place(network, DEVICE)
+    network = network.to(DEVICE) if first else to_device(network, DEVICE)
     network = economise(network.train(), chosen.train)
     optimizer = make_optimizer(network, chosen.optimizer)
     images = torch.randn(2, 3, 512, 512, device=DEVICE)
@@ -80,7 +80,7 @@ def sgd() -> dict[str, list[float]]:
     }
     ways = {}
     for kind, choice in kinds.items():
-        network = place(
+        network = to_device(
             build(recipe("mmseg/fcn_r50-d8_512x512_20k_voc12aug").model, classes=21), DEVICE
         )
         weights = list(network.parameters())

@@ -15,7 +15,7 @@ from perpixel.evaluation.confusion import confusion
 from perpixel.heap import keep_freed
 from perpixel.inference.class_maps import class_maps
 from perpixel.inference.engine import Engine
-from perpixel.models.build import build, place
+from perpixel.models.build import build, to_device
 from perpixel.models.folding import folded
 from perpixel.models.inputs import normalise
 from perpixel.models.segmenter import Segmenter
@@ -34,7 +34,7 @@ def training_step(case: dict[str, Any]) -> Run:
     dtype = distributed.precision(recipe.train.precision, device)
     torch.backends.cudnn.benchmark = True
     network = build(recipe.model, classes=case["classes"])
-    network = economise(place(network, device).train(), recipe.train)
+    network = economise(to_device(network, device).train(), recipe.train)
     optimizer = make_optimizer(network, recipe.optimizer)
     random = np.random.default_rng(0)
     size = (case["batch"], *case["size"])
@@ -108,7 +108,7 @@ def metric(case: dict[str, Any]) -> Run:
 
 def _for_prediction(recipe: Recipe, case: dict[str, Any], *, dtype: torch.dtype) -> Segmenter:
     """As perpixel.load makes it."""
-    return place(folded(build(recipe.model, classes=case["classes"])), case["device"]).to(dtype)
+    return to_device(folded(build(recipe.model, classes=case["classes"])), case["device"]).to(dtype)
 
 
 def _recipe(case: dict[str, Any]) -> Recipe:

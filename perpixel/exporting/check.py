@@ -14,7 +14,7 @@ from perpixel.checkpoint import Checkpoint
 from perpixel.exporting.graph import Graph, NetworkAlone
 from perpixel.images import Array, Size
 from perpixel.inference.predictor import Predictor
-from perpixel.models.build import place
+from perpixel.models.build import to_device
 
 Values = npt.NDArray[Any]
 Runner = Callable[[Tensor], tuple[Values, ...]]
@@ -58,7 +58,7 @@ def program_runner(content: bytes) -> Runner:
 
 def torch_runner(graph: Graph) -> Runner:
     """Runs what was exported in PyTorch itself, laid out as `predict` has it."""
-    place(graph.network, "cpu")
+    to_device(graph.network, "cpu")
     return _in_torch(graph)
 
 

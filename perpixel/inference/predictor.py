@@ -17,8 +17,8 @@ from perpixel.errors import UsageError
 from perpixel.images import Array, Palette, overlay, read_image
 from perpixel.inference.class_maps import class_maps, score_bands
 from perpixel.inference.engine import Engine
-from perpixel.models.build import place
-from perpixel.models.compiling import compile_for_prediction
+from perpixel.models.build import to_device
+from perpixel.models.compiling import compile_network
 from perpixel.models.folding import folded
 from perpixel.recipes.spec import Inference
 
@@ -69,9 +69,9 @@ class Predictor:
             self.recipe = self.recipe.model_copy(update={"inference": inference})
         self.names = checkpoint.names
         self.palette = checkpoint.palette
-        self.network = place(folded(network_of(checkpoint)), device).to(dtype)
+        self.network = to_device(folded(network_of(checkpoint)), device).to(dtype)
         if compiled:
-            compile_for_prediction(self.network)
+            compile_network(self.network, options={"freezing": True})  # weights as constants
         self.engine = Engine(self.network, self.recipe, dtype, window_batch)
 
     def predict(self, image: Picture) -> Result:

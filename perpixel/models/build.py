@@ -50,7 +50,7 @@ def build(spec: Model, *, classes: int) -> Segmenter:
     return network
 
 
-def place(network: Segmenter, device: torch.device | str) -> Segmenter:
+def to_device(network: Segmenter, device: torch.device | str) -> Segmenter:
     """Moves the network to a device, its convolutions laid out channels-last (faster there).
 
     Raises OutOfMemory where the device has no room for it.
@@ -66,7 +66,7 @@ def initialise(network: Segmenter) -> None:
     timm's backbones have initialised themselves.
     """
     spec = network.spec.backbone
-    zero_init_residual = isinstance(spec, ResNetSpec) and spec.zero_init_residual
+    zero = isinstance(spec, ResNetSpec) and spec.zero_init_residual and not spec.frozen_norm
     for name, module in network.named_modules():
         if isinstance(spec, Timm) and name.startswith("backbone."):
             continue
@@ -80,12 +80,5 @@ def initialise(network: Segmenter) -> None:
                     nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-            case BasicBlock() if zero_init_residual:
-                _zero_scale(module.bn2)
-            case Bottleneck() if zero_init_residual:
-                _zero_scale(module.bn3)
-
-
-def _zero_scale(norm: nn.Module) -> None:
-    if isinstance(norm, nn.BatchNorm2d):
-        nn.init.zeros_(norm.weight)
+            case BasicBlock(bn2=last) | Bottleneck(bn3=last) if zero:
+                nn.init.zeros_(last.get_parameter("weight"))

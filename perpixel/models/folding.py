@@ -40,9 +40,7 @@ def _fold_below(part: nn.Module) -> None:
 
 
 def _fold(convolution: nn.Conv2d, norm: _Norm) -> None:
-    mean, variance = norm.running_mean, norm.running_var
-    assert mean is not None
-    assert variance is not None
+    mean, variance = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
     scale = norm.weight.double() / (variance.double() + norm.eps).sqrt()
     shift = norm.bias.double() - mean.double() * scale
     if convolution.bias is not None:

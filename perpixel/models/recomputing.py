@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,15 +13,10 @@ _Norm = nn.BatchNorm2d | nn.SyncBatchNorm
 
 def recomputed(stage: nn.Module, features: Tensor) -> Tensor:
     """stage(features), of which only `features` is kept; gradients and statistics stay the same."""
+    held: dict[str, Any] = {"context_fn": lambda: (nullcontext(), _statistics_held(stage))}
     if torch.compiler.is_compiling():  # it traces a stage once, and counts a batch once
-        traced: Tensor = checkpoint(stage, features, use_reentrant=False)
-        return traced
-    output: Tensor = checkpoint(
-        stage,
-        features,
-        use_reentrant=False,
-        context_fn=lambda: (nullcontext(), _statistics_held(stage)),
-    )
+        held = {}
+    output: Tensor = checkpoint(stage, features, use_reentrant=False, **held)
     return output
 
 

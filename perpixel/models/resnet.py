@@ -8,6 +8,7 @@ dilation (mmsegmentation's contract_dilation); an optional deep stem of three 3x
 """
 
 from collections.abc import Callable
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -112,27 +113,17 @@ class ResNet(nn.Module):
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
 
         block = BasicBlock if spec.depth in (18, 34) else Bottleneck
+        make = partial(block, stride_in_1x1=spec.stride_in_1x1, norm=norm)
         self.widths = tuple(block.expansion * width for width in WIDTHS)
         inputs, dilation, stages = WIDTHS[0], 1, []
         plan = zip(BLOCKS[spec.depth], WIDTHS, _STRIDES[spec.output_stride], strict=True)
         for stage, (count, width, stride) in enumerate(plan):
-            previous = dilation
+            first = make(inputs, width, stride=stride, dilation=dilation)
             if stage > 0 and stride == 1:  # dilated where it would have been strided
                 dilation *= 2
-            blocks = []
-            for index in range(count):
-                blocks.append(
-                    block(
-                        inputs,
-                        width,
-                        stride=stride if index == 0 else 1,
-                        dilation=previous if index == 0 else dilation,
-                        stride_in_1x1=spec.stride_in_1x1,
-                        norm=norm,
-                    )
-                )
-                inputs = block.expansion * width
-            stages.append(nn.Sequential(*blocks))
+            inputs = block.expansion * width
+            others = (make(inputs, width, stride=1, dilation=dilation) for _ in range(count - 1))
+            stages.append(nn.Sequential(first, *others))
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.recomputed: tuple[int, ...] = ()
 

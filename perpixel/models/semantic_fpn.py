@@ -7,6 +7,7 @@ too (mmsegmentation decode_heads/fpn_head.py, sssegmentation semanticfpn.py).
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import cast
 
 from torch import SymInt, Tensor, nn
@@ -51,28 +52,24 @@ class SemanticFPNHead(nn.Module):
             levels[fine] = levels[fine] + interpolate(
                 levels[fine + 1], size=levels[fine].shape[-2:], mode="nearest"
             )
+        enlarge = partial(interpolate, mode="bilinear", align_corners=self._align_corners)
         scaled = []
         for level, convs in enumerate(self.scales):
             feature = self.output[level](levels[level])
             for conv in cast(nn.ModuleList, convs):
                 feature = conv(feature)
                 if level > 0:  # from its own stride to stride 4, one doubling per convolution
-                    feature = interpolate(
-                        feature,
-                        scale_factor=2.0,
-                        mode="bilinear",
-                        align_corners=self._align_corners,
-                    )
+                    feature = enlarge(feature, scale_factor=2.0)
             scaled.append(feature)
         merged = scaled[0]
+        size = merged.shape[-2:]
         for feature in scaled[1:]:  # at odd sizes doubling overshoots by a few pixels
-            merged = merged + _fit(feature, merged.shape[-2:], self._align_corners)
+            fits = _are_same(feature.shape[-2:], size)
+            merged = merged + (feature if fits else enlarge(feature, size=list(size)))
         logits: Tensor = self.classifier(self.dropout(merged))
         return logits
 
 
-def _fit(feature: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
-    symbolic = any(isinstance(side, SymInt) for side in (*feature.shape[-2:], *size))
-    if not symbolic and feature.shape[-2:] == size:  # an export for any size cannot know
-        return feature
-    return interpolate(feature, size=list(size), mode="bilinear", align_corners=align_corners)
+def _are_same(one: Sequence[int], other: Sequence[int]) -> bool:
+    """An export for any size cannot know."""
+    return not any(isinstance(side, SymInt) for side in (*one, *other)) and one == other

@@ -231,14 +231,8 @@ def _strips(features: Tensor, dilation: int) -> Iterator[_Strip]:
     rows = max(1, _TILES // (pictures * dilation**2 * across))
     for first in range(0, n, pictures):
         for row in range(0, down, rows):
-            yield _Strip(
-                first,
-                min(pictures, n - first),
-                dilation,
-                row * 4 * dilation,
-                min(rows, down - row),
-                across,
-            )
+            shown, tall = min(pictures, n - first), min(rows, down - row)
+            yield _Strip(first, shown, dilation, row * 4 * dilation, tall, across)
 
 
 def _rows_of_tiles(height: int, width: int, *, dilation: int) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from torch.nn.functional import conv2d
 
 from perpixel.heap import keep_freed
 from perpixel.losses import segmentation_loss
-from perpixel.models.build import build, place
+from perpixel.models.build import build, to_device
 from perpixel.models.inputs import autocast
 from perpixel.profiling.timing import inference_pass
 from perpixel.recipes.base import Size, Spec
@@ -83,7 +83,7 @@ def _measure(request: Request) -> int:
 
 def _work(request: Request, device: torch.device) -> None:
     recipe, dtype = request.recipe, getattr(torch, request.precision)
-    network = place(build(recipe.model, classes=request.classes), device)
+    network = to_device(build(recipe.model, classes=request.classes), device)
     images = torch.ones(request.batch, 3, *request.size, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
     if not request.training:

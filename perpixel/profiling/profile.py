@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from perpixel.errors import PerpixelError
-from perpixel.models.build import build, place
+from perpixel.models.build import build, to_device
 from perpixel.profiling.counting import Count, count
 from perpixel.profiling.memory import TOO_LITTLE, Memory, Request, peak_memory
 from perpixel.profiling.timing import Latency, inference_pass, latency, write_trace
@@ -86,7 +86,7 @@ def profile(
     inference = peak_memory(request)
     if inference.note == TOO_LITTLE:
         raise PerpixelError(f"size {size[0]}x{size[1]}: {TOO_LITTLE} for a batch of {batch}")
-    network = place(build(recipe.model, classes=classes), device).eval()
+    network = to_device(build(recipe.model, classes=classes), device).eval()
     images = torch.ones(batch, 3, *size, device=device).to(memory_format=torch.channels_last)
     run = inference_pass(network, images, dtype=dtype)
     taken = latency(run, device, seconds=seconds)

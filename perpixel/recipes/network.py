@@ -13,7 +13,8 @@ class ResNet(Spec):
     `stem` "deep" is three 3x3 convolutions of 32, 32 and 64 channels (the "v1c" of open-mmlab).
     `stride_in_1x1` puts a bottleneck's stride in its first 1x1 convolution (Caffe, detectron2).
     `frozen_norm` holds batch norm's statistics and scale as constants (detectron2).
-    `zero_init_residual` starts every residual branch at zero (Goyal et al., 2017, section 5.1).
+    `zero_init_residual` starts every residual branch at zero (Goyal et al., 2017, section 5.1);
+    it says nothing where norms are frozen.
     """
 
     kind: Literal["resnet"] = "resnet"

@@ -1,7 +1,7 @@
 """What makes training's steps faster or smaller, and no other."""
 
 from perpixel.errors import UsageError
-from perpixel.models.compiling import compile_for_training
+from perpixel.models.compiling import compile_network
 from perpixel.models.resnet import ResNet
 from perpixel.models.segmenter import Segmenter
 from perpixel.recipes.spec import Train
@@ -26,5 +26,6 @@ def economise(network: Segmenter, spec: Train) -> Segmenter:
             "pass would write over the gradients of its first; set one to default or to 1"
         )
     if spec.compile != "off":
-        compile_for_training(network, mode=spec.compile)
+        # Each size by itself, so that a run resumed with its second goes on with the same kernels.
+        compile_network(network, mode=spec.compile, dynamic=False)
     return network

@@ -20,7 +20,7 @@ from perpixel.evaluation.evaluate import evaluate
 from perpixel.evaluation.files import write_scores
 from perpixel.inference.engine import Engine
 from perpixel.memory import memory_for
-from perpixel.models.build import build, place
+from perpixel.models.build import build, to_device
 from perpixel.models.folding import folded
 from perpixel.models.segmenter import Segmenter
 from perpixel.recipes import settings
@@ -106,7 +106,7 @@ def train(
     start = Start(lines=("random initial weights",))
     if init is not None and not resume:
         start = Start(lines=(start_from(network, init),))
-    network = place(network, where).train()
+    network = to_device(network, where).train()
     model = averaged(network, recipe.train.ema)
     network = economise(network, recipe.train)
     optimizer = make_optimizer(network, recipe.optimizer)

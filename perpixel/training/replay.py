@@ -14,7 +14,7 @@ from perpixel.checkpoint import Checkpoint, load_strictly, read_checkpoint, writ
 from perpixel.data.catalog import open_dataset
 from perpixel.data.loader import batches
 from perpixel.errors import PerpixelError
-from perpixel.models.build import build, place
+from perpixel.models.build import build, to_device
 from perpixel.models.segmenter import Logits, Segmenter
 from perpixel.recipes import settings
 from perpixel.recipes.base import Spec
@@ -107,7 +107,7 @@ def replay(path: Path, *, data: Path | None, device: str = "auto") -> str:
         )
     network = build(recipe.model, classes=len(checkpoint.names))
     load_strictly(network, checkpoint.weights)
-    network = place(network, where).train()
+    network = to_device(network, where).train()
     own = distributed.Ranks()
     total, lines, names = torch.zeros((), device=where), list[str](), iter(batch.names)
     for part in parts(batch, recipe, where=where, own=own):

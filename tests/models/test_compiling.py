@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from perpixel.errors import UsageError
-from perpixel.models.build import build, place
-from perpixel.models.compiling import compile_for_prediction, compile_for_training
+from perpixel.models.build import build, to_device
+from perpixel.models.compiling import compile_network
 from perpixel.models.folding import folded
 from perpixel.recipes.network import FCN, Model, ResNet
 
@@ -16,9 +16,8 @@ SMALL = Model(backbone=ResNet(depth=18), head=FCN(convs=0))
 def test_without_a_compiler_the_user_is_told(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     network = build(SMALL, classes=2)
-    for compiling in (compile_for_prediction, lambda n: compile_for_training(n, mode="default")):
-        with pytest.raises(UsageError, match="'no-such-compiler' is not on the path"):
-            compiling(network)
+    with pytest.raises(UsageError, match="'no-such-compiler' is not on the path"):
+        compile_network(network)
 
 
 @pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler")
@@ -31,8 +30,8 @@ def test_a_compiled_network_predicts_the_same():
     images = torch.randn(1, 3, 32, 32).contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
         wanted = network(images).main
-        quick = place(folded(network), "cpu")
-        compile_for_prediction(quick)
+        quick = to_device(folded(network), "cpu")
+        compile_network(quick, options={"freezing": True})
         found = quick(images).main
     assert quick._compiled_call_impl is not None
     assert list(quick.state_dict()) == names

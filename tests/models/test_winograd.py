@@ -12,7 +12,7 @@ from torch.export import Dim
 from torch.nn.functional import conv2d
 
 from perpixel.models import winograd
-from perpixel.models.build import build, place
+from perpixel.models.build import build, to_device
 from perpixel.models.winograd import Conv3x3
 from perpixel.recipes import recipe
 
@@ -160,7 +160,7 @@ def test_an_exported_network_has_its_convolutions(
 
 def test_logits_of_a_network_keep_within_1e_4_and_gradients_within_2e_3(monkeypatch):
     network = build(recipe("mmseg/fcn_r50-d8_512x512_20k_voc12aug").model, classes=5)
-    network = place(network, "cpu").eval()
+    network = to_device(network, "cpu").eval()
     pictures = random(1, 3, 256, 256, dtype=torch.float32)
     weight = network.backbone.layer2[0].conv1.weight
     taken = []
