@@ -61,15 +61,11 @@ class SemanticFPNHead(nn.Module):
                 if level > 0:  # from its own stride to stride 4, one doubling per convolution
                     feature = enlarge(feature, scale_factor=2.0)
             scaled.append(feature)
-        merged = scaled[0]
-        size = merged.shape[-2:]
+        merged, size = scaled[0], scaled[0].shape[-2:]
+        unknown = any(isinstance(side, SymInt) for each in scaled for side in each.shape[-2:])
         for feature in scaled[1:]:  # at odd sizes doubling overshoots by a few pixels
-            fits = _are_same(feature.shape[-2:], size)
-            merged = merged + (feature if fits else enlarge(feature, size=list(size)))
+            if unknown or feature.shape[-2:] != size:  # in an export for any size
+                feature = enlarge(feature, size=list(size))
+            merged = merged + feature
         logits: Tensor = self.classifier(self.dropout(merged))
         return logits
-
-
-def _are_same(one: Sequence[int], other: Sequence[int]) -> bool:
-    """An export for any size cannot know."""
-    return not any(isinstance(side, SymInt) for side in (*one, *other)) and one == other
