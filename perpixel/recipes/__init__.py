@@ -17,15 +17,7 @@ from perpixel.recipes import (
 from perpixel.recipes.settings import suggestion
 from perpixel.recipes.spec import Recipe
 
-_MODULES = (
-    camvid,
-    folder,
-    scenes,
-    mmseg,
-    sssegmentation,
-    sssegmentation_legacy,
-    pytorch_auto_drive,
-)
+_MODULES = camvid, folder, scenes, mmseg, sssegmentation, sssegmentation_legacy, pytorch_auto_drive
 _ALL: dict[str, Recipe] = {recipe.name: recipe for module in _MODULES for recipe in module.RECIPES}
 
 

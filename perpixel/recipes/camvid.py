@@ -4,6 +4,8 @@ The long schedule that random weights need. On a CPU, or for a first look, `--se
 gives a shorter one of the same shape: warm-up and finish are shares of the steps.
 """
 
+from typing import Literal
+
 from perpixel.recipes.network import FCN, Auxiliary, Model, ResNet, SemanticFPN
 from perpixel.recipes.spec import (
     Augment,
@@ -19,11 +21,16 @@ from perpixel.recipes.spec import (
 
 _SOURCE = "perpixel: CamVid as split and resized for SegNet, weights from random initialisation"
 
+
+def _resnet(depth: Literal[18, 50], *, output_stride: Literal[8, 32] = 32) -> ResNet:
+    return ResNet(depth=depth, output_stride=output_stride, zero_init_residual=True)
+
+
 _FPN_R18 = Recipe(
     name="camvid/semantic_fpn_r18",
     source=_SOURCE,
     data=Data(name="camvid"),
-    model=Model(backbone=ResNet(depth=18, zero_init_residual=True), head=SemanticFPN()),
+    model=Model(backbone=_resnet(18), head=SemanticFPN()),
     augment=Augment(max_class_share=1.0),
     loss=Loss(label_smoothing=0.05),
     optimizer=Optimizer(lr=0.05, decay_norms=False),
@@ -44,9 +51,9 @@ def _other(name: str, model: Model) -> Recipe:
     return _FPN_R18.model_copy(update={"name": f"camvid/{name}", "model": model})
 
 
-def _fcn(backbone: ResNet, *, width: int) -> Model:
+def _fcn(depth: Literal[18, 50], *, width: int) -> Model:
     return Model(
-        backbone=backbone,
+        backbone=_resnet(depth, output_stride=8),
         head=FCN(convs=2, width=width, concat_input=True),
         auxiliary=Auxiliary(width=width // 2),
     )
@@ -54,14 +61,7 @@ def _fcn(backbone: ResNet, *, width: int) -> Model:
 
 RECIPES = (
     _FPN_R18,
-    _other(
-        "semantic_fpn_r50",
-        Model(backbone=ResNet(depth=50, zero_init_residual=True), head=SemanticFPN()),
-    ),
-    _other(
-        "fcn_r18-d8", _fcn(ResNet(depth=18, output_stride=8, zero_init_residual=True), width=128)
-    ),
-    _other(
-        "fcn_r50-d8", _fcn(ResNet(depth=50, output_stride=8, zero_init_residual=True), width=512)
-    ),
+    _other("semantic_fpn_r50", Model(backbone=_resnet(50), head=SemanticFPN())),
+    _other("fcn_r18-d8", _fcn(18, width=128)),
+    _other("fcn_r50-d8", _fcn(50, width=512)),
 )

@@ -58,36 +58,6 @@ r101-d8   480x480   pascal_context   80  44.47  45.74     -      -  20200915_032
 """
 
 
-class _Row(NamedTuple):
-    backbone: str
-    crop: str
-    dataset: str
-    thousand_steps: int
-    miou: float | None
-    miou_ms_flip: float | None
-    memory_gb: float | None
-    fps: float | None
-    run: str
-    sha256: str
-
-
-def _row(line: str) -> _Row:
-    backbone, crop, dataset, thousand_steps, *figures, run, sha256 = line.split()
-    miou, miou_ms_flip, memory_gb, fps = (None if f == "-" else float(f) for f in figures)
-    return _Row(
-        backbone,
-        crop,
-        dataset,
-        int(thousand_steps),
-        miou,
-        miou_ms_flip,
-        memory_gb,
-        fps,
-        run,
-        sha256,
-    )
-
-
 _BACKBONES = {
     "r18-d8": ResNet(depth=18, stem="deep", output_stride=8),
     "r50-d8": ResNet(depth=50, stem="deep", output_stride=8),
@@ -128,11 +98,16 @@ _SETTINGS = {
 }
 
 
-def _recipe(number: int, row: _Row) -> Recipe:
-    setting, backbone = _SETTINGS[row.dataset, row.crop], _BACKBONES[row.backbone]
-    height, width = (int(side) for side in row.crop.split("x"))
-    config = f"fcn_{row.backbone}_{row.crop}_{row.thousand_steps}k_{row.dataset}"
+def _recipe(number: int, line: str) -> Recipe:
+    """Of a row of the table; the config's link is its path in mmsegmentation 1.2.2."""
+    network, size, dataset, thousands, *figures, run, sha256 = line.split()
+    setting, backbone = _SETTINGS[dataset, size], _BACKBONES[network]
+    height, width = (int(side) for side in size.split("x"))
+    miou, ms_flip, gb, fps = (None if figure == "-" else float(figure) for figure in figures)
     narrow = backbone.depth == 18
+    config = f"fcn_{network}_{size}_{thousands}k_{dataset}"
+    files = f"https://download.openmmlab.com/mmsegmentation/v0.5/fcn/{config}/{config}"
+    dash = "-" if run > "20200900" else "_"  # before the date, in the logs' names
     return Recipe(
         name=f"mmseg/{config}",
         source=f"mmsegmentation v0.11.0, configs/fcn/README.md (table 001, row {number}); "
@@ -149,7 +124,7 @@ def _recipe(number: int, row: _Row) -> Recipe:
         optimizer=setting.optimizer,
         schedule=Schedule(floor=1e-4, reaches_floor=False),
         train=Train(
-            steps=1000 * row.thousand_steps,
+            steps=1000 * int(thousands),
             images_per_step=setting.images_per_step,
             init=imagenet(backbone),
             crop=(height, width),
@@ -163,26 +138,19 @@ def _recipe(number: int, row: _Row) -> Recipe:
             two_resizes=True,
             average="probabilities",
         ),
-        published=_published(row, config, setting),
-    )
-
-
-def _published(row: _Row, config: str, setting: _Setting) -> Published:
-    """The row's figures and links; the config's is its path in mmsegmentation 1.2.2."""
-    folder = f"https://download.openmmlab.com/mmsegmentation/v0.5/fcn/{config}"
-    dash = "-" if row.run > "20200900" else "_"  # before the date, in the logs' names
-    return Published(
-        miou=row.miou,
-        miou_ms_flip=row.miou_ms_flip,
-        memory_gb=row.memory_gb,
-        fps=row.fps,
-        config_url=f"configs/fcn/fcn_{row.backbone}_4xb{setting.images_per_step // 4}-"
-        f"{row.thousand_steps}k_{row.dataset.replace('_', '-')}-{row.crop}.py",
-        weights_url=f"{folder}/{config}_{row.run}-{row.sha256}.pth",
-        log_url=f"{folder}/{config}{dash}{row.run}.log.json",
+        published=Published(
+            miou=miou,
+            miou_ms_flip=ms_flip,
+            memory_gb=gb,
+            fps=fps,
+            config_url=f"configs/fcn/fcn_{network}_4xb{setting.images_per_step // 4}-"
+            f"{thousands}k_{dataset.replace('_', '-')}-{size}.py",
+            weights_url=f"{files}_{run}-{sha256}.pth",
+            log_url=f"{files}{dash}{run}.log.json",
+        ),
     )
 
 
 RECIPES = tuple(
-    _recipe(number, _row(line)) for number, line in enumerate(_TABLE.strip().splitlines(), start=1)
+    _recipe(number, line) for number, line in enumerate(_TABLE.strip().splitlines(), start=1)
 )

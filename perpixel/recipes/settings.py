@@ -31,7 +31,7 @@ def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
             raise UsageError(
                 f"--set {setting!r}: write it as path=value, for example train.steps=100"
             )
-        _assign(values, path.strip(), _value(text.strip()))
+        _assign(values, path.strip(), text.strip())
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
@@ -70,6 +70,14 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     return f" Did you mean {near[0]}?" if near else ""
 
 
+def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
+    """The error for a `name` that is none of the `known` ones: "no recipe", "no toolkit"."""
+    known = list(known)
+    return UsageError(
+        f"{what} is called {name!r}.{suggestion(name, known)} There are: {', '.join(known)}"
+    )
+
+
 def readable(error: ValidationError) -> str:
     """pydantic's complaints as "train.steps='many': Input should be ..."."""
     return "; ".join(dict.fromkeys(map(_complaint, error.errors(include_url=False))))
@@ -97,7 +105,7 @@ def _complaint(problem: ErrorDetails) -> str:
     return f"{where}={problem['input']!r}: {said}"
 
 
-def _assign(values: dict[str, Any], path: str, value: Any) -> None:
+def _assign(values: dict[str, Any], path: str, text: str) -> None:
     *parents, leaf = path.split(".")
     node: Any = values
     for depth, part in enumerate([*parents, leaf]):
@@ -112,6 +120,7 @@ def _assign(values: dict[str, Any], path: str, value: Any) -> None:
             )
         if depth < len(parents):
             node = node[part]
+    value = _value(text, node[leaf])
     if leaf == "kind" and parents and value != node["kind"]:
         node.clear()
         node.update(_defaults(parents, value))
@@ -136,11 +145,11 @@ def _defaults(path: list[str], kind: object) -> dict[str, Any]:
     return found
 
 
-def _value(text: str) -> Any:
+def _value(text: str, old: Any) -> Any:
     if text.lower() == "none":
         return None
     height, x, width = text.partition("x")
-    if x and height.isdigit() and width.isdigit():
+    if x and height.isdigit() and width.isdigit() and not isinstance(old, str):  # a "7x7" stem
         return [int(height), int(width)]
     try:
         return json.loads(text)

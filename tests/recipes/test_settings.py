@@ -22,6 +22,8 @@ def test_settings_reach_every_depth():
             "train.crop=96x128",
             "optimizer.lr=0.5",
             "model.backbone.depth=50",
+            "model.backbone.stem=deep",
+            "model.backbone.stem=7x7",
             "model.auxiliary=none",
             "augment.scale=[0.5, 1]",
             "evaluate.every=null",
@@ -33,6 +35,7 @@ def test_settings_reach_every_depth():
     assert changed.train.crop == (96, 128)
     assert changed.optimizer.lr == 0.5
     assert changed.model.backbone.depth == 50
+    assert changed.model.backbone.stem == "7x7"
     assert changed.model.auxiliary is None
     assert changed.augment.scale == (0.5, 1.0)
     assert changed.evaluate.every is None
