@@ -73,12 +73,7 @@ class Checkpoint:
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Writes the file as a whole or not at all; raises PerpixelError when it cannot."""
-    header = _Header(
-        recipe=checkpoint.recipe,
-        names=checkpoint.names,
-        palette=checkpoint.palette,
-        step=checkpoint.step,
-    )
+    header = _Header.model_validate(checkpoint, from_attributes=True)
     write_tensors(path, checkpoint.weights, {_HEADER: header.model_dump_json()})
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from perpixel.bilinear import matrix, taps
+from perpixel.recipes.base import Size
 from perpixel.recipes.spec import IGNORE
 
 # Values in a band, for each thread of a CPU: 4 MB of float32, near the size of a core's caches.
@@ -151,8 +152,8 @@ def _bands(low: Tensor, labels: Tensor, *, align_corners: bool) -> Iterator[tupl
     if low.device.type == "cpu":
         values *= min(torch.get_num_threads(), _THREADS)
     step = max(1, values // (classes * labels.shape[2]))
-    where = (height, labels.shape[1], align_corners), (width, labels.shape[2], align_corners)
-    bands = _cut(*where, step=step, dtype=low.dtype, device=low.device)
+    small, large = (height, width), (labels.shape[1], labels.shape[2])
+    bands = _cut(small, large, align_corners, step=step, dtype=low.dtype, device=low.device)
     for index in range(len(low)):
         for band in bands:
             yield index, band
@@ -160,16 +161,10 @@ def _bands(low: Tensor, labels: Tensor, *, align_corners: bool) -> Iterator[tupl
 
 @lru_cache(maxsize=8)  # the tables are the same in every step of a run
 def _cut(
-    down: tuple[int, int, bool],
-    across: tuple[int, int, bool],
-    *,
-    step: int,
-    dtype: torch.dtype,
-    device: torch.device,
+    small: Size, large: Size, align: bool, *, step: int, dtype: torch.dtype, device: torch.device
 ) -> list[_Band]:
-    table = taps(down[0], down[1], align_corners=down[2])
-    rows = matrix(table)
-    columns = matrix(taps(across[0], across[1], align_corners=across[2])).to(device, dtype)
+    table, wide = (taps(*sides, align_corners=align) for sides in zip(small, large, strict=True))
+    rows, columns = matrix(table), matrix(wide).to(device, dtype)
     bands = []
     for top in range(0, len(rows), step):
         bottom = min(top + step, len(rows))

@@ -18,9 +18,8 @@ def memory_for(what: str, *, mend: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError, cv2.error) as error:
+        signs = ("DefaultCPUAllocator", "Insufficient memory")
         known = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not known and not any(
-            sign in str(error) for sign in ("DefaultCPUAllocator", "Insufficient memory")
-        ):
+        if not known and not any(sign in str(error) for sign in signs):
             raise
         raise OutOfMemory(f"{what}: too little memory; {mend}") from None
