@@ -9,7 +9,6 @@ import typer
 from perpixel.cli import options
 
 if TYPE_CHECKING:
-    from perpixel.checkpoint import Checkpoint
     from perpixel.evaluation.confusion import Matrix, Scores
 
 
@@ -67,19 +66,19 @@ def evaluate(
     for file in (json_file, out / "evaluate.json" if out else None):
         if file is not None:
             options.require_writable(file)
-    predictor = options.load_model(
+    predictor = perpixel.load(
         model,
         device=device,
         precision=precision,
-        windows=windows,
-        scales=scales,
-        flip=flip,
+        settings=options.inference(windows, scales, flip),
         window_batch=window_batch,
         compiled=compile_network,
     )
     speaks = ranks().main
     if speaks:
-        typer.echo(_what(predictor.checkpoint), err=True)
+        of = predictor.checkpoint
+        after = f", step {of.step}" if of.step else ""  # 0: another toolkit's weights
+        typer.echo(f"scoring {of.origin}{after}", err=True)
     columns = TextColumn("eval"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[m]}")
     with Progress(*columns, Left(), transient=True, disable=not speaks) as bar:
         task = bar.add_task("eval", total=None, m="")
@@ -109,11 +108,6 @@ def evaluate(
             write_scores(out, scores)
 
 
-def _what(checkpoint: "Checkpoint") -> str:
-    after = f", step {checkpoint.step}" if checkpoint.step else ""  # 0: another toolkit's weights
-    return f"scoring {checkpoint.origin}{after}"
-
-
 def _print(scores: "Scores") -> None:
     from rich.console import Console
     from rich.markup import escape
@@ -137,11 +131,8 @@ def _print(scores: "Scores") -> None:
         highlight=False,
         soft_wrap=True,
     )
-    absent = [
-        name
-        for name, labelled in zip(scores.iou, scores.confusion.sum(1), strict=True)
-        if not labelled
-    ]
+    labelled = zip(scores.iou, scores.confusion.sum(1), strict=True)
+    absent = [name for name, count in labelled if not count]
     if absent:
         console.print(
             f"without a labelled pixel: {', '.join(absent)}", markup=False, highlight=False

@@ -25,19 +25,14 @@ def find_jobs(inputs: list[str], out: Path, *, flat: bool) -> dict[str, Path]:
     from perpixel.inference.video import VIDEO_SUFFIXES
 
     suffixes = IMAGE_SUFFIXES + VIDEO_SUFFIXES
-
     jobs: dict[str, Path] = {}
     written: dict[str, Path] = {}  # by names without case: on many disks A.png is a.png
     others: list[str] = []
     for given in inputs:
-        found = (
-            [Path(given)]
-            if Path(given).exists()
-            else [Path(p) for p in sorted(glob.glob(given, recursive=True))]
-        )
+        found = [given] if Path(given).exists() else sorted(glob.glob(given, recursive=True))
         if not found:
             raise UsageError(f"{given}: no such picture or folder, and no file matches it")
-        for path in found:
+        for path in map(Path, found):
             pictures = [path]
             if path.is_dir():
                 files = [path / file for file in files_below(path)]
@@ -85,8 +80,7 @@ def require_free(jobs: dict[str, Path], out: Path, *, endings: list[str]) -> Non
         for name, path in jobs.items()
         if path.name.lower().endswith(VIDEO_SUFFIXES)
     }
-    others = pictures.union(target.resolve() for target in targets) if folders else set()
-    for path in others:
+    for path in [*pictures, *(target.resolve() for target in targets)] if folders else []:
         for folder in folders.intersection(path.parents):
             raise UsageError(
                 f"{folder} is for a video's frames, and {path} lies there: name another folder "

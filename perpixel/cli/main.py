@@ -29,6 +29,8 @@ from perpixel.writing import silence
 # (docs/performance.md).
 _HUGE_PAGES = {"eval", "predict", "serve"}
 
+_CODES: dict[type[PerpixelError], int] = {UsageError: 2, Interrupted: 75}
+
 app = typer.Typer(
     help="Semantic segmentation baselines as recipes: train, evaluate, predict.",
     epilog="Any command takes --debug, which shows the traceback of an error.",
@@ -85,7 +87,7 @@ def main() -> None:
             raise
         if not isinstance(error, Interrupted) or os.environ.get("RANK", "0") == "0":
             _say(str(error))  # of what all ranks say, one says enough
-        _leave(_code(error))
+        _leave(_CODES.get(type(error), 1))
     except OSError as error:  # as where a folder may not be looked into
         if debug or error.filename is None:
             raise
@@ -113,13 +115,3 @@ def _leave(code: int) -> NoReturn:
             sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
-
-
-def _code(error: PerpixelError) -> int:
-    match error:
-        case UsageError():
-            return 2
-        case Interrupted():
-            return 75
-        case _:
-            return 1

@@ -2,14 +2,11 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from perpixel.errors import PerpixelError, UsageError
-
-if TYPE_CHECKING:
-    from perpixel.inference.predictor import Predictor
 
 Data = Annotated[
     Path | None,
@@ -66,44 +63,21 @@ Compile = Annotated[
 ]
 
 
-def load_model(
-    model: str,
-    *,
-    device: str,
-    precision: str,
-    windows: str | None,
-    scales: str | None,
-    flip: bool | None,
-    window_batch: int,
-    compiled: bool,
-) -> "Predictor":
-    """The model, seeing pictures as the command says, else as its recipe does."""
-    import perpixel
-
+def inference(windows: str | None, scales: str | None, flip: bool | None) -> list[str]:
+    """The changes of a recipe's `inference` that a command asks for."""
     changes = []
     if windows is not None:
         changes.append(f"inference.windows={windows}")
     if scales is not None:
-        changes.append(f"inference.scales={_read_scales(scales)}")
+        try:
+            changes.append(f"inference.scales={[float(part) for part in scales.split(',')]}")
+        except ValueError:
+            raise UsageError(
+                f"--scales {scales!r}: write numbers with commas between them, as 0.5,1,1.5"
+            ) from None
     if flip is not None:
         changes.append(f"inference.flip={str(flip).lower()}")
-    return perpixel.load(
-        model,
-        device=device,
-        precision=precision,
-        settings=changes,
-        window_batch=window_batch,
-        compiled=compiled,
-    )
-
-
-def _read_scales(text: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise UsageError(
-            f"--scales {text!r}: write numbers with commas between them, as 0.5,1,1.5"
-        ) from None
+    return changes
 
 
 def require_writable(path: Path, *, folder: bool = False) -> None:

@@ -1,7 +1,6 @@
 """`perpixel predict`."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +11,8 @@ from perpixel.cli.jobs import find_jobs, require_free
 from perpixel.errors import OutOfMemory, PerpixelError, UsageError
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from perpixel.data.submission import Submission
     from perpixel.images import Array
     from perpixel.inference.predictor import Predictor, Result
@@ -68,6 +69,9 @@ def predict(
 
     On several GPUs or machines: torchrun --nproc-per-node 4 -m perpixel predict ...
     """
+    from rich.progress import Progress
+
+    import perpixel
     from perpixel import distributed
     from perpixel.data.submission import submission as find_submission
 
@@ -83,13 +87,11 @@ def predict(
     endings += ["_overlay.png", "_overlay.mp4"] * overlay + [".npy"] * probabilities
     require_free(jobs, out if server is None else out / server.folder, endings=endings)
     options.require_writable(out, folder=True)
-    predictor = options.load_model(
+    predictor = perpixel.load(
         model,
         device=device,
         precision=precision,
-        windows="blend" if geo and windows is None else windows,
-        scales=scales,
-        flip=flip,
+        settings=options.inference("blend" if geo and windows is None else windows, scales, flip),
         window_batch=window_batch,
         compiled=compile_network,
     )
@@ -98,10 +100,12 @@ def predict(
     ranks = distributed.ranks()
     own = dict(list(jobs.items())[ranks.rank :: ranks.world])
     failed: list[str] = []
-    with _bar(len(own), shown=ranks.main) as show:
+    with Progress(transient=True, disable=not ranks.main) as bar:
+        whole = bar.add_task("predict", total=len(own))
         long = {name: path for name, path in own.items() if geo or _is_video(path)}
         for name, path in long.items():
-            failed += _write_long(predictor, path, out / name, show, overlay=overlay, batch=batch)
+            failed += _write_long(predictor, path, out / name, bar, overlay=overlay, batch=batch)
+            bar.advance(whole)
         still = {name: path for name, path in own.items() if name not in long}
         for name, found in _results(predictor, still, batch=batch):
             if isinstance(found, PerpixelError):
@@ -110,7 +114,7 @@ def predict(
                 _write(out, name, found, server, overlay=overlay)
                 if probabilities:
                     _write_probabilities(out / f"{name}.npy", predictor, found)
-            show(None, 1, 1)
+            bar.advance(whole)
     left_out = _sum_over_ranks(len(failed), predictor)
     if ranks.main:
         typer.echo(f"{len(jobs) - left_out} of {len(jobs)} pictures written to {out}")
@@ -118,81 +122,38 @@ def predict(
         raise PerpixelError("left out:\n  " + "\n  ".join(failed))
 
 
-Show = Callable[[str | None, int, int], None]
-
-
-@contextmanager
-def _bar(jobs: int, *, shown: bool) -> Iterator[Show]:
-    """A progress bar over the jobs, and a second one over the parts of a long one.
-
-    It is told (name, parts done, parts in all); no name ends the job at hand.
-    """
-    from rich.progress import Progress
-
-    with Progress(transient=True, disable=not shown) as bar:
-        whole = bar.add_task("predict", total=jobs)
-        parts = bar.add_task("", total=1, visible=False)
-
-        def show(name: str | None, done: int, total: int) -> None:
-            if name is None:
-                bar.advance(whole)
-            bar.update(
-                parts,
-                description=name or "",
-                completed=done,
-                total=total,
-                visible=name is not None,
-            )
-
-        yield show
-
-
 def _sum_over_ranks(count: int, predictor: "Predictor") -> int:
     """Waits for every rank: one that ended with an error would take the others with it."""
-    import torch
-
     from perpixel import distributed
 
-    where = predictor.engine.device
-    with distributed.group(where):
-        return int(distributed.summed(torch.tensor(count, device=where)))
+    with distributed.group(predictor.engine.device):
+        return int(distributed.table([count]).sum())
 
 
 def _results(
     predictor: "Predictor", jobs: dict[str, Path], *, batch: int
 ) -> Iterator["tuple[str, Result | PerpixelError]"]:
     """Every picture's result, or why there is none; a few pictures are in memory at a time."""
+    import numpy as np
+
     from perpixel.data.reading import read_ahead
     from perpixel.images import read_image
+    from perpixel.inference.class_maps import same_sized
 
-    def read(job: tuple[str, Path]) -> "tuple[str, Array | PerpixelError]":
+    def read(name: str) -> "tuple[str, Array, PerpixelError | None]":
         try:
-            return job[0], read_image(job[1])
+            return name, read_image(jobs[name]), None
         except PerpixelError as error:
-            return job[0], error
+            return name, np.empty(0, np.uint8), error
 
-    waiting: list[tuple[str, Array]] = []
-
-    def flush() -> Iterator["tuple[str, Result | PerpixelError]"]:
-        names = [name for name, _ in waiting]
+    for group in same_sized(read_ahead(read, jobs, threads=1), batch):
+        names = [name for name, _, _ in group]
+        found: Sequence[Result | PerpixelError] = [error for _, _, error in group if error]
         try:
-            found = predictor.predict_batch([image for _, image in waiting])
+            found = found or predictor.predict_batch([image for _, image, _ in group])
         except OutOfMemory as error:
-            yield from ((name, PerpixelError(f"{jobs[name]}: {error}")) for name in names)
-        else:
-            yield from zip(names, found, strict=True)
-        waiting.clear()
-
-    for name, image in read_ahead(read, jobs.items(), threads=1):
-        if isinstance(image, PerpixelError):
-            yield name, image
-            continue
-        if waiting and image.shape != waiting[0][1].shape:
-            yield from flush()
-        waiting.append((name, image))
-        if len(waiting) == batch:
-            yield from flush()
-    yield from flush()
+            found = [PerpixelError(f"{jobs[name]}: {error}") for name in names]
+        yield from zip(names, found, strict=True)
 
 
 def _is_video(path: Path) -> bool:
@@ -217,32 +178,28 @@ def _write(
 def _write_probabilities(path: Path, predictor: "Predictor", result: "Result") -> None:
     from numpy.lib.format import write_array_header_1_0
 
-    part = path.with_name(f".{path.name}.part")
+    from perpixel.writing import replacing, writing
+
     shape = (*result.classes.shape, len(result.names))
-    try:
-        # Not as a memory map: Windows moves no file that is mapped, and a full disk ends a process
-        # that writes to one.
-        with part.open("wb") as file:
-            about = {"descr": "<f2", "fortran_order": False, "shape": shape}
-            write_array_header_1_0(file, about)
-            for _, values in predictor.probabilities(result.image):
-                file.write(values.astype("<f2").tobytes())
-        part.replace(path)
-    except OSError as error:
-        raise PerpixelError(f"{path}: cannot be written ({error.strerror})") from None
-    finally:
-        part.unlink(missing_ok=True)
+    # Not as a memory map: Windows moves no file that is mapped, and a full disk ends a process that
+    # writes to one.
+    with writing(path), replacing(path) as part, part.open("wb") as file:
+        write_array_header_1_0(file, {"descr": "<f2", "fortran_order": False, "shape": shape})
+        for _, values in predictor.probabilities(result.image):
+            file.write(values.astype("<f2").tobytes())
 
 
 def _write_long(
-    predictor: "Predictor", path: Path, target: Path, show: Show, *, overlay: bool, batch: int
+    predictor: "Predictor", path: Path, target: Path, bar: "Progress", *, overlay: bool, batch: int
 ) -> list[str]:
     """A video or a TIFF in parts; what went wrong, if anything."""
     from perpixel.inference.geotiff import predict_geotiff
     from perpixel.inference.video import predict_video
 
+    task = bar.add_task(path.name, total=None)
+
     def progress(done: int, total: int) -> None:
-        show(path.name, done, total)
+        bar.update(task, completed=done, total=total)
 
     try:
         if _is_video(path):
@@ -258,5 +215,5 @@ def _write_long(
     except PerpixelError as error:
         return [str(error)]
     finally:
-        show(None, 1, 1)
+        bar.remove_task(task)
     return []

@@ -157,11 +157,11 @@ def train(
 
 def _require_no_others(context: typer.Context) -> None:
     """Raises UsageError for what --replay would leave aside."""
-    found = {
-        each.opts[0]: context.get_parameter_source(each.name or "")
-        for each in context.command.params
-        if each.name not in {"replay", "data", "device"}
-    }
-    others = [name for name, source in found.items() if source and source.name == "COMMANDLINE"]
+    others = []
+    for each in context.command.params:
+        source = context.get_parameter_source(each.name or "")
+        given = source is not None and source.name == "COMMANDLINE"
+        if given and each.name not in ("replay", "data", "device"):
+            others.append(each.opts[0])
     if others:
         raise UsageError(f"--replay takes --data and --device alone: leave out {', '.join(others)}")

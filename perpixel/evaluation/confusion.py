@@ -105,20 +105,22 @@ def scores(
     total = int(matrix.sum())
     weighted = sum((value or 0.0) * int(count) for value, count in zip(iou, labelled, strict=True))
     singles = tuple(_of_picture(name, own, names) for name, own in pictures)
+
+    def by_class(values: Iterable[float | None]) -> dict[str, float | None]:
+        return dict(zip(names, values, strict=True))
+
     return Scores(
         miou=_mean(iou) or 0.0,
         pixel_accuracy=100 * int(correct.sum()) / total if total else 0.0,
         mean_accuracy=_mean(accuracy) or 0.0,
         frequency_weighted_iou=weighted / total if total else 0.0,
-        iou=dict(zip(names, iou, strict=True)),
-        accuracy=dict(zip(names, accuracy, strict=True)),
-        dice=dict(zip(names, dice, strict=True)),
-        precision=dict(zip(names, _ratio(correct, predicted), strict=True)),
-        recall=dict(zip(names, accuracy, strict=True)),
-        fscore={name: value or None for name, value in zip(names, dice, strict=True)},
-        boundary_iou=None
-        if boundaries is None
-        else dict(zip(names, _ratio(*boundaries), strict=True)),
+        iou=by_class(iou),
+        accuracy=by_class(accuracy),
+        dice=by_class(dice),
+        precision=by_class(_ratio(correct, predicted)),
+        recall=by_class(accuracy),
+        fscore=by_class(value or None for value in dice),
+        boundary_iou=None if boundaries is None else by_class(_ratio(*boundaries)),
         confusion=matrix,
         pictures=singles,
         images=len(singles),

@@ -1,7 +1,7 @@
 """Score a network on a data set: each picture once, over any number of ranks."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -14,12 +14,8 @@ from perpixel.errors import PerpixelError
 from perpixel.evaluation.boundary import boundary_counts
 from perpixel.evaluation.confusion import Matrix, Scores, areas, confusion, scores
 from perpixel.images import Array
-from perpixel.inference.class_maps import class_maps
+from perpixel.inference.class_maps import class_maps, same_sized
 from perpixel.inference.engine import Engine
-
-Progress = Callable[[int, int, Matrix], None]
-
-_Sample = tuple[int, Array, Array]
 
 
 def evaluate(
@@ -29,7 +25,7 @@ def evaluate(
     batch: int = 1,
     threads: int = 2,
     boundary: bool = False,
-    progress: Progress | None = None,
+    progress: Callable[[int, int, Matrix], None] | None = None,
 ) -> Scores:
     """Scores of the network on every picture of `dataset`, as its recipe's `inference` sees them.
 
@@ -37,20 +33,19 @@ def evaluate(
     and every rank returns the same scores. Up to `batch` pictures in a row that have the same size
     go through the network together, which changes results by rounding alone; `threads` read ahead.
     `boundary` asks for boundary IoU, too. `progress` is called after each picture with (pictures
-    done, pictures in all, the matrix so far), of this rank alone. The network is left in the mode
-    (training or not) it came in.
+    done, pictures in all, the matrix so far), of this rank alone.
     """
     if len(dataset) == 0:
         raise PerpixelError("the evaluation split holds no pictures")
-    network, recipe, device = engine.network, engine.recipe, engine.device
-    start, was_training = time.perf_counter(), network.training
+    recipe, device = engine.recipe, engine.device
+    start = time.perf_counter()
     tries_kernels = torch.backends.cudnn.benchmark
     classes = len(dataset.classes)
     matrix = np.zeros((classes, classes), np.int64)
     pictures = np.zeros((len(dataset), 3, classes), np.int64)
     borders = np.zeros((2, classes), np.int64)
 
-    def read(index: int) -> _Sample:
+    def read(index: int) -> tuple[int, Array, Array]:
         image, label = read_pair(dataset, index)
         if recipe.data.resize is not None:
             image, label = resize(image, label, recipe.data.resize)
@@ -58,10 +53,9 @@ def evaluate(
 
     with distributed.group(device) as ranks:
         own = range(ranks.rank, len(dataset), ranks.world)
-        network.eval()
         torch.backends.cudnn.benchmark = False  # it would try all kernels for every picture size
         try:
-            for group in _same_sized(read_ahead(read, own, threads=threads), batch):
+            for group in same_sized(read_ahead(read, own, threads=threads), batch):
                 found = class_maps(engine, [image for _, image, _ in group])
                 for (index, _, label), prediction in zip(group, found, strict=True):
                     counts = confusion(label, prediction, classes=classes)
@@ -73,7 +67,6 @@ def evaluate(
                         progress(own.index(index) + 1, len(own), matrix)
         finally:
             torch.backends.cudnn.benchmark = tries_kernels
-            network.train(was_training)
         matrix, pictures, borders = (
             distributed.summed(torch.from_numpy(part).to(device)).cpu().numpy()
             for part in (matrix, pictures, borders)
@@ -85,15 +78,3 @@ def evaluate(
         boundaries=borders if boundary else None,
         seconds=time.perf_counter() - start,
     )
-
-
-def _same_sized(samples: Iterable[_Sample], most: int) -> Iterator[list[_Sample]]:
-    """Neighbours of one size, up to `most` of them."""
-    group: list[_Sample] = []
-    for sample in samples:
-        if group and (len(group) == most or sample[1].shape != group[0][1].shape):
-            yield group
-            group = []
-        group.append(sample)
-    if group:
-        yield group

@@ -5,8 +5,10 @@ resizes and in what is averaged over scales and flips. Scores exist in bands of 
 map of one whole pass does not even need those (enlargement.py).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from itertools import groupby, islice
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +24,15 @@ from perpixel.models.defaults import torch_defaults
 from perpixel.models.inputs import normalise
 from perpixel.recipes.spec import Recipe
 
+Sample = TypeVar("Sample", bound=tuple[Any, ...])
+
+
+def same_sized(samples: Iterable[Sample], most: int) -> Iterator[list[Sample]]:
+    """Neighbours whose pictures, each its sample's second part, have one size; `most` at a time."""
+    for _, alike in groupby(samples, key=lambda sample: sample[1].shape):
+        while group := list(islice(alike, most)):
+            yield group
+
 
 @torch.inference_mode()
 def class_maps(engine: Engine, images: Sequence[Array]) -> list[Array]:
@@ -36,16 +47,9 @@ def class_maps(engine: Engine, images: Sequence[Array]) -> list[Array]:
             if len(passes) == 1 and isinstance(passes[0], Enlargement):
                 best = best_class(passes[0])
             else:
-                best = torch.cat([part for _, part in _best_bands(engine, passes, size)])
+                best = torch.cat([_best(values) for _, values in _bands(engine, passes, size)])
             found.append(best.cpu().numpy())
     return found
-
-
-def _memory_for(count: int, size: Size) -> AbstractContextManager[None]:
-    return memory_for(
-        f"{count} of {size[1]}x{size[0]} pixels",
-        mend="in windows (slide or blend), at smaller scales or fewer at a time they take less",
-    )
 
 
 @torch.inference_mode()
@@ -62,11 +66,9 @@ def score_bands(
     with _memory_for(1, size):
         with torch_defaults(engine.device):
             (passes,) = _passes(engine, [image])
-            rows, are_logits = _mean(passes, engine.recipe)
-        for top, bottom in _bands(engine, size):
-            with torch_defaults(engine.device):
-                values = rows(top, bottom)
-            yield top, values.softmax(dim=2) if probabilities and are_logits else values
+        logits = _averages_logits(engine, passes)
+        for top, values in _bands(engine, passes, size):
+            yield top, values.softmax(dim=2) if probabilities and logits else values
 
 
 @torch.inference_mode()
@@ -77,41 +79,50 @@ def streamed(engine: Engine, read: Read, size: Size) -> Iterator[tuple[int, Arra
     is. Flips are averaged as elsewhere. Raises OutOfMemory.
     """
     with _memory_for(1, size):
-        for top, best in _best_bands(engine, _sliding(engine, read, size), size):
-            yield top, best.cpu().numpy()
+        with torch_defaults(engine.device):
+            passes = _sliding(engine, read, size)
+        for top, values in _bands(engine, passes, size):
+            yield top, _best(values).cpu().numpy()
+
+
+def _memory_for(count: int, size: Size) -> AbstractContextManager[None]:
+    return memory_for(
+        f"{count} of {size[1]}x{size[0]} pixels",
+        mend="in windows (slide or blend), at smaller scales or fewer at a time they take less",
+    )
 
 
 Pass = Enlargement | Rows
 
 
-def _best_bands(engine: Engine, passes: Sequence[Pass], size: Size) -> Iterator[tuple[int, Tensor]]:
-    rows, _ = _mean(passes, engine.recipe)
-    for top, bottom in _bands(engine, size):
-        yield top, rows(top, bottom).max(dim=2).indices.to(torch.uint8)
+def _best(scores: Tensor) -> Tensor:
+    return scores.max(dim=2).indices.to(torch.uint8)
 
 
-def _bands(engine: Engine, size: Size) -> Iterator[tuple[int, int]]:
-    return bands(size, classes=engine.network.classes, device=engine.device)
+def _bands(engine: Engine, passes: Sequence[Pass], size: Size) -> Iterator[tuple[int, Tensor]]:
+    """(first row, mean over the passes) of bands from the top to the bottom."""
+    for top, bottom in bands(size, classes=engine.network.classes, device=engine.device):
+        with torch_defaults(engine.device):
+            values = _mean(engine, passes, top, bottom)
+        yield top, values
 
 
-def _mean(passes: Sequence[Pass], recipe: Recipe) -> tuple[Rows, bool]:
-    """The mean over the passes, and whether it is one of logits."""
-    several = len(passes) > 1
-    logits = not several or recipe.inference.average == "logits"
+def _mean(engine: Engine, passes: Sequence[Pass], top: int, bottom: int) -> Tensor:
+    logits = _averages_logits(engine, passes)
+    total: Tensor | None = None
+    for each in passes:
+        if isinstance(each, Enlargement):
+            values = band(*each, top=top, bottom=bottom)
+        else:
+            values = each(top, bottom)
+        values = values if logits else values.softmax(dim=2)
+        total = values if total is None else total.add_(values)
+    assert total is not None
+    return total.div_(len(passes)) if len(passes) > 1 else total
 
-    def rows(top: int, bottom: int) -> Tensor:
-        total: Tensor | None = None
-        for each in passes:
-            if isinstance(each, Enlargement):
-                values = band(*each, top=top, bottom=bottom)
-            else:
-                values = each(top, bottom)
-            values = values if logits else values.softmax(dim=2)
-            total = values if total is None else total.add_(values)
-        assert total is not None
-        return total.div_(len(passes)) if several else total
 
-    return rows, logits
+def _averages_logits(engine: Engine, passes: Sequence[Pass]) -> bool:
+    return len(passes) == 1 or engine.recipe.inference.average == "logits"
 
 
 def _passes(engine: Engine, images: Sequence[Array]) -> list[list[Pass]]:

@@ -45,18 +45,6 @@ def bands(
         yield top, min(top + step, height)
 
 
-def best_class(given: Enlargement) -> Tensor:
-    """The class of the largest enlarged logit, uint8 [H, W], on the logits' device.
-
-    Equal to enlarging and then taking the argmax, but for ties within float32's rounding.
-    """
-    if given.logits.is_cuda:
-        from perpixel.kernels.argmax import best_class as on_cuda
-
-        return on_cuda(given.logits, given.rows, given.columns)
-    return _by_cells(given)
-
-
 class _Cells(NamedTuple):
     """One axis in runs of outputs that mix the same inputs."""
 
@@ -79,8 +67,16 @@ def _cells(table: Taps) -> _Cells:
     return _Cells(first, start, run, weights, inside)
 
 
-def _by_cells(given: Enlargement) -> Tensor:
-    """A cell is what lies between neighbouring points: all its pixels mix the same points."""
+def best_class(given: Enlargement) -> Tensor:
+    """The class of the largest enlarged logit, uint8 [H, W], on the logits' device.
+
+    Equal to enlarging and then taking the argmax, but for ties within float32's rounding. On a CPU
+    it works in cells: what lies between neighbouring points, all pixels of which mix the same ones.
+    """
+    if given.logits.is_cuda:
+        from perpixel.kernels.argmax import best_class as on_cuda
+
+        return on_cuda(given.logits, given.rows, given.columns)
     logits = given.logits
     rows, columns = _cells(given.rows), _cells(given.columns)
     # max, which also gives places, is several times faster than argmax here.

@@ -1,6 +1,7 @@
 """Class maps of a video's frames, in order, a few at a time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -12,8 +13,6 @@ from perpixel.inference.predictor import Predictor
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 
-Progress = Callable[[int, int], None]
-
 
 def predict_video(
     predictor: Predictor,
@@ -22,11 +21,11 @@ def predict_video(
     masks: Path,
     overlay: Path | None = None,
     batch: int = 1,
-    progress: Progress | None = None,
-) -> int:
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
     """Writes masks/000000.png, ... for every frame and, if asked, an MP4 of overlays.
 
-    Returns the number of frames. `progress` is called with (frames done, frames the file promises).
+    `progress` is called with (frames done, frames the file promises).
     Raises PerpixelError for a file that cannot be decoded, or that ends well before its last frame;
     the frames until then are written; or when the MP4 does not fit on the disk, which removes it.
     """
@@ -35,7 +34,8 @@ def predict_video(
     writer: cv2.VideoWriter | None = None
     done = 0
     try:
-        while frames := _next(video, batch):
+        there = _frames(video)
+        while frames := list(islice(there, batch)):
             for result in predictor.predict_batch(frames):
                 write_mask(masks / f"{done:06}.png", result.classes, result.palette)
                 if overlay is not None:
@@ -57,17 +57,11 @@ def predict_video(
         raise PerpixelError(
             f"{path}: can be decoded up to frame {done} of {promised} only; those are written"
         )
-    return done
 
 
-def _next(video: cv2.VideoCapture, count: int) -> list[Array]:
-    frames: list[Array] = []
-    while len(frames) < count:
-        there, frame = video.read()
-        if not there:
-            break
-        frames.append(np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8))
-    return frames
+def _frames(video: cv2.VideoCapture) -> Iterator[Array]:
+    while (read := video.read())[0]:
+        yield np.asarray(cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def _writer(path: Path, frame: Array, fps: float) -> cv2.VideoWriter:

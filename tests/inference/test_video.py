@@ -33,7 +33,7 @@ def video(tmp_path):
 
 def test_every_frame_has_a_mask_and_its_place_in_the_overlay(predictor, video, tmp_path):
     seen = []
-    count = predict_video(
+    predict_video(
         predictor,
         video,
         masks=tmp_path / "m",
@@ -41,7 +41,6 @@ def test_every_frame_has_a_mask_and_its_place_in_the_overlay(predictor, video, t
         batch=2,
         progress=lambda *at: seen.append(at),
     )
-    assert count == 30
     assert seen[-1] == (30, 30)
     assert sorted(p.name for p in (tmp_path / "m").iterdir()) == [f"{i:06}.png" for i in range(30)]
     frames = cv2.VideoCapture(str(video))
