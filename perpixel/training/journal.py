@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
 from perpixel.distributed import describe
-from perpixel.errors import PerpixelError, needs_extra
-from perpixel.writing import silence, write_whole
+from perpixel.errors import needs_extra
+from perpixel.training.state import Progress
+from perpixel.writing import silence, write_whole, writing
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -25,19 +27,18 @@ _MUCH = 0.2
 class Journal:
     """The records of one run folder; a context manager, so that the live line is put away.
 
-    Rows of steps after `first_step`, left by an interrupted run, are dropped, and the scores of
-    `first_step` unless it `is_scored`: the run was killed before it saved that. With `tensorboard`
-    every row also goes into event files in the folder tensorboard. A `silent` journal, as the ranks
-    beside the main one keep, writes and says nothing.
+    Rows of later steps than those that are `done`, left by an interrupted run, are dropped, and the
+    last one's scores unless it is scored: the run was killed before it saved that. With
+    `tensorboard` every row also goes into event files in the folder tensorboard. A `silent`
+    journal, as the ranks beside the main one keep, writes and says nothing.
     """
 
     def __init__(
         self,
         folder: Path,
+        done: Progress,
         *,
-        first_step: int,
         steps: int,
-        is_scored: bool = True,
         tensorboard: bool = False,
         silent: bool = False,
     ) -> None:
@@ -46,18 +47,16 @@ class Journal:
         self._metrics = folder / "metrics.jsonl"
         self._events = None
         if not silent:
-            with self._writing():
-                folder.mkdir(parents=True, exist_ok=True)
-                kept = rows(self._metrics, up_to=first_step) if self._metrics.exists() else []
-                if not is_scored:
-                    kept = [row for row in kept if row["step"] < first_step or "miou" not in row]
-                text = "".join(json.dumps(row) + "\n" for row in kept)
-                write_whole(self._metrics, text.encode())
-                write_whole(folder / "environment.json", json.dumps(describe(), indent=2).encode())
+            kept = rows(self._metrics, up_to=done.step) if self._metrics.exists() else []
+            if not done.is_scored:
+                kept = [row for row in kept if row["step"] < done.step or "miou" not in row]
+            text = "".join(json.dumps(row) + "\n" for row in kept)
+            write_whole(self._metrics, text.encode())
+            write_whole(folder / "environment.json", json.dumps(describe(), indent=2).encode())
             if tensorboard:
-                self._events = _event_files(folder / "tensorboard", first_step)
+                self._events = _event_files(folder / "tensorboard", done.step)
         self._console = _Console(stderr=True, quiet=silent)
-        self._progress = Progress(
+        self._bar = Bar(
             TextColumn("[bold]{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -66,28 +65,30 @@ class Journal:
             console=self._console,
             disable=silent or not self._console.is_terminal,
         )
-        self._task = self._progress.add_task(
-            "train", total=steps, completed=first_step, status="starting"
+        self._task = self._bar.add_task(
+            "train", total=steps, completed=done.step, status="starting"
         )
 
     def __enter__(self) -> "Journal":
-        self._progress.start()
+        self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        self._bar.stop()
         if self._events is not None:
             self._events.close()
 
-    def advance(self, step: int, status: str | None = None) -> None:
+    def advance(self, step: int) -> None:
         """Moves the live line to `step`."""
-        if status is None:
-            self._progress.update(self._task, completed=step)
-        else:
-            self._progress.update(self._task, completed=step, status=status)
+        self._bar.update(self._task, completed=step)
 
-    def record(self, row: Mapping[str, float | int], line: str) -> None:
-        """Appends a row to metrics.jsonl and its line to log.txt (and to a plain terminal)."""
+    def record(self, row: Mapping[str, float | int], line: str, *, status: str = "") -> None:
+        """Appends a row to metrics.jsonl and its line to log.txt (and to a plain terminal).
+
+        `status` stands in the live line from now on.
+        """
+        if status:
+            self._bar.update(self._task, status=status)
         self._append(self._metrics, json.dumps(row))
         if self._events is not None:
             for name in row.keys() - {"step"}:
@@ -103,15 +104,8 @@ class Journal:
 
     def _append(self, path: Path, line: str) -> None:
         if not self._silent:
-            with self._writing(), path.open("ab") as file:
+            with writing(self._folder), path.open("ab") as file:
                 file.write(f"{line}\n".encode(errors="surrogateescape"))  # names of any bytes
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise PerpixelError(f"{self._folder}: cannot be written ({error.strerror})") from None
 
 
 class _Console(Console):
@@ -133,20 +127,24 @@ class _Console(Console):
 class Clock:
     """Pictures per second, and the share of the time in which `device` had to wait for them.
 
+    Every step waits once, for so many `pictures`.
+
     A GPU is behind the program that feeds it, so that the program may wait for pictures while the
     GPU still computes. There the GPU's own timers say how long it had nothing to do.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, *, pictures: int) -> None:
         self._start = time.perf_counter()
         self._waited = 0.0
-        self._pictures = 0
+        self._steps = 0
+        self._pictures = pictures
         self._device = device
         self._gaps: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
         """Counts the time inside as time without pictures."""
+        self._steps += 1
         if self._device.type == "cuda":
             idle = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
             fed = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
@@ -159,10 +157,6 @@ class Clock:
             yield
             self._waited += time.perf_counter() - start
 
-    def count(self, pictures: int) -> None:
-        """Counts pictures that went through the network."""
-        self._pictures += pictures
-
     def read(self) -> tuple[float, float]:
         """(pictures per second, share of the time waiting) since the last reading."""
         for idle, fed in self._gaps:
@@ -171,8 +165,8 @@ class Clock:
         self._gaps = []
         now = time.perf_counter()
         elapsed = max(now - self._start, 1e-9)
-        found = self._pictures / elapsed, min(self._waited / elapsed, 1.0)
-        self._start, self._waited, self._pictures = now, 0.0, 0
+        found = self._steps * self._pictures / elapsed, min(self._waited / elapsed, 1.0)
+        self._start, self._waited, self._steps = now, 0.0, 0
         return found
 
 

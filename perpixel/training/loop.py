@@ -29,8 +29,9 @@ from perpixel.training.averaging import averaged, follow
 from perpixel.training.economy import economise
 from perpixel.training.initial import start_from
 from perpixel.training.journal import Clock, Journal, bound_by
+from perpixel.training.lock import alone_in
 from perpixel.training.objective import objective
-from perpixel.training.optimizer import make_optimizer, set_learning_rate
+from perpixel.training.optimizer import learning_rate, make_optimizer, set_learning_rate
 from perpixel.training.parallel import (
     Verdict,
     agree,
@@ -41,12 +42,10 @@ from perpixel.training.parallel import (
     require_even_shares,
     require_same,
 )
-from perpixel.training.place import alone_in
-from perpixel.training.replay import Failure
-from perpixel.training.schedule import learning_rate
 from perpixel.training.signals import stop_flag
 from perpixel.training.state import (
     Course,
+    Learner,
     Progress,
     Start,
     put_aside,
@@ -84,11 +83,10 @@ def train(
 
     Under torchrun every rank calls this with the same arguments and takes its share of each step.
     `workers` processes prepare the pictures (None: a rank's share of the cores on CUDA, at most 8,
-    and none on a CPU); their number does not change the run. `init` holds weights to start
-    from, by our names: the backbone's, and the heads' where they fit. With `resume` the run goes on
-    from the newest whole state in `out` as if it had never stopped, bit for bit (on CUDA if it is
-    `deterministic`); with another recipe or data only if `allow_changes`. SIGINT or SIGTERM to any
-    rank saves and ends the run after the step at hand. Raises PerpixelError for what can be mended.
+    and none on a CPU); their number does not change the run. `init` holds weights by our names.
+    With `resume` the run goes on from the newest whole state in `out` as if it had never stopped,
+    bit for bit (on CUDA if it is `deterministic`); with another recipe or data only if
+    `allow_changes`. SIGINT or SIGTERM to any rank saves and ends the run after the step at hand.
     Runs in threads of one process share torch's random numbers, so none is what it would be alone.
     """
     own = distributed.ranks()
@@ -112,11 +110,9 @@ def train(
     optimizer = make_optimizer(network, recipe.optimizer)
     names, palette = train_set.classes.names, train_set.classes.palette
     course = Course(recipe=recipe, pictures=len(train_set), classes=names)
+    learner = Learner(network, model, optimizer)
     if resume:
-        start = read_state(
-            checkpoints, network, model=model, optimizer=optimizer,
-            course=course, allow_changes=allow_changes,
-        )  # fmt: skip
+        start = read_state(checkpoints, learner, course, allow_changes=allow_changes)
     progress, steps = start.progress, recipe.train.steps
     statistics = list(network.buffers())  # batch norm's
     before = [tensor.clone() for tensor in statistics]
@@ -125,26 +121,26 @@ def train(
         return Checkpoint(recipe, names, palette, of.state_dict(), progress.step)
 
     def save(*, again: bool = False) -> None:
-        _require_numbers(network, progress.step)
         if own.main:
-            write_state(
-                checkpoints, network, model=model, optimizer=optimizer,
-                course=course, progress=progress, again=again,
-            )  # fmt: skip
+            write_state(checkpoints, learner, course, progress=progress, again=again)
 
     def score() -> Scores:
         nonlocal progress
-        found, now = _evaluation(model, recipe, eval_set, journal, progress)
-        if own.main and now.best_miou != progress.best_miou:
-            write_checkpoint(checkpoints / "best.safetensors", checkpoint(model))
-        progress = now
+        found = _evaluation(model, recipe, eval_set, journal, progress)
+        progress = replace(progress, scored=progress.step)
+        if progress.best_miou is None or found.miou > progress.best_miou:
+            progress = replace(progress, best_miou=found.miou)
+            if own.main:
+                write_checkpoint(checkpoints / "best.safetensors", checkpoint(model))
         save(again=True)
         return found
 
     with (
         alone_in(out, own),
         distributed.group(where),
-        _journal(out, progress, recipe, tensorboard=tensorboard, own=own) as journal,
+        Journal(
+            out, progress, steps=steps, tensorboard=tensorboard, silent=not own.main
+        ) as journal,
         stop_flag() as stop,
         distributed.arithmetic(deterministic=deterministic),
         _memory_for_a_pass(recipe, own.world, where),
@@ -155,16 +151,19 @@ def train(
             write_whole(out / "recipe.json", settings.dump(recipe).encode())
         for line in (_opening(course, where, dtype, own.world), *start.lines):
             journal.say(line)
-        together, clock = joined(network, own.world), Clock(where)
+        together = joined(network, own.world)
+        clock = Clock(where, pictures=recipe.train.images_per_step)
         workers = _usual_workers(where) if workers is None else workers
         stream = batches(
-            train_set, recipe, first_step=progress.step, workers=workers, share_of=own.share
-        )
+            train_set, recipe, first_step=progress.step, workers=workers,
+            share_of=(own.rank, own.world),
+        )  # fmt: skip
         if progress.step == steps or (_is_due(progress.step, recipe) and not progress.is_scored):
             scores = score()  # resumed after its last step, or ended in the midst of one
         while progress.step < steps:
             with clock.waiting():
                 batch = next(stream)
+
             step = progress.step
             lr = learning_rate(step, steps=steps, lr=recipe.optimizer.lr, schedule=recipe.schedule)
             set_learning_rate(optimizer, lr)
@@ -177,6 +176,7 @@ def train(
                     value = objective(together, part, recipe, dtype=dtype)
                     torch.autograd.backward(value)
                 loss = loss + value.detach()
+
             verdict = agree(loss, network, own, stop=stop.is_set(), damaged=len(batch.damaged))
             if verdict.damaged:
                 progress = replace(progress, damaged=progress.damaged + verdict.damaged)
@@ -188,24 +188,24 @@ def train(
             else:  # as if it had never been
                 _copy(statistics, before)
                 progress = replace(progress, skipped=progress.skipped + 1)
-                failure = Failure(checkpoint(network), verdict, dtype, progress.skipped)
-                report_skip(journal, batch, failure, out)
+                report_skip(
+                    journal, batch, checkpoint(network), verdict,
+                    dtype=dtype, in_a_row=progress.skipped, out=out,
+                )  # fmt: skip
 
             progress = replace(progress, step=step + 1)
-            clock.count(recipe.train.images_per_step)
             finished = progress.step == steps
+            journal.advance(progress.step)
             if verdict.sound and (finished or progress.step % recipe.train.log_every == 0):
                 _log(journal, progress.step, verdict, lr, clock)
-            else:
-                journal.advance(progress.step)
-            if evaluating := _is_due(progress.step, recipe):
-                save()  # an evaluation takes long, and may fail on a damaged picture
-                scores = score()
-                clock = Clock(where)
-            stopping = verdict.stop or (own.world == 1 and stop.is_set())
-            if not evaluating and (stopping or progress.step % recipe.train.save_every == 0):
+
+            due = _is_due(progress.step, recipe)
+            if due or verdict.stop or progress.step % recipe.train.save_every == 0:
                 save()
-            if stopping and not finished:
+            if due:  # saved before, as it takes long and may fail on a damaged picture
+                scores = score()
+                clock.read()  # which starts it again
+            if verdict.stop and not finished:
                 stop.set()  # on every rank
                 distributed.wait_for_all()  # torchrun ends them when one leaves: first all is saved
                 raise Interrupted(f"stopped after step {step + 1} of {steps}; the run is saved")
@@ -234,19 +234,6 @@ def _open_splits(recipe: Recipe, data: Path | None) -> tuple[Dataset, Dataset]:
         raise PerpixelError(f"the split {recipe.data.eval_split!r} to evaluate on is empty")
     read_pair(eval_set, 0)  # better found now than after the first steps
     return train_set, eval_set
-
-
-def _journal(
-    out: Path, progress: Progress, recipe: Recipe, *, tensorboard: bool, own: distributed.Ranks
-) -> Journal:
-    return Journal(
-        out,
-        first_step=progress.step,
-        steps=recipe.train.steps,
-        is_scored=progress.is_scored,
-        tensorboard=tensorboard,
-        silent=not own.main,
-    )
 
 
 def _memory_for_a_pass(
@@ -279,7 +266,6 @@ def _log(journal: Journal, step: int, verdict: Verdict, lr: float, clock: Clock)
     status = f"loss {verdict.loss:.4f}  lr {lr:.2e}  {speed:.1f} images/s  {bound_by(waiting)}"
     if verdict.loss == verdict.gradient_norm == 0:
         status += "  nothing to learn: is any pixel labelled?"
-    journal.advance(step, status)
     row = {
         "step": step,
         "loss": verdict.loss,
@@ -288,7 +274,7 @@ def _log(journal: Journal, step: int, verdict: Verdict, lr: float, clock: Clock)
         "images_per_second": speed,
         "data_share": waiting,
     }
-    journal.record(row, f"step {step}  {status}")
+    journal.record(row, f"step {step}  {status}", status=status)
 
 
 def _is_due(step: int, recipe: Recipe) -> bool:
@@ -299,7 +285,7 @@ def _is_due(step: int, recipe: Recipe) -> bool:
 
 def _evaluation(
     model: Segmenter, recipe: Recipe, eval_set: Dataset, journal: Journal, progress: Progress
-) -> tuple[Scores, Progress]:
+) -> Scores:
     """Scores in float32, as `perpixel eval` gives them, written down unless they have been."""
     with distributed.exact(model.device):
         scores = evaluate(Engine(folded(model), recipe), eval_set)
@@ -308,20 +294,14 @@ def _evaluation(
         f"{scores.pixel_accuracy:.2f}  mean accuracy {scores.mean_accuracy:.2f}  "
         f"({scores.images} images, {scores.seconds:.0f} s)"
     )
-    row = {
-        "step": progress.step,
-        "miou": scores.miou,
-        "pixel_accuracy": scores.pixel_accuracy,
-        "mean_accuracy": scores.mean_accuracy,
-    }
     if not progress.is_scored:
-        journal.record(row, line)
+        told = ("miou", "pixel_accuracy", "mean_accuracy")
+        journal.record({"step": progress.step, **{name: vars(scores)[name] for name in told}}, line)
     if not scores.confusion.any():
         journal.say(
             f"the split {recipe.data.eval_split!r} has no labelled pixel: its scores mean nothing"
         )
-    best = scores.miou if progress.best_miou is None else max(scores.miou, progress.best_miou)
-    return scores, replace(progress, best_miou=best, scored=progress.step)
+    return scores
 
 
 def _opening(course: Course, where: torch.device, dtype: torch.dtype, world: int) -> str:
@@ -336,11 +316,3 @@ def _opening(course: Course, where: torch.device, dtype: torch.dtype, world: int
         f"{train.images_per_step}{last}, on {where} in {str(dtype).removeprefix('torch.')}{ranks}"
         f"{compiled}"
     )
-
-
-def _require_numbers(network: torch.nn.Module, step: int) -> None:
-    if not all(bool(parameter.isfinite().all()) for parameter in network.parameters()):
-        raise PerpixelError(
-            f"a weight is no number after step {step}: lower optimizer.lr. The last checkpoint is "
-            f"from before"
-        )

@@ -1,9 +1,11 @@
-"""The optimizer of a recipe."""
+"""The optimizer of a recipe, and its learning rate as a pure function of the step."""
+
+import math
 
 import torch
 
 from perpixel.models.segmenter import Segmenter
-from perpixel.recipes.spec import Optimizer
+from perpixel.recipes.spec import Optimizer, Schedule
 
 
 def make_optimizer(network: Segmenter, spec: Optimizer) -> torch.optim.Optimizer:
@@ -26,6 +28,19 @@ def make_optimizer(network: Segmenter, spec: Optimizer) -> torch.optim.Optimizer
     if spec.algorithm == "adamw":
         return torch.optim.AdamW(named, lr=spec.lr, betas=spec.betas, fused=True)
     return torch.optim.SGD(named, lr=spec.lr, momentum=spec.momentum, fused=True)
+
+
+def learning_rate(step: int, *, steps: int, lr: float, schedule: Schedule) -> float:
+    """The rate of step 0..steps-1 of a run whose highest is `lr`."""
+    done = step / (max(steps - 1, 1) if schedule.reaches_floor else steps)
+    floor = min(schedule.floor, lr)
+    left: float = (
+        (1 - done) ** schedule.power
+        if schedule.policy == "poly"
+        else (1 + math.cos(math.pi * done)) / 2
+    )
+    warm = min((step + 1) / (schedule.warmup * steps + 1), 1.0)
+    return warm * ((lr - floor) * left + floor)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

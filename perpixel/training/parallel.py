@@ -70,10 +70,8 @@ def parts(batch: Batch, recipe: Recipe, *, where: torch.device, own: Ranks) -> I
     labels = batch.labels.to(where, non_blocking=True).chunk(passes)
     weights = torch.stack([mean_weight(part, recipe.loss) for part in labels])
     factors = weights / summed(weights.sum()).clamp(min=torch.finfo(weights.dtype).tiny)
-    for index in range(passes):
-        factor = factors[index] * own.world
-        last = index == passes - 1
-        yield Part(own.rank * passes + index, images[index], labels[index], factor, last)
+    for index, one in enumerate(zip(images, labels, factors * own.world, strict=True)):
+        yield Part(own.rank * passes + index, *one, last=index == passes - 1)
 
 
 def gradients_stay(network: nn.Module, part: Part) -> AbstractContextManager[None]:

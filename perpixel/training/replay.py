@@ -1,79 +1,24 @@
-"""Steps without a number: written down, so that the very batch can be run again."""
+"""A step without a number, run again."""
 
 from collections import defaultdict
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from pydantic import ValidationError
 from torch import Tensor
 
 from perpixel import distributed
-from perpixel.checkpoint import Checkpoint, load_strictly, read_checkpoint, write_checkpoint
+from perpixel.checkpoint import load_strictly, read_checkpoint
 from perpixel.data.catalog import open_dataset
 from perpixel.data.loader import batches
 from perpixel.errors import PerpixelError
 from perpixel.models.build import build, to_device
 from perpixel.models.segmenter import Logits, Segmenter
 from perpixel.recipes import settings
-from perpixel.recipes.base import Spec
 from perpixel.recipes.spec import IGNORE
 from perpixel.training.objective import logits_of, loss_of
-from perpixel.training.parallel import Verdict, agree, dropout_seed, parts
-from perpixel.writing import write_whole
-
-
-class Record(Spec):
-    """A step to run again: how many were done before, its pictures, the file with its weights."""
-
-    step: int
-    seed: int
-    pictures: tuple[str, ...]
-    loss: str
-    gradient_norm: str
-    precision: Literal["float32", "tf32", "bfloat16"]
-    weights: str
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A step without a number: what it began with, what came out, and how many failed in a row."""
-
-    checkpoint: Checkpoint
-    verdict: Verdict
-    dtype: torch.dtype
-    in_a_row: int
-
-
-def write_record(path: Path, failure: Failure, *, pictures: list[str]) -> None:
-    """Writes down a failed step and the weights it began with.
-
-    The weights of failures in a row are the same, and only the last row's are kept.
-    """
-    checkpoint = failure.checkpoint
-    weights = path.with_name(f"weights-{checkpoint.step - failure.in_a_row + 2}.safetensors")
-    if failure.in_a_row == 1:
-        write_checkpoint(weights, checkpoint)
-        for older in set(path.parent.glob("weights-*.safetensors")) - {weights}:
-            older.unlink(missing_ok=True)
-    record = Record(
-        step=checkpoint.step,
-        seed=checkpoint.recipe.train.seed,
-        pictures=tuple(pictures),
-        loss=str(failure.verdict.loss),
-        gradient_norm=str(failure.verdict.gradient_norm),
-        precision=_precision(failure),
-        weights=weights.name,
-    )
-    write_whole(path, record.model_dump_json(indent=2).encode())
-
-
-def _precision(failure: Failure) -> Literal["float32", "tf32", "bfloat16"]:
-    """What "auto" came to; of float32 only the recipe knows how it was multiplied."""
-    if failure.dtype == torch.bfloat16:
-        return "bfloat16"
-    return "tf32" if failure.checkpoint.recipe.train.precision == "tf32" else "float32"
+from perpixel.training.parallel import agree, dropout_seed, parts
+from perpixel.training.trouble import Record
 
 
 def replay(path: Path, *, data: Path | None, device: str = "auto") -> str:
@@ -85,8 +30,6 @@ def replay(path: Path, *, data: Path | None, device: str = "auto") -> str:
     """
     try:
         record = Record.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise PerpixelError(f"{path}: no such file") from None
     except OSError as error:
         raise PerpixelError(f"{path}: cannot be read ({error.strerror})") from None
     except ValidationError as error:

@@ -4,11 +4,12 @@ The newest state of a run is `last.safetensors`, older ones are `last-1`, `last-
 one is written as `next` before the others move up, so that at any moment a whole one is there.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import torch
 from pydantic import Field, ValidationError
@@ -20,10 +21,11 @@ from perpixel.models.segmenter import Segmenter
 from perpixel.recipes import settings
 from perpixel.recipes.base import Spec
 from perpixel.recipes.spec import Recipe
-from perpixel.writing import sync_folder
+from perpixel.writing import sync_folder, writing
 
 _HEADER = "perpixel-run"
 _EARLIER = "model-earlier.safetensors"
+_STATE = re.compile(r"next|last(-\d+)?")
 _Count = Annotated[int, Field(ge=0)]
 
 
@@ -56,6 +58,14 @@ class Course(Spec):
     classes: tuple[str, ...]
 
 
+class Learner(NamedTuple):
+    """What a step changes. `model` is the network's moving average, or the network itself."""
+
+    network: Segmenter
+    model: Segmenter
+    optimizer: torch.optim.Optimizer
+
+
 class _Header(Spec):
     course: Course
     step: _Count
@@ -75,23 +85,16 @@ class Start:
 
 
 def write_state(
-    folder: Path,
-    network: Segmenter,
-    *,
-    model: Segmenter,
-    optimizer: torch.optim.Optimizer,
-    course: Course,
-    progress: Progress,
-    again: bool,
+    folder: Path, learner: Learner, course: Course, *, progress: Progress, again: bool
 ) -> None:
     """Saves the run as the newest state in `folder`, beside the recipe's number of older ones.
 
-    `model` is the moving average of the network, or the network itself where there is none.
     `again` puts it in the place of the newest, which is of the same step.
     Order and augmentation are functions of the step and need no saving. Raises PerpixelError when
     it cannot be written; the older states are whole then. An earlier end of the run, which now goes
     on, is taken away once a state from beyond it is there.
     """
+    network, model, optimizer = learner
     tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
     if model is not network:
         tensors |= {f"ema.{name}": tensor for name, tensor in model.state_dict().items()}
@@ -102,55 +105,41 @@ def write_state(
     header = _Header(course=course, **asdict(progress))
     fresh = folder / "next.safetensors"
     write_tensors(fresh, tensors, {_HEADER: header.model_dump_json()})
-    places = [folder / _name(age) for age in range(course.recipe.train.keep)]
-    try:
+    ages = range(1, course.recipe.train.keep)
+    places = [folder / "last.safetensors", *(folder / f"last-{age}.safetensors" for age in ages)]
+    with writing(folder):
         for newer, older in reversed(list(pairwise(places))):
             if newer.exists() and not again:
                 newer.replace(older)
         fresh.replace(places[0])
         sync_folder(folder)
-        for path in set(_older(folder)) - set(places):
+        for path in set(states(folder)) - set(places):
             path.unlink()
         if progress.step < course.recipe.train.steps:
             _reopen(folder)
-    except OSError as error:
-        raise PerpixelError(f"{folder}: cannot be written ({error.strerror})") from None
 
 
 def _reopen(folder: Path) -> None:
     """Puts the final weights aside and their scores away; the best stand for the run again."""
-    final, best = folder / "model.safetensors", folder / "best.safetensors"
+    final = folder / "model.safetensors"
     if not final.exists():
         return
     for name in ("evaluate.json", "confusion.csv", "pictures.csv"):
         (folder.parent / name).unlink(missing_ok=True)
-    if not best.exists():  # as where a user removed it
-        best.write_bytes(final.read_bytes())
     final.replace(folder / _EARLIER)
 
 
 def states(folder: Path) -> list[Path]:
-    """The states in a run's folder of checkpoints, the newest first."""
-    newest = [folder / "next.safetensors", folder / _name(0)]
-    return [path for path in newest if path.exists()] + _older(folder)
+    """The states in a run's folder of checkpoints, the newest first.
+
+    A copy that a user calls last-good is none of them.
+    """
+    found = (path for path in folder.glob("*.safetensors") if _STATE.fullmatch(path.stem))
+    return sorted(found, key=lambda path: (path.stem != "next", len(path.stem), path.stem))
 
 
-def _older(folder: Path) -> list[Path]:
-    """last-1, last-2 ... that are there, in their order; not a copy that a user calls last-good."""
-    found = (path for path in folder.glob("last-*.safetensors") if path.stem[5:].isdecimal())
-    return sorted(found, key=lambda path: (len(path.name), path.name))
-
-
-def read_state(
-    folder: Path,
-    network: Segmenter,
-    *,
-    model: Segmenter,
-    optimizer: torch.optim.Optimizer,
-    course: Course,
-    allow_changes: bool,
-) -> Start:
-    """Puts the newest state that is whole into `network`, `model` (see above) and `optimizer`.
+def read_state(folder: Path, learner: Learner, course: Course, *, allow_changes: bool) -> Start:
+    """Puts the newest state that is whole into `learner`.
 
     Raises PerpixelError when there is none, or when it belongs to another recipe or training set
     and changes are not allowed; UsageError when it is past the recipe's last step.
@@ -176,6 +165,7 @@ def read_state(
             f"{path}: {header.step} steps are done, train.steps={course.recipe.train.steps} is "
             f"below that: give {header.step} or more"
         )
+    network, model, optimizer = learner
     load_strictly(network, below("network.", tensors))
     if model is not network:  # where averaging was added to the recipe, it begins here
         load_strictly(model, below("ema.", tensors) or below("network.", tensors))
@@ -183,11 +173,9 @@ def read_state(
     same = header.course.recipe.optimizer.algorithm == course.recipe.optimizer.algorithm
     for key, tensor in below("optimizer.", tensors).items() if same else ():
         kind, _, name = key.partition(".")
-        parameter = parameters.get(name)
-        counts = kind == "step"  # AdamW's, a scalar
-        if parameter is None or tensor.shape != (() if counts else parameter.shape):
-            raise PerpixelError(f"{path}: holds {key} {list(tensor.shape)}, which nothing needs")
-        like = parameter.new_empty(()) if counts else torch.empty_like(parameter)
+        parameter = parameters[name]
+        scalar = kind == "step"  # AdamW's
+        like = parameter.new_empty(()) if scalar else torch.empty_like(parameter)
         optimizer.state[parameter][kind] = like.copy_(tensor)
     lines = [f"{complaint}; going on from an older state" for complaint in damaged.values()]
     lines.append(f"resumed after step {header.step}")
@@ -202,14 +190,8 @@ def read_state(
 def put_aside(damaged: tuple[Path, ...]) -> None:
     """Renames damaged states, so that they never take a whole one's place."""
     for path in damaged:
-        try:
+        with writing(path):
             path.replace(path.with_suffix(".damaged"))
-        except OSError as error:
-            raise PerpixelError(f"{path}: cannot be renamed ({error.strerror})") from None
-
-
-def _name(age: int) -> str:
-    return f"last-{age}.safetensors" if age else "last.safetensors"
 
 
 def _read(path: Path) -> tuple[_Header, dict[str, Tensor]]:

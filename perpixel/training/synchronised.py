@@ -43,19 +43,13 @@ class SynchronisedBatchNorm(nn.BatchNorm2d):
         mean, variance = _of_all_ranks(exact)
         with torch.no_grad():
             count = features.numel() // features.shape[1] * ranks().world
-            self._remember(mean, variance * (count / (count - 1)))
+            assert self.momentum is not None
+            self.get_buffer("num_batches_tracked").add_(1)
+            self.get_buffer("running_mean").lerp_(mean, self.momentum)
+            self.get_buffer("running_var").lerp_(variance * (count / (count - 1)), self.momentum)
         scale = self.weight * (variance + self.eps).rsqrt()
         normal = (exact - mean[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]
         return normal.to(features.dtype)
-
-    def _remember(self, mean: Tensor, variance: Tensor) -> None:
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.num_batches_tracked is not None
-        assert self.momentum is not None
-        self.num_batches_tracked.add_(1)
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(variance, self.momentum)
 
 
 def _of_all_ranks(features: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,12 +2,29 @@
 
 from pathlib import Path
 
+import torch
+
+from perpixel.checkpoint import Checkpoint, write_checkpoint
 from perpixel.data.loader import Batch
 from perpixel.distributed import gathered, ranks
 from perpixel.errors import PerpixelError
+from perpixel.recipes.base import Spec
 from perpixel.training.journal import Journal
-from perpixel.training.replay import Failure, write_record
+from perpixel.training.parallel import Verdict
 from perpixel.training.state import Course, Progress
+from perpixel.writing import write_whole
+
+
+class Record(Spec):
+    """A step to run again: how many were done before, its pictures, the file with its weights."""
+
+    step: int
+    seed: int
+    pictures: tuple[str, ...]
+    loss: str
+    gradient_norm: str
+    precision: str
+    weights: str
 
 
 def report_damage(journal: Journal, batch: Batch, course: Course, progress: Progress) -> None:
@@ -26,25 +43,49 @@ def report_damage(journal: Journal, batch: Batch, course: Course, progress: Prog
         )
 
 
-def report_skip(journal: Journal, batch: Batch, failure: Failure, out: Path) -> None:
-    """Writes down a step without a number, for `perpixel train --replay`, in the run's folder.
+def report_skip(
+    journal: Journal,
+    batch: Batch,
+    before: Checkpoint,
+    verdict: Verdict,
+    *,
+    dtype: torch.dtype,
+    in_a_row: int,
+    out: Path,
+) -> None:
+    """Writes down a step without a number and the weights it began with, for `--replay`, in `out`.
 
-    Raises PerpixelError past train.max_skipped.
+    Raises PerpixelError past train.max_skipped. The weights of such steps in a row are the same,
+    and only the last row's are kept.
     """
-    pictures = _of_all_ranks(batch.names)
-    verdict, number = failure.verdict, failure.checkpoint.step + 1
+    pictures, number, train = _of_all_ranks(batch.names), before.step + 1, before.recipe.train
     path = out / "replay" / f"step-{number}.json"
+    weights = path.with_name(f"weights-{number - in_a_row + 1}.safetensors")
+    record = Record(
+        step=before.step,
+        seed=train.seed,
+        pictures=tuple(pictures),
+        loss=str(verdict.loss),
+        gradient_norm=str(verdict.gradient_norm),
+        # What "auto" came to; of float32 only the recipe knows how it was multiplied.
+        precision="tf32" if train.precision == "tf32" else str(dtype).removeprefix("torch."),
+        weights=weights.name,
+    )
     if ranks().main:
-        write_record(path, failure, pictures=pictures)
+        if in_a_row == 1:
+            write_checkpoint(weights, before)
+            for older in set(path.parent.glob("weights-*.safetensors")) - {weights}:
+                older.unlink(missing_ok=True)
+        write_whole(path, record.model_dump_json(indent=2).encode())
     what = f"the loss is {verdict.loss} and the gradient's norm {verdict.gradient_norm}"
-    if failure.in_a_row > failure.checkpoint.recipe.train.max_skipped:
-        others = f" (and in {failure.in_a_row - 1} before)" if failure.in_a_row > 1 else ""
+    if in_a_row > train.max_skipped:
+        others = f" (and in {in_a_row - 1} before)" if in_a_row > 1 else ""
         raise PerpixelError(
             f"{what} at step {number}{others}: lower optimizer.lr, or look at the pictures of this "
             f"step: {', '.join(pictures)}. `perpixel train --replay {path}` runs it again"
         )
     line = f"step {number} skipped: {what}; written to {path}"
-    journal.record({"step": number, "skipped": failure.in_a_row}, line)
+    journal.record({"step": number, "skipped": in_a_row}, line)
 
 
 def _of_all_ranks(lines: tuple[str, ...]) -> list[str]:

@@ -298,7 +298,11 @@ def small_mask(root: Path) -> None:
             2,
             "leave out --resume, --workers",
         ),
-        (["train", "--replay", "f", "--data", "d", "--device", "cpu"], 1, "f: no such file"),
+        (
+            ["train", "--replay", "f", "--data", "d", "--device", "cpu"],
+            1,
+            "f: cannot be read (No such file",
+        ),
         (["zoo", "nothing/*"], 2, "no recipe matches"),
         (["zoo", "fetch"], 2, "zoo fetch needs the NAME"),
         (["zoo", "fetch", "camvid/fcn_r18-d8", "--json"], 2, "zoo fetch prints no JSON"),

@@ -12,8 +12,7 @@ from perpixel.losses import segmentation_loss
 from perpixel.models.inputs import normalise
 from perpixel.models.layers import dropout
 from perpixel.recipes.spec import Input, Loss, Optimizer, Schedule
-from perpixel.training.optimizer import make_optimizer, set_learning_rate
-from perpixel.training.schedule import learning_rate
+from perpixel.training.optimizer import learning_rate, make_optimizer, set_learning_rate
 
 from . import weights
 

@@ -13,6 +13,7 @@ import torch
 from perpixel.errors import PerpixelError
 from perpixel.training import journal as journals
 from perpixel.training.journal import Clock, Journal, bound_by
+from perpixel.training.state import Progress
 
 
 def scalars(folder) -> dict[str, list[tuple[int, float]]]:
@@ -28,14 +29,14 @@ def scalars(folder) -> dict[str, list[tuple[int, float]]]:
 
 def test_event_files_hold_the_rows_and_a_resumed_run_replaces_them(tmp_path):
     pytest.importorskip("tensorboard")
-    with Journal(tmp_path, first_step=0, steps=4, tensorboard=True) as journal:
+    with Journal(tmp_path, Progress(0), steps=4, tensorboard=True) as journal:
         for step in (1, 2, 3):
             journal.record({"step": step, "loss": step / 2}, "a line")
         journal.record({"step": 3, "miou": 50.0}, "a line")
     assert scalars(tmp_path / "tensorboard") == {
         "loss": [(1, 0.5), (2, 1.0), (3, 1.5)], "miou": [(3, 50.0)],
     }  # fmt: skip
-    with Journal(tmp_path, first_step=2, steps=4, tensorboard=True) as journal:
+    with Journal(tmp_path, Progress(2), steps=4, tensorboard=True) as journal:
         journal.record({"step": 3, "loss": 9.0}, "a line")
     assert scalars(tmp_path / "tensorboard")["loss"] == [(1, 0.5), (2, 1.0), (3, 9.0)]
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -43,7 +44,7 @@ def test_event_files_hold_the_rows_and_a_resumed_run_replaces_them(tmp_path):
 
 
 def test_without_being_asked_for_there_are_none(tmp_path):
-    with Journal(tmp_path, first_step=0, steps=1) as journal:
+    with Journal(tmp_path, Progress(0), steps=1) as journal:
         journal.record({"step": 1, "loss": 1.0}, "a line")
     assert not (tmp_path / "tensorboard").exists()
 
@@ -51,11 +52,11 @@ def test_without_being_asked_for_there_are_none(tmp_path):
 def test_a_missing_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(PerpixelError, match=r"perpixel\[tensorboard\]"):
-        Journal(tmp_path, first_step=0, steps=1, tensorboard=True)
+        Journal(tmp_path, Progress(0), steps=1, tensorboard=True)
 
 
 def test_the_environment_is_written_down(tmp_path):
-    with Journal(tmp_path, first_step=0, steps=1):
+    with Journal(tmp_path, Progress(0), steps=1):
         pass
     found = json.loads((tmp_path / "environment.json").read_text())
     assert found["torch"] == torch.__version__
@@ -67,12 +68,11 @@ def test_the_environment_is_written_down(tmp_path):
 def test_the_clock_tells_waiting_from_working(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    clock = Clock(torch.device("cpu"))
+    clock = Clock(torch.device("cpu"), pictures=2)
     for _ in range(4):
         with clock.waiting():
             now[0] += 0.3
         now[0] += 0.7
-        clock.count(2)
     assert clock.read() == pytest.approx((2.0, 0.3))
     now[0] += 1
     assert clock.read() == pytest.approx((0.0, 0.0))  # since the last reading
@@ -98,12 +98,12 @@ def test_on_a_gpu_only_its_own_idle_time_counts(monkeypatch):
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
-    clock = Clock(torch.device("cuda"))
+    clock = Clock(torch.device("cuda"), pictures=1)
     busy_until[0] = 102.0
     with clock.waiting():
         now[0] += 3
     now[0] += 1
-    assert clock.read() == pytest.approx((0.0, 0.25))  # idle from 102 to 103, of 4 s
+    assert clock.read() == pytest.approx((0.25, 0.25))  # idle from 102 to 103, of 4 s
     busy_until[0] = 200.0
     with clock.waiting():  # pictures come while it still computes
         now[0] += 50
@@ -122,10 +122,10 @@ def test_it_goes_on_when_nobody_reads_what_it_says(tmp_path, monkeypatch, ends):
     monkeypatch.setenv("TERM", "xterm")
     with os.fdopen(writer, "w") as stream:
         monkeypatch.setattr(sys, "stderr", stream)
-        with Journal(tmp_path, first_step=0, steps=2) as journal:
+        with Journal(tmp_path, Progress(0), steps=2) as journal:
             journal.record({"step": 1, "loss": 1.0}, "heard")
             os.close(reader)
-            journal.advance(2, "a status")
+            journal.advance(2)
             journal.say("unheard")
             journal.record({"step": 2, "loss": 1.0}, "unheard, too")
         print("what others write there", file=stream, flush=True)
@@ -143,8 +143,8 @@ def test_a_terminal_that_goes_away_stops_no_live_line(tmp_path, monkeypatch):
     monkeypatch.setattr(threading, "excepthook", failed.append)
     with os.fdopen(writer, "w") as stream:
         monkeypatch.setattr(sys, "stderr", stream)
-        with Journal(tmp_path, first_step=0, steps=2) as journal:
+        with Journal(tmp_path, Progress(0), steps=2) as journal:
             os.close(reader)
-            journal._progress.live.refresh()
+            journal._bar.live.refresh()
             time.sleep(0.3)  # it draws ten times a second
     assert failed == []

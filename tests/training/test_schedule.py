@@ -5,8 +5,7 @@ import pytest
 import perpixel
 from perpixel.models.build import build
 from perpixel.recipes.spec import Optimizer, Schedule
-from perpixel.training.optimizer import make_optimizer, set_learning_rate
-from perpixel.training.schedule import learning_rate
+from perpixel.training.optimizer import learning_rate, make_optimizer, set_learning_rate
 
 
 def rates(schedule: Schedule, steps: int, lr: float = 0.01) -> list[float]:

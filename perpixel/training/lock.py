@@ -1,4 +1,4 @@
-"""The folder of a run."""
+"""The lock on a folder that one run trains in."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +8,7 @@ from filelock import FileLock, Timeout
 
 from perpixel.distributed import Ranks
 from perpixel.errors import PerpixelError
+from perpixel.writing import writing
 
 
 @contextmanager
@@ -19,15 +20,14 @@ def alone_in(out: Path, own: Ranks) -> Iterator[None]:
     if not own.main:
         yield
         return
-    try:
+    with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         # A lost machine's lock may live on for a while on a shared file system.
         lock = FileLock(out / ".lock", timeout=120 if own.world > 1 else 0)
-        lock.acquire()
-    except Timeout:
-        raise PerpixelError(f"{out}: another process is training there") from None
-    except OSError as error:
-        raise PerpixelError(f"{out}: cannot be written ({error.strerror})") from None
+        try:
+            lock.acquire()
+        except Timeout:
+            raise PerpixelError(f"{out}: another process is training there") from None
     try:
         yield
     finally:
