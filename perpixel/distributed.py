@@ -33,19 +33,11 @@ class Ranks:
         """Whether this process is the one that speaks and writes."""
         return self.rank == 0
 
-    @property
-    def share(self) -> tuple[int, int]:
-        """Which share of the work is this process's: its rank, and among how many."""
-        return self.rank, self.world
-
 
 def ranks() -> Ranks:
     """torchrun's environment; a process of its own is rank 0 of 1."""
-    rank, world, local = (
-        int(os.environ.get(name, usual))
-        for name, usual in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
-    )
-    return Ranks(rank, world, local)
+    said = os.environ.get
+    return Ranks(int(said("RANK", "0")), int(said("WORLD_SIZE", "1")), int(said("LOCAL_RANK", "0")))
 
 
 @contextmanager
@@ -144,28 +136,19 @@ def precision(name: str, where: torch.device) -> torch.dtype:
     for convolutions is TF32, with 10 bits of fraction. What a CPU is ill suited to is logged as a
     warning. Raises UsageError for a name there is not.
     """
+    if name not in ("auto", "float32", "tf32", "bfloat16"):
+        raise UsageError(f"precision {name!r}: there are float32, tf32, bfloat16 and auto")
     if where.type == "cuda":
         _use_tf32(name == "tf32")
-    match name:
-        case "auto":
-            return torch.bfloat16 if _fast_bfloat16(where) else torch.float32
-        case "float32":
-            return torch.float32
-        case "tf32":
-            if where.type == "cpu":
-                _LOG.warning(
-                    "tf32 is a format of CUDA's: this CPU computes in float32 in its place"
-                )
-            return torch.float32
-        case "bfloat16":
-            if where.type == "cpu" and not _has_bfloat16():
-                _LOG.warning(
-                    "this CPU has no instructions for bfloat16, and is many times slower in it "
-                    "than in float32; the precision auto goes by the machine"
-                )
-            return torch.bfloat16
-        case _:
-            raise UsageError(f"precision {name!r}: there are float32, tf32, bfloat16 and auto")
+    elif name == "tf32":
+        _LOG.warning("tf32 is a format of CUDA's: this CPU computes in float32 in its place")
+    elif name == "bfloat16" and not _has_bfloat16():
+        _LOG.warning(
+            "this CPU has no instructions for bfloat16, and is many times slower in it than in "
+            "float32; the precision auto goes by the machine"
+        )
+    half = _fast_bfloat16(where) if name == "auto" else name == "bfloat16"
+    return torch.bfloat16 if half else torch.float32
 
 
 @contextmanager
@@ -218,7 +201,6 @@ def arithmetic(*, deterministic: bool) -> Iterator[None]:
 
 def describe() -> dict[str, str | int | None]:
     """What a run's figures depend on beside its recipe: versions, processor, cores and GPU."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     packages = ("perpixel", "numpy", "opencv-python-headless", "pillow")
     return {
         "python": platform.python_version(),
@@ -229,7 +211,7 @@ def describe() -> dict[str, str | int | None]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "GPU": gpu,
+        "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "ranks": ranks().world,
     }
 
@@ -259,9 +241,7 @@ def _has_bfloat16() -> bool:
 def _fast_bfloat16(where: torch.device) -> bool:
     if where.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if where.type == "cpu":
-        # Private names, but the only ones that torch 2.10 to 2.13 share. Intel's AVX-512 multiplies
-        # bfloat16 no faster than float32 (benchmarks/networks.py); its AMX and AMD's AVX-512 do.
-        wide = torch.cpu._is_avx512_bf16_supported() and "Intel" not in _processor()
-        return bool(torch.cpu._is_amx_tile_supported() or wide)
-    return False
+    # Private names, but the only ones that torch 2.10 to 2.13 share. Intel's AVX-512 multiplies
+    # bfloat16 no faster than float32 (benchmarks/networks.py); its AMX and AMD's AVX-512 do.
+    wide = torch.cpu._is_avx512_bf16_supported() and "Intel" not in _processor()
+    return bool(torch.cpu._is_amx_tile_supported() or wide)
