@@ -57,10 +57,9 @@ def find_jobs(inputs: list[str], out: Path, *, flat: bool) -> dict[str, Path]:
                     )
                 jobs[name] = picture
     if others and distributed.ranks().main:
-        kinds = sorted(set(others))
         typer.echo(
             f"{len(others)} picture{'s' * (len(others) != 1)} in formats that are not read left "
-            f"out ({', '.join(kinds)}); convert them to PNG or JPEG",
+            f"out ({', '.join(sorted(set(others)))}); convert them to PNG or JPEG",
             err=True,
         )
     return jobs
