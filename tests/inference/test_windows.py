@@ -272,3 +272,11 @@ def test_too_little_memory_is_told_in_bands_too(network, monkeypatch, way):
     )
     with pytest.raises(OutOfMemory, match="1 of 70x45 pixels: too little memory"):
         next(bands)
+
+
+def test_a_streamed_picture_follows_no_default_of_the_program(network):
+    own = engine(network, "inference.windows=slide", "inference.crop=20x24")
+    with torch.device("meta"):
+        parts = list(streamed(own, lambda y, x, h, w: IMAGE[y : y + h, x : x + w], (45, 70)))
+    found = np.concatenate([part for _, part in parts])
+    assert (found == class_maps(own, [IMAGE])[0]).mean() > 0.999
