@@ -20,7 +20,7 @@ from perpixel.errors import PerpixelError, UsageError
 from perpixel.models.build import build
 from perpixel.models.segmenter import Segmenter
 from perpixel.recipes.network import METHODS, Model, SemanticFPN
-from perpixel.recipes.settings import unknown
+from perpixel.recipes.settings import require_known
 from perpixel.recipes.spec import IGNORE, Input
 
 TOOLKITS = {
@@ -170,8 +170,7 @@ def plain_tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
 
 def _choose(toolkit: str, tensors: Mapping[str, Tensor]) -> Toolkit:
     """The toolkit asked for, if its names are in use; for "auto" the one that places most names."""
-    if toolkit not in ("auto", *TOOLKITS):
-        raise unknown("no toolkit", toolkit, ("auto", *TOOLKITS))
+    require_known(toolkit, ("auto", *TOOLKITS), f"no toolkit is called {toolkit!r}")
     placed = {name: to_ours(known.rows, tensors) for name, known in TOOLKITS.items()}
     heads = {
         name for name, ours in placed.items() if any(n.startswith("head.") for n in ours.values())

@@ -7,8 +7,8 @@ from perpixel.data import ade20k, camvid, cityscapes, pascal_context, pascal_voc
 from perpixel.data.cache import is_cache, open_cache, read_origin
 from perpixel.data.dataset import Classes, Dataset, Pairs
 from perpixel.data.folder import open_folder, splits_of_folder
-from perpixel.data.places import require_known
 from perpixel.errors import UsageError
+from perpixel.recipes.settings import require_known
 
 # How a data set of files is opened, and its classes, if they are always the same.
 _FILES: dict[str, tuple[Callable[[Path, str], Pairs], Classes | None]] = {

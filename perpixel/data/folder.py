@@ -97,7 +97,8 @@ def files_below(folder: Path, *, above: frozenset[str] = frozenset()) -> list[st
         raise PerpixelError(f"{folder}: cannot be listed ({error.strerror})") from None
     found: list[str] = []
     for entry in entries:
-        if entry.is_dir():
+        # os.path's answer, too, for a link that leads nowhere: no folder.
+        if os.path.isdir(entry) if entry.is_symlink() else entry.is_dir():
             below = files_below(folder / entry.name, above=above | {real})
             found += [f"{entry.name}/{file}" for file in below]
         else:

@@ -3,8 +3,8 @@
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
-from perpixel.errors import PerpixelError, UsageError
-from perpixel.recipes.settings import suggestion
+from perpixel.errors import PerpixelError
+from perpixel.recipes.settings import require_known
 
 
 def require_folder(root: Path, *, dataset: str, holds: str) -> None:
@@ -51,12 +51,6 @@ def matching(folder: Path, pattern: str) -> list[Path]:
 def require_split(split: str, splits: Collection[str], *, dataset: str) -> None:
     """Raises UsageError for a split that the data set does not have."""
     require_known(split, splits, f"{dataset} has no split {split!r}")
-
-
-def require_known(name: str, known: Collection[str], complaint: str) -> None:
-    """Raises UsageError with the complaint, and what is known, unless `name` is."""
-    if name not in known:
-        raise UsageError(f"{complaint}.{suggestion(name, known)} There are: {', '.join(known)}")
 
 
 def below(root: Path, path: Path) -> str:

@@ -8,7 +8,7 @@ values. Whatever is a guess is explained by a comment in the proposal.
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, KeysView, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -202,14 +202,14 @@ def _tells(name: str) -> bool:
     return bool(_words(name) & (_MASK_WORDS | _IMAGE_WORDS | _SPLITS.keys()))
 
 
-def _words(name: str) -> frozenset[str]:
-    """The words of "SegmentationClass", "train_labels" or "trainannot", in lower case."""
+def _words(name: str) -> KeysView[str]:
+    """The words of "SegmentationClass", "train_labels" or "trainannot", in lower case, in turn."""
     words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)]
     for word in list(words):
         joined = re.fullmatch(rf"({'|'.join(_SPLITS)})(\w+)", word)
         if joined and joined[2] in _MASK_WORDS | _IMAGE_WORDS:
             words += joined.groups()
-    return frozenset(words)
+    return dict.fromkeys(words).keys()
 
 
 def _fits(images: _Place, masks: _Place) -> Iterator[_Match]:

@@ -7,9 +7,10 @@ import numpy as np
 
 from perpixel.data import ade20k, cityscapes, pascal_voc
 from perpixel.data.dataset import Classes, plain_names
-from perpixel.data.places import first_few, require_known
+from perpixel.data.places import first_few
 from perpixel.errors import PerpixelError
 from perpixel.images import Array, write_image, write_mask
+from perpixel.recipes.settings import require_known
 
 
 @dataclass(frozen=True)

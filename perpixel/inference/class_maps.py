@@ -87,7 +87,7 @@ def streamed(engine: Engine, read: Read, size: Size) -> Iterator[tuple[int, Arra
 
 def _memory_for(count: int, size: Size) -> AbstractContextManager[None]:
     return memory_for(
-        f"{count} of {size[1]}x{size[0]} pixels",
+        f"{count} of {size[0]}x{size[1]} pixels",
         mend="in windows (slide or blend), at smaller scales or fewer at a time they take less",
     )
 

@@ -2,7 +2,7 @@
 
 import difflib
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from pydantic import ValidationError
@@ -70,12 +70,10 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     return f" Did you mean {near[0]}?" if near else ""
 
 
-def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
-    """The error for a `name` that is none of the `known` ones: "no recipe", "no toolkit"."""
-    known = list(known)
-    return UsageError(
-        f"{what} is called {name!r}.{suggestion(name, known)} There are: {', '.join(known)}"
-    )
+def require_known(name: str, known: Collection[str], complaint: str) -> None:
+    """Raises UsageError with the complaint, and what is known, unless `name` is."""
+    if name not in known:
+        raise UsageError(f"{complaint}.{suggestion(name, known)} There are: {', '.join(known)}")
 
 
 def readable(error: ValidationError) -> str:

@@ -95,7 +95,7 @@ class Pool:
             # A network pads or rounds up a very short side, so it costs as if it were longer.
             pixels = math.prod(max(side, _SHORTEST_SIDE) for side in (height, width))
             if pixels > self._limits.max_pixels:
-                raise self._too_large(f"{width}x{height}")
+                raise self._too_large(f"{height}x{width}")
             image = decode_image(np.frombuffer(content, np.uint8), origin=_PICTURE)
             answer = encode(self._predictor.predict(image), form)
         except DecompressionBombError:

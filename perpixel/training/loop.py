@@ -121,6 +121,7 @@ def train(
         return Checkpoint(recipe, names, palette, of.state_dict(), progress.step)
 
     def save(*, again: bool = False) -> None:
+        _require_numbers(network, progress.step)
         if own.main:
             write_state(checkpoints, learner, course, progress=progress, again=again)
 
@@ -316,3 +317,11 @@ def _opening(course: Course, where: torch.device, dtype: torch.dtype, world: int
         f"{train.images_per_step}{last}, on {where} in {str(dtype).removeprefix('torch.')}{ranks}"
         f"{compiled}"
     )
+
+
+def _require_numbers(network: Segmenter, step: int) -> None:
+    if not all(bool(parameter.isfinite().all()) for parameter in network.parameters()):
+        raise PerpixelError(
+            f"a weight is no number after step {step}: lower optimizer.lr. The last checkpoint is "
+            f"from before"
+        )

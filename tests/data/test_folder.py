@@ -367,3 +367,9 @@ def test_a_link_to_a_folder_above_is_followed_once(tmp_path):
     (tmp_path / "images/again").symlink_to(tmp_path / "images")
     (tmp_path / "masks/again").symlink_to(tmp_path / "masks")
     assert tuple(open_folder(tmp_path, "train").files) == (("images/a.jpg", "masks/a.png"),)
+
+
+def test_a_link_that_leads_to_itself_is_no_folder(tmp_path):
+    _write(tmp_path, SHORTEST)
+    (tmp_path / "images/self").symlink_to(tmp_path / "images/self")
+    assert tuple(open_folder(tmp_path, "train").files) == (("images/a.jpg", "masks/a.png"),)

@@ -15,12 +15,14 @@ from perpixel.cli.main import main
 from perpixel.data.catalog import classes
 from perpixel.images import read_mask
 
+ANY_PORT = ("--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0")
 
-def torchrun(*command: object) -> subprocess.CompletedProcess[str]:
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    launch += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "-m", "perpixel"]
+
+def torchrun(*command: object, how: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    """As docs/evaluation.md starts it: at torchrun's usual port, which one test alone may take."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *how]
     return subprocess.run(
-        [*launch, *map(str, command)],
+        [*launch, "-m", "perpixel", *map(str, command)],
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -67,8 +69,9 @@ def test_two_ranks_share_the_pictures_to_predict(mini, model, tmp_path):
     pictures = sorted((mini / "val").iterdir())
     (tmp_path / "broken.png").write_bytes(b"x")
     found = torchrun(
-        "predict", model, mini / "val", tmp_path / "broken.png", "--out", tmp_path / "o"
-    )
+        "predict", model, mini / "val", tmp_path / "broken.png", "--out", tmp_path / "o",
+        how=ANY_PORT,
+    )  # fmt: skip
     assert found.returncode == 1
     assert f"{len(pictures)} of {len(pictures) + 1} pictures written" in found.stdout
     assert "broken.png" in found.stderr

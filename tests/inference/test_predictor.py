@@ -110,7 +110,7 @@ def test_too_little_memory_is_told_with_the_size(predictor: Predictor, monkeypat
         "OpenCV": lambda *_: cv2.resize(IMAGE, (1 << 29, 1 << 29)),
     }
     monkeypatch.setattr(predictor.network, "forward", wants_too_much[library])
-    with pytest.raises(OutOfMemory, match="1 of 50x40 pixels: too little memory; in windows"):
+    with pytest.raises(OutOfMemory, match="1 of 40x50 pixels: too little memory; in windows"):
         predictor.predict(IMAGE)
 
 

@@ -270,7 +270,7 @@ def test_too_little_memory_is_told_in_bands_too(network, monkeypatch, way):
     bands = (
         score_bands(own, IMAGE) if way == "scores" else streamed(own, lambda *_: IMAGE, (45, 70))
     )
-    with pytest.raises(OutOfMemory, match="1 of 70x45 pixels: too little memory"):
+    with pytest.raises(OutOfMemory, match="1 of 45x70 pixels: too little memory"):
         next(bands)
 
 

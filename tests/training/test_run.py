@@ -156,6 +156,20 @@ def test_resuming_on_other_data_is_refused(straight: Path, mini: Path, tmp_path)
         perpixel.train(TINY, data=tmp_path / "data", out=straight, resume=True, device="cpu")
 
 
+def test_no_checkpoint_ever_holds_nan(mini: Path, tmp_path, monkeypatch):
+    from perpixel.training import loop
+
+    def wild(optimizer: torch.optim.Optimizer, lr: float) -> None:
+        for group in optimizer.param_groups:
+            group["lr"] = float("inf")
+
+    often = perpixel.override(TINY, ["train.save_every=1"])
+    monkeypatch.setattr(loop, "set_learning_rate", wild)
+    with pytest.raises(PerpixelError, match="no number after step 1: lower"):
+        perpixel.train(often, data=mini, out=tmp_path, device="cpu")
+    assert not (tmp_path / "checkpoints").exists()
+
+
 @pytest.mark.parametrize(
     "setting",
     [
