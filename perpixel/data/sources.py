@@ -72,6 +72,12 @@ ARCHIVES = {
     "pascal_context_59": _CONTEXT,
 }
 
+_NOT_UNPACKED = (
+    *(tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, ValueError),
+    KeyError,  # a hard link to a file that is not there
+    RuntimeError,  # an encrypted file, or a compression that zipfile does not know
+)
+
 
 def download(name: str, root: Path) -> None:
     """Brings the data set called `name` below `root`, with progress bars; what is there stays.
@@ -118,9 +124,9 @@ def _unpack(path: Path, inside: str, target: Path) -> None:
             else:
                 with tarfile.open(fileobj=file, mode="r|*") as tar:
                     tar.extractall(part, (m for m in tar if _is_in(inside, m.name)), filter="data")
-        if not (part / inside).is_dir():
-            raise ValueError(f"it holds no folder {inside}")
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, ValueError) as error:
+        if not any((part / inside).glob("*")):
+            raise ValueError(f"it holds no folder {inside}, or nothing in it")
+    except _NOT_UNPACKED as error:
         path.unlink()
         raise PerpixelError(
             f"{path}: not an archive that can be unpacked ({error}). It was deleted; the same "

@@ -4,6 +4,7 @@ import hashlib
 import http.server
 import io
 import shutil
+import struct
 import tarfile
 import threading
 import zipfile
@@ -148,10 +149,26 @@ def _tar(path: Path, member: tarfile.TarInfo, content: bytes = b"x") -> None:
         file.addfile(member, io.BytesIO(content))
 
 
-def _linked(path: Path) -> None:
+def _linked(path: Path, kind: bytes = tarfile.SYMTYPE, to: str = "/etc") -> None:
     member = tarfile.TarInfo("set/link")
-    member.type, member.linkname = tarfile.SYMTYPE, "/etc"
+    member.type, member.linkname = kind, to
     _tar(path, member)
+
+
+def _folder(path: Path) -> None:
+    member = tarfile.TarInfo("set")
+    member.type = tarfile.DIRTYPE
+    _tar(path, member)
+
+
+def _zip_of_kind(path: Path, *, flags: int = 0, compression: int = 0) -> None:
+    """A zip file whose directory says so of its only file."""
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("set/a", "x")
+    content = bytearray(path.read_bytes())
+    for signature, place in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        struct.pack_into("<HH", content, content.index(signature) + place, flags, compression)
+    path.write_bytes(content)
 
 
 @pytest.mark.parametrize(
@@ -160,6 +177,10 @@ def _linked(path: Path) -> None:
         ("outside.tar", lambda path: _tar(path, tarfile.TarInfo("set/../../outside"))),
         ("absolute.tar", lambda path: _tar(path, tarfile.TarInfo("/outside"))),
         ("link.tar", _linked),
+        ("hard.tar", lambda path: _linked(path, tarfile.LNKTYPE, "set/not there")),
+        ("nothing in it.tar", _folder),
+        ("encrypted.zip", lambda path: _zip_of_kind(path, flags=1)),
+        ("unknown.zip", lambda path: _zip_of_kind(path, compression=97)),
         ("no.zip", lambda path: path.write_bytes(b"no archive")),
         ("no.tgz", lambda path: path.write_bytes(b"no archive")),
         ("empty.tar", lambda path: path.write_bytes(b"")),
