@@ -31,7 +31,7 @@ _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 _LARGE = 2**27
 """Pixels of a file that could be meant to fill the memory, as its header alone costs nothing."""
 
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+UNREADABLE = (OSError, SyntaxError, ValueError, OverflowError, Image.DecompressionBombError)
 """What Pillow raises of a file that it cannot read."""
 
 _UNKNOWN = "not a picture in a format that can be read"

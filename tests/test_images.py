@@ -8,9 +8,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from miniatures import tiff_of_bands
 from PIL import Image
 
-from perpixel.errors import PerpixelError
+from perpixel.errors import DamagedFile, PerpixelError
 from perpixel.images import (
     IMAGE_SUFFIXES,
     colourise,
@@ -285,6 +286,15 @@ def test_a_file_that_would_unpack_into_gigabytes_is_refused(tmp_path, capfd, rea
         read_image(path, rows=1)
     with pytest.raises(PerpixelError, match=r"bomb\.png: not a"):
         read_palette(path)
+
+
+@pytest.mark.parametrize("read", [read_image, read_mask])
+def test_a_tiff_whose_pixels_are_said_to_lie_beyond_any_file_is_named(tmp_path, read):
+    content = tiff_of_bands(IDS[..., None], wide=True)
+    place = content.index(struct.pack("<HHQ", 273, 16, 1)) + 12  # of the tag StripOffsets
+    (tmp_path / "a.tif").write_bytes(content[:place] + b"\xff" * 8 + content[place + 8 :])
+    with pytest.raises(DamagedFile, match=r"a\.tif: "):
+        read(tmp_path / "a.tif")
 
 
 @pytest.mark.parametrize("alpha", [0, 128])
