@@ -132,7 +132,7 @@ def _read_apart(path: Path) -> Source:
         plain = Path(folder) / "plain.pth"
         command = [sys.executable, "-m", "perpixel.conversion.trusted", str(path), str(plain)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
+        if done.returncode != 0 or not plain.exists():  # its code may end the process early
             said = done.stderr.strip() or f"exit code {done.returncode}"
             raise PerpixelError(f"{path}: cannot be loaded, trusted or not: {said}")
         return read_source(plain)

@@ -227,6 +227,20 @@ def test_trusting_does_not_make_a_checkpoint(tmp_path: Path):
         read_source(path, trust=True)
 
 
+class Exit:
+    """Ends the process that loads it, as if all were well."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return exec, ("raise SystemExit(0)",)
+
+
+def test_a_trusted_file_that_ends_its_process(tmp_path: Path):
+    path = tmp_path / "file.pth"
+    path.write_bytes(pickle.dumps({"model": ARRAYS, "args": Exit()}))
+    with pytest.raises(PerpixelError, match=r"file\.pth: cannot be loaded.*: exit code 0"):
+        read_source(path, trust=True)
+
+
 @pytest.mark.parametrize("kind", ["zip", "legacy", "pickle", "safetensors"])
 @pytest.mark.parametrize("share", [0.0003, 0.01, 0.5, 0.999])
 def test_a_truncated_file(tmp_path: Path, kind: str, share: float):
