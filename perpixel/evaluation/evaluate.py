@@ -38,6 +38,7 @@ def evaluate(
     if len(dataset) == 0:
         raise PerpixelError("the evaluation split holds no pictures")
     recipe, device = engine.recipe, engine.device
+    engine.network.eval()  # without dropout, whatever a caller did
     start = time.perf_counter()
     tries_kernels = torch.backends.cudnn.benchmark
     classes = len(dataset.classes)

@@ -23,3 +23,10 @@ def test_a_resized_data_set_is_scored_on_resized_labels():
         expected += confusion(label, prediction, classes=len(SET.classes))
     assert (found.confusion == expected).all()
     assert found.confusion.sum() <= 2 * 24 * 40
+
+
+def test_a_network_is_scored_as_it_predicts_whatever_its_mode():
+    recipe = perpixel.override(RECIPE, ["model.head.dropout=0.9"])
+    engine = Engine(perpixel.build(recipe, classes=len(SET.classes)).train(), recipe)
+    first, second = (evaluate(engine, SET) for _ in range(2))
+    assert (first.confusion == second.confusion).all()
