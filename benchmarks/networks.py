@@ -4,8 +4,9 @@ Every toolkit runs in a process of its own, in turn, on the same shapes. perpixe
 and in float32, of which `train.precision=auto` takes the faster (leave bfloat16 out on a CPU
 without instructions for it); the others in float32 on a CPU, where they have no mixed precision,
 and with float16 on CUDA. Peak memory is that of a process that does nothing but two training steps.
-A step's operations, forward and backward, are told as a share of what a large bfloat16 matrix
-product reaches. The file holds what was measured last: run all measures for a whole one.
+On a GPU a step's operations, forward and backward, are told as a share of what a large bfloat16
+product reaches (forward.py tells a CPU's share). The file holds what was measured last: run all
+measures for a whole one.
 """
 
 import argparse
@@ -103,7 +104,7 @@ def peak(subject: str, case: dict[str, Any]) -> float:
 
 def product_rate(device: str) -> float:
     """Operations a second of the product of two square bfloat16 matrices."""
-    side = 4096 if device == "cpu" else 8192
+    side = 8192
     case = {"device": device, "side": side}
     seconds = take_turns("product", {"perpixel": ("perpixel", case)}, rounds=9)["perpixel"]
     return 2 * side**3 / median(seconds)
@@ -132,8 +133,9 @@ def main() -> None:
     parser.add_argument("--compile", nargs="+", choices=modes, default=[], help="steps, too")
     given = parser.parse_args()
     found = []
-    rate = product_rate(given.device) if "step" in given.measures else 1.0
-    networks = NETWORKS if given.device == "cpu" else ON_CUDA
+    on_gpu = given.device != "cpu"
+    rate = product_rate(given.device) if on_gpu and "step" in given.measures else None
+    networks = ON_CUDA if on_gpu else NETWORKS
     for name in (name for name in networks if given.only in name):
         for measure in given.measures:
             what = MEASURES[measure]
@@ -149,7 +151,7 @@ def main() -> None:
             else:
                 values = take_turns(what, cases, rounds=given.rounds)
                 found.append(record(title, "seconds", values))
-                if measure == "step":
+                if measure == "step" and rate is not None:
                     work = operations(networks[name]) / rate
                     shares = {
                         way: [work / one for one in several] for way, several in values.items()
