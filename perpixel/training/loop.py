@@ -200,13 +200,14 @@ def train(
             if verdict.sound and (finished or progress.step % recipe.train.log_every == 0):
                 _log(journal, progress.step, verdict, lr, clock)
 
-            due = _is_due(progress.step, recipe)
-            if due or verdict.stop or progress.step % recipe.train.save_every == 0:
-                save()
-            if due:  # saved before, as it takes long and may fail on a damaged picture
+            if due := _is_due(progress.step, recipe):
+                save()  # an evaluation takes long, and may fail on a damaged picture
                 scores = score()
                 clock.read()  # which starts it again
-            if verdict.stop and not finished:
+            stopping = verdict.stop or (own.world == 1 and stop.is_set())
+            if not due and (stopping or progress.step % recipe.train.save_every == 0):
+                save()
+            if stopping and not finished:
                 stop.set()  # on every rank
                 distributed.wait_for_all()  # torchrun ends them when one leaves: first all is saved
                 raise Interrupted(f"stopped after step {step + 1} of {steps}; the run is saved")

@@ -37,7 +37,7 @@ def stop_flag() -> Iterator[threading.Event]:
         if first is None:
             first = now
             flag.set()
-            _tell(b"\nstopping after the step at hand; again to stop at once\n")
+            _tell(b"\nstopping after the step or evaluation at hand; again to stop at once\n")
         elif now - first >= echo:
             for each, handler in usual.items():
                 signal.signal(each, handler)

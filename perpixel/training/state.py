@@ -121,11 +121,13 @@ def write_state(
 
 def _reopen(folder: Path) -> None:
     """Puts the final weights aside and their scores away; the best stand for the run again."""
-    final = folder / "model.safetensors"
+    final, best = folder / "model.safetensors", folder / "best.safetensors"
     if not final.exists():
         return
     for name in ("evaluate.json", "confusion.csv", "pictures.csv"):
         (folder.parent / name).unlink(missing_ok=True)
+    if not best.exists():  # as where a user removed it
+        best.write_bytes(final.read_bytes())
     final.replace(folder / _EARLIER)
 
 

@@ -34,7 +34,9 @@ def _error(root, split="train"):
     with pytest.raises(PerpixelError) as error:
         open_folder(root, split)
     message = str(error.value)
-    assert message.startswith(f"{root / 'dataset.toml'}")
+    assert message.startswith(
+        (f"{root / 'dataset.toml'}: ", f"{root / 'dataset.toml'} has no split")
+    )
     assert "\n" not in message
     return message
 

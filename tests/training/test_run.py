@@ -188,14 +188,14 @@ def test_a_signal_saves_at_the_next_step(mini: Path, straight: Path, tmp_path, m
     from perpixel.training import journal
 
     def stop_after_three(self, step: int) -> None:
-        if step == 3:  # which is agreed on by then
+        if step == 3:
             os.kill(os.getpid(), number)
 
     usual = signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler
     signal.signal(number, usual)  # a shell's background jobs ignore SIGINT
     with monkeypatch.context() as patch:
         patch.setattr(journal.Journal, "advance", stop_after_three)
-        with pytest.raises(PerpixelError, match="stopped after step 4 of 6"):
+        with pytest.raises(PerpixelError, match="stopped after step 3 of 6"):
             perpixel.train(TINY, data=mini, out=tmp_path, device="cpu")
     assert signal.getsignal(number) == usual
     perpixel.train(TINY, data=mini, out=tmp_path, resume=True, device="cpu")

@@ -140,11 +140,16 @@ def test_fewer_steps_than_are_done_are_refused_and_as_many_are_scored(half: Path
     assert run.scores.images == 3
 
 
-def test_a_run_that_goes_on_after_its_end_has_no_final_weights(mini: Path, tmp_path, monkeypatch):
+@pytest.mark.parametrize("best", [True, False])
+def test_a_run_that_goes_on_after_its_end_has_no_final_weights(
+    mini: Path, tmp_path, monkeypatch, best: bool
+):
     """Until it ends again; the best so far stand for it."""
     short, long = (perpixel.override(OFTEN, [f"train.steps={steps}"]) for steps in (2, 6))
     ends = ["evaluate.json", "confusion.csv", "pictures.csv", "checkpoints/model.safetensors"]
     perpixel.train(short, data=mini, out=tmp_path, device="cpu")
+    if not best:
+        (tmp_path / "checkpoints/best.safetensors").unlink()
     named = {"data": mini, "out": tmp_path, "resume": True, "allow_changes": True}
     with monkeypatch.context() as patch:
         patch.setattr(loop, "learning_rate", lambda *_, **__: 1 / 0)
