@@ -53,6 +53,7 @@ def kills(folder: Path, asked: argparse.Namespace) -> list[Row]:
 
     Every child is forked from here, before torch has any thread, so that it starts at once.
     """
+    torch.set_num_threads(1)  # a child has none of its parent's threads, and would wait for them
     torch.optim.SGD([torch.zeros(1)], lr=1.0)  # imports what children need not import then
     rng = random.Random(asked.seed)
     straight = folder / "straight"

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 import time
 from itertools import islice
+from multiprocessing import set_start_method
 from pathlib import Path
 
 from measure import apart, proc_status, record, write_result
@@ -38,6 +39,7 @@ def open_it(root: Path, workers: int) -> dict[str, float]:
     import perpixel
     from perpixel.data.loader import batches
 
+    set_start_method("fork", force=True)  # as in a command on Linux; this process was spawned
     quick = ["train.images_per_step=4", "train.crop=360x480", "train.steps=2000000"]
     recipe = perpixel.override(perpixel.recipe("camvid/fcn_r18-d8"), quick)
     before, start = private_bytes(os.getpid()), time.perf_counter()
