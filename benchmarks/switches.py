@@ -6,6 +6,7 @@ Every switch takes its turn in every round, in a process of its own (two picture
 
 import argparse
 from collections.abc import Sequence
+from contextlib import nullcontext
 from statistics import median
 
 import torch
@@ -16,6 +17,8 @@ from perpixel.heap import keep_freed
 from perpixel.losses import segmentation_loss
 from perpixel.models import winograd
 from perpixel.models.build import build, to_device
+from perpixel.models.inputs import autocast
+from perpixel.models.recomputing import activations_recomputed
 from perpixel.recipes import recipe, settings
 from perpixel.training.economy import economise
 from perpixel.training.optimizer import make_optimizer
@@ -30,6 +33,7 @@ SWITCHES = {
     "train.recompute_stages=[1,2,3,4]": (("train.recompute_stages=[1,2,3,4]",), {}),
     "THP_MEM_ALLOC_ENABLE=1": ((), {"THP_MEM_ALLOC_ENABLE": "1"}),
     "freed memory given back": ((), {"GLIBC_TUNABLES": "glibc.malloc.check=0"}),
+    "activations kept": (("activations kept",), {}),
     "channels first": (("channels first",), {}),
     "3x3 without Winograd": (("3x3 without Winograd",), {}),
 }
@@ -43,6 +47,7 @@ def steps(changes: Sequence[str]) -> dict[str, float]:
     first = "channels first" in changes
     if "3x3 without Winograd" in changes:
         winograd.pays = lambda *_, **__: False
+    kept = "activations kept" in changes
     changes = [change for change in changes if "=" in change]
     chosen = recipe("mmseg/fcn_r50-d8_512x512_20k_voc12aug")
     chosen = settings.override(chosen, ["train.precision=auto", *changes])
@@ -52,6 +57,7 @@ def steps(changes: Sequence[str]) -> dict[str, float]:
     network = network.to(DEVICE) if first else to_device(network, DEVICE)
     network = economise(network.train(), chosen.train)
     optimizer = make_optimizer(network, chosen.optimizer)
+    again = nullcontext if kept or chosen.train.compile != "off" else activations_recomputed
     images = torch.randn(2, 3, 512, 512, device=DEVICE)
     if not first:
         images = images.contiguous(memory_format=torch.channels_last)
@@ -59,7 +65,7 @@ def steps(changes: Sequence[str]) -> dict[str, float]:
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(DEVICE.type, dtype=dtype, enabled=dtype != torch.float32):
+        with autocast(DEVICE, dtype), again():
             output = network(images, auxiliary=True)
         main = segmentation_loss(output.main, labels, chosen.loss)
         auxiliary = segmentation_loss(output.auxiliary, labels, chosen.loss)

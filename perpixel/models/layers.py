@@ -5,7 +5,19 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from perpixel.models.recomputing import norm_relu
 from perpixel.models.winograd import Conv3x3
+
+
+class ConvNormReLU(nn.Sequential):
+    """Convolution, norm and ReLU, once or more often, one after another."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[N, inputs, h, w] to [N, outputs, h/stride, w/stride]."""
+        layers = list(self)
+        for convolution, norm in zip(layers[::3], layers[1::3], strict=True):
+            features = norm_relu(norm, convolution(features))
+        return features
 
 
 def conv_norm_relu(
@@ -16,12 +28,12 @@ def conv_norm_relu(
     stride: int = 1,
     dilation: int = 1,
     norm: Literal["batch", "group"] = "batch",
-) -> nn.Sequential:
+) -> ConvNormReLU:
     """Convolution without bias, normalisation, ReLU; padded to keep the size at stride 1.
 
     `norm` is "batch" or "group" (32 groups). Keys: 0 convolution, 1 normalisation.
     """
-    return nn.Sequential(
+    return ConvNormReLU(
         Conv3x3(inputs, outputs, stride=stride, dilation=dilation)
         if kernel == 3
         else nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False),

@@ -12,8 +12,8 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from perpixel.models.layers import FrozenBatchNorm2d
-from perpixel.models.recomputing import recomputed
+from perpixel.models.layers import ConvNormReLU, FrozenBatchNorm2d
+from perpixel.models.recomputing import norm_relu, recomputed
 from perpixel.models.winograd import Conv3x3
 from perpixel.recipes.network import ResNet as ResNetSpec
 
@@ -43,18 +43,14 @@ class BasicBlock(nn.Module):
         super().__init__()
         self.conv1 = Conv3x3(inputs, width, stride=stride, dilation=dilation)
         self.bn1 = norm(width)
-        self.relu = nn.ReLU(inplace=True)
         self.conv2 = Conv3x3(width, width)
         self.bn2 = norm(width)
         self.downsample = _projection(inputs, width, stride=stride, norm=norm)
 
     def forward(self, features: Tensor) -> Tensor:
         """[N, inputs, h, w] to [N, width, h/stride, w/stride]."""
-        residual = self.relu(self.bn1(self.conv1(features)))
-        residual = self.bn2(self.conv2(residual))
-        residual += self.downsample(features)  # in place: nothing else holds a norm's output
-        output: Tensor = self.relu(residual)
-        return output
+        residual = norm_relu(self.bn1, self.conv1(features))
+        return norm_relu(self.bn2, self.conv2(residual), onto=self.downsample(features))
 
 
 class Bottleneck(nn.Module):
@@ -80,17 +76,13 @@ class Bottleneck(nn.Module):
         self.bn2 = norm(width)
         self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
         self.bn3 = norm(4 * width)
-        self.relu = nn.ReLU(inplace=True)
         self.downsample = _projection(inputs, 4 * width, stride=stride, norm=norm)
 
     def forward(self, features: Tensor) -> Tensor:
         """[N, inputs, h, w] to [N, 4 * width, h/stride, w/stride]."""
-        residual = self.relu(self.bn1(self.conv1(features)))
-        residual = self.relu(self.bn2(self.conv2(residual)))
-        residual = self.bn3(self.conv3(residual))
-        residual += self.downsample(features)  # in place: nothing else holds a norm's output
-        output: Tensor = self.relu(residual)
-        return output
+        residual = norm_relu(self.bn1, self.conv1(features))
+        residual = norm_relu(self.bn2, self.conv2(residual))
+        return norm_relu(self.bn3, self.conv3(residual), onto=self.downsample(features))
 
 
 class ResNet(nn.Module):
@@ -109,7 +101,6 @@ class ResNet(nn.Module):
             self.conv1 = nn.Conv2d(3, WIDTHS[0], 7, stride=2, padding=3, bias=False)
             self.bn1 = norm(WIDTHS[0])
         self._deep = spec.stem == "deep"
-        self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
 
         block = BasicBlock if spec.depth in (18, 34) else Bottleneck
@@ -129,7 +120,7 @@ class ResNet(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Normalised pictures [N, 3, H, W] to the four stages' features, finest first."""
-        features = self.stem(images) if self._deep else self.relu(self.bn1(self.conv1(images)))
+        features = self.stem(images) if self._deep else norm_relu(self.bn1, self.conv1(images))
         features = self.maxpool(features)
         outputs = []
         stages = (self.layer1, self.layer2, self.layer3, self.layer4)
@@ -146,9 +137,9 @@ def _projection(inputs: int, outputs: int, *, stride: int, norm: Norm) -> nn.Mod
     return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), norm(outputs))
 
 
-def _deep_stem(norm: Norm) -> nn.Sequential:
+def _deep_stem(norm: Norm) -> ConvNormReLU:
     layers: list[nn.Module] = []
     half = WIDTHS[0] // 2
     for inputs, outputs, stride in ((3, half, 2), (half, half, 1), (half, WIDTHS[0], 1)):
         layers += [Conv3x3(inputs, outputs, stride=stride), norm(outputs), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers)
+    return ConvNormReLU(*layers)

@@ -170,14 +170,15 @@ def _convolve(features: Tensor, weight: Tensor, *, dilation: int) -> Tensor:
 def _weight_gradient(features: Tensor, gradient: Tensor, *, dilation: int) -> Tensor:
     """[N, C, h, w] and the result's gradient [N, O, h, w] to that of the weight, [O, C, 3, 3]."""
     channels, outputs = features.shape[1], gradient.shape[1]
-    result = features.new_zeros((3, 3, outputs, channels))
+    result = features.new_zeros((outputs, 3, 3, channels))  # as the weight lies in memory
     for strip in _strips(features, dilation):
         products = _times(_OUTPUT2.mT, strip.cut(gradient, size=4))
         for part in _parts(channels, _INPUTS):
             tiles = _times(_TILE2, strip.cut(features[:, part], size=6))
             kernels = torch.bmm(products.mT, tiles)
-            result[..., part] += _times(_WEIGHT2.mT, kernels).view(3, 3, outputs, -1)
-    return result.permute(2, 3, 0, 1)
+            found = _times(_WEIGHT2.mT, kernels).view(3, 3, outputs, -1)
+            result[..., part] += found.permute(2, 0, 1, 3)
+    return result.permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True)

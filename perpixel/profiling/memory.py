@@ -19,6 +19,7 @@ from perpixel.heap import keep_freed
 from perpixel.losses import segmentation_loss
 from perpixel.models.build import build, to_device
 from perpixel.models.inputs import autocast
+from perpixel.models.recomputing import activations_recomputed
 from perpixel.profiling.timing import inference_pass
 from perpixel.recipes.base import Size, Spec
 from perpixel.recipes.spec import Recipe
@@ -93,7 +94,7 @@ def _work(request: Request, device: torch.device) -> None:
     labels = torch.zeros(request.batch, *request.size, dtype=torch.uint8, device=device)
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-9, momentum=0.9)
     for _ in range(2):
-        with autocast(device, dtype):
+        with autocast(device, dtype), activations_recomputed():
             output = network(images, auxiliary=True)
         loss = torch.zeros((), device=device)
         for logits in output:

@@ -1,10 +1,13 @@
 """What a step minimises."""
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor, nn
 
 from perpixel.losses import segmentation_loss
 from perpixel.models.inputs import autocast, normalise
+from perpixel.models.recomputing import activations_recomputed
 from perpixel.models.segmenter import Logits
 from perpixel.recipes.spec import Recipe
 from perpixel.training.parallel import Part
@@ -22,7 +25,8 @@ def objective(network: nn.Module, part: Part, recipe: Recipe, *, dtype: torch.dt
 def logits_of(network: nn.Module, images: Tensor, recipe: Recipe, *, dtype: torch.dtype) -> Logits:
     """What the network says of some pictures, uint8 RGB [N, H, W, 3], with both heads."""
     fed = normalise(images, recipe.input)
-    with autocast(images.device, dtype):
+    compiled = recipe.train.compile != "off"
+    with autocast(images.device, dtype), nullcontext() if compiled else activations_recomputed():
         output: Logits = network(fed, auxiliary=True)
     return output
 
