@@ -75,7 +75,7 @@ def toolkits(
 ) -> dict[str, tuple[str, Any]]:
     """(subject, case) by the title of every toolkit that can do `what`, ours in `precisions`, and
     for a training step with torch.compile in the modes of `compiled`."""
-    settings = network.get("settings", [])
+    settings = network["settings"]
     batch = network["batch"] if what == "training_step" else 1
     case = {**network, "device": device, "batch": batch}
     ways = {precision: [f"train.precision={precision}"] for precision in precisions}
@@ -112,7 +112,7 @@ def product_rate(device: str) -> float:
 
 def operations(network: dict[str, Any]) -> int:
     """Of a training step, forward and backward, by torch's count; nothing is computed."""
-    recipe = perpixel.override(perpixel.recipe(network["recipe"]), network.get("settings", []))
+    recipe = perpixel.override(perpixel.recipe(network["recipe"]), network["settings"])
     made = perpixel.build(recipe, classes=network["classes"]).to("meta")
     pictures = torch.empty(network["batch"], 3, *network["size"], device="meta")
     with FlopCounterMode(display=False) as counter:
@@ -131,16 +131,18 @@ def main() -> None:
     parser.add_argument("--measures", nargs="+", choices=MEASURES, default=list(MEASURES))
     modes = ["default", "reduce-overhead"]
     parser.add_argument("--compile", nargs="+", choices=modes, default=[], help="steps, too")
+    parser.add_argument("--set", nargs="+", default=[], help="settings of perpixel's recipes")
     given = parser.parse_args()
     found = []
     on_gpu = given.device != "cpu"
     rate = product_rate(given.device) if on_gpu and "step" in given.measures else None
     networks = ON_CUDA if on_gpu else NETWORKS
     for name in (name for name in networks if given.only in name):
+        network = {**networks[name], "settings": [*networks[name].get("settings", []), *given.set]}
         for measure in given.measures:
             what = MEASURES[measure]
             cases = toolkits(
-                networks[name], what, device=given.device, precisions=given.precisions,
+                network, what, device=given.device, precisions=given.precisions,
                 compiled=given.compile,
             )  # fmt: skip
             batch = next(iter(cases.values()))[1]["batch"]
@@ -152,7 +154,7 @@ def main() -> None:
                 values = take_turns(what, cases, rounds=given.rounds)
                 found.append(record(title, "seconds", values))
                 if measure == "step" and rate is not None:
-                    work = operations(networks[name]) / rate
+                    work = operations(network) / rate
                     shares = {
                         way: [work / one for one in several] for way, several in values.items()
                     }

@@ -28,12 +28,12 @@ SWITCHES = {
     USUAL: ((), {}),
     "train.precision=float32": (("train.precision=float32",), {}),
     "train.compile=default": (("train.compile=default",), {}),
+    "train.recompute_activations=true": (("train.recompute_activations=true",), {}),
     "train.recompute_stages=[1]": (("train.recompute_stages=[1]",), {}),
     "train.recompute_stages=[1,2]": (("train.recompute_stages=[1,2]",), {}),
     "train.recompute_stages=[1,2,3,4]": (("train.recompute_stages=[1,2,3,4]",), {}),
     "THP_MEM_ALLOC_ENABLE=1": ((), {"THP_MEM_ALLOC_ENABLE": "1"}),
     "freed memory given back": ((), {"GLIBC_TUNABLES": "glibc.malloc.check=0"}),
-    "activations kept": (("activations kept",), {}),
     "channels first": (("channels first",), {}),
     "3x3 without Winograd": (("3x3 without Winograd",), {}),
 }
@@ -47,7 +47,6 @@ def steps(changes: Sequence[str]) -> dict[str, float]:
     first = "channels first" in changes
     if "3x3 without Winograd" in changes:
         winograd.pays = lambda *_, **__: False
-    kept = "activations kept" in changes
     changes = [change for change in changes if "=" in change]
     chosen = recipe("mmseg/fcn_r50-d8_512x512_20k_voc12aug")
     chosen = settings.override(chosen, ["train.precision=auto", *changes])
@@ -57,7 +56,7 @@ def steps(changes: Sequence[str]) -> dict[str, float]:
     network = network.to(DEVICE) if first else to_device(network, DEVICE)
     network = economise(network.train(), chosen.train)
     optimizer = make_optimizer(network, chosen.optimizer)
-    again = nullcontext if kept or chosen.train.compile != "off" else activations_recomputed
+    again = activations_recomputed if chosen.train.recompute_activations else nullcontext
     images = torch.randn(2, 3, 512, 512, device=DEVICE)
     if not first:
         images = images.contiguous(memory_format=torch.channels_last)

@@ -82,6 +82,7 @@ def test_a_run_is_the_cpus(recipe, mini, tmp_path, on_the_cpu):
         ("train.precision=tf32", 1e-2),
         ("train.precision=bfloat16", 3e-2),
         ("train.recompute_stages=[1,2,3,4]", 1e-4),
+        ("train.recompute_activations=true", 1e-4),
         ("train.accumulate=2", 0.2),  # batch norm sees half as many pictures
         ("optimizer.algorithm=adamw", 1e-4),
     ],

@@ -33,7 +33,7 @@ def norm_relu(norm: nn.Module, features: Tensor, *, onto: Tensor | None = None) 
     output: Tensor = norm(features)
     if onto is not None:
         output += onto  # in place: nothing else holds a norm's output
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+    if output.requires_grad and not torch.compiler.is_compiling():
         alone = type(norm) is nn.BatchNorm2d or not isinstance(norm, _Norm)
         there = onto is None or getattr(onto, _AGAIN, True) is None
         setattr(output, _AGAIN, _Again(norm, features, onto) if alone and there else None)

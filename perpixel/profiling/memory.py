@@ -8,6 +8,7 @@ process's resident memory rose, from before the network was built to its peak; L
 
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -94,7 +95,8 @@ def _work(request: Request, device: torch.device) -> None:
     labels = torch.zeros(request.batch, *request.size, dtype=torch.uint8, device=device)
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-9, momentum=0.9)
     for _ in range(2):
-        with autocast(device, dtype), activations_recomputed():
+        again = activations_recomputed() if recipe.train.recompute_activations else nullcontext()
+        with autocast(device, dtype), again:
             output = network(images, auxiliary=True)
         loss = torch.zeros((), device=device)
         for logits in output:

@@ -185,8 +185,9 @@ class Train(Spec):
     skipped, but at most `max_skipped` in a row. A picture that cannot be decoded is replaced by
     another, up to the share `max_damaged` of all that were seen, counting an epoch at least.
     `init` is the ImageNet file that the backbone starts from; without it, random weights.
-    `compile` is torch.compile's mode; "reduce-overhead" uses CUDA graphs. `recompute_stages` saves
-    memory: the features inside these stages of the ResNet are computed again in the backward pass.
+    `compile` is torch.compile's mode; "reduce-overhead" uses CUDA graphs. Two save memory
+    and change no result: with `recompute_activations` what follows a norm is computed again in the
+    backward pass, with `recompute_stages` all inside these stages of the ResNet.
     `ema` b keeps an exponential moving average of weights and batch norm's statistics, b old +
     (1 - b) new after step i, with (1 + i) / (10 + i) for b where that is less (TensorFlow's
     ExponentialMovingAverage): it is what is evaluated, and the model. `finish` ends the run.
@@ -202,6 +203,7 @@ class Train(Spec):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     precision: Literal["auto", "float32", "tf32", "bfloat16"] = "auto"
     compile: Literal["off", "default", "reduce-overhead"] = "off"
+    recompute_activations: bool = False
     recompute_stages: tuple[Literal[1, 2, 3, 4], ...] = ()
     log_every: Positive = 50
     save_every: Positive = 2000

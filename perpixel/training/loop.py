@@ -247,7 +247,8 @@ def _memory_for_a_pass(
     return memory_for(
         f"training on {pictures} crops of {height}x{width} at once, on {where}",
         mend="train.accumulate=2 (a step's pictures in two passes), a smaller train.crop or "
-        "train.images_per_step, or train.recompute_stages=[1,2,3,4] take less",
+        "train.images_per_step, train.recompute_activations=true or "
+        "train.recompute_stages=[1,2,3,4] take less",
     )
 
 

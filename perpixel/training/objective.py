@@ -25,8 +25,8 @@ def objective(network: nn.Module, part: Part, recipe: Recipe, *, dtype: torch.dt
 def logits_of(network: nn.Module, images: Tensor, recipe: Recipe, *, dtype: torch.dtype) -> Logits:
     """What the network says of some pictures, uint8 RGB [N, H, W, 3], with both heads."""
     fed = normalise(images, recipe.input)
-    compiled = recipe.train.compile != "off"
-    with autocast(images.device, dtype), nullcontext() if compiled else activations_recomputed():
+    again = activations_recomputed() if recipe.train.recompute_activations else nullcontext()
+    with autocast(images.device, dtype), again:
         output: Logits = network(fed, auxiliary=True)
     return output
 

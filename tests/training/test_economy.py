@@ -19,10 +19,11 @@ SMALL = Model(backbone=ResNet(depth=18), head=FCN(convs=1, width=8))
 pytestmark = pytest.mark.usefixtures("narrow")
 
 
-def test_a_run_with_recomputed_stages_is_the_same_run(mini, tmp_path):
+@pytest.mark.parametrize("change", ["recompute_stages=[2,3,4]", "recompute_activations=true"])
+def test_a_run_that_recomputes_is_the_same_run(change: str, mini, tmp_path):
     short = perpixel.override(TINY, ["train.steps=2"])
-    for name, stages in (("usual", "[]"), ("again", "[2,3,4]")):
-        recipe = perpixel.override(short, [f"train.recompute_stages={stages}"])
+    changed = perpixel.override(short, [f"train.{change}"])
+    for name, recipe in (("usual", short), ("again", changed)):
         perpixel.train(recipe, data=mini, out=tmp_path / name, device="cpu")
     assert len(losses(tmp_path / "usual")) == 2
     assert losses(tmp_path / "again") == losses(tmp_path / "usual")
@@ -35,6 +36,11 @@ def test_another_backbone_has_no_stages_to_recompute():
     torch.nn.Module.__init__(network.backbone)
     with pytest.raises(UsageError, match=r"recompute_stages=\[1\] needs a ResNet"):
         economise(network, Train(recompute_stages=(1,)))
+
+
+def test_compiled_code_keeps_what_torch_chooses():
+    with pytest.raises(UsageError, match=r"recompute_activations=true with train\.compile=default"):
+        economise(build(SMALL, classes=2), Train(compile="default", recompute_activations=True))
 
 
 def test_compiling_is_asked_for_with_the_mode(monkeypatch):
