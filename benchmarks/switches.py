@@ -6,7 +6,6 @@ Every switch takes its turn in every round, in a process of its own (two picture
 
 import argparse
 from collections.abc import Sequence
-from contextlib import nullcontext
 from statistics import median
 
 import torch
@@ -56,7 +55,6 @@ def steps(changes: Sequence[str]) -> dict[str, float]:
     network = network.to(DEVICE) if first else to_device(network, DEVICE)
     network = economise(network.train(), chosen.train)
     optimizer = make_optimizer(network, chosen.optimizer)
-    again = activations_recomputed if chosen.train.recompute_activations else nullcontext
     images = torch.randn(2, 3, 512, 512, device=DEVICE)
     if not first:
         images = images.contiguous(memory_format=torch.channels_last)
@@ -64,7 +62,7 @@ def steps(changes: Sequence[str]) -> dict[str, float]:
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        with autocast(DEVICE, dtype), again():
+        with autocast(DEVICE, dtype), activations_recomputed(chosen.train.recompute_activations):
             output = network(images, auxiliary=True)
         main = segmentation_loss(output.main, labels, chosen.loss)
         auxiliary = segmentation_loss(output.auxiliary, labels, chosen.loss)

@@ -1,7 +1,7 @@
 """Memory for time: features that are computed again in the backward pass instead of being kept."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -15,13 +15,13 @@ _AGAIN = "perpixel_again"
 """The attribute of an activation that tells how it is computed again; None where it is kept."""
 
 
-def activations_recomputed() -> saved_tensors_hooks:
-    """A context for a network's pass, which keeps norms' inputs but not the activations after them.
+def activations_recomputed(asked: bool = True) -> AbstractContextManager[object]:
+    """A context for a pass, which if `asked` keeps norms' inputs but no activations after them.
 
     What in the backward pass needs one computes it again, bit for bit. (torch.compile chooses
     itself what to keep.)
     """
-    return saved_tensors_hooks(_kept, _unkept)
+    return saved_tensors_hooks(_kept, _unkept) if asked else nullcontext()
 
 
 def norm_relu(norm: nn.Module, features: Tensor, *, onto: Tensor | None = None) -> Tensor:

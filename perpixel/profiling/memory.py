@@ -8,7 +8,6 @@ process's resident memory rose, from before the network was built to its peak; L
 
 import subprocess
 import sys
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -95,7 +94,7 @@ def _work(request: Request, device: torch.device) -> None:
     labels = torch.zeros(request.batch, *request.size, dtype=torch.uint8, device=device)
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-9, momentum=0.9)
     for _ in range(2):
-        again = activations_recomputed() if recipe.train.recompute_activations else nullcontext()
+        again = activations_recomputed(recipe.train.recompute_activations)
         with autocast(device, dtype), again:
             output = network(images, auxiliary=True)
         loss = torch.zeros((), device=device)

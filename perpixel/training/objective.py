@@ -1,7 +1,5 @@
 """What a step minimises."""
 
-from contextlib import nullcontext
-
 import torch
 from torch import Tensor, nn
 
@@ -25,7 +23,7 @@ def objective(network: nn.Module, part: Part, recipe: Recipe, *, dtype: torch.dt
 def logits_of(network: nn.Module, images: Tensor, recipe: Recipe, *, dtype: torch.dtype) -> Logits:
     """What the network says of some pictures, uint8 RGB [N, H, W, 3], with both heads."""
     fed = normalise(images, recipe.input)
-    again = activations_recomputed() if recipe.train.recompute_activations else nullcontext()
+    again = activations_recomputed(recipe.train.recompute_activations)
     with autocast(images.device, dtype), again:
         output: Logits = network(fed, auxiliary=True)
     return output
