@@ -13,14 +13,10 @@ from measure import alternating, apart, peak_memory, record, write_result
 
 from perpixel import distributed
 from perpixel.heap import keep_freed
-from perpixel.losses import segmentation_loss
 from perpixel.models import winograd
 from perpixel.models.build import build, to_device
-from perpixel.models.inputs import autocast
-from perpixel.models.recomputing import activations_recomputed
 from perpixel.recipes import recipe, settings
-from perpixel.training.economy import economise
-from perpixel.training.optimizer import make_optimizer
+from perpixel.training.step import make_train_state, train_step
 
 USUAL = "as it is"
 SWITCHES = {
@@ -51,23 +47,17 @@ def steps(changes: Sequence[str]) -> dict[str, float]:
     chosen = settings.override(chosen, ["train.precision=auto", *changes])
     dtype = distributed.precision(chosen.train.precision, DEVICE)
     torch.manual_seed(0)
-    network = build(chosen.model, classes=21)
-    network = network.to(DEVICE) if first else to_device(network, DEVICE)
-    network = economise(network.train(), chosen.train)
-    optimizer = make_optimizer(network, chosen.optimizer)
-    images = torch.randn(2, 3, 512, 512, device=DEVICE)
-    if not first:
-        images = images.contiguous(memory_format=torch.channels_last)
-    labels = torch.randint(0, 21, (2, 512, 512), dtype=torch.uint8, device=DEVICE)
+    model = build(chosen.model, classes=21)
+    state = make_train_state(model, chosen, device=DEVICE, dtype=dtype)
+    if first:
+        model.to(memory_format=torch.contiguous_format)
+    images = torch.randint(0, 256, (2, 512, 512, 3), dtype=torch.uint8)
+    labels = torch.randint(0, 21, (2, 512, 512), dtype=torch.uint8)
 
     def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        with autocast(DEVICE, dtype), activations_recomputed(chosen.train.recompute_activations):
-            output = network(images, auxiliary=True)
-        main = segmentation_loss(output.main, labels, chosen.loss)
-        auxiliary = segmentation_loss(output.auxiliary, labels, chosen.loss)
-        (main + 0.4 * auxiliary).backward()
-        optimizer.step()
+        train_step(
+            state, model, images, labels, chosen, step=0, dtype=dtype, ranks=distributed.Ranks()
+        )
 
     with distributed.arithmetic(deterministic=False):  # as training has it
         first_step, *others = alternating({"step": step}, rounds=STEPS, warm_up=0)["step"]

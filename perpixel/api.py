@@ -39,8 +39,8 @@ def load(
 ) -> Predictor:
     """A model ready to predict: a run folder, a checkpoint, or a recipe whose weights were fetched.
 
-    device: "cpu", "cuda", "cuda:1" or "auto". precision: "float32", "bfloat16", or "auto" for
-    bfloat16 where the device has it. settings: changes of how its recipe sees pictures, such as
+    device: "cpu", "cuda", "cuda:1" or "auto". precision: "float32", "bfloat16", "float16" or
+    "auto", the fastest that the device has. settings: changes of how its recipe sees pictures, as
     "inference.flip=true". window_batch: how many windows of a picture go through the network at
     once. compiled: torch.compile the network, at the first picture of every size. Raises
     PerpixelError when there is no such model.
@@ -93,35 +93,25 @@ def train(
     Raises Interrupted when a signal (Ctrl-C) stopped the run, which is saved then, and another
     PerpixelError for anything the user can mend: to go on after errors, catch Interrupted first.
     """
-    import torch
-
-    from perpixel import distributed, zoo
-    from perpixel.models.defaults import torch_defaults
+    from perpixel import zoo
     from perpixel.training.loop import train as run
     from perpixel.training.state import states
 
     if resume is True and init is not None:
         raise UsageError("--resume and --init: a resumed run has its own weights; take one of them")
     begun = bool(states(Path(out) / "checkpoints")) if resume == "if-begun" else resume
-    where = distributed.device(device)
-    with (
-        torch.inference_mode(False),
-        torch.enable_grad(),
-        torch_defaults(where),
-        torch.random.fork_rng([where] if where.type == "cuda" else []),
-    ):
-        return run(
-            recipe,
-            data=None if data is None else Path(data),
-            out=Path(out),
-            resume=begun,
-            allow_changes=allow_changes,
-            init=None if begun else zoo.initial_weights(recipe, init),
-            device=device,
-            workers=workers,
-            deterministic=deterministic,
-            tensorboard=tensorboard,
-        )
+    return run(
+        recipe,
+        data=None if data is None else Path(data),
+        out=Path(out),
+        resume=begun,
+        allow_changes=allow_changes,
+        init=None if begun else zoo.initial_weights(recipe, init),
+        device=device,
+        workers=workers,
+        deterministic=deterministic,
+        tensorboard=tensorboard,
+    )
 
 
 def evaluate(

@@ -23,14 +23,12 @@ from torch import Tensor
 
 from perpixel.errors import DamagedFile, PerpixelError
 from perpixel.models.build import build
-from perpixel.models.defaults import torch_defaults
 from perpixel.models.segmenter import Segmenter
 from perpixel.recipes import settings
 from perpixel.recipes.base import Colour, Spec
 from perpixel.recipes.spec import Recipe
 from perpixel.writing import write_whole
 
-_CPU = torch.device("cpu")
 _HEADER = "perpixel"
 _SHA256 = "perpixel-sha256"
 _DIGEST = re.compile(rf'"{_SHA256}":"([0-9a-f]{{64}})"'.encode())
@@ -96,9 +94,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 def network_of(checkpoint: Checkpoint) -> Segmenter:
     """The checkpoint's network, holding its weights, in evaluation mode."""
-    with torch_defaults(_CPU), torch.random.fork_rng([]):  # weights that are written over
-        network = build(checkpoint.recipe.model, classes=len(checkpoint.names))
-        load_strictly(network, checkpoint.weights)
+    network = build(checkpoint.recipe.model, classes=len(checkpoint.names))
+    load_strictly(network, checkpoint.weights)
     return network.eval()
 
 
@@ -136,7 +133,7 @@ def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     Raises DamagedFile naming the file when it is none, or has another content than was written.
     """
     try:
-        with torch_defaults(_CPU), safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             if _SHA256 in header and _sha256(path) != header[_SHA256]:
                 raise DamagedFile(f"{path}: damaged: its content is not what was written")

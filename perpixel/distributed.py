@@ -131,24 +131,27 @@ def device(name: str = "auto") -> torch.device:
 def precision(name: str, where: torch.device) -> torch.dtype:
     """The number format of a recipe's `precision` on this device.
 
-    "auto" is bfloat16 where the hardware multiplies it faster than float32. From here on CUDA
+    "auto" is bfloat16 where the hardware multiplies it faster than float32, float16 on GPUs whose
+    tensor cores know nothing else (V100, T4, RTX 20xx), and float32 elsewhere. From here on CUDA
     multiplies float32 numbers as TF32 if it is "tf32", and exactly otherwise: torch's own default
     for convolutions is TF32, with 10 bits of fraction. What a CPU is ill suited to is logged as a
     warning. Raises UsageError for a name there is not.
     """
-    if name not in ("auto", "float32", "tf32", "bfloat16"):
-        raise UsageError(f"precision {name!r}: there are float32, tf32, bfloat16 and auto")
+    if name not in ("auto", "float32", "tf32", "bfloat16", "float16"):
+        raise UsageError(f"precision {name!r}: there are float32, tf32, bfloat16, float16 and auto")
     if where.type == "cuda":
         _use_tf32(name == "tf32")
     elif name == "tf32":
         _LOG.warning("tf32 is a format of CUDA's: this CPU computes in float32 in its place")
-    elif name == "bfloat16" and not _has_bfloat16():
+    elif name in ("bfloat16", "float16") and not _cpu_has(name):
         _LOG.warning(
-            "this CPU has no instructions for bfloat16, and is many times slower in it than in "
-            "float32; the precision auto goes by the machine"
+            f"this CPU has no instructions for {name}, and is many times slower in it than in "
+            f"float32; the precision auto goes by the machine"
         )
-    half = _fast_bfloat16(where) if name == "auto" else name == "bfloat16"
-    return torch.bfloat16 if half else torch.float32
+    if name == "auto":
+        return _fastest(where)
+    dtypes = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+    return dtypes.get(name, torch.float32)
 
 
 @contextmanager
@@ -232,16 +235,23 @@ def _processor() -> str:
     return found.partition(":")[2].strip()
 
 
-def _has_bfloat16() -> bool:
-    """Whether oneDNN multiplies bfloat16 here; where torch is built without it, nobody knows."""
-    unknown = not torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return unknown or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+def _cpu_has(name: str) -> bool:
+    """Whether oneDNN multiplies bfloat16 or float16 here; True where torch is built without it."""
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return True
+    if name == "float16":
+        return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def _fast_bfloat16(where: torch.device) -> bool:
+def _fastest(where: torch.device) -> torch.dtype:
+    """The precision "auto" on a device."""
     if where.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return torch.bfloat16
+        volta = (7, 0)  # the first with tensor cores
+        return torch.float16 if torch.cuda.get_device_capability(where) >= volta else torch.float32
     # Private names, but the only ones that torch 2.10 to 2.13 share. Intel's AVX-512 multiplies
     # bfloat16 no faster than float32 (benchmarks/networks.py); its AMX and AMD's AVX-512 do.
     wide = torch.cpu._is_avx512_bf16_supported() and "Intel" not in _processor()
-    return bool(torch.cpu._is_amx_tile_supported() or wide)
+    return torch.bfloat16 if torch.cpu._is_amx_tile_supported() or wide else torch.float32

@@ -14,7 +14,7 @@ def _torchs_own():
     torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = usual
 
 
-@pytest.mark.parametrize("name", ["float32", "bfloat16", "auto"])
+@pytest.mark.parametrize("name", ["float32", "bfloat16", "float16"])
 def test_float32_is_float32_unless_tf32_is_asked_for(name: str):
     gpu = torch.device("cuda")
     assert distributed.precision("tf32", gpu) == torch.float32
@@ -84,16 +84,34 @@ def test_auto_is_bfloat16_where_a_cpu_multiplies_it_faster(
 
 
 @pytest.mark.parametrize(
+    ("bfloat16", "capability", "wanted"),
+    [
+        (True, (9, 0), torch.bfloat16),
+        (False, (7, 5), torch.float16),  # T4, RTX 20xx
+        (False, (7, 0), torch.float16),  # V100
+        (False, (6, 1), torch.float32),  # GTX 10xx: no tensor cores
+    ],
+)
+def test_auto_on_a_gpu_is_what_its_tensor_cores_multiply(
+    monkeypatch, bfloat16, capability, wanted
+):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: bfloat16)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert distributed.precision("auto", torch.device("cuda")) == wanted
+
+
+@pytest.mark.parametrize(
     ("name", "supported", "said"),
     [
         ("bfloat16", False, "bfloat16"),
+        ("float16", False, "float16"),
         ("bfloat16", True, ""),
         ("tf32", True, "tf32"),
         ("auto", False, ""),
     ],
 )
 def test_what_a_cpu_is_ill_suited_to_is_said(monkeypatch, caplog, name, supported, said):
-    monkeypatch.setattr(distributed, "_has_bfloat16", lambda: supported)
+    monkeypatch.setattr(distributed, "_cpu_has", lambda _: supported)
     distributed.precision(name, torch.device("cpu"))
     assert bool(caplog.records) == bool(said)
     assert said in caplog.text

@@ -81,6 +81,7 @@ def test_a_run_is_the_cpus(recipe, mini, tmp_path, on_the_cpu):
     [
         ("train.precision=tf32", 1e-2),
         ("train.precision=bfloat16", 3e-2),
+        ("train.precision=float16", 3e-2),
         ("train.recompute_stages=[1,2,3,4]", 1e-4),
         ("train.recompute_activations=true", 1e-4),
         ("train.accumulate=2", 0.2),  # batch norm sees half as many pictures
@@ -161,7 +162,7 @@ def test_a_run_is_scored_alike(mini, tmp_path):
         pytest.param(2, 19, (128, 256), (1024, 2048), marks=pytest.mark.skipif(not GPU, reason="")),
     ],
 )
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_the_fused_loss_at_true_sizes(pictures, classes, low, high, dtype):
     logits = 3 * torch.randn(pictures, classes, *low, device=WHERE)
     logits = logits.to(dtype).contiguous(memory_format=torch.channels_last).requires_grad_()
@@ -196,7 +197,7 @@ def test_float32_is_float32():
 def test_memory_is_measured(training):
     request = Request(
         recipe=FCN, classes=11, size=(96, 128), batch=2, device=str(WHERE),
-        precision="bfloat16", training=training,
+        dtype="bfloat16", training=training,
     )  # fmt: skip
     measured = peak_memory(request)
     assert measured.bytes is not None, measured.note

@@ -17,12 +17,10 @@ from perpixel.inference.class_maps import class_maps
 from perpixel.inference.engine import Engine
 from perpixel.models.build import build, to_device
 from perpixel.models.folding import folded
-from perpixel.models.inputs import normalise
+from perpixel.models.inputs import autocast, normalise
 from perpixel.models.segmenter import Segmenter
 from perpixel.recipes.spec import Recipe
-from perpixel.training.economy import economise
-from perpixel.training.objective import logits_of, loss_of
-from perpixel.training.optimizer import make_optimizer
+from perpixel.training.step import make_train_state, train_step
 
 Run = Callable[[], object]
 
@@ -33,22 +31,17 @@ def training_step(case: dict[str, Any]) -> Run:
     recipe, device = _recipe(case), torch.device(case["device"])
     dtype = distributed.precision(recipe.train.precision, device)
     torch.backends.cudnn.benchmark = True
-    network = build(recipe.model, classes=case["classes"])
-    network = economise(to_device(network, device).train(), recipe.train)
-    optimizer = make_optimizer(network, recipe.optimizer)
+    model = build(recipe.model, classes=case["classes"])
+    state = make_train_state(model, recipe, device=device, dtype=dtype)
     random = np.random.default_rng(0)
     size = (case["batch"], *case["size"])
     pictures = torch.from_numpy(random.integers(0, 256, (*size, 3), np.uint8))
     truth = torch.from_numpy(random.integers(0, case["classes"], size, np.uint8))
 
-    def run() -> None:
-        optimizer.zero_grad(set_to_none=True)  # before, as training does: less memory
-        output = logits_of(network, pictures.to(device), recipe, dtype=dtype)
-        loss = loss_of(output, truth.to(device), recipe)
-        loss.backward()
-        optimizer.step()
-
-    return run
+    ranks = distributed.Ranks()
+    return lambda: train_step(
+        state, model, pictures, truth, recipe, step=0, dtype=dtype, ranks=ranks
+    )
 
 
 def forward(case: dict[str, Any]) -> Run:
@@ -60,10 +53,7 @@ def forward(case: dict[str, Any]) -> Run:
     fed = normalise(torch.from_numpy(pictures).to(device), recipe.input)
 
     def run() -> None:
-        with (
-            torch.inference_mode(),
-            torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32),
-        ):
+        with torch.inference_mode(), autocast(device, dtype):
             network(fed)
 
     return run

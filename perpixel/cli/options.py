@@ -25,7 +25,10 @@ Device = Annotated[
 ]
 Precision = Annotated[
     str,
-    typer.Option(help="float32, tf32 (CUDA), bfloat16, or auto: bfloat16 where it is faster."),
+    typer.Option(
+        help="float32, tf32 (CUDA), bfloat16, float16, or auto: the fastest of bfloat16, float16 "
+        "(GPUs without bfloat16) and float32."
+    ),
 ]
 Model = Annotated[
     str,

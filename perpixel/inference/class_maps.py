@@ -20,7 +20,6 @@ from perpixel.inference.engine import Engine
 from perpixel.inference.enlargement import Enlargement, band, bands, best_class
 from perpixel.inference.windows import Read, Rows, slide
 from perpixel.memory import memory_for
-from perpixel.models.defaults import torch_defaults
 from perpixel.models.inputs import normalise
 from perpixel.recipes.spec import Recipe
 
@@ -42,7 +41,7 @@ def class_maps(engine: Engine, images: Sequence[Array]) -> list[Array]:
     """
     found = []
     size = images[0].shape[0], images[0].shape[1]
-    with _memory_for(len(images), size), torch_defaults(engine.device):
+    with _memory_for(len(images), size):
         for passes in _passes(engine, images):
             if len(passes) == 1 and isinstance(passes[0], Enlargement):
                 best = best_class(passes[0])
@@ -64,8 +63,7 @@ def score_bands(
     """
     size = image.shape[0], image.shape[1]
     with _memory_for(1, size):
-        with torch_defaults(engine.device):
-            (passes,) = _passes(engine, [image])
+        (passes,) = _passes(engine, [image])
         logits = _averages_logits(engine, passes)
         for top, values in _bands(engine, passes, size):
             yield top, values.softmax(dim=2) if probabilities and logits else values
@@ -79,8 +77,7 @@ def streamed(engine: Engine, read: Read, size: Size) -> Iterator[tuple[int, Arra
     is. Flips are averaged as elsewhere. Raises OutOfMemory.
     """
     with _memory_for(1, size):
-        with torch_defaults(engine.device):
-            passes = _sliding(engine, read, size)
+        passes = _sliding(engine, read, size)
         for top, values in _bands(engine, passes, size):
             yield top, _best(values).cpu().numpy()
 
@@ -102,9 +99,7 @@ def _best(scores: Tensor) -> Tensor:
 def _bands(engine: Engine, passes: Sequence[Pass], size: Size) -> Iterator[tuple[int, Tensor]]:
     """(first row, mean over the passes) of bands from the top to the bottom."""
     for top, bottom in bands(size, classes=engine.network.classes, device=engine.device):
-        with torch_defaults(engine.device):
-            values = _mean(engine, passes, top, bottom)
-        yield top, values
+        yield top, _mean(engine, passes, top, bottom)
 
 
 def _mean(engine: Engine, passes: Sequence[Pass], top: int, bottom: int) -> Tensor:

@@ -94,8 +94,9 @@ def best_class(given: Enlargement) -> Tensor:
     places = mixed.nonzero()
     pixels = rows.weights.shape[1] * columns.weights.shape[1]
     step = max(1, _VALUES["cpu"] // max(tall * wide * logits.shape[2], 4 * pixels))
-    for part in torch.split(places, step):
-        _fill(found, logits, part, rows=rows, columns=columns)
+    with torch.autocast("cpu", enabled=False):  # a caller's own may be on
+        for part in torch.split(places, step):
+            _fill(found, logits, part, rows=rows, columns=columns)
     return found
 
 

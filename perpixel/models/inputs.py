@@ -7,8 +7,14 @@ from perpixel.recipes.spec import Input
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
-    """Inside, networks compute in `dtype`: torch's autocast, or nothing where it is float32."""
-    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+    """torch's autocast to `dtype`, switched off for float32.
+
+    Without its cache: torch clears that only when the outermost autocast ends. Inside a caller's
+    own autocast the cached casts of the first step's weights would serve every later step.
+    """
+    return torch.autocast(
+        device.type, dtype=dtype, enabled=dtype != torch.float32, cache_enabled=False
+    )
 
 
 def normalise(images: Tensor, spec: Input) -> Tensor:
@@ -19,7 +25,7 @@ def normalise(images: Tensor, spec: Input) -> Tensor:
     planes = images.permute(0, 3, 1, 2)
     if spec.channel_order == "bgr":
         planes = planes.flip(1)
-    mean = torch.tensor(spec.mean, device=images.device).view(1, 3, 1, 1)
-    std = torch.tensor(spec.std, device=images.device).view(1, 3, 1, 1)
+    mean = torch.tensor(spec.mean, dtype=torch.float32, device=images.device).view(1, 3, 1, 1)
+    std = torch.tensor(spec.std, dtype=torch.float32, device=images.device).view(1, 3, 1, 1)
     fed = planes.float().sub_(mean).div_(std)
     return fed.contiguous(memory_format=torch.channels_last)

@@ -10,19 +10,17 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch.nn.functional import conv2d
 
+from perpixel.distributed import Ranks
 from perpixel.heap import keep_freed
-from perpixel.losses import segmentation_loss
 from perpixel.models.build import build, to_device
-from perpixel.models.inputs import autocast
-from perpixel.models.recomputing import activations_recomputed
 from perpixel.profiling.timing import inference_pass
 from perpixel.recipes.base import Size, Spec
 from perpixel.recipes.spec import Recipe
+from perpixel.training.step import make_train_state, train_step
 
 TOO_LITTLE = "there is too little memory"
 
@@ -35,7 +33,7 @@ class Request(Spec):
     size: Size
     batch: int
     device: str
-    precision: Literal["float32", "bfloat16"]
+    dtype: str
     training: bool
 
 
@@ -83,28 +81,21 @@ def _measure(request: Request) -> int:
 
 
 def _work(request: Request, device: torch.device) -> None:
-    recipe, dtype = request.recipe, getattr(torch, request.precision)
-    network = to_device(build(recipe.model, classes=request.classes), device)
-    images = torch.ones(request.batch, 3, *request.size, device=device)
-    images = images.contiguous(memory_format=torch.channels_last)
+    recipe, dtype = request.recipe, getattr(torch, request.dtype)
+    network = build(recipe.model, classes=request.classes)
     if not request.training:
-        inference_pass(network.eval(), images, dtype=dtype)()
+        network = to_device(network, device).eval()
+        images = torch.ones(request.batch, 3, *request.size, device=device)
+        images = images.contiguous(memory_format=torch.channels_last)
+        inference_pass(network, images, dtype=dtype)()
         return
-    network.train()
-    labels = torch.zeros(request.batch, *request.size, dtype=torch.uint8, device=device)
-    optimizer = torch.optim.SGD(network.parameters(), lr=1e-9, momentum=0.9)
-    for _ in range(2):
-        again = activations_recomputed(recipe.train.recompute_activations)
-        with autocast(device, dtype), again:
-            output = network(images, auxiliary=True)
-        loss = torch.zeros((), device=device)
-        for logits in output:
-            if logits is not None:
-                align = recipe.model.align_corners
-                loss = loss + segmentation_loss(logits, labels, recipe.loss, align_corners=align)
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        optimizer.step()
+    train_state = make_train_state(network, recipe, device=device, dtype=dtype)
+    images = torch.zeros(request.batch, *request.size, 3, dtype=torch.uint8)
+    labels = torch.zeros(request.batch, *request.size, dtype=torch.uint8)
+    for step in range(2):
+        train_step(
+            train_state, network, images, labels, recipe, step=step, dtype=dtype, ranks=Ranks()
+        )
 
 
 def _fail_rather_than_swap() -> None:

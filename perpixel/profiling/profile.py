@@ -80,7 +80,7 @@ def profile(
         size=size,
         batch=batch,
         device=str(device),
-        precision="bfloat16" if dtype == torch.bfloat16 else "float32",
+        dtype=str(dtype).removeprefix("torch."),
         training=False,
     )
     inference = peak_memory(request)

@@ -201,7 +201,7 @@ class Train(Spec):
     finish: Finish | None = None
     ema: Portion = 0.0
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    precision: Literal["auto", "float32", "tf32", "bfloat16"] = "auto"
+    precision: Literal["auto", "float32", "tf32", "bfloat16", "float16"] = "auto"
     compile: Literal["off", "default", "reduce-overhead"] = "off"
     recompute_activations: bool = False
     recompute_stages: tuple[Literal[1, 2, 3, 4], ...] = ()

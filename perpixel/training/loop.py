@@ -20,32 +20,19 @@ from perpixel.evaluation.evaluate import evaluate
 from perpixel.evaluation.files import write_scores
 from perpixel.inference.engine import Engine
 from perpixel.memory import memory_for
-from perpixel.models.build import build, to_device
+from perpixel.models.build import build
 from perpixel.models.folding import folded
 from perpixel.models.segmenter import Segmenter
 from perpixel.recipes import settings
 from perpixel.recipes.spec import Recipe
-from perpixel.training.averaging import averaged, follow
-from perpixel.training.economy import economise
 from perpixel.training.initial import start_from
 from perpixel.training.journal import Clock, Journal, bound_by
 from perpixel.training.lock import alone_in
-from perpixel.training.objective import objective
-from perpixel.training.optimizer import learning_rate, make_optimizer, set_learning_rate
-from perpixel.training.parallel import (
-    Verdict,
-    agree,
-    dropout_seed,
-    gradients_stay,
-    joined,
-    parts,
-    require_even_shares,
-    require_same,
-)
+from perpixel.training.optimizer import learning_rate, set_learning_rate
+from perpixel.training.parallel import joined, require_even_shares, require_same
 from perpixel.training.signals import stop_flag
 from perpixel.training.state import (
     Course,
-    Learner,
     Progress,
     Start,
     put_aside,
@@ -53,6 +40,7 @@ from perpixel.training.state import (
     states,
     write_state,
 )
+from perpixel.training.step import StepStats, make_train_state, train_step
 from perpixel.training.synchronised import synchronise
 from perpixel.training.trouble import report_damage, report_skip
 from perpixel.writing import write_whole
@@ -104,18 +92,13 @@ def train(
     start = Start(lines=("random initial weights",))
     if init is not None and not resume:
         start = Start(lines=(start_from(network, init),))
-    network = to_device(network, where).train()
-    model = averaged(network, recipe.train.ema)
-    network = economise(network, recipe.train)
-    optimizer = make_optimizer(network, recipe.optimizer)
+    train_state = make_train_state(network, recipe, device=where, dtype=dtype)
+    model = train_state.ema_model
     names, palette = train_set.classes.names, train_set.classes.palette
     course = Course(recipe=recipe, pictures=len(train_set), classes=names)
-    learner = Learner(network, model, optimizer)
     if resume:
-        start = read_state(checkpoints, learner, course, allow_changes=allow_changes)
+        start = read_state(checkpoints, train_state, course, allow_changes=allow_changes)
     progress, steps = start.progress, recipe.train.steps
-    statistics = list(network.buffers())  # batch norm's
-    before = [tensor.clone() for tensor in statistics]
 
     def checkpoint(of: Segmenter) -> Checkpoint:
         return Checkpoint(recipe, names, palette, of.state_dict(), progress.step)
@@ -123,7 +106,7 @@ def train(
     def save(*, again: bool = False) -> None:
         _require_numbers(network, progress.step)
         if own.main:
-            write_state(checkpoints, learner, course, progress=progress, again=again)
+            write_state(checkpoints, train_state, course, progress=progress, again=again)
 
     def score() -> Scores:
         nonlocal progress
@@ -167,44 +150,39 @@ def train(
 
             step = progress.step
             lr = learning_rate(step, steps=steps, lr=recipe.optimizer.lr, schedule=recipe.schedule)
-            set_learning_rate(optimizer, lr)
-            _copy(before, statistics)
-            optimizer.zero_grad(set_to_none=True)
-            loss = torch.zeros((), device=where)
-            for part in parts(batch, recipe, where=where, own=own):
-                torch.manual_seed(dropout_seed(recipe.train.seed, step, part.number))
-                with gradients_stay(together, part):
-                    value = objective(together, part, recipe, dtype=dtype)
-                    torch.autograd.backward(value)
-                loss = loss + value.detach()
-
-            verdict = agree(loss, network, own, stop=stop.is_set(), damaged=len(batch.damaged))
-            if verdict.damaged:
-                progress = replace(progress, damaged=progress.damaged + verdict.damaged)
+            set_learning_rate(train_state.optimizer, lr)
+            stats = train_step(
+                train_state, together, batch.images, batch.labels, recipe,
+                step=step, dtype=dtype, ranks=own, stop=stop.is_set(), damaged=len(batch.damaged),
+            )  # fmt: skip
+            if stats.damaged:
+                progress = replace(progress, damaged=progress.damaged + stats.damaged)
                 report_damage(journal, batch, course, progress)
-            if verdict.sound:
-                optimizer.step()
-                follow(model, network, step=step, ema=recipe.train.ema)
+            if stats.is_finite:
                 progress = replace(progress, skipped=0)
-            else:  # as if it had never been
-                _copy(statistics, before)
+            elif stats.overflowed:
+                journal.say(
+                    f"step {step + 1}: float16's gradients overflowed with the loss scale "
+                    f"{stats.loss_scale:g}, which is halved; the weights stay"
+                )
+            else:
                 progress = replace(progress, skipped=progress.skipped + 1)
                 report_skip(
-                    journal, batch, checkpoint(network), verdict,
+                    journal, batch, checkpoint(network), stats,
                     dtype=dtype, in_a_row=progress.skipped, out=out,
                 )  # fmt: skip
 
             progress = replace(progress, step=step + 1)
             finished = progress.step == steps
             journal.advance(progress.step)
-            if verdict.sound and (finished or progress.step % recipe.train.log_every == 0):
-                _log(journal, progress.step, verdict, lr, clock)
+            if stats.is_finite and (finished or progress.step % recipe.train.log_every == 0):
+                _log(journal, progress.step, stats, lr, clock, dtype)
 
             if due := _is_due(progress.step, recipe):
                 save()  # an evaluation takes long, and may fail on a damaged picture
                 scores = score()
                 clock.read()  # which starts it again
-            stopping = verdict.stop or (own.world == 1 and stop.is_set())
+            stopping = stats.stop or (own.world == 1 and stop.is_set())
             if not due and (stopping or progress.step % recipe.train.save_every == 0):
                 save()
             if stopping and not finished:
@@ -252,11 +230,6 @@ def _memory_for_a_pass(
     )
 
 
-def _copy(to: list[Tensor], values: list[Tensor]) -> None:
-    if to:  # group norms have no statistics
-        torch._foreach_copy_(to, values)
-
-
 def _usual_workers(where: torch.device) -> int:
     if where.type != "cuda":
         return 0
@@ -264,18 +237,21 @@ def _usual_workers(where: torch.device) -> int:
     return max(1, min((os.cpu_count() or 1) // ranks_here, 8))
 
 
-def _log(journal: Journal, step: int, verdict: Verdict, lr: float, clock: Clock) -> None:
+def _log(
+    journal: Journal, step: int, stats: StepStats, lr: float, clock: Clock, dtype: torch.dtype
+) -> None:
     speed, waiting = clock.read()
-    status = f"loss {verdict.loss:.4f}  lr {lr:.2e}  {speed:.1f} images/s  {bound_by(waiting)}"
-    if verdict.loss == verdict.gradient_norm == 0:
+    status = f"loss {stats.loss:.4f}  lr {lr:.2e}  {speed:.1f} images/s  {bound_by(waiting)}"
+    if stats.loss == stats.gradient_norm == 0:
         status += "  nothing to learn: is any pixel labelled?"
     row = {
         "step": step,
-        "loss": verdict.loss,
-        "gradient_norm": verdict.gradient_norm,
+        "loss": stats.loss,
+        "gradient_norm": stats.gradient_norm,
         "lr": lr,
         "images_per_second": speed,
         "data_share": waiting,
+        **({"loss_scale": stats.loss_scale} if dtype == torch.float16 else {}),
     }
     journal.record(row, f"step {step}  {status}", status=status)
 

@@ -16,8 +16,13 @@ from perpixel.models.build import build, to_device
 from perpixel.models.segmenter import Logits, Segmenter
 from perpixel.recipes import settings
 from perpixel.recipes.spec import IGNORE
-from perpixel.training.objective import logits_of, loss_of
-from perpixel.training.parallel import agree, dropout_seed, parts
+from perpixel.training.step import (
+    dropout_seed,
+    forward,
+    loss_from_logits,
+    micro_batches,
+    reduce_step_stats,
+)
 from perpixel.training.trouble import Record
 
 
@@ -53,24 +58,24 @@ def replay(path: Path, *, data: Path | None, device: str = "auto") -> str:
     network = to_device(network, where).train()
     own = distributed.Ranks()
     total, lines, names = torch.zeros((), device=where), list[str](), iter(batch.names)
-    for part in parts(batch, recipe, where=where, own=own):
+    for part in micro_batches(batch.images.to(where), batch.labels.to(where), recipe, own):
         torch.manual_seed(dropout_seed(recipe.train.seed, record.step, part.number))
-        output = logits_of(network, part.images, recipe, dtype=dtype)
-        loss = part.factor * loss_of(output, part.labels, recipe)
+        output = forward(network, part.images, recipe, dtype=dtype)
+        loss = part.factor * loss_from_logits(output, part.labels, recipe)
         torch.autograd.backward(loss)
         total = total + loss.detach()
         for index in range(len(part.labels)):
             one = slice(index, index + 1)
             auxiliary = None if output.auxiliary is None else output.auxiliary[one]
             logits = Logits(output.main[one], auxiliary)
-            alone = loss_of(logits, part.labels[one], recipe).item()
+            alone = loss_from_logits(logits, part.labels[one], recipe).item()
             known = (part.labels[index] != IGNORE).float().mean().item()
             lines.append(f"{alone:>12.5g} {known:>9.1%}  {next(names)}")
-    verdict = agree(total, network, own, stop=False, damaged=0)
+    stats = reduce_step_stats(total, network, own, loss_scale=1, stop=False, damaged=0)
     return "\n".join(
         [
-            f"step {record.step + 1} of {recipe.name}: loss {verdict.loss:.5g}, gradient norm "
-            f"{verdict.gradient_norm:.5g} (in the run: {record.loss}, {record.gradient_norm})",
+            f"step {record.step + 1} of {recipe.name}: loss {stats.loss:.5g}, gradient norm "
+            f"{stats.gradient_norm:.5g} (in the run: {record.loss}, {record.gradient_norm})",
             f"{'loss':>12} {'labelled':>9}  picture",
             *lines,
             f"{'gradient':>12} {'weights':>9}  part of the network (norms)",

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import torch
 from pydantic import Field, ValidationError
@@ -17,10 +17,10 @@ from torch import Tensor
 
 from perpixel.checkpoint import load_strictly, read_tensors, write_tensors
 from perpixel.errors import DamagedFile, PerpixelError, UsageError
-from perpixel.models.segmenter import Segmenter
 from perpixel.recipes import settings
 from perpixel.recipes.base import Spec
 from perpixel.recipes.spec import Recipe
+from perpixel.training.step import TrainState
 from perpixel.writing import sync_folder, writing
 
 _HEADER = "perpixel-run"
@@ -58,14 +58,6 @@ class Course(Spec):
     classes: tuple[str, ...]
 
 
-class Learner(NamedTuple):
-    """What a step changes. `model` is the network's moving average, or the network itself."""
-
-    network: Segmenter
-    model: Segmenter
-    optimizer: torch.optim.Optimizer
-
-
 class _Header(Spec):
     course: Course
     step: _Count
@@ -73,6 +65,7 @@ class _Header(Spec):
     skipped: _Count = 0
     damaged: _Count = 0
     scored: _Count = 0
+    scaler: dict[str, float | int] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -85,7 +78,7 @@ class Start:
 
 
 def write_state(
-    folder: Path, learner: Learner, course: Course, *, progress: Progress, again: bool
+    folder: Path, train_state: TrainState, course: Course, *, progress: Progress, again: bool
 ) -> None:
     """Saves the run as the newest state in `folder`, beside the recipe's number of older ones.
 
@@ -94,15 +87,15 @@ def write_state(
     it cannot be written; the older states are whole then. An earlier end of the run, which now goes
     on, is taken away once a state from beyond it is there.
     """
-    network, model, optimizer = learner
+    network, model = train_state.model, train_state.ema_model
     tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
     if model is not network:
         tensors |= {f"ema.{name}": tensor for name, tensor in model.state_dict().items()}
     for name, parameter in network.named_parameters():
-        for key, value in optimizer.state.get(parameter, {}).items():
+        for key, value in train_state.optimizer.state.get(parameter, {}).items():
             if isinstance(value, Tensor):
                 tensors[f"optimizer.{key}.{name}"] = value
-    header = _Header(course=course, **asdict(progress))
+    header = _Header(course=course, scaler=train_state.scaler.state_dict(), **asdict(progress))
     fresh = folder / "next.safetensors"
     write_tensors(fresh, tensors, {_HEADER: header.model_dump_json()})
     ages = range(1, course.recipe.train.keep)
@@ -140,8 +133,10 @@ def states(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: (path.stem != "next", len(path.stem), path.stem))
 
 
-def read_state(folder: Path, learner: Learner, course: Course, *, allow_changes: bool) -> Start:
-    """Puts the newest state that is whole into `learner`.
+def read_state(
+    folder: Path, train_state: TrainState, course: Course, *, allow_changes: bool
+) -> Start:
+    """Puts the newest state that is whole into `train_state`.
 
     Raises PerpixelError when there is none, or when it belongs to another recipe or training set
     and changes are not allowed; UsageError when it is past the recipe's last step.
@@ -167,7 +162,7 @@ def read_state(folder: Path, learner: Learner, course: Course, *, allow_changes:
             f"{path}: {header.step} steps are done, train.steps={course.recipe.train.steps} is "
             f"below that: give {header.step} or more"
         )
-    network, model, optimizer = learner
+    network, model = train_state.model, train_state.ema_model
     load_strictly(network, below("network.", tensors))
     if model is not network:  # where averaging was added to the recipe, it begins here
         load_strictly(model, below("ema.", tensors) or below("network.", tensors))
@@ -178,14 +173,16 @@ def read_state(folder: Path, learner: Learner, course: Course, *, allow_changes:
         parameter = parameters[name]
         scalar = kind == "step"  # AdamW's
         like = parameter.new_empty(()) if scalar else torch.empty_like(parameter)
-        optimizer.state[parameter][kind] = like.copy_(tensor)
+        train_state.optimizer.state[parameter][kind] = like.copy_(tensor)
+    if header.scaler and train_state.scaler.is_enabled():
+        train_state.scaler.load_state_dict(header.scaler)
     lines = [f"{complaint}; going on from an older state" for complaint in damaged.values()]
     lines.append(f"resumed after step {header.step}")
     lines += [f"changed: {change}" for change in changed]
     if (folder / "model.safetensors").exists() and header.step < course.recipe.train.steps:
         lines.append(f"the final weights of its earlier end are kept as {_EARLIER}")
     lines += [] if same else ["the optimizer, another one, starts anew"]
-    progress = Progress(**header.model_dump(exclude={"course"}))
+    progress = Progress(**header.model_dump(exclude={"course", "scaler"}))
     return Start(progress, tuple(lines), tuple(damaged))
 
 

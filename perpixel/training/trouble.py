@@ -10,8 +10,8 @@ from perpixel.distributed import gathered, ranks
 from perpixel.errors import PerpixelError
 from perpixel.recipes.base import Spec
 from perpixel.training.journal import Journal
-from perpixel.training.parallel import Verdict
 from perpixel.training.state import Course, Progress
+from perpixel.training.step import StepStats
 from perpixel.writing import write_whole
 
 
@@ -47,7 +47,7 @@ def report_skip(
     journal: Journal,
     batch: Batch,
     before: Checkpoint,
-    verdict: Verdict,
+    stats: StepStats,
     *,
     dtype: torch.dtype,
     in_a_row: int,
@@ -65,8 +65,8 @@ def report_skip(
         step=before.step,
         seed=train.seed,
         pictures=tuple(pictures),
-        loss=str(verdict.loss),
-        gradient_norm=str(verdict.gradient_norm),
+        loss=str(stats.loss),
+        gradient_norm=str(stats.gradient_norm),
         # What "auto" came to; of float32 only the recipe knows how it was multiplied.
         precision="tf32" if train.precision == "tf32" else str(dtype).removeprefix("torch."),
         weights=weights.name,
@@ -77,7 +77,7 @@ def report_skip(
             for older in set(path.parent.glob("weights-*.safetensors")) - {weights}:
                 older.unlink(missing_ok=True)
         write_whole(path, record.model_dump_json(indent=2).encode())
-    what = f"the loss is {verdict.loss} and the gradient's norm {verdict.gradient_norm}"
+    what = f"the loss is {stats.loss} and the gradient's norm {stats.gradient_norm}"
     if in_a_row > train.max_skipped:
         others = f" (and in {in_a_row - 1} before)" if in_a_row > 1 else ""
         raise PerpixelError(

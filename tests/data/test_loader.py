@@ -39,6 +39,14 @@ def test_the_number_of_workers_changes_nothing():
     assert run(workers=4) == alone
 
 
+def test_every_epoch_augments_an_image_otherwise():
+    recipe = perpixel.override(RECIPE, ["train.images_per_step=1", "augment.flip=0"])
+    first, second = list(batches(Scenes("train", count=1), recipe, first_step=0, workers=0))[:2]
+    assert first.names == second.names
+    assert not torch.equal(first.images, second.images)
+    assert not torch.equal(first.labels, second.labels)
+
+
 @pytest.mark.parametrize("workers", [0, 4])
 def test_ranks_share_out_what_one_process_sees(workers: int):
     """Every pass of all ranks together is one pass of a single process."""

@@ -11,7 +11,7 @@ from perpixel.kernels.argmax import best_class
     ("classes", "small", "large"),
     [(1, (1, 1), (2, 3)), (5, (3, 4), (7, 9)), (3, (2, 2), (2, 150)), (3, (4, 3), (4, 3))],
 )
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_the_kernel_is_interpolate_then_argmax(classes, small, large, align_corners, dtype, device):
     logits = torch.randn(1, classes, *small, device=device).to(dtype)
     wanted = interpolate(logits.float(), size=large, mode="bilinear", align_corners=align_corners)
@@ -20,7 +20,7 @@ def test_the_kernel_is_interpolate_then_argmax(classes, small, large, align_corn
     rows, columns = (
         taps(a, b, align_corners=align_corners) for a, b in zip(small, large, strict=True)
     )
-    if dtype == torch.bfloat16:
+    if dtype != torch.float32:
         logits = logits.contiguous(memory_format=torch.channels_last)
     found = best_class(logits[0].permute(1, 2, 0), rows, columns)
     assert found.dtype == torch.uint8

@@ -5,13 +5,13 @@ import torch
 from test_run import TINY, losses, same, weights
 
 import perpixel
+import perpixel.training.step
 from perpixel.errors import OutOfMemory, UsageError
 from perpixel.models.build import build
 from perpixel.models.recomputing import recomputed
 from perpixel.models.timm_backbone import TimmBackbone
 from perpixel.recipes.network import FCN, Model, ResNet
 from perpixel.recipes.spec import Optimizer, Train
-from perpixel.training import loop
 from perpixel.training.economy import economise
 from perpixel.training.optimizer import make_optimizer, set_learning_rate
 
@@ -123,6 +123,6 @@ def test_too_little_memory_says_what_takes_less(mini, tmp_path, monkeypatch):
     def hungry(*_: object, **__: object) -> torch.Tensor:
         return torch.empty(1 << 60, dtype=torch.uint8)
 
-    monkeypatch.setattr(loop, "objective", hungry)
+    monkeypatch.setattr(perpixel.training.step, "loss_from_logits", hungry)
     with pytest.raises(OutOfMemory, match=r"2 crops of 32x32 at once, on cpu: .*accumulate=2"):
         perpixel.train(TINY, data=mini, out=tmp_path, device="cpu")

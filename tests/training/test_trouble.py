@@ -25,10 +25,11 @@ from perpixel.images import write_image
 from perpixel.models.build import build
 from perpixel.recipes import settings
 from perpixel.recipes.network import FCN, Model, ResNet
-from perpixel.training import loop
+from perpixel.training import loop, step
 from perpixel.training.initial import start_from
 from perpixel.training.replay import replay
 from perpixel.training.state import below, states, write_state
+from perpixel.training.step import loss_from_logits
 
 OFTEN = perpixel.override(TINY, ["train.save_every=1", "train.keep=3"])
 pytestmark = pytest.mark.usefixtures("narrow")
@@ -222,21 +223,18 @@ def test_a_file_too_large_for_the_disk_leaves_the_states(
 
 
 class Spoilt:
-    """Loss or gradient of some steps are no number; pass its `objective` to the loop."""
+    """Loss or gradient of some steps are not finite; its `loss` takes loss_from_logits' place."""
 
     def __init__(self, steps: set[int], *, gradient: bool) -> None:
         self.steps, self.gradient, self.calls = steps, gradient, 0
 
-    def objective(self, network, part, recipe, *, dtype):
-        from perpixel.training.objective import objective
-
+    def loss(self, output, labels, recipe):
         self.calls += 1
         if self.calls not in self.steps:
-            return objective(network, part, recipe, dtype=dtype)
+            return loss_from_logits(output, labels, recipe)
         if self.gradient:
-            weight = network.head.classifier.weight
-            return (weight - weight).abs().sum().sqrt()  # 0, and 0 / 0 as its gradient
-        return objective(network, part, recipe, dtype=dtype) * float("nan")
+            return (output.main - output.main).abs().sum().sqrt()  # 0, and 0 / 0 as its gradient
+        return loss_from_logits(output, labels, recipe) * float("nan")
 
 
 @pytest.mark.parametrize("gradient", [False, True], ids=["loss", "gradient"])
@@ -245,7 +243,7 @@ def test_a_step_without_a_number_is_skipped(
 ):
     recipe = perpixel.override(TINY, ["train.save_every=1"])
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "objective", Spoilt({3}, gradient=gradient).objective)
+        patch.setattr(step, "loss_from_logits", Spoilt({3}, gradient=gradient).loss)
         perpixel.train(recipe, data=mini, out=tmp_path / "run", device="cpu")
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").open()]
     assert [row["step"] for row in rows if "loss" in row] == [1, 2, 4, 5, 6]
@@ -274,7 +272,7 @@ def test_a_skipped_step_leaves_no_trace(mini: Path, tmp_path, monkeypatch):
     """Neither in the weights nor in batch norm's statistics."""
     short = perpixel.override(TINY, ["train.steps=3", "train.save_every=1"])
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "objective", Spoilt({3}, gradient=False).objective)
+        patch.setattr(step, "loss_from_logits", Spoilt({3}, gradient=False).loss)
         perpixel.train(short, data=mini, out=tmp_path, device="cpu")
     (record,) = (tmp_path / "replay").glob("weights-*.safetensors")
     before = read_tensors(tmp_path / "checkpoints" / "last-1.safetensors")[1]
@@ -285,7 +283,7 @@ def test_a_skipped_step_leaves_no_trace(mini: Path, tmp_path, monkeypatch):
 
 def test_the_replay_shows_the_picture_that_spoilt_the_step(mini: Path, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "objective", Spoilt({2, 3, 4}, gradient=False).objective)
+        patch.setattr(step, "loss_from_logits", Spoilt({2, 3, 4}, gradient=False).loss)
         perpixel.train(TINY, data=mini, out=tmp_path, device="cpu")
     folder = tmp_path / "replay"
     files = {path.name for path in folder.iterdir()}
@@ -303,11 +301,11 @@ def test_the_replay_shows_the_picture_that_spoilt_the_step(mini: Path, tmp_path,
 def test_skipped_steps_in_a_row_are_counted_over_a_resume(mini: Path, tmp_path, monkeypatch):
     recipe = perpixel.override(TINY, ["train.save_every=1", "train.max_skipped=2"])
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "objective", Spoilt({2, 3}, gradient=False).objective)
+        patch.setattr(step, "loss_from_logits", Spoilt({2, 3}, gradient=False).loss)
         patch.setattr(loop, "learning_rate", _stop_in_step(2))
         with pytest.raises(PerpixelError, match="stopped after step 3"):
             perpixel.train(recipe, data=mini, out=tmp_path, device="cpu")
-    monkeypatch.setattr(loop, "objective", Spoilt({1}, gradient=False).objective)
+    monkeypatch.setattr(step, "loss_from_logits", Spoilt({1}, gradient=False).loss)
     with pytest.raises(PerpixelError, match=r"at step 4 \(and in 2 before\)"):
         perpixel.train(recipe, data=mini, out=tmp_path, resume=True, device="cpu")
 
