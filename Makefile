@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test check format clean
+.PHONY: install demo test check release-check format clean
 
 install: .venv/installed
 
@@ -22,6 +22,9 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+release-check: install
+	$(BIN)/python benchmarks/release.py
 
 format: install
 	$(BIN)/ruff format .

@@ -1,5 +1,6 @@
 import os
 from collections.abc import Iterator
+from contextlib import chdir
 from pathlib import Path
 
 import narrow
@@ -19,7 +20,26 @@ keep_freed()  # as the command line does
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is first imported
 
-CAMVID = Path(__file__).parents[2] / "shared" / "data" / "camvid"
+ROOT = Path(__file__).parents[1]
+CAMVID = ROOT.parent / "shared" / "data" / "camvid"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _empty_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The working directory of all tests: what a user's commands left in the checkout, as `runs`,
+    is not there. Processes that tests start import this checkout all the same."""
+    folder = tmp_path_factory.mktemp("working-directory")
+    with pytest.MonkeyPatch.context() as patch, chdir(folder):
+        patch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
+        yield folder
+
+
+@pytest.fixture(autouse=True)
+def _stays_empty(_empty_folder: Path) -> Iterator[None]:
+    """A test writes into temporary folders of its own."""
+    yield
+    left = [path.name for path in _empty_folder.iterdir()]
+    assert left == [], "left in the working directory"
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import math
 import runpy
 import sys
 from contextlib import contextmanager
@@ -16,7 +17,10 @@ import perpixel
 from perpixel.images import read_image, read_mask
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-SCRIPTS = ("camvid", "data", "forward", "index", "loss", "metric", "networks", "switches", "tables")
+SCRIPTS = (
+    "camvid", "data", "forward", "index", "loss", "metric", "networks", "release", "switches",
+    "tables",
+)  # fmt: skip
 CASE = {
     "recipe": "camvid/fcn_r18-d8", "settings": ["data.name=camvid", "train.images_per_step=2"],
     "classes": 11, "size": (64, 64), "batch": 2, "device": "cpu", "count": 2,
@@ -218,6 +222,74 @@ def test_the_weights_that_are_kept_know_a_street(camvid):
     wanted = read_mask(camvid / "valannot" / picture.name)
     found = model.predict(read_image(picture)).classes
     assert (found == wanted)[wanted < len(model.names)].mean() > 0.85
+
+
+def release_check(modules, monkeypatch, capsys, *words: object) -> tuple[int, str]:
+    """The exit code of benchmarks/release.py, and its table."""
+    release = modules("release")
+    monkeypatch.setattr(sys, "argv", ["release.py", *map(str, words)])
+    code = 0
+    try:
+        release.main()
+    except SystemExit as left:
+        code = left.code
+    return code, capsys.readouterr().out
+
+
+def test_a_release_check_passes_skips_and_fails(modules, monkeypatch, capsys, mini):
+    pytest.importorskip("onnxscript", reason="the extra [export] is not installed")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(modules("release"), "CAMVID", mini / "absent")
+    code, table = release_check(modules, monkeypatch, capsys, "--only", "export", "camvid", "eval")
+    title, *rows = table.splitlines()
+    assert title.split() == ["check", "value", "expected", "seconds"]
+    assert code == 0
+    assert [row.split()[0] for row in rows] == ["export", "camvid", "eval"]
+    assert rows[0].endswith("  ok")
+    assert all(row.endswith("  skipped: no CamVid here") for row in rows[1:])
+
+    # The shipped weights know CamVid, and not the scenes that lie here in its place.
+    code, table = release_check(modules, monkeypatch, capsys, "--only", "eval", "--camvid", mini)
+    assert code == 1
+    assert table.splitlines()[1].endswith("  FAILED")
+
+    (mini / "empty").mkdir(exist_ok=True)
+    code, table = release_check(
+        modules, monkeypatch, capsys, "--only", "eval", "--camvid", mini / "empty"
+    )
+    assert code == 1
+    assert "FAILED: perpixel eval: exit code" in table
+
+
+def test_a_release_check_compares_two_ranks_with_one(modules, monkeypatch, capsys):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    release = modules("release")
+    monkeypatch.setattr(release, "RANKS_STEPS", (*release.RANKS_STEPS, "train.steps=2"))
+    code, table = release_check(modules, monkeypatch, capsys, "--only", "ranks")
+    assert (code, table.splitlines()[1].split()[-1]) == (0, "ok")
+    one = {1: 2.0, 2: 1.0}
+    assert release.compare_ranks(one, {1: 2.0, 2: 1.0005}, device="cpu").passed
+    assert not release.compare_ranks(one, {1: 2.0, 2: 1.05}, device="cpu").passed
+    assert not release.compare_ranks(one, {1: 2.0}, device="cpu").passed
+
+
+def test_a_training_that_does_not_learn_is_off_the_recorded_curve(modules, tmp_path):
+    release = modules("release")
+    recorded = json.loads((BENCHMARKS / "results/release.json").read_text())
+    assert all(row.passed for row in release.compare_curve(recorded, recorded))
+    rows = [{"step": step, "loss": math.log(11)} for step in range(1, 201)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "evaluate.json").write_text('{"miou": 3.0}')
+    compared = list(release.compare_curve(release.curve(tmp_path), recorded))
+    assert len(compared) == 5
+    assert [row.passed for row in compared[1:]] == [False] * 4
+
+
+def test_precisions_are_left_out_where_the_device_has_none(modules):
+    unsuited = modules("release").unsuited
+    assert unsuited("float32", "cpu") is None
+    assert "CUDA" in unsuited("tf32", "cpu")
+    assert "float64" in unsuited("float64", "cpu")
 
 
 def test_changes_are_ranked_beside_the_plain_trainings(modules):
