@@ -92,9 +92,7 @@ def test_auto_is_bfloat16_where_a_cpu_multiplies_it_faster(
         (False, (6, 1), torch.float32),  # GTX 10xx: no tensor cores
     ],
 )
-def test_auto_on_a_gpu_is_what_its_tensor_cores_multiply(
-    monkeypatch, bfloat16, capability, wanted
-):
+def test_auto_on_a_gpu_is_what_its_tensor_cores_multiply(monkeypatch, bfloat16, capability, wanted):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: bfloat16)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     assert distributed.precision("auto", torch.device("cuda")) == wanted
