@@ -39,13 +39,15 @@ def close(a: torch.Tensor, b: torch.Tensor) -> bool:
     return bool((a - b).abs().max() <= 1e-4 * b.abs().max())
 
 
-def plain(network, image: np.ndarray) -> torch.Tensor:
+def plain(network, image: np.ndarray, *, align_corners: bool = False) -> torch.Tensor:
     """Logits at the picture's own size, by hand."""
     pixels = torch.from_numpy(image.astype(np.float32))
     mean, std = torch.tensor(RECIPE.input.mean), torch.tensor(RECIPE.input.std)
     fed = ((pixels - mean) / std).permute(2, 0, 1)[None]
     with torch.inference_mode():
-        return interpolate(network(fed).main, size=image.shape[:2], mode="bilinear")[0]
+        logits = network(fed).main
+        size = image.shape[:2]
+        return interpolate(logits, size=size, mode="bilinear", align_corners=align_corners)[0]
 
 
 def test_a_whole_picture_is_one_pass(network):
@@ -143,6 +145,23 @@ def test_sliding_windows_on_a_resized_picture_come_back_to_its_size(network):
     asked = ["inference.base_size=160x96", "inference.two_resizes=true"]
     slide = [*asked, "inference.windows=slide", "inference.crop=200x200"]
     assert close(scores(network, *slide), scores(network, *asked))
+
+
+def test_align_corners_holds_for_every_resize(network):
+    aligned = "model.align_corners=true"
+    assert close(scores(network, aligned), plain(network, IMAGE, align_corners=True))
+    windows = ["inference.windows=slide", "inference.crop=45x40", "inference.stride=45x30"]
+    found = scores(network, aligned, *windows)
+    left = plain(network, IMAGE[:, :40], align_corners=True)
+    assert close(found[:, :, :30], left[:, :, :30])
+    assert not close(found[:, :, :30], plain(network, IMAGE[:, :40])[:, :, :30])
+    resized = cv2.resize(IMAGE, (149, 96), interpolation=cv2.INTER_LINEAR)
+    logits = plain(network, resized, align_corners=True)[None]
+    expected = interpolate(logits, size=(45, 70), mode="bilinear", align_corners=True)[0]
+    asked = [aligned, "inference.base_size=160x96", "inference.two_resizes=true"]
+    assert close(scores(network, *asked), expected)
+    one_window = ["inference.windows=slide", "inference.crop=200x200"]
+    assert close(scores(network, *asked, *one_window), expected)
 
 
 def test_pictures_of_one_size_share_a_pass(network):
