@@ -6,10 +6,11 @@ A fault of fault_table.py is one replacement that would make results wrong witho
 put into a copy of the tracked files, where the tests that must notice it run. Prints a table: every
 fault with the first test that failed, or SURVIVED. The exit code is 1 if one survived, or if the
 tests fail without any fault. `--only` takes patterns of names, such as 'data/*'; `--write` keeps
-the table in benchmarks/results.
+the table in benchmarks/results, with the rows there of faults that were not put in this time.
 """
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -22,7 +23,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from fault_table import FAULTS, Fault
-from measure import write_result
+from measure import RESULTS, write_result
 
 ROOT = Path(__file__).parents[1]
 SURVIVED = "SURVIVED"
@@ -105,15 +106,19 @@ def main() -> None:
         print("\n".join(fault.name for fault in faults))
         return
     check_baseline(faults, jobs=arguments.jobs)
-    rows = []
+    found: dict[str, str] = {}
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        for fault, found in zip(faults, pool.map(inject, faults), strict=True):
-            print(f"{fault.name:<68}{found}", flush=True)
-            rows.append({"fault": fault.name, "file": fault.file, "noticed_by": found})
+        for fault, noticed_by in zip(faults, pool.map(inject, faults), strict=True):
+            print(f"{fault.name:<68}{noticed_by}", flush=True)
+            found[fault.name] = noticed_by
+    survivors = list(found.values()).count(SURVIVED)
+    print(f"{len(found) - survivors} of {len(found)} faults noticed")
     if arguments.write:
-        write_result("fault_injection", {"rows": rows})
-    survivors = [row for row in rows if row["noticed_by"] == SURVIVED]
-    print(f"{len(rows) - len(survivors)} of {len(rows)} faults noticed")
+        path = RESULTS / "fault_injection.json"
+        known = json.loads(path.read_text())["noticed_by"] if path.exists() else {}
+        rows = known | found
+        names = [fault.name for fault in FAULTS if fault.name in rows]
+        write_result("fault_injection", {"noticed_by": {name: rows[name] for name in names}})
     sys.exit(1 if survivors else 0)
 
 

@@ -194,6 +194,11 @@ _EVALUATION = [
             "for value, count in zip(iou, labelled, strict=True))",
             "for value, count in zip(iou, predicted, strict=True))",
         ),
+        (
+            "evaluation/precision is recall",
+            "precision=by_class(_ratio(correct, predicted)),",
+            "precision=by_class(_ratio(correct, labelled)),",
+        ),
     ),
     *_faults(
         "evaluation/files.py",
@@ -261,6 +266,11 @@ _INFERENCE = [
             "inference/flipped logits not flipped back",
             "across = Taps(across.small, across.first.flip(0), across.weights.flip(0))",
             "across = Taps(across.small, across.first, across.weights)",
+        ),
+        (
+            "inference/flipped windows not flipped back",
+            "other(top, bottom).flip(1)",
+            "other(top, bottom)",
         ),
         (
             "inference/align_corners ignored",
@@ -387,6 +397,7 @@ _MODELS = [
     *_faults(
         "models/layers.py",
         "models/test_networks.py parity/test_networks.py",
+        ("models/frozen batch norm's eps", "eps = 1e-5", "eps = 1e-3"),
         (
             "models/dropout of values where channels are asked for",
             'if kind == "channel" else nn.Dropout(share)',
@@ -480,6 +491,11 @@ _CONVERSION = [
             "conversion/file's mean and std not taken over",
             "input=finding.input or finding.toolkit.input,",
             "input=finding.toolkit.input,",
+        ),
+        (
+            "conversion/recipe's mean and std before the file's",
+            '"input": finding.input or recipe.input}',
+            '"input": recipe.input}',
         ),
         (
             "conversion/file's colors lost",
@@ -650,7 +666,7 @@ _LOSSES = [
 _OPTIMIZER = [
     *_faults(
         "training/optimizer.py",
-        "training/test_schedule.py parity/test_training.py",
+        "parity/test_optimizer.py training/test_schedule.py",
         (
             "optimizer/weight decay on no weight",
             "spec.weight_decay if decayed else 0.0",

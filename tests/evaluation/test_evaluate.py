@@ -43,21 +43,22 @@ def test_every_image_of_a_batch_has_scores_of_its_own():
     torch.nn.init.normal_(network.head.classifier.weight)
     engine = Engine(network, RECIPE)
     found = evaluate(engine, images, batch=2, boundary=True)
-    totals, bands = np.zeros((2, len(SET.classes))), np.zeros((2, len(SET.classes)))
+    classes = len(SET.classes)
+    totals, bands = np.zeros((2, classes)), np.zeros((2, classes))
     for index, scored in enumerate(found.pictures):
         label = images.label(index)
         (prediction,) = class_maps(engine, [images.image(index)])
         assert len(np.unique(prediction)) > 1  # or one class's scores would be all there is
         known = label != IGNORE
-        both, either = (
-            np.array([how(known & (label == c), known & (prediction == c)).sum() for c in range(7)])
-            for how in (np.logical_and, np.logical_or)
+        truth, guess = (
+            known & (mask == np.arange(classes)[:, None, None]) for mask in (label, prediction)
         )
+        both, either = (truth & guess).sum((1, 2)), (truth | guess).sum((1, 2))
         assert scored.name == images.name(index)
         assert scored.pixel_accuracy == pytest.approx(100 * both.sum() / known.sum())
         assert list(scored.iou.values()) == pytest.approx(_percent(both, either))
         totals += both, either
-        bands += boundary_counts(label, prediction, classes=len(SET.classes))
+        bands += boundary_counts(label, prediction, classes=classes)
     assert list(found.iou.values()) == pytest.approx(_percent(*totals))
     assert list(found.boundary_iou.values()) == pytest.approx(_percent(*bands))
 
