@@ -91,6 +91,20 @@ def test_windows_average_where_they_overlap(network):
     assert close(found[:, :, 30:40], (left[:, :, 30:] + right[:, :, :10]) / 2)
 
 
+def test_flipped_windows_are_those_of_the_mirrored_image(network):
+    def averaged(image: np.ndarray) -> torch.Tensor:
+        total, count = torch.zeros(4, 45, 70), torch.zeros(70)
+        for left in (0, 25, 30):
+            total[..., left : left + 40] += plain(network, image[:, left : left + 40])
+            count[left : left + 40] += 1
+        return total / count
+
+    windows = ["inference.crop=45x40", "inference.stride=45x25", "inference.windows=slide"]
+    found = scores(network, *windows, "inference.flip=true", "inference.average=logits")
+    mirrored = averaged(np.ascontiguousarray(IMAGE[:, ::-1])).flip(2)
+    assert close(found, (averaged(IMAGE) + mirrored) / 2)
+
+
 def test_blended_windows_are_weighted_by_hanns_window(network):
     found = scores(
         network, "inference.crop=45x40", "inference.stride=45x30", "inference.windows=blend"
