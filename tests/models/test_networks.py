@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn.functional import interpolate
 
 import perpixel
 from perpixel.models import resnet
@@ -213,6 +214,34 @@ def test_dropout_drops_its_share_before_the_classifier(head: FCN | SemanticFPN, 
         2
     ).any(2)
     assert by_channel.all() == whole_channels
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_a_pyramid_doubles_its_levels_as_its_toolkits_do(align_corners: bool):
+    """Kirillov et al. (2019), figure 3, written out: every doubling is one of align_corners."""
+    spec = VARIANTS["fpn-r18"].model_copy(update={"align_corners": align_corners})
+    network = build(spec, classes=5).eval()
+    head = network.head
+
+    def doubled(features: torch.Tensor) -> torch.Tensor:
+        return interpolate(features, scale_factor=2, mode="bilinear", align_corners=align_corners)
+
+    with torch.inference_mode():
+        images = torch.randn(1, 3, 64, 96)
+        features = network.backbone(images)
+        top_down = head.lateral[3](features[3])
+        levels = [top_down]
+        for level in (2, 1, 0):
+            top_down = head.lateral[level](features[level]) + interpolate(top_down, scale_factor=2)
+            levels.insert(0, top_down)
+        merged = head.scales[0][0](head.output[0](levels[0]))
+        for level, count in ((1, 1), (2, 2), (3, 3)):
+            scaled = head.output[level](levels[level])
+            for index in range(count):
+                scaled = doubled(head.scales[level][index](scaled))
+            merged = merged + scaled
+        expected, found = head.classifier(merged), network(images).main
+    assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
 def test_initial_weights_have_their_formulas_spread(monkeypatch):
