@@ -12,10 +12,14 @@ import perpixel
 from perpixel.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from perpixel.cli.convert import convert
 from perpixel.conversion import from_state_dict, to_state_dict
+from perpixel.conversion.finding import TOOLKITS
+from perpixel.conversion.names import to_theirs
 from perpixel.data.scenes import CLASSES
 from perpixel.errors import PerpixelError, UsageError
+from perpixel.importing import import_checkpoint
 from perpixel.models.build import build
 from perpixel.recipes import recipe
+from perpixel.recipes.network import Model, ResNet, SemanticFPN
 
 FCN = recipe("scenes/fcn_r18-d8")
 
@@ -89,6 +93,24 @@ def test_the_recipe_is_checked(theirs: Path, tmp_path: Path):
     with pytest.raises(PerpixelError, match="output_stride: 8 -> 16"):
         convert(theirs, tmp_path / "other.safetensors", recipe=FCN.name, output_stride=16)
     assert not (tmp_path / "other.safetensors").exists()
+
+
+def test_a_files_own_mean_and_std_are_its_checkpoints(tmp_path: Path):
+    """They go before the toolkit's, and must not be other than a recipe's."""
+    backbone = ResNet(depth=18, stride_in_1x1=True, frozen_norm=True)
+    head = SemanticFPN(neck_width=8, width=32, norm="group", dropout=0.0)
+    weights = build(Model(backbone=backbone, head=head), classes=3).state_dict()
+    names = to_theirs(TOOLKITS["detectron2"].rows, weights)
+    state = {names[name]: tensor for name, tensor in weights.items()}
+    state["pixel_mean"] = torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1)
+    state["pixel_std"] = torch.tensor([4.0, 5.0, 6.0]).view(3, 1, 1)
+    torch.save({"model": state}, tmp_path / "old.pth")
+    found = import_checkpoint(tmp_path / "old.pth").checkpoint.recipe
+    assert (found.input.mean, found.input.std) == ((1, 2, 3), (4, 5, 6))
+    assert found.input.channel_order == "bgr"
+    usual = found.model_copy(update={"input": TOOLKITS["detectron2"].input})
+    with pytest.raises(PerpixelError, match=r"input\.mean: .*103\.53.* -> .*1\.0, 2\.0, 3\.0"):
+        import_checkpoint(tmp_path / "old.pth", recipe=usual)
 
 
 def test_classes_from_the_data_set_or_from_nowhere(ours: Path, tmp_path: Path, capsys):
