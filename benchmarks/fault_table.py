@@ -467,12 +467,12 @@ _CONVERSION = [
     ),
     *_faults(
         "conversion/detectron2.py",
-        "conversion parity/test_networks.py",
+        "conversion/test_convert.py conversion/test_tables.py parity/test_networks.py",
         ("conversion/detectron2's images in RGB", 'channel_order="bgr"', 'channel_order="rgb"'),
     ),
     *_faults(
         "conversion/sssegmentation.py",
-        "conversion parity/test_networks.py",
+        "conversion/test_convert.py conversion/test_tables.py parity/test_networks.py",
         (
             "conversion/sssegmentation averages probabilities",
             'average="logits"',
@@ -481,7 +481,7 @@ _CONVERSION = [
     ),
     *_faults(
         "conversion/mmseg.py",
-        "conversion parity/test_networks.py",
+        "conversion/test_convert.py conversion/test_tables.py parity/test_networks.py",
         ("conversion/mmseg's logits resized once", "two_resizes=True", "two_resizes=False"),
     ),
     *_faults(

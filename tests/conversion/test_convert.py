@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import interpolate
 
 import perpixel
 from perpixel.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
@@ -17,8 +18,10 @@ from perpixel.conversion.names import to_theirs
 from perpixel.data.scenes import CLASSES
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.importing import import_checkpoint
+from perpixel.inference.predictor import Predictor
 from perpixel.models.build import build
 from perpixel.recipes import recipe
+from perpixel.recipes.network import FCN as FCNHead
 from perpixel.recipes.network import Model, ResNet, SemanticFPN
 
 FCN = recipe("scenes/fcn_r18-d8")
@@ -111,6 +114,39 @@ def test_a_files_own_mean_and_std_are_its_checkpoints(tmp_path: Path):
     usual = found.model_copy(update={"input": TOOLKITS["detectron2"].input})
     with pytest.raises(PerpixelError, match=r"input\.mean: .*103\.53.* -> .*1\.0, 2\.0, 3\.0"):
         import_checkpoint(tmp_path / "old.pth", recipe=usual)
+
+
+@pytest.mark.parametrize("toolkit", ["mmseg", "sssegmentation"])
+def test_flips_average_what_the_toolkit_averages(toolkit: str, tmp_path: Path):
+    """mmsegmentation class probabilities, sssegmentation logits (its base.py, inference)."""
+    spec = Model(
+        backbone=ResNet(depth=18, output_stride=8), head=FCNHead(width=8, concat_input=True)
+    )
+    if toolkit == "sssegmentation":
+        spec = spec.model_copy(update={"head": FCNHead(width=8)})
+    network = build(spec, classes=3).eval()
+    torch.nn.init.normal_(network.head.classifier.weight)
+    weights = network.state_dict()
+    names = to_theirs(TOOLKITS[toolkit].rows, weights)
+    torch.save({names[name]: tensor for name, tensor in weights.items()}, tmp_path / "a.pth")
+    checkpoint = import_checkpoint(tmp_path / "a.pth", output_stride=8).checkpoint
+    flipped = checkpoint.recipe.inference.model_copy(update={"flip": True})
+    image = np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8)
+    rows = Predictor(checkpoint, inference=flipped).probabilities(image)
+    found = np.concatenate([values for _, values in rows])
+
+    fed = (image - np.array([123.675, 116.28, 103.53])) / np.array([58.395, 57.12, 57.375])
+    fed = torch.from_numpy(fed).float().permute(2, 0, 1)[None]
+    with torch.inference_mode():
+        plain, mirrored = (
+            interpolate(network(images).main, size=(32, 48), mode="bilinear")
+            for images in (fed, fed.flip(3))
+        )
+    passes = torch.stack([plain[0], mirrored[0].flip(2)])
+    of_logits, of_probabilities = passes.mean(0).softmax(0), passes.softmax(1).mean(0)
+    assert (of_logits - of_probabilities).abs().max() > 0.01
+    expected = of_logits if toolkit == "sssegmentation" else of_probabilities
+    np.testing.assert_allclose(found, expected.permute(1, 2, 0), atol=1e-3)
 
 
 def test_classes_from_the_data_set_or_from_nowhere(ours: Path, tmp_path: Path, capsys):
