@@ -59,7 +59,7 @@ def first_failure(folder: Path, tests: Iterable[str], *, jobs: int = 1) -> str |
     )  # fmt: skip
     if done.returncode == 0:
         return None
-    failed = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
+    failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", done.stdout, re.MULTILINE)
     if failed is None:  # no test failed: pytest did
         raise SystemExit(f"{done.stdout}\n{done.stderr}")
     return failed[1]
