@@ -6,6 +6,7 @@ import math
 import runpy
 import sys
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from xml.etree import ElementTree
@@ -18,8 +19,8 @@ from perpixel.images import read_image, read_mask
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = (
-    "camvid", "data", "forward", "index", "loss", "metric", "networks", "release", "switches",
-    "tables",
+    "camvid", "data", "fault_injection", "forward", "index", "loss", "metric", "networks",
+    "release", "switches", "tables",
 )  # fmt: skip
 CASE = {
     "recipe": "camvid/fcn_r18-d8", "settings": ["data.name=camvid", "train.images_per_step=2"],
@@ -376,3 +377,36 @@ def test_the_plot_has_a_bar_for_each_of_our_lines(modules):
     assert bars == [180.0, 90.0]
     page = (BENCHMARKS.parent / "docs" / "performance.svg").read_text()
     assert page == tables.plot(tables.results()), "python benchmarks/tables.py"
+
+
+def test_every_fault_can_be_put_into_the_package(modules):
+    """Its text is where it says, once, and so are the tests that must notice it."""
+    injection = modules("fault_injection")
+    names = [fault.name for fault in injection.FAULTS]
+    assert len(set(names)) == len(names)
+    for fault in injection.FAULTS:
+        injection.check(fault)
+    moved = replace(injection.FAULTS[0], old="no such text")
+    with pytest.raises(SystemExit, match=rf"{moved.name}: {moved.file} holds its text 0 times"):
+        injection.check(moved)
+    untested = replace(injection.FAULTS[0], tests=("tests/none.py",))
+    with pytest.raises(SystemExit, match=rf"{moved.name}: tests/none.py: no such tests"):
+        injection.check(untested)
+
+
+@pytest.mark.skipif(not (BENCHMARKS.parent / ".git").exists(), reason="copies what git tracks")
+def test_a_fault_is_noticed_or_survives(modules):
+    """Among tests of whole files, one that writes only the first piece is noticed, and one that
+    does not sync is not."""
+    injection, tests = modules("fault_injection"), ("tests/test_writing.py",)
+    first, unsynced = (
+        injection.Fault("files/x", "perpixel/writing.py", old, new, tests)
+        for old, new in (
+            ("part.open(\"wb\") as file:\n            file.writelines(content)",
+             "part.open(\"wb\") as file:\n            file.writelines(content[:1])"),
+            ("os.fsync(file.fileno())", "pass"),
+        )
+    )  # fmt: skip
+    assert injection.inject(first) == f"{tests[0]}::test_windows_opens_no_folder"
+    assert injection.inject(unsynced) == injection.SURVIVED
+    injection.check_baseline([first], jobs=1)

@@ -20,7 +20,11 @@ from perpixel.checkpoint import (
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.writing import write_whole
 
-RECIPE = perpixel.override(perpixel.recipe("camvid/fcn_r18-d8"), ["model.head.width=8"])
+RECIPE = perpixel.override(
+    perpixel.recipe("camvid/fcn_r18-d8"),
+    ["model.head.width=8", "input.mean=[103.53, 116.28, 123.675]", "input.std=[1, 1, 1]",
+     "input.channel_order=bgr"],
+)  # fmt: skip
 NAMES, PALETTE = ("a", "b"), ((1, 2, 3), (4, 5, 6))
 
 

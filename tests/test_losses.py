@@ -11,14 +11,16 @@ VALID = Loss(mean="valid")
 
 
 @pytest.mark.parametrize("align_corners", [False, True])
-def test_logits_are_enlarged_bilinearly(align_corners: bool):
+@pytest.mark.parametrize("term", ["cross_entropy", "focal", "dice", "lovasz"])
+def test_logits_are_enlarged_bilinearly(align_corners: bool, term: str):
     logits = torch.randn(1, 3, 2, 2)
     labels = torch.randint(0, 3, (1, 5, 5), dtype=torch.uint8)
     full = torch.nn.functional.interpolate(
         logits, size=(5, 5), mode="bilinear", align_corners=align_corners
     )
-    found = segmentation_loss(logits, labels, VALID, align_corners=align_corners)
-    assert found.item() == pytest.approx(plain_terms(full, labels, VALID), rel=1e-5)
+    spec = Loss(**{"cross_entropy": 0, term: 1})
+    found = segmentation_loss(logits, labels, spec, align_corners=align_corners)
+    assert found.item() == pytest.approx(plain_terms(full, labels, spec), rel=1e-5)
 
 
 # --- Every term against its formula, pixel by pixel ----------------------------------------------

@@ -7,15 +7,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import interpolate
 
 import perpixel
 from perpixel.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from perpixel.cli.convert import convert
 from perpixel.conversion import from_state_dict, to_state_dict
+from perpixel.conversion.finding import TOOLKITS
+from perpixel.conversion.names import to_theirs
 from perpixel.data.scenes import CLASSES
 from perpixel.errors import PerpixelError, UsageError
+from perpixel.importing import import_checkpoint
+from perpixel.inference.predictor import Predictor
 from perpixel.models.build import build
 from perpixel.recipes import recipe
+from perpixel.recipes.network import FCN as FCNHead
+from perpixel.recipes.network import Model, ResNet, SemanticFPN
 
 FCN = recipe("scenes/fcn_r18-d8")
 
@@ -89,6 +96,57 @@ def test_the_recipe_is_checked(theirs: Path, tmp_path: Path):
     with pytest.raises(PerpixelError, match="output_stride: 8 -> 16"):
         convert(theirs, tmp_path / "other.safetensors", recipe=FCN.name, output_stride=16)
     assert not (tmp_path / "other.safetensors").exists()
+
+
+def test_a_files_own_mean_and_std_are_its_checkpoints(tmp_path: Path):
+    """They go before the toolkit's, and must not be other than a recipe's."""
+    backbone = ResNet(depth=18, stride_in_1x1=True, frozen_norm=True)
+    head = SemanticFPN(neck_width=8, width=32, norm="group", dropout=0.0)
+    weights = build(Model(backbone=backbone, head=head), classes=3).state_dict()
+    names = to_theirs(TOOLKITS["detectron2"].rows, weights)
+    state = {names[name]: tensor for name, tensor in weights.items()}
+    state["pixel_mean"] = torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1)
+    state["pixel_std"] = torch.tensor([4.0, 5.0, 6.0]).view(3, 1, 1)
+    torch.save({"model": state}, tmp_path / "old.pth")
+    found = import_checkpoint(tmp_path / "old.pth").checkpoint.recipe
+    assert (found.input.mean, found.input.std) == ((1, 2, 3), (4, 5, 6))
+    assert found.input.channel_order == "bgr"
+    usual = found.model_copy(update={"input": TOOLKITS["detectron2"].input})
+    with pytest.raises(PerpixelError, match=r"input\.mean: .*103\.53.* -> .*1\.0, 2\.0, 3\.0"):
+        import_checkpoint(tmp_path / "old.pth", recipe=usual)
+
+
+@pytest.mark.parametrize("toolkit", ["mmseg", "sssegmentation"])
+def test_flips_average_what_the_toolkit_averages(toolkit: str, tmp_path: Path):
+    """mmsegmentation class probabilities, sssegmentation logits (its base.py, inference)."""
+    spec = Model(
+        backbone=ResNet(depth=18, output_stride=8), head=FCNHead(width=8, concat_input=True)
+    )
+    if toolkit == "sssegmentation":
+        spec = spec.model_copy(update={"head": FCNHead(width=8)})
+    network = build(spec, classes=3).eval()
+    torch.nn.init.normal_(network.head.classifier.weight)
+    weights = network.state_dict()
+    names = to_theirs(TOOLKITS[toolkit].rows, weights)
+    torch.save({names[name]: tensor for name, tensor in weights.items()}, tmp_path / "a.pth")
+    checkpoint = import_checkpoint(tmp_path / "a.pth", output_stride=8).checkpoint
+    flipped = checkpoint.recipe.inference.model_copy(update={"flip": True})
+    image = np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8)
+    rows = Predictor(checkpoint, inference=flipped).probabilities(image)
+    found = np.concatenate([values for _, values in rows])
+
+    fed = (image - np.array([123.675, 116.28, 103.53])) / np.array([58.395, 57.12, 57.375])
+    fed = torch.from_numpy(fed).float().permute(2, 0, 1)[None]
+    with torch.inference_mode():
+        plain, mirrored = (
+            interpolate(network(images).main, size=(32, 48), mode="bilinear")
+            for images in (fed, fed.flip(3))
+        )
+    passes = torch.stack([plain[0], mirrored[0].flip(2)])
+    of_logits, of_probabilities = passes.mean(0).softmax(0), passes.softmax(1).mean(0)
+    assert (of_logits - of_probabilities).abs().max() > 0.01
+    expected = of_logits if toolkit == "sssegmentation" else of_probabilities
+    np.testing.assert_allclose(found, expected.permute(1, 2, 0), atol=1e-3)
 
 
 def test_classes_from_the_data_set_or_from_nowhere(ours: Path, tmp_path: Path, capsys):

@@ -65,6 +65,15 @@ def test_picture_and_label_move_together(flip: float):
         )
 
 
+def test_as_many_images_are_flipped_as_asked():
+    image, label = picture(8, 9)
+    for probability, least, most in ((0.5, 160, 240), (0.1, 16, 64)):  # of 400: four deviations
+        spec = PLAIN.model_copy(update={"flip": probability})
+        masks = [augmented(image, label, seed, spec=spec, crop=(8, 9))[1] for seed in range(400)]
+        assert all((mask == label).all() or (mask == label[:, ::-1]).all() for mask in masks)
+        assert least < sum((mask == label[:, ::-1]).all() for mask in masks) < most
+
+
 def test_the_keep_ratio_sizes_are_mmcvs():
     for size, box, expected in (
         ((375, 500), (2048, 512), (512, 683)),

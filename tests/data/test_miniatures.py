@@ -202,6 +202,23 @@ def test_cityscapes_ids_become_train_ids_and_train_ids_are_read(tmp_path):
     assert (from_train_ids.label(1) == label).all()
 
 
+def test_cityscapes_ids_are_the_named_classes(tmp_path):
+    """By name as in cityscapesScripts' labels.py; trailers, caravans and the like are no class."""
+    ids = {
+        "road": 7, "sidewalk": 8, "building": 11, "wall": 12, "fence": 13, "pole": 17,
+        "traffic light": 19, "traffic sign": 20, "vegetation": 21, "terrain": 22, "sky": 23,
+        "person": 24, "rider": 25, "car": 26, "truck": 27, "bus": 28, "train": 31,
+        "motorcycle": 32, "bicycle": 33,
+    }  # fmt: skip
+    raw = np.arange(34, dtype=np.uint8)[None]
+    write_image(tmp_path / "leftImg8bit/val/a/a_leftImg8bit.png", np.zeros((1, 34, 3), np.uint8))
+    write_image(tmp_path / "gtFine/val/a/a_gtFine_labelIds.png", raw)
+    pairs = cityscapes.open_cityscapes(tmp_path, "val")
+    found = dict(zip(raw[0].tolist(), pairs.label(0)[0].tolist(), strict=True))
+    named = {pairs.classes.names[index]: known for known, index in found.items() if index != IGNORE}
+    assert named == ids
+
+
 def test_a_real_cityscapes_frame(samples):
     """Its labelIds become its labelTrainIds, but for 77 pixels on the borders of classes.
 
@@ -282,6 +299,41 @@ def test_camvids_32_colours_are_grouped(tmp_path):
     write_image(tmp_path / "701_StillsRaw_full/holiday.png", np.zeros((2, 2, 3), np.uint8))
     with pytest.raises(PerpixelError, match="holiday is not one of CamVid's"):
         camvid.open_camvid(tmp_path, "val")
+
+
+def test_camvids_colors_are_the_named_classes(tmp_path):
+    """The release's 32 colors by name (its label_colors.txt), in SegNet's groups."""
+    colors = {
+        "sky": [(128, 128, 128)],
+        # Archway, Bridge, Building, Tunnel, Wall
+        "building": [(192, 0, 128), (0, 128, 64), (128, 0, 0), (64, 0, 64), (64, 192, 0)],
+        # Column_Pole, TrafficCone
+        "pole": [(192, 192, 128), (0, 0, 64)],
+        # Road, LaneMkgsDriv, LaneMkgsNonDriv
+        "road": [(128, 64, 128), (128, 0, 192), (192, 0, 64)],
+        # Sidewalk, ParkingBlock, RoadShoulder
+        "pavement": [(0, 0, 192), (64, 192, 128), (128, 128, 192)],
+        # Tree, VegetationMisc
+        "tree": [(128, 128, 0), (192, 192, 0)],
+        # SignSymbol, Misc_Text, TrafficLight
+        "signsymbol": [(192, 128, 128), (128, 128, 64), (0, 64, 64)],
+        "fence": [(64, 64, 128)],
+        # Car, SUVPickupTruck, Truck_Bus, Train, OtherMoving
+        "car": [(64, 0, 128), (64, 128, 192), (192, 128, 192), (192, 64, 128), (128, 64, 64)],
+        # Pedestrian, Child, CartLuggagePram, Animal
+        "pedestrian": [(64, 64, 0), (192, 128, 64), (64, 0, 192), (64, 128, 64)],
+        # Bicyclist, MotorcycleScooter
+        "bicyclist": [(0, 128, 192), (192, 0, 192)],
+        "void": [(0, 0, 0)],
+    }
+    pixels = np.array([[color for group in colors.values() for color in group]], np.uint8)
+    assert pixels.shape == (1, 32, 3)
+    write_image(tmp_path / "701_StillsRaw_full/0001TP_006690.png", pixels)
+    write_image(tmp_path / "LabeledApproved_full/0001TP_006690_L.png", pixels)
+    pairs = camvid.open_camvid(tmp_path, "train")
+    names = [*pairs.classes.names, *["void"] * (256 - len(pairs.classes))]
+    found = [names[index] for index in pairs.label(0)[0]]
+    assert found == [name for name, group in colors.items() for _ in group]
 
 
 def test_camvids_splits_follow_from_the_names(camvid):  # the fixture: real files

@@ -61,6 +61,28 @@ def test_scores_equal_their_definitions(case):
         assert abs(found.pixel_accuracy - right) < 1e-9
 
 
+@given(maps())
+def test_precision_dice_and_weighted_iou_equal_their_definitions(case):
+    classes, label, prediction = case
+    names = tuple(f"c{index}" for index in range(classes))
+    found = scores(confusion(label, prediction, classes=classes), names=names)
+    known = label != IGNORE
+    weighted = 0.0
+    for index, name in enumerate(names):
+        truth, guess = known & (label == index), known & (prediction == index)
+        both, labeled, predicted = (int(area.sum()) for area in (truth & guess, truth, guess))
+        if predicted:
+            assert abs(found.precision[name] - 100 * both / predicted) < 1e-9
+        else:
+            assert found.precision[name] is None
+        if labeled + predicted:
+            assert abs(found.dice[name] - 200 * both / (labeled + predicted)) < 1e-9
+            weighted += labeled * 100 * both / (labeled + predicted - both)
+        else:
+            assert found.dice[name] is None
+    assert abs(found.frequency_weighted_iou - weighted / max(known.sum(), 1)) < 1e-9
+
+
 def test_nothing_labelled_scores_nothing():
     label = np.full((3, 3), IGNORE, np.uint8)
     found = scores(confusion(label, np.zeros_like(label), classes=2), names=("a", "b"))

@@ -1,12 +1,16 @@
 import numpy as np
+import pytest
+import torch
 
 import perpixel
 from perpixel.data.augment import resize
 from perpixel.data.scenes import Scenes
+from perpixel.evaluation.boundary import boundary_counts
 from perpixel.evaluation.confusion import confusion
 from perpixel.evaluation.evaluate import evaluate
 from perpixel.inference.class_maps import class_maps
 from perpixel.inference.engine import Engine
+from perpixel.recipes.spec import IGNORE
 
 RECIPE = perpixel.override(perpixel.recipe("scenes/fcn_r18-d8"), ["model.head.width=8"])
 SET = Scenes("val", count=2, size=(48, 64))
@@ -30,3 +34,34 @@ def test_a_network_is_scored_as_it_predicts_whatever_its_mode():
     engine = Engine(perpixel.build(recipe, classes=len(SET.classes)).train(), recipe)
     first, second = (evaluate(engine, SET) for _ in range(2))
     assert (first.confusion == second.confusion).all()
+
+
+def test_every_image_of_a_batch_has_scores_of_its_own():
+    """And the split's are those of all pixels together."""
+    images = Scenes("val", count=3, size=(48, 64))
+    network = perpixel.build(RECIPE, classes=len(SET.classes)).eval()
+    torch.nn.init.normal_(network.head.classifier.weight)
+    engine = Engine(network, RECIPE)
+    found = evaluate(engine, images, batch=2, boundary=True)
+    classes = len(SET.classes)
+    totals, bands = np.zeros((2, classes)), np.zeros((2, classes))
+    for index, scored in enumerate(found.pictures):
+        label = images.label(index)
+        (prediction,) = class_maps(engine, [images.image(index)])
+        assert len(np.unique(prediction)) > 1  # or one class's scores would be all there is
+        known = label != IGNORE
+        truth, guess = (
+            known & (mask == np.arange(classes)[:, None, None]) for mask in (label, prediction)
+        )
+        both, either = (truth & guess).sum((1, 2)), (truth | guess).sum((1, 2))
+        assert scored.name == images.name(index)
+        assert scored.pixel_accuracy == pytest.approx(100 * both.sum() / known.sum())
+        assert list(scored.iou.values()) == pytest.approx(_percent(both, either))
+        totals += both, either
+        bands += boundary_counts(label, prediction, classes=classes)
+    assert list(found.iou.values()) == pytest.approx(_percent(*totals))
+    assert list(found.boundary_iou.values()) == pytest.approx(_percent(*bands))
+
+
+def _percent(part: np.ndarray, whole: np.ndarray) -> list[float | None]:
+    return [100 * p / w if w else None for p, w in zip(part, whole, strict=True)]

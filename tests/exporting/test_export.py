@@ -5,6 +5,7 @@ import json
 import runpy
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -62,10 +63,12 @@ def fpn(tmp_path_factory) -> tuple[Checkpoint, Exported]:
 
 @pytest.fixture(scope="module")
 def fcn(tmp_path_factory) -> tuple[Checkpoint, Exported]:
-    """FCN R-50-D8 for any size, with every padding there is."""
+    """FCN R-50-D8 for any size, with every padding there is, and all that is not the default."""
     changes = [
         "model.head.width=16", "model.auxiliary.width=16",
         "model.backbone.depth=50", "input.size_divisor=32", "inference.pad_to=70x80",
+        "model.align_corners=true", "input.mean=[103.53, 116.28, 123.675]",
+        "input.std=[50, 60, 70]", "input.channel_order=bgr",
     ]  # fmt: skip
     checkpoint = checkpoint_of(perpixel.override(FCN, changes))
     out = tmp_path_factory.mktemp("fcn") / "fcn.onnx"
@@ -138,6 +141,16 @@ def test_the_file_says_what_its_classes_are(fpn):
     assert not any(node.op_type == "BatchNormalization" for node in model.graph.node)
 
 
+def test_the_file_says_how_its_images_are_to_be_seen(fcn):
+    about = {one.key: json.loads(one.value) for one in onnx.load(fcn[1].path).metadata_props}
+    assert about["input"] == {
+        "mean": [103.53, 116.28, 123.675], "std": [50, 60, 70], "channel_order": "bgr",
+        "size_divisor": 32,
+    }  # fmt: skip
+    assert about["inference"]["pad_to"] == [70, 80]
+    assert about["align_corners"] is True
+
+
 def test_the_example_needs_neither_perpixel_nor_torch(fpn, tmp_path):
     checkpoint, done = fpn
     pictures = [tmp_path / "wide.png", tmp_path / "tall.png"]
@@ -202,6 +215,24 @@ def test_a_file_that_disagrees_is_not_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(graphs, "normalise", lambda p, spec: p.permute(0, 3, 1, 2).float())
     with pytest.raises(PerpixelError, match=r"wrong.pt2: not written.*of the pixels agree"):
         export(checkpoint, out, size=(48, 64))
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("logits", [True, False])
+def test_a_file_of_other_weights_is_not_kept(logits: bool, tmp_path, monkeypatch):
+    """Half a percent more in every logit moves no class: only the logits tell."""
+    checkpoint = checkpoint_of(perpixel.override(FCN, SMALL))
+
+    def trace_changed(graph, size, *, dynamic):
+        changed = deepcopy(graph)
+        with torch.no_grad():
+            changed.network.head.classifier.weight.mul_(1.005)
+            changed.network.head.classifier.bias.mul_(1.005)
+        return graphs.trace(changed, size, dynamic=dynamic)
+
+    monkeypatch.setattr("perpixel.exporting.export.trace", trace_changed)
+    with pytest.raises(PerpixelError, match=r"wrong.pt2: not written.*a logit is off by"):
+        export(checkpoint, tmp_path / "wrong.pt2", size=(48, 64), logits=logits)
     assert not any(tmp_path.iterdir())
 
 

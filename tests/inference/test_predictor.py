@@ -29,6 +29,22 @@ def test_paths_arrays_and_pil_pictures_give_the_same(predictor: Predictor, tmp_p
         assert (predictor.predict(given).classes == expected).all()
 
 
+def test_a_batchs_results_come_in_the_images_order():
+    """Also where sizes alternate, of which each goes through the network together."""
+    network = perpixel.build(RECIPE, classes=4)
+    torch.nn.init.normal_(network.head.classifier.weight)
+    colors = ((1, 1, 1), (2, 2, 2), (3, 3, 3), (4, 4, 4))
+    predictor = Predictor(Checkpoint(RECIPE, tuple("abcd"), colors, network.state_dict()))
+    draws = np.random.default_rng(0)
+    sizes = ((40, 50), (33, 64), (40, 50), (33, 64), (40, 50))
+    images = [draws.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
+    alone = [predictor.predict(image).classes for image in images]
+    assert len({mask.tobytes() for mask in alone}) == len(images)
+    for image, expected, found in zip(images, alone, predictor.predict_batch(images), strict=True):
+        assert (found.image == image).all()
+        assert (found.classes == expected).mean() > 0.999
+
+
 def test_a_turned_photo_is_turned_however_it_comes(predictor: Predictor, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6

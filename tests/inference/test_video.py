@@ -3,6 +3,7 @@ import sys
 import cv2
 import numpy as np
 import pytest
+import torch
 
 import perpixel
 from perpixel.checkpoint import Checkpoint
@@ -10,6 +11,7 @@ from perpixel.errors import PerpixelError
 from perpixel.images import read_mask
 from perpixel.inference.predictor import Predictor
 from perpixel.inference.video import _writer, predict_video
+from perpixel.models.inputs import normalise
 
 RECIPE = perpixel.override(perpixel.recipe("camvid/fcn_r18-d8"), ["model.head.width=8"])
 
@@ -51,6 +53,34 @@ def test_every_frame_has_a_mask_and_its_place_in_the_overlay(predictor, video, t
     drawn = cv2.VideoCapture(str(tmp_path / "o.mp4"))
     assert int(drawn.get(cv2.CAP_PROP_FRAME_COUNT)) == 30
     assert drawn.get(cv2.CAP_PROP_FPS) == 10
+
+
+def test_colors_are_the_images_on_the_way_in_and_out(tmp_path):
+    """Red frames: their masks are those of red images, and overlays mix red with the palette."""
+    path, red = tmp_path / "red.avi", np.full((48, 64, 3), (220, 40, 20), np.uint8)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
+    for _ in range(5):
+        writer.write(cv2.cvtColor(red, cv2.COLOR_RGB2BGR))
+    writer.release()
+    network = perpixel.build(RECIPE, classes=2).eval()
+    with torch.no_grad():  # the class is the one that red images, unlike blue ones, have
+        network.head.classifier.weight[1] = -network.head.classifier.weight[0]
+        network.head.classifier.bias.zero_()
+        logits = [
+            network(normalise(torch.from_numpy(image.copy())[None], RECIPE.input)).main[0, 0].mean()
+            for image in (red, red[..., ::-1])
+        ]
+        network.head.classifier.bias[0] = -sum(logits) / 2
+    colors = ((0, 0, 250), (0, 250, 0))
+    predictor = Predictor(Checkpoint(RECIPE, ("a", "b"), colors, network.state_dict()))
+    expected, other = (predictor.predict(i.copy()).classes for i in (red, red[..., ::-1]))
+    assert (expected == other).mean() < 0.5
+    predict_video(predictor, path, masks=tmp_path / "m", overlay=tmp_path / "o.mp4")
+    for index in range(5):
+        assert (read_mask(tmp_path / "m" / f"{index:06}.png") == expected).mean() > 0.95
+    frame = cv2.cvtColor(cv2.VideoCapture(str(tmp_path / "o.mp4")).read()[1], cv2.COLOR_BGR2RGB)
+    mixed = (red.astype(float) + np.array(colors)[expected]) / 2
+    assert np.median(np.abs(frame - mixed), axis=(0, 1)).max() < 12
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit on files' sizes there")

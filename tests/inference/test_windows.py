@@ -39,13 +39,15 @@ def close(a: torch.Tensor, b: torch.Tensor) -> bool:
     return bool((a - b).abs().max() <= 1e-4 * b.abs().max())
 
 
-def plain(network, image: np.ndarray) -> torch.Tensor:
+def plain(network, image: np.ndarray, *, align_corners: bool = False) -> torch.Tensor:
     """Logits at the picture's own size, by hand."""
     pixels = torch.from_numpy(image.astype(np.float32))
     mean, std = torch.tensor(RECIPE.input.mean), torch.tensor(RECIPE.input.std)
     fed = ((pixels - mean) / std).permute(2, 0, 1)[None]
     with torch.inference_mode():
-        return interpolate(network(fed).main, size=image.shape[:2], mode="bilinear")[0]
+        logits = network(fed).main
+        size = image.shape[:2]
+        return interpolate(logits, size=size, mode="bilinear", align_corners=align_corners)[0]
 
 
 def test_a_whole_picture_is_one_pass(network):
@@ -87,6 +89,20 @@ def test_windows_average_where_they_overlap(network):
     assert close(found[:, :, :30], left[:, :, :30])
     assert close(found[:, :, 40:], right[:, :, 10:])
     assert close(found[:, :, 30:40], (left[:, :, 30:] + right[:, :, :10]) / 2)
+
+
+def test_flipped_windows_are_those_of_the_mirrored_image(network):
+    def averaged(image: np.ndarray) -> torch.Tensor:
+        total, count = torch.zeros(4, 45, 70), torch.zeros(70)
+        for left in (0, 25, 30):
+            total[..., left : left + 40] += plain(network, image[:, left : left + 40])
+            count[left : left + 40] += 1
+        return total / count
+
+    windows = ["inference.crop=45x40", "inference.stride=45x25", "inference.windows=slide"]
+    found = scores(network, *windows, "inference.flip=true", "inference.average=logits")
+    mirrored = averaged(np.ascontiguousarray(IMAGE[:, ::-1])).flip(2)
+    assert close(found, (averaged(IMAGE) + mirrored) / 2)
 
 
 def test_blended_windows_are_weighted_by_hanns_window(network):
@@ -143,6 +159,23 @@ def test_sliding_windows_on_a_resized_picture_come_back_to_its_size(network):
     asked = ["inference.base_size=160x96", "inference.two_resizes=true"]
     slide = [*asked, "inference.windows=slide", "inference.crop=200x200"]
     assert close(scores(network, *slide), scores(network, *asked))
+
+
+def test_align_corners_holds_for_every_resize(network):
+    aligned = "model.align_corners=true"
+    assert close(scores(network, aligned), plain(network, IMAGE, align_corners=True))
+    windows = ["inference.windows=slide", "inference.crop=45x40", "inference.stride=45x30"]
+    found = scores(network, aligned, *windows)
+    left = plain(network, IMAGE[:, :40], align_corners=True)
+    assert close(found[:, :, :30], left[:, :, :30])
+    assert not close(found[:, :, :30], plain(network, IMAGE[:, :40])[:, :, :30])
+    resized = cv2.resize(IMAGE, (149, 96), interpolation=cv2.INTER_LINEAR)
+    logits = plain(network, resized, align_corners=True)[None]
+    expected = interpolate(logits, size=(45, 70), mode="bilinear", align_corners=True)[0]
+    asked = [aligned, "inference.base_size=160x96", "inference.two_resizes=true"]
+    assert close(scores(network, *asked), expected)
+    one_window = ["inference.windows=slide", "inference.crop=200x200"]
+    assert close(scores(network, *asked, *one_window), expected)
 
 
 def test_pictures_of_one_size_share_a_pass(network):

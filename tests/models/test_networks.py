@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn.functional import interpolate
 
 import perpixel
 from perpixel.models import resnet
@@ -182,6 +183,81 @@ def test_zero_init_makes_every_residual_branch_silent():
     network = build(Model(backbone=spec), classes=2)
     assert not network.backbone.layer2[1].bn3.weight.any()
     assert network.backbone.layer2[1].bn2.weight.all()
+
+
+@pytest.mark.parametrize(
+    ("head", "whole_channels"),
+    [
+        (FCN(convs=0, dropout=0.3), True),
+        (FCN(convs=0, dropout=0.3, dropout_kind="element"), False),
+        (SemanticFPN(neck_width=32, width=32, dropout=0.3), True),
+    ],
+    ids=["fcn", "fcn-element", "fpn"],
+)
+def test_dropout_drops_its_share_before_the_classifier(head: FCN | SemanticFPN, whole_channels):
+    """A classifier that passes channels on shows which are dropped: they leave its bias alone."""
+    spec = Model(backbone=ResNet(depth=18), head=head)
+    width = 64 if head.kind == "fcn" else 32  # narrow ResNet-18's last stage
+    network = build(spec, classes=width).eval()
+    with torch.no_grad():
+        network.head.classifier.weight.copy_(torch.eye(width)[..., None, None])
+        network.head.classifier.bias.fill_(1)
+        images = torch.randn(8, 3, 64, 64)
+        kept = network(images).main - 1
+        network.head.dropout.train()
+        found = network(images).main - 1
+    visible = kept.abs() > 1e-3
+    dropped = found.abs() < 1e-6
+    torch.testing.assert_close(found[~dropped], (kept / 0.7)[~dropped], rtol=1e-3, atol=1e-4)
+    assert dropped[visible].float().mean() == pytest.approx(0.3, abs=0.1)
+    by_channel = dropped.where(visible, True).flatten(2).all(2) | ~(dropped & visible).flatten(
+        2
+    ).any(2)
+    assert by_channel.all() == whole_channels
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_a_pyramid_doubles_its_levels_as_its_toolkits_do(align_corners: bool):
+    """Kirillov et al. (2019), figure 3, written out: every doubling is one of align_corners."""
+    spec = VARIANTS["fpn-r18"].model_copy(update={"align_corners": align_corners})
+    network = build(spec, classes=5).eval()
+    head = network.head
+
+    def doubled(features: torch.Tensor) -> torch.Tensor:
+        return interpolate(features, scale_factor=2, mode="bilinear", align_corners=align_corners)
+
+    with torch.inference_mode():
+        images = torch.randn(1, 3, 64, 96)
+        features = network.backbone(images)
+        top_down = head.lateral[3](features[3])
+        levels = [top_down]
+        for level in (2, 1, 0):
+            top_down = head.lateral[level](features[level]) + interpolate(top_down, scale_factor=2)
+            levels.insert(0, top_down)
+        merged = head.scales[0][0](head.output[0](levels[0]))
+        for level, count in ((1, 1), (2, 2), (3, 3)):
+            scaled = head.output[level](levels[level])
+            for index in range(count):
+                scaled = doubled(head.scales[level][index](scaled))
+            merged = merged + scaled
+        expected, found = head.classifier(merged), network(images).main
+    assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+def test_initial_weights_have_their_formulas_spread(monkeypatch):
+    """He et al.'s by fan-out before a ReLU, 0.01 for classifiers, Glorot's uniform in the neck."""
+    monkeypatch.setattr(resnet, "WIDTHS", WIDTHS)
+    network = build(Model(backbone=ResNet(depth=18), head=SemanticFPN()), classes=100)
+    conv = network.backbone.layer2[0].conv1.weight  # 64 to 128 channels
+    assert conv.std().item() == pytest.approx((2 / (128 * 9)) ** 0.5, rel=0.02)
+    classifier = network.head.classifier
+    assert classifier.weight.std().item() == pytest.approx(0.01, rel=0.05)
+    assert not classifier.bias.any()
+    lateral = network.head.lateral[3]  # 512 to 256 channels
+    bound = (6 / (512 + 256)) ** 0.5
+    assert 0.99 * bound < lateral.weight.abs().max().item() <= bound
+    assert lateral.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.02)
+    assert not lateral.bias.any()
 
 
 def test_the_python_door_builds_a_recipes_network():

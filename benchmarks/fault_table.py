@@ -1,0 +1,797 @@
+"""The faults of fault_injection.py: mistakes that would make results wrong and raise no error.
+
+Each is one replacement in one file of the package, and the test files that must notice it. A fault
+whose `old` text is no longer in its file is to be written anew for the code that took its place.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Fault:
+    """`old` occurs once in `file`, and `new` takes its place; one of `tests` must then fail."""
+
+    name: str
+    """GROUP/what goes wrong."""
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+    @property
+    def group(self) -> str:
+        return self.name.partition("/")[0]
+
+
+def _faults(file: str, tests: str, *replacements: tuple[str, str, str]) -> list[Fault]:
+    """Faults of one file of the package, (name, old, new), noticed by files below tests/."""
+    paths = tuple(f"tests/{test}" for test in tests.split())
+    return [Fault(name, f"perpixel/{file}", old, new, paths) for name, old, new in replacements]
+
+
+_DATA = [
+    *_faults(
+        "data/augment.py",
+        "data/test_augment.py",
+        (
+            "data/mask not flipped with the image",
+            "image, label = np.asarray(cv2.flip(image, 1), np.uint8), label[:, ::-1]",
+            "image = np.asarray(cv2.flip(image, 1), np.uint8)",
+        ),
+        (
+            "data/image and mask flipped upside down",
+            "image, label = np.asarray(cv2.flip(image, 1), np.uint8), label[:, ::-1]",
+            "image, label = np.asarray(cv2.flip(image, 0), np.uint8), label[::-1]",
+        ),
+        (
+            "data/flip only at probability 1",
+            "if rng.random() < spec.flip:",
+            "if rng.random() < spec.flip // 1:",
+        ),
+        (
+            "data/crop never reaches the last row",
+            "top = int(rng.integers(size[0] - height + 1))",
+            "top = int(rng.integers(max(size[0] - height, 1)))",
+        ),
+        (
+            "data/unlabeled pixels count as a class in the crop",
+            "minlength=256)[:IGNORE]",
+            "minlength=256)",
+        ),
+        (
+            "data/hue wraps at 256",
+            "((np.arange(256) + hue) % 180)",
+            "((np.arange(256) + hue) % 256)",
+        ),
+        (
+            "data/contrast never after saturation and hue",
+            "contrast_first = rng.random() < 0.5",
+            "contrast_first = rng.random() < 1.0",
+        ),
+        ("data/padding is the first class", "value=IGNORE)", "value=0)"),
+        ("data/mask resized bilinearly", "cv2.INTER_NEAREST)", "cv2.INTER_LINEAR)"),
+    ),
+    *_faults(
+        "data/window.py",
+        "data/test_window.py",
+        (
+            "data/crop of the mask one pixel off",
+            "places = np.arange(start, start + length)",
+            "places = np.arange(start + 1, start + length + 1)",
+        ),
+    ),
+    *_faults(
+        "data/dataset.py",
+        "data/test_dataset.py",
+        (
+            "data/unknown mask values ignored",
+            "np.full(2**16, UNKNOWN, np.uint8)",
+            "np.full(2**16, IGNORE, np.uint8)",
+        ),
+    ),
+    *_faults(
+        "data/loader.py",
+        "data/test_loader.py",
+        (
+            "data/same order in every epoch",
+            "np.random.default_rng((seed, epoch)).permutation(samples)",
+            "np.random.default_rng(seed).permutation(samples)",
+        ),
+        (
+            "data/every rank takes the first share",
+            "firsts = range(rank * size, len(stream), world * size)",
+            "firsts = range(0, len(stream), world * size)",
+        ),
+    ),
+    *_faults(
+        "data/cache.py",
+        "data/test_cache.py",
+        (
+            "data/cached rows begin at the wrong byte",
+            "file.seek(_HEADER.size + first * told.width * told.channels)",
+            "file.seek(_HEADER.size + first * told.width)",
+        ),
+    ),
+    *_faults(
+        "data/camvid.py",
+        "data/test_camvid.py data/test_miniatures.py",
+        ("data/CamVid's void is bicyclist", "11: IGNORE})", "11: 10})"),
+        (
+            "data/CamVid's other vegetation is signs",
+            "808000 c0c000: Tree, VegetationMisc\n    c08080",
+            "808000: Tree, VegetationMisc\n    c0c000 c08080",
+        ),
+    ),
+    *_faults(
+        "data/cityscapes.py",
+        "data/test_miniatures.py data/test_submission.py",
+        ("data/Cityscapes' trailer is train", "27, 28, 31, 32, 33)", "27, 28, 30, 32, 33)"),
+        ("data/Cityscapes' persons and riders swapped", "23, 24, 25, 26", "23, 25, 24, 26"),
+    ),
+    *_faults(
+        "data/pascal_voc.py",
+        "data/test_miniatures.py",
+        ("data/VOC's borders are background", "255: IGNORE})", "255: 0})"),
+        (
+            "data/VOC's trainaug holds val's images",
+            'for name in _own(voc, "val"):',
+            'for name in _own(voc, "train"):',
+        ),
+    ),
+    *_faults(
+        "data/ade20k.py",
+        "data/test_miniatures.py",
+        ("data/ADE20K's unlabeled pixels are wall", "ids={0: IGNORE,", "ids={0: 0,"),
+    ),
+    *_faults(
+        "data/submission.py",
+        "data/test_submission.py",
+        ("data/ADE20K's submissions count from 0", "tuple(range(1, 151))", "tuple(range(150))"),
+    ),
+    *_faults(
+        "images.py",
+        "test_images.py inference/test_predictor.py",
+        ("data/images in BGR", "cv2.IMREAD_COLOR_RGB)", "cv2.IMREAD_COLOR_BGR)"),
+        (
+            "data/orientation tag ignored",
+            "cv2.IMREAD_COLOR_RGB)",
+            "cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)",
+        ),
+        (
+            "data/palette masks read as gray",
+            '_PLAIN_MODES = {"LA"',
+            '_PLAIN_MODES = {"P": "L", "LA"',
+        ),
+    ),
+]
+
+_EVALUATION = [
+    *_faults(
+        "evaluation/confusion.py",
+        "evaluation/test_confusion.py",
+        (
+            "evaluation/confusion transposed",
+            "for each in (label, prediction)]",
+            "for each in (prediction, label)]",
+        ),
+        (
+            "evaluation/ignored pixels count as the first class",
+            "np.ascontiguousarray(each[top : top + step])",
+            "np.ascontiguousarray(each[top : top + step] % 255)",
+        ),
+        (
+            "evaluation/absent class counts as 0 in the means",
+            "known = [value for value in values if value is not None]",
+            "known = [value or 0.0 for value in values]",
+        ),
+        (
+            "evaluation/mIoU is the images' mean",
+            "miou=_mean(iou) or 0.0,",
+            "miou=_mean([single.miou for single in singles]) or 0.0,",
+        ),
+        (
+            "evaluation/IoU weighted by predictions",
+            "for value, count in zip(iou, labelled, strict=True))",
+            "for value, count in zip(iou, predicted, strict=True))",
+        ),
+        (
+            "evaluation/precision is recall",
+            "precision=by_class(_ratio(correct, predicted)),",
+            "precision=by_class(_ratio(correct, labelled)),",
+        ),
+    ),
+    *_faults(
+        "evaluation/files.py",
+        "evaluation/test_confusion.py",
+        (
+            "evaluation/confusion.csv transposed",
+            "scores.confusion.tolist()",
+            "scores.confusion.T.tolist()",
+        ),
+    ),
+    *_faults(
+        "evaluation/boundary.py",
+        "evaluation/test_boundary.py",
+        (
+            "evaluation/boundary width from the longer side",
+            "distance * math.hypot(*label.shape)",
+            "distance * max(label.shape)",
+        ),
+    ),
+    *_faults(
+        "evaluation/evaluate.py",
+        "evaluation/test_evaluate.py evaluation/test_shares.py",
+        (
+            "evaluation/ranks' counts averaged",
+            "distributed.summed(torch.from_numpy(part).to(device)).cpu()",
+            "(distributed.summed(torch.from_numpy(part).to(device)) // ranks.world).cpu()",
+        ),
+        (
+            "evaluation/images that ranks do not share evenly left out",
+            "range(ranks.rank, len(dataset), ranks.world)",
+            "range(ranks.rank, len(dataset) // ranks.world * ranks.world, ranks.world)",
+        ),
+        (
+            "evaluation/dropout on",
+            "engine.network.eval()",
+            "engine.network.train()",
+        ),
+        (
+            "evaluation/an image's scores are those of all until then",
+            "pictures[index] = areas(counts)",
+            "pictures[index] = areas(matrix)",
+        ),
+        (
+            "evaluation/only the first image of a batch has a boundary IoU",
+            "if boundary:\n                        borders",
+            "if boundary and index == group[0][0]:\n                        borders",
+        ),
+    ),
+    *_faults(
+        "api.py",
+        "evaluation cli/test_commands.py",
+        (
+            "evaluation/scored on the training split",
+            "split or chosen.eval_split",
+            "split or chosen.train_split",
+        ),
+    ),
+]
+
+_INFERENCE = [
+    *_faults(
+        "inference/class_maps.py",
+        "inference/test_windows.py inference/test_geotiff.py",
+        (
+            "inference/flipped logits not flipped back",
+            "across = Taps(across.small, across.first.flip(0), across.weights.flip(0))",
+            "across = Taps(across.small, across.first, across.weights)",
+        ),
+        (
+            "inference/flipped windows not flipped back",
+            "other(top, bottom).flip(1)",
+            "other(top, bottom)",
+        ),
+        (
+            "inference/align_corners ignored",
+            "by_way=by_way, align_corners=recipe.model.align_corners)",
+            "by_way=by_way, align_corners=False)",
+        ),
+        (
+            "inference/align_corners ignored from a scale to the image",
+            "taps(small, large, align_corners=recipe.model.align_corners)",
+            "taps(small, large, align_corners=False)",
+        ),
+        (
+            "inference/padding not cut off",
+            "inner = cut(taps(low, padded, align_corners=align_corners), fed)",
+            "inner = taps(low, fed, align_corners=align_corners)",
+        ),
+        (
+            "inference/scales average logits and probabilities swapped",
+            'recipe.inference.average == "logits"',
+            'recipe.inference.average == "probabilities"',
+        ),
+        (
+            "inference/logits never resized twice",
+            "by_way = recipe.inference.two_resizes or padded.shape != fed.shape",
+            "by_way = padded.shape != fed.shape",
+        ),
+        (
+            "inference/images not fitted into base_size",
+            "box=recipe.inference.base_size)",
+            "box=None)",
+        ),
+        (
+            "inference/mask of the resized size",
+            "picture = images[0].shape[0], images[0].shape[1]",
+            "picture = recipe.data.resize or (images[0].shape[0], images[0].shape[1])",
+        ),
+    ),
+    *_faults(
+        "inference/windows.py",
+        "inference/test_windows.py",
+        (
+            "inference/overlaps not divided by their weights",
+            "return total.div_((whole_down[top:bottom, None] * whole_across)[..., None])",
+            "return total",
+        ),
+        (
+            "inference/align_corners ignored in windows",
+            "align_corners=recipe.model.align_corners), full)",
+            "align_corners=False), full)",
+        ),
+    ),
+    *_faults(
+        "models/inputs.py",
+        "inference/test_windows.py parity/test_networks.py",
+        (
+            "inference/channel order swapped",
+            'if spec.channel_order == "bgr":',
+            'if spec.channel_order == "rgb":',
+        ),
+    ),
+    *_faults(
+        "inference/predictor.py",
+        "inference/test_predictor.py inference/test_windows.py",
+        (
+            "inference/masks of a size in reverse order",
+            "maps |= dict(zip(same, found, strict=True))",
+            "maps |= dict(zip(same, found[::-1], strict=True))",
+        ),
+    ),
+    *_faults(
+        "inference/video.py",
+        "inference/test_video.py",
+        (
+            "inference/video's frames in BGR",
+            "np.asarray(cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB), np.uint8)",
+            "np.asarray(read[1], np.uint8)",
+        ),
+        (
+            "inference/video's overlay in RGB",
+            "cv2.cvtColor(result.overlay(), cv2.COLOR_RGB2BGR)",
+            "result.overlay()",
+        ),
+    ),
+    *_faults(
+        "inference/geotiff.py",
+        "inference/test_geotiff.py",
+        (
+            "inference/GeoTIFF's bands in BGR",
+            "bands = (1, 2, 3) if",
+            "bands = (3, 2, 1) if",
+        ),
+    ),
+    *_faults(
+        "images.py",
+        "test_images.py",
+        (
+            "inference/overlay's opacity inverted",
+            "cv2.addWeighted(image, 1 - opacity, colourise(classes, palette), opacity, 0)",
+            "cv2.addWeighted(image, opacity, colourise(classes, palette), 1 - opacity, 0)",
+        ),
+    ),
+]
+
+_MODELS = [
+    *_faults(
+        "models/resnet.py",
+        "models/test_networks.py parity/test_networks.py",
+        ("models/stage 4's dilation lost", "dilation *= 2", "dilation = 2"),
+        (
+            "models/stride never in the 1x1 convolution",
+            "(stride, 1) if stride_in_1x1 else (1, stride)",
+            "(1, stride)",
+        ),
+    ),
+    *_faults(
+        "models/folding.py",
+        "models/test_folding.py",
+        (
+            "models/fused without the batch norm's eps",
+            "(variance.double() + norm.eps).sqrt()",
+            "variance.double().sqrt()",
+        ),
+    ),
+    *_faults(
+        "models/layers.py",
+        "models/test_networks.py parity/test_networks.py",
+        ("models/frozen batch norm's eps", "eps = 1e-5", "eps = 1e-3"),
+        (
+            "models/dropout of values where channels are asked for",
+            'if kind == "channel" else nn.Dropout(share)',
+            'if kind == "element" else nn.Dropout(share)',
+        ),
+    ),
+    *_faults(
+        "models/fcn.py",
+        "models/test_networks.py parity",
+        (
+            "models/FCN's dropout rate ignored",
+            "dropout(spec.dropout, kind=",
+            "dropout(0.5, kind=",
+        ),
+        (
+            "models/FCN's dropout after the classifier",
+            "self.classifier(self.dropout(output))",
+            "self.dropout(self.classifier(output))",
+        ),
+    ),
+    *_faults(
+        "models/semantic_fpn.py",
+        "models/test_networks.py parity/test_networks.py conversion/test_tables.py",
+        ("models/FPN's dropout rate ignored", "nn.Dropout2d(spec.dropout)", "nn.Dropout2d(0.5)"),
+        (
+            "models/FPN's align_corners ignored",
+            "self._align_corners = align_corners",
+            "self._align_corners = False",
+        ),
+    ),
+    *_faults(
+        "models/build.py",
+        "models/test_networks.py",
+        ("models/initial weights by fan-in", 'mode="fan_out"', 'mode="fan_in"'),
+        ("models/initial classifiers ten times as wide", "std=0.01", "std=0.1"),
+        (
+            "models/neck's initial weights are the others'",
+            "elif module.bias is not None:\n                    nn.init.xavier",
+            "elif module.bias is None:\n                    nn.init.xavier",
+        ),
+    ),
+]
+
+_CONVERSION = [
+    *_faults(
+        "conversion/finding.py",
+        "conversion/test_tables.py conversion/test_convert.py parity/test_networks.py",
+        (
+            "conversion/running means not copied",
+            "weights = {name: tensors[theirs[name]] for name in own}",
+            'weights = {n: tensors[theirs[n]] * (not n.endswith("running_mean")) for n in own}',
+        ),
+        (
+            "conversion/align_corners not taken over",
+            "example.align_corners if align_corners is None else align_corners",
+            "example.align_corners",
+        ),
+    ),
+    *_faults(
+        "conversion/export.py",
+        "conversion/test_tables.py conversion/test_convert.py",
+        (
+            "conversion/auxiliary head dropped",
+            "for name, tensor in own.items()}",
+            'for name, tensor in own.items() if name[:4] != "auxi"}',
+        ),
+    ),
+    *_faults(
+        "conversion/detectron2.py",
+        "conversion/test_convert.py conversion/test_tables.py parity/test_networks.py",
+        ("conversion/detectron2's images in RGB", 'channel_order="bgr"', 'channel_order="rgb"'),
+    ),
+    *_faults(
+        "conversion/sssegmentation.py",
+        "conversion/test_convert.py conversion/test_tables.py parity/test_networks.py",
+        (
+            "conversion/sssegmentation averages probabilities",
+            'average="logits"',
+            'average="probabilities"',
+        ),
+    ),
+    *_faults(
+        "conversion/mmseg.py",
+        "conversion/test_convert.py conversion/test_tables.py parity/test_networks.py",
+        ("conversion/mmseg's logits resized once", "two_resizes=True", "two_resizes=False"),
+    ),
+    *_faults(
+        "importing.py",
+        "conversion",
+        (
+            "conversion/file's mean and std not taken over",
+            "input=finding.input or finding.toolkit.input,",
+            "input=finding.toolkit.input,",
+        ),
+        (
+            "conversion/recipe's mean and std before the file's",
+            '"input": finding.input or recipe.input}',
+            '"input": recipe.input}',
+        ),
+        (
+            "conversion/file's colors lost",
+            "return Classes(names, palette),",
+            "return Classes(names, distinct_palette(count)),",
+        ),
+    ),
+]
+
+_CHECKPOINT = [
+    *_faults(
+        "checkpoint.py",
+        "test_checkpoint.py",
+        (
+            "checkpoint/normalization not kept",
+            "return Checkpoint(\n        meaning.recipe,",
+            "return Checkpoint(\n"
+            '        meaning.recipe.model_copy(update={"input": type(meaning.recipe.input)()}),',
+        ),
+        (
+            "checkpoint/palette lost",
+            "meaning.names, meaning.palette,",
+            "meaning.names, ((0, 0, 0),) * len(meaning.names),",
+        ),
+        ("checkpoint/step lost", "weights, meaning.step,", "weights, 0,"),
+    ),
+]
+
+_EXPORT = [
+    *_faults(
+        "exporting/graph.py",
+        "exporting/test_export.py",
+        (
+            "export/graph takes pixels as they are",
+            "fed = normalise(padded, self._input)",
+            "fed = padded.permute(0, 3, 1, 2).float()",
+        ),
+        (
+            "export/align_corners ignored",
+            "align_corners=self._align_corners",
+            "align_corners=False",
+        ),
+        (
+            "export/dynamic sizes fixed",
+            "dynamic_shapes=(dims,) if dynamic else None",
+            "dynamic_shapes=None",
+        ),
+    ),
+    *_faults(
+        "exporting/export.py",
+        "exporting/test_export.py",
+        ("export/palette not in the file", '"palette": checkpoint.palette,', '"palette": [],'),
+        ("export/agreement not required", "    _require_agreement(out, found)\n", ""),
+        (
+            "export/file's input is the default one",
+            '"input": recipe.input.model_dump',
+            '"input": type(recipe.input)().model_dump',
+        ),
+    ),
+    *_faults(
+        "exporting/check.py",
+        "exporting/test_export.py",
+        (
+            "export/masks or logits must agree, not both",
+            "self.agreement >= AGREEMENT and self.difference",
+            "self.agreement >= AGREEMENT or self.difference",
+        ),
+        (
+            "export/file compared with itself",
+            "run(fed), ours(fed)[-1]",
+            "run(fed), run(fed)[-1]",
+        ),
+        (
+            "export/file's masks compared with themselves",
+            "predictor.predict(picture).classes[None], classes[0]",
+            "classes[0], classes[0]",
+        ),
+    ),
+]
+
+_SERVING = [
+    *_faults(
+        "serving/pool.py",
+        "serving/test_app.py serving/test_answers.py",
+        (
+            "serving/images in BGR",
+            "origin=_PICTURE)\n            answer",
+            "origin=_PICTURE)[..., ::-1].copy()\n            answer",
+        ),
+        (
+            "serving/mask of half the image's size",
+            "origin=_PICTURE)\n            answer",
+            "origin=_PICTURE)[::2, ::2].copy()\n            answer",
+        ),
+        (
+            "serving/pixels not limited",
+            "if pixels > self._limits.max_pixels:",
+            "if pixels > 2 * self._limits.max_pixels:",
+        ),
+    ),
+    *_faults(
+        "serving/app.py",
+        "serving/test_app.py",
+        (
+            "serving/bytes that were not announced not limited",
+            "if received > limits.max_bytes:",
+            "if received > 2 * limits.max_bytes:",
+        ),
+    ),
+    *_faults(
+        "serving/answers.py",
+        "serving/test_answers.py serving/test_app.py",
+        ("serving/run lengths row by row", 'inside.ravel(order="F")', "inside.ravel()"),
+    ),
+]
+
+_LOSSES = [
+    *_faults(
+        "losses.py",
+        "test_losses.py",
+        (
+            "losses/Dice without squares",
+            "((probabilities**2).sum(dim=0) + area)",
+            "(probabilities.sum(dim=0) + area)",
+        ),
+        (
+            "losses/class weights not applied",
+            "pixels = pixels * weights[labels.where(known, 0).long()]",
+            "pixels = pixels * weights.sign()[labels.where(known, 0).long()]",
+        ),
+        (
+            "losses/class weights not in the mean",
+            "= torch.tensor(spec.class_weights)",
+            "= 1.0",
+        ),
+        ("losses/OHEM's threshold ignored", ".clamp(min=spec.threshold))", ")"),
+        (
+            "losses/Lovasz from the smallest error on",
+            ".abs().sort(descending=True)",
+            ".abs().sort()",
+        ),
+        (
+            "losses/align_corners ignored in Dice and Lovasz",
+            'mode="bilinear", align_corners=align_corners)',
+            'mode="bilinear", align_corners=False)',
+        ),
+    ),
+    *_faults(
+        "fused.py",
+        "test_fused.py test_losses.py",
+        (
+            "losses/label smoothing of the wrong sign",
+            "said.lerp_(full.mean(dim=1), smoothing)",
+            "said.lerp_(full.mean(dim=1), -smoothing)",
+        ),
+    ),
+    *_faults(
+        "training/step.py",
+        "parity/test_training.py",
+        (
+            "losses/auxiliary weight ignored",
+            "loss = loss + recipe.loss.auxiliary_weight * segmentation_loss(",
+            "loss = loss + segmentation_loss(",
+        ),
+    ),
+]
+
+_OPTIMIZER = [
+    *_faults(
+        "training/optimizer.py",
+        "parity/test_optimizer.py training/test_schedule.py",
+        (
+            "optimizer/weight decay on no weight",
+            "spec.weight_decay if decayed else 0.0",
+            "0.0 if decayed else 0.0",
+        ),
+        (
+            "optimizer/norms and biases never decayed",
+            "spec.decay_norms or parameter.ndim > 1",
+            "parameter.ndim > 1",
+        ),
+        (
+            "optimizer/norms and biases always decayed",
+            "spec.decay_norms or parameter.ndim > 1",
+            "True",
+        ),
+        (
+            "optimizer/backbone_lr_scale ignored",
+            'spec.backbone_lr_scale if name.startswith("backbone.") else 1.0',
+            "1.0",
+        ),
+        ("optimizer/momentum ignored", "momentum=spec.momentum", "momentum=0.0"),
+        ("optimizer/betas ignored", "betas=spec.betas, ", ""),
+        ("optimizer/warmup ignored", "return warm * (", "return 1.0 * ("),
+    ),
+]
+
+_TRAINING = [
+    *_faults(
+        "models/inputs.py",
+        "training/test_learning.py",
+        (
+            "training/cast weights kept by a program's autocast",
+            "enabled=dtype != torch.float32, cache_enabled=False",
+            "enabled=dtype != torch.float32",
+        ),
+    ),
+    *_faults(
+        "data/loader.py",
+        "data/test_loader.py",
+        (
+            "training/same augmentation in every epoch",
+            "np.random.default_rng((seed, epoch, position))",
+            "np.random.default_rng((seed, position))",
+        ),
+    ),
+    *_faults(
+        "training/step.py",
+        "training/test_learning.py",
+        (
+            "training/no autocast",
+            "with autocast(images.device, dtype), recomputed:",
+            "with recomputed:",
+        ),
+        (
+            "training/same dropout in every step",
+            "dropout_seed(recipe.train.seed, step, batch.number)",
+            "dropout_seed(recipe.train.seed, 0, batch.number)",
+        ),
+        (
+            "training/EMA never updated",
+            "follow(state.ema_model, model, step=step, ema=recipe.train.ema)",
+            "pass",
+        ),
+        (
+            "training/only the last micro-batch's gradient kept",
+            "torch.autograd.backward(scaler.scale(batch_loss))",
+            "optimizer.zero_grad(set_to_none=True)\n"
+            "            torch.autograd.backward(scaler.scale(batch_loss))",
+        ),
+        (
+            "training/batch norm in evaluation mode",
+            "to_device(model, device).train()",
+            "to_device(model, device).eval()",
+        ),
+        (
+            "training/loss scale never lowered",
+            "    scaler.update()\n",
+            "    scaler.update(65536.0)\n",
+        ),
+        (
+            "training/gradients not unscaled",
+            "    scaler.unscale_(optimizer)\n",
+            "",
+        ),
+    ),
+    *_faults(
+        "training/state.py",
+        "training/test_learning.py",
+        (
+            "training/loss scale not resumed",
+            "if header.scaler and",
+            "if not header.scaler and",
+        ),
+    ),
+    *_faults(
+        "training/loop.py",
+        "training/test_learning.py training/test_run.py",
+        (
+            "training/best weights never written",
+            'write_checkpoint(checkpoints / "best.safetensors", checkpoint(model))',
+            "pass",
+        ),
+        (
+            "training/learning rate never set",
+            "set_learning_rate(train_state.optimizer, lr)",
+            "pass",
+        ),
+        (
+            "training/evaluated on the training split",
+            "recipe.data.eval_split)\n    if",
+            "recipe.data.train_split)\n    if",
+        ),
+    ),
+]
+
+FAULTS = (
+    *_DATA,
+    *_EVALUATION,
+    *_INFERENCE,
+    *_MODELS,
+    *_CONVERSION,
+    *_CHECKPOINT,
+    *_EXPORT,
+    *_SERVING,
+    *_LOSSES,
+    *_OPTIMIZER,
+    *_TRAINING,
+)
