@@ -5,7 +5,7 @@
     python benchmarks/camvid.py page
 
 `changes` takes every change to the plain training through `perpixel train`, for as many pixels
-(steps times pictures times crop; a wider network for fewer, by its multiply-adds), on one core,
+(steps times images times crop; a wider model for fewer, by its multiply-adds), on one core,
 `--jobs` at a time. Run again, it goes on where it was. The plain training runs with three seeds:
 their spread says which differences mean something. Writes benchmarks/results/camvid/changes.json.
 `weights` writes a run's weights to hand on: in float16, those of convolutions with 5 bits after the
@@ -30,32 +30,32 @@ import torch
 from measure import RESULTS, write_result
 from tables import DOCS, replaced
 
-from perpixel.checkpoint import write_checkpoint
+from perpixel.checkpoints.format import write_checkpoint
+from perpixel.checkpoints.zoo import find
 from perpixel.reporting.curves import HEIGHT, WIDTH, Chart, charts
 from perpixel.reporting.reading import read_source
-from perpixel.zoo import find
 
 RECIPE = "camvid/semantic_fpn_r18"
 STEPS = 400
 PLAIN = (
-    "train.images_per_step=8",
-    "train.crop=128x176",
-    "train.finish=null",
-    "train.ema=0",
-    "model.head.neck_width=64",
-    "model.head.width=64",
+    "train.batch_size=8",
+    "augment.crop_size=128x176",
+    "train.final_phase=null",
+    "train.ema_decay=0",
+    "model.head.fpn_channels=64",
+    "model.head.channels=64",
     "model.backbone.zero_init_residual=false",
     "loss.label_smoothing=0",
-    "optimizer.decay_norms=true",
+    "optimizer.decay_norm_and_bias=true",
     "schedule.policy=poly",
     "schedule.warmup=0",
     "evaluate.every=null",
 )
 RUNS = ("first", "second", "third", "fourth", "fifth")
-COLOURS = ("#37b", "#c52", "#393", "#93b", "#b80")
+COLORS = ("#37b", "#c52", "#393", "#93b", "#b80")
 
 ENET_WEIGHTS = "[5.6,4.3,33.57,3.34,15.49,8.74,31.54,32.01,12.83,38.01,43.91]"
-"""1 / ln(1.02 + p) for every class's share p of the labelled pixels (Paszke et al., 2016)."""
+"""1 / ln(1.02 + p) for every class's share p of the labeled pixels (Paszke et al., 2016)."""
 
 CHANGES = {
     "plain": (),
@@ -66,19 +66,19 @@ CHANGES = {
     "residual ends start at zero": ("model.backbone.zero_init_residual=true",),
     "label smoothing 0.05": ("loss.label_smoothing=0.05",),
     "class weights as in ENet": (f"loss.class_weights={ENET_WEIGHTS}",),
-    "norms and biases do not decay": ("optimizer.decay_norms=false",),
-    "average of weights, 0.99": ("train.ema=0.99",),
+    "norms and biases do not decay": ("optimizer.decay_norm_and_bias=false",),
+    "average of weights, 0.99": ("train.ema_decay=0.99",),
     "AdamW, 0.001": (
-        "optimizer.algorithm=adamw",
+        "optimizer.name=adamw",
         "optimizer.lr=0.001",
         "optimizer.weight_decay=0.01",
     ),
-    "scale 0.5 to 1": ("augment.scale=[0.5,1]",),
-    "no random scale": ("augment.scale=[1,1]",),
-    "two crops of 256x336": ("train.crop=256x336", "train.images_per_step=2", "train.steps=419"),
+    "scale 0.5 to 1": ("augment.scale_range=[0.5,1]",),
+    "no random scale": ("augment.scale_range=[1,1]",),
+    "two crops of 256x336": ("augment.crop_size=256x336", "train.batch_size=2", "train.steps=419"),
     "head of 256 and 128, 153 steps": (
-        "model.head.neck_width=256",
-        "model.head.width=128",
+        "model.head.fpn_channels=256",
+        "model.head.channels=128",
         "train.steps=153",
     ),
 }
@@ -92,7 +92,7 @@ def trained(name: str, *, data: Path, out: Path) -> dict[str, object]:
     done = subprocess.run(
         [
             *(sys.executable, "-m", "perpixel", "train", RECIPE, "--data", str(data)),
-            *("--out", str(folder), "--resume-or-start", "--device", "cpu"),
+            *("--out", str(folder), "--resume auto", "--device", "cpu"),
             *(f"--set={setting}" for setting in settings),
         ],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -141,7 +141,7 @@ def classes_table(runs: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def drawing(found: Sequence[Chart]) -> str:
-    """The charts, one below the other, as an SVG picture."""
+    """The charts, one below the other, as an SVG image."""
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT * len(found)}" '
         f'font-family="sans-serif" font-size="11"><rect width="{WIDTH}" '
@@ -155,9 +155,9 @@ def drawing(found: Sequence[Chart]) -> str:
             parts.append(f'<text x="54" y="{y + 4}" text-anchor="end">{text}</text>')
         for x, text in chart.x_ticks:
             parts.append(f'<text x="{x}" y="{HEIGHT - 10}" text-anchor="middle">{text}</text>')
-        for line, colour in zip(chart.lines, COLOURS, strict=True):
+        for line, color in zip(chart.lines, COLORS, strict=True):
             points = " ".join(f"{x},{y}" for _, _, x, y in line)
-            parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}"/>')
+            parts.append(f'<polyline points="{points}" fill="none" stroke="{color}"/>')
         parts.append("</g>")
     return "\n".join([*parts, "</svg>", ""])
 
@@ -182,7 +182,7 @@ def page() -> dict[Path, str]:
     text = (DOCS / "camvid.md").read_text()
     text = replaced(text, "changes", written=changes_table(changes))
     text = replaced(text, "classes", written=classes_table(scores))
-    shown = [chart for chart in charts(runs) if chart.title != "Pictures per second"]
+    shown = [chart for chart in charts(runs) if chart.title != "Images per second"]
     return {DOCS / "camvid.md": text, DOCS / "camvid.svg": drawing(shown)}
 
 

@@ -1,7 +1,7 @@
-"""Reading, augmenting and packing training pictures on one core, beside mmsegmentation.
+"""Reading, augmenting and packing training images on one core, beside mmsegmentation.
 
 Both read the same files and follow the same recipe: scale, crop with the share of a class, flip,
-photometric distortion. The files are made of CamVid's pictures (benchmarks/pictures.py) into
+photometric distortion. The files are made of CamVid's images (benchmarks/images.py) into
 --work; they are read often, so that the disk counts for nothing. perpixel is also timed with the
 files cached by `perpixel data cache`.
 """
@@ -10,15 +10,15 @@ import argparse
 import tempfile
 from pathlib import Path
 
+from images import cityscapes_like, voc_like
 from measure import record, write_result
 from peers import take_turns
-from pictures import cityscapes_like, voc_like
 
 from perpixel.data.cache import write_cache
-from perpixel.data.catalog import open_pairs
+from perpixel.data.registry import open_pairs
 
 _COUNT = 24
-"""Pictures on disk, and in a round."""
+"""Images on disk, and in a round."""
 
 KINDS = {
     "VOC-like JPEG, 500x375, crop 512x512": {
@@ -58,14 +58,14 @@ def main() -> None:
             write_cache(cache, kind["dataset"], pairs, say=print, progress=lambda *_: None)
             case = {key: kind[key] for key in ("recipe", "config", "images", "masks")}
             case |= {"count": kind["rounds"] * _COUNT, "root": str(root)}
-            # One picture a batch: a step is a picture, whatever the recipe says.
-            case["settings"] = ["train.images_per_step=1"]
+            # One image a batch: a step is an image, whatever the recipe says.
+            case["settings"] = ["train.batch_size=1"]
             cases = {
                 "mmsegmentation": ("mmseg", case),
                 "perpixel": ("perpixel", case),
                 "perpixel, cached": ("perpixel", {**case, "root": str(cache)}),
             }
-            seconds = take_turns("pictures", cases, rounds=given.rounds, threads=1)
+            seconds = take_turns("images", cases, rounds=given.rounds, threads=1)
             values = {
                 title: [value / case["count"] for value in several]
                 for title, several in seconds.items()

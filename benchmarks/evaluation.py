@@ -1,6 +1,6 @@
-"""Class maps against interpolate-then-argmax, and a picture of 100 megapixels in windows.
+"""Masks against interpolate-then-argmax, and an image of 100 megapixels in windows.
 
-The logits are those of a network that `perpixel demo` trains first, on two of its scenes side by
+The logits are those of a model that `perpixel demo` trains first, on two of its scenes side by
 side, brought to a stride of the size at hand; classes beyond its own are its own, mirrored and
 lowered.
 """
@@ -20,13 +20,13 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 import perpixel
-from perpixel.bilinear import taps
-from perpixel.data.scenes import Scenes
-from perpixel.inference.class_maps import class_maps
-from perpixel.inference.enlargement import Enlargement, best_class
+from perpixel.data.datasets.synthetic import SyntheticStreets
 from perpixel.inference.predictor import Predictor
-from perpixel.inference.windows import window_starts
-from perpixel.models.inputs import normalise
+from perpixel.inference.sliding_window import window_starts
+from perpixel.inference.tta import predict_masks
+from perpixel.models.normalize import normalize
+from perpixel.ops.bilinear import resize_weights
+from perpixel.ops.upsample_argmax import Enlargement, upsample_argmax
 
 CASES = (
     (150, (2000, 3000), 8),
@@ -39,9 +39,9 @@ CASES = (
 DEMO = Path("runs/benchmark-demo")
 
 
-def picture(size: tuple[int, int]) -> np.ndarray:
+def image(size: tuple[int, int]) -> np.ndarray:
     """Scenes side by side, uint8 RGB [height, width, 3]."""
-    scenes = Scenes("val", count=8, size=(500, 750))
+    scenes = SyntheticStreets("val", count=8, size=(500, 750))
     tiles = [scenes.image(index) for index in range(8)]
     down, across = -(-size[0] // 500), -(-size[1] // 750)
     rows = [
@@ -60,9 +60,9 @@ def logits_of(
     classes: int,
     stride: int,
 ) -> Tensor:
-    """Trained logits [1, classes, h, w], channels-last as a network's are."""
-    fed = normalise(torch.from_numpy(image)[None], predictor.recipe.input)
-    own = predictor.network(fed).main
+    """Trained logits [1, classes, h, w], channels-last as a model's are."""
+    fed = normalize(torch.from_numpy(image)[None], predictor.recipe.input)
+    own = predictor.model(fed).logits
     low = size[0] // stride, size[1] // stride
     own = interpolate(own, size=low, mode="bilinear")
     parts = [own]
@@ -81,8 +81,10 @@ def compare(
     low = logits.shape[2:]
 
     def ours() -> Tensor:
-        down, across = (taps(a, b, align_corners=False) for a, b in zip(low, size, strict=True))
-        return best_class(Enlargement(logits[0].permute(1, 2, 0), down, across))
+        down, across = (
+            resize_weights(a, b, align_corners=False) for a, b in zip(low, size, strict=True)
+        )
+        return upsample_argmax(Enlargement(logits[0].permute(1, 2, 0), down, across))
 
     def theirs() -> Tensor:
         return interpolate(logits, size=size, mode="bilinear").argmax(dim=1)[0]
@@ -103,16 +105,16 @@ def compare(
 
 
 def large(windows: str, side: int, crop: int) -> dict[str, object]:
-    """Memory, time and seams of one large picture; to be run in a process of its own."""
+    """Memory, time and seams of one large image; to be run in a process of its own."""
     torch.set_grad_enabled(False)
     predictor = perpixel.load(
         DEMO,
         precision="auto",
-        settings=[f"inference.windows={windows}", f"inference.crop={crop}x{crop}"],
+        settings=[f"inference.mode={windows}", f"inference.window_size={crop}x{crop}"],
     )
-    image = picture((side, side))
+    scene = image((side, side))
     start = time.perf_counter()
-    (found,) = class_maps(predictor.engine, [image])
+    (found,) = predict_masks(predictor.engine, [scene])
     seconds = time.perf_counter() - start
     peak = proc_status("VmHWM")
     starts = window_starts(side, crop, crop * 2 // 3)
@@ -135,13 +137,13 @@ def large(windows: str, side: int, crop: int) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--side", type=int, default=10_000, help="of the large picture")
+    parser.add_argument("--side", type=int, default=10_000, help="of the large image")
     parser.add_argument("--skip-large", action="store_true")
     given = parser.parse_args()
     if not (DEMO / "checkpoints" / "model.safetensors").exists():
-        print("training the demo's network first (two minutes)", flush=True)
+        print("training the demo's model first (two minutes)", flush=True)
         subprocess.run([sys.executable, "-m", "perpixel", "demo", "--out", str(DEMO)], check=True)
-    predictor, scenes = perpixel.load(DEMO), Scenes("val", count=2)
+    predictor, scenes = perpixel.load(DEMO), SyntheticStreets("val", count=2)
     image, cases = np.concatenate([scenes.image(0), scenes.image(1)], axis=1), []
     for case in CASES:
         cases.append(compare(predictor, image, case, rounds=given.rounds))
@@ -152,13 +154,13 @@ def main() -> None:
             f"{found['extra_megabytes']}, {found['pixels_that_differ']} pixels differ",
             flush=True,
         )
-    result: dict[str, object] = {"class_maps": cases}
+    result: dict[str, object] = {"masks": cases}
     if not given.skip_large:
-        pictures = []
+        images = []
         for windows in ("slide", "blend"):
-            pictures.append(apart(large, windows, given.side, 512))
-            print(json.dumps(pictures[-1]), flush=True)
-        result["large"] = pictures
+            images.append(apart(large, windows, given.side, 512))
+            print(json.dumps(images[-1]), flush=True)
+        result["large"] = images
     print(f"written to {write_result('evaluation', result)}")
 
 

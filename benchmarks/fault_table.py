@@ -45,8 +45,8 @@ _DATA = [
         ),
         (
             "data/flip only at probability 1",
-            "if rng.random() < spec.flip:",
-            "if rng.random() < spec.flip // 1:",
+            "if rng.random() < spec.flip_prob:",
+            "if rng.random() < spec.flip_prob // 1:",
         ),
         (
             "data/crop never reaches the last row",
@@ -55,7 +55,7 @@ _DATA = [
         ),
         (
             "data/unlabeled pixels count as a class in the crop",
-            "minlength=256)[:IGNORE]",
+            "minlength=256)[:IGNORE_INDEX]",
             "minlength=256)",
         ),
         (
@@ -68,7 +68,7 @@ _DATA = [
             "contrast_first = rng.random() < 0.5",
             "contrast_first = rng.random() < 1.0",
         ),
-        ("data/padding is the first class", "value=IGNORE)", "value=0)"),
+        ("data/padding is the first class", "value=IGNORE_INDEX)", "value=0)"),
         ("data/mask resized bilinearly", "cv2.INTER_NEAREST)", "cv2.INTER_LINEAR)"),
     ),
     *_faults(
@@ -86,7 +86,7 @@ _DATA = [
         (
             "data/unknown mask values ignored",
             "np.full(2**16, UNKNOWN, np.uint8)",
-            "np.full(2**16, IGNORE, np.uint8)",
+            "np.full(2**16, IGNORE_INDEX, np.uint8)",
         ),
     ),
     *_faults(
@@ -113,9 +113,9 @@ _DATA = [
         ),
     ),
     *_faults(
-        "data/camvid.py",
+        "data/datasets/camvid.py",
         "data/test_camvid.py data/test_miniatures.py",
-        ("data/CamVid's void is bicyclist", "11: IGNORE})", "11: 10})"),
+        ("data/CamVid's void is bicyclist", "11: IGNORE_INDEX})", "11: 10})"),
         (
             "data/CamVid's other vegetation is signs",
             "808000 c0c000: Tree, VegetationMisc\n    c08080",
@@ -123,15 +123,15 @@ _DATA = [
         ),
     ),
     *_faults(
-        "data/cityscapes.py",
+        "data/datasets/cityscapes.py",
         "data/test_miniatures.py data/test_submission.py",
         ("data/Cityscapes' trailer is train", "27, 28, 31, 32, 33)", "27, 28, 30, 32, 33)"),
         ("data/Cityscapes' persons and riders swapped", "23, 24, 25, 26", "23, 25, 24, 26"),
     ),
     *_faults(
-        "data/pascal_voc.py",
+        "data/datasets/pascal_voc.py",
         "data/test_miniatures.py",
-        ("data/VOC's borders are background", "255: IGNORE})", "255: 0})"),
+        ("data/VOC's borders are background", "255: IGNORE_INDEX})", "255: 0})"),
         (
             "data/VOC's trainaug holds val's images",
             'for name in _own(voc, "val"):',
@@ -139,9 +139,9 @@ _DATA = [
         ),
     ),
     *_faults(
-        "data/ade20k.py",
+        "data/datasets/ade20k.py",
         "data/test_miniatures.py",
-        ("data/ADE20K's unlabeled pixels are wall", "ids={0: IGNORE,", "ids={0: 0,"),
+        ("data/ADE20K's unlabeled pixels are wall", "ids={0: IGNORE_INDEX,", "ids={0: 0,"),
     ),
     *_faults(
         "data/submission.py",
@@ -149,7 +149,7 @@ _DATA = [
         ("data/ADE20K's submissions count from 0", "tuple(range(1, 151))", "tuple(range(150))"),
     ),
     *_faults(
-        "images.py",
+        "io/images.py",
         "test_images.py inference/test_predictor.py",
         ("data/images in BGR", "cv2.IMREAD_COLOR_RGB)", "cv2.IMREAD_COLOR_BGR)"),
         (
@@ -167,7 +167,7 @@ _DATA = [
 
 _EVALUATION = [
     *_faults(
-        "evaluation/confusion.py",
+        "evaluation/metrics.py",
         "evaluation/test_confusion.py",
         (
             "evaluation/confusion transposed",
@@ -191,13 +191,13 @@ _EVALUATION = [
         ),
         (
             "evaluation/IoU weighted by predictions",
-            "for value, count in zip(iou, labelled, strict=True))",
+            "for value, count in zip(iou, labeled, strict=True))",
             "for value, count in zip(iou, predicted, strict=True))",
         ),
         (
             "evaluation/precision is recall",
             "precision=by_class(_ratio(correct, predicted)),",
-            "precision=by_class(_ratio(correct, labelled)),",
+            "precision=by_class(_ratio(correct, labeled)),",
         ),
     ),
     *_faults(
@@ -223,23 +223,25 @@ _EVALUATION = [
         "evaluation/test_evaluate.py evaluation/test_shares.py",
         (
             "evaluation/ranks' counts averaged",
-            "distributed.summed(torch.from_numpy(part).to(device)).cpu()",
-            "(distributed.summed(torch.from_numpy(part).to(device)) // ranks.world).cpu()",
+            "distributed.all_reduce_sum(torch.from_numpy(part).to(device)).cpu()",
+            "(distributed.all_reduce_sum(torch.from_numpy(part).to(device)).cpu()"
+            " // ranks.world_size)",
         ),
         (
             "evaluation/images that ranks do not share evenly left out",
-            "range(ranks.rank, len(dataset), ranks.world)",
-            "range(ranks.rank, len(dataset) // ranks.world * ranks.world, ranks.world)",
+            "range(ranks.rank, len(dataset), ranks.world_size)",
+            "range(ranks.rank, len(dataset) // ranks.world_size * ranks.world_size,"
+            " ranks.world_size)",
         ),
         (
             "evaluation/dropout on",
-            "engine.network.eval()",
-            "engine.network.train()",
+            "engine.model.eval()",
+            "engine.model.train()",
         ),
         (
             "evaluation/an image's scores are those of all until then",
-            "pictures[index] = areas(counts)",
-            "pictures[index] = areas(matrix)",
+            "images[index] = areas(counts)",
+            "images[index] = areas(matrix)",
         ),
         (
             "evaluation/only the first image of a batch has a boundary IoU",
@@ -260,12 +262,12 @@ _EVALUATION = [
 
 _INFERENCE = [
     *_faults(
-        "inference/class_maps.py",
+        "inference/tta.py",
         "inference/test_windows.py inference/test_geotiff.py",
         (
             "inference/flipped logits not flipped back",
-            "across = Taps(across.small, across.first.flip(0), across.weights.flip(0))",
-            "across = Taps(across.small, across.first, across.weights)",
+            "across = ResizeWeights(across.small, across.first.flip(0), across.weights.flip(0))",
+            "across = ResizeWeights(across.small, across.first, across.weights)",
         ),
         (
             "inference/flipped windows not flipped back",
@@ -279,22 +281,22 @@ _INFERENCE = [
         ),
         (
             "inference/align_corners ignored from a scale to the image",
-            "taps(small, large, align_corners=recipe.model.align_corners)",
-            "taps(small, large, align_corners=False)",
+            "resize_weights(small, large, align_corners=recipe.model.align_corners)",
+            "resize_weights(small, large, align_corners=False)",
         ),
         (
             "inference/padding not cut off",
-            "inner = cut(taps(low, padded, align_corners=align_corners), fed)",
-            "inner = taps(low, fed, align_corners=align_corners)",
+            "inner = crop_output(resize_weights(low, padded, align_corners=align_corners), fed)",
+            "inner = resize_weights(low, fed, align_corners=align_corners)",
         ),
         (
             "inference/scales average logits and probabilities swapped",
-            'recipe.inference.average == "logits"',
-            'recipe.inference.average == "probabilities"',
+            'recipe.inference.tta_average == "logits"',
+            'recipe.inference.tta_average == "probabilities"',
         ),
         (
             "inference/logits never resized twice",
-            "by_way = recipe.inference.two_resizes or padded.shape != fed.shape",
+            "by_way = recipe.inference.resize_logits_twice or padded.shape != fed.shape",
             "by_way = padded.shape != fed.shape",
         ),
         (
@@ -304,12 +306,12 @@ _INFERENCE = [
         ),
         (
             "inference/mask of the resized size",
-            "picture = images[0].shape[0], images[0].shape[1]",
-            "picture = recipe.data.resize or (images[0].shape[0], images[0].shape[1])",
+            "image_size = images[0].shape[0], images[0].shape[1]",
+            "image_size = recipe.data.resize or (images[0].shape[0], images[0].shape[1])",
         ),
     ),
     *_faults(
-        "inference/windows.py",
+        "inference/sliding_window.py",
         "inference/test_windows.py",
         (
             "inference/overlaps not divided by their weights",
@@ -318,13 +320,13 @@ _INFERENCE = [
         ),
         (
             "inference/align_corners ignored in windows",
-            "align_corners=recipe.model.align_corners), full)",
-            "align_corners=False), full)",
+            "align_corners=recipe.model.align_corners), full\n",
+            "align_corners=False), full\n",
         ),
     ),
     *_faults(
-        "models/inputs.py",
-        "inference/test_windows.py parity/test_networks.py",
+        "models/normalize.py",
+        "inference/test_windows.py parity/test_models.py",
         (
             "inference/channel order swapped",
             'if spec.channel_order == "bgr":',
@@ -336,8 +338,8 @@ _INFERENCE = [
         "inference/test_predictor.py inference/test_windows.py",
         (
             "inference/masks of a size in reverse order",
-            "maps |= dict(zip(same, found, strict=True))",
-            "maps |= dict(zip(same, found[::-1], strict=True))",
+            "masks |= dict(zip(same, found, strict=True))",
+            "masks |= dict(zip(same, found[::-1], strict=True))",
         ),
     ),
     *_faults(
@@ -364,12 +366,12 @@ _INFERENCE = [
         ),
     ),
     *_faults(
-        "images.py",
+        "io/images.py",
         "test_images.py",
         (
             "inference/overlay's opacity inverted",
-            "cv2.addWeighted(image, 1 - opacity, colourise(classes, palette), opacity, 0)",
-            "cv2.addWeighted(image, opacity, colourise(classes, palette), 1 - opacity, 0)",
+            "cv2.addWeighted(image, 1 - opacity, colorize(mask, palette), opacity, 0)",
+            "cv2.addWeighted(image, opacity, colorize(mask, palette), 1 - opacity, 0)",
         ),
     ),
 ]
@@ -377,7 +379,7 @@ _INFERENCE = [
 _MODELS = [
     *_faults(
         "models/resnet.py",
-        "models/test_networks.py parity/test_networks.py",
+        "models/test_models.py parity/test_models.py",
         ("models/stage 4's dilation lost", "dilation *= 2", "dilation = 2"),
         (
             "models/stride never in the 1x1 convolution",
@@ -386,7 +388,7 @@ _MODELS = [
         ),
     ),
     *_faults(
-        "models/folding.py",
+        "acceleration/fuse_conv_bn.py",
         "models/test_folding.py",
         (
             "models/fused without the batch norm's eps",
@@ -396,7 +398,7 @@ _MODELS = [
     ),
     *_faults(
         "models/layers.py",
-        "models/test_networks.py parity/test_networks.py",
+        "models/test_models.py parity/test_models.py",
         ("models/frozen batch norm's eps", "eps = 1e-5", "eps = 1e-3"),
         (
             "models/dropout of values where channels are asked for",
@@ -406,7 +408,7 @@ _MODELS = [
     ),
     *_faults(
         "models/fcn.py",
-        "models/test_networks.py parity",
+        "models/test_models.py parity",
         (
             "models/FCN's dropout rate ignored",
             "dropout(spec.dropout, kind=",
@@ -420,7 +422,7 @@ _MODELS = [
     ),
     *_faults(
         "models/semantic_fpn.py",
-        "models/test_networks.py parity/test_networks.py conversion/test_tables.py",
+        "models/test_models.py parity/test_models.py conversion/test_tables.py",
         ("models/FPN's dropout rate ignored", "nn.Dropout2d(spec.dropout)", "nn.Dropout2d(0.5)"),
         (
             "models/FPN's align_corners ignored",
@@ -430,7 +432,7 @@ _MODELS = [
     ),
     *_faults(
         "models/build.py",
-        "models/test_networks.py",
+        "models/test_models.py",
         ("models/initial weights by fan-in", 'mode="fan_out"', 'mode="fan_in"'),
         ("models/initial classifiers ten times as wide", "std=0.01", "std=0.1"),
         (
@@ -443,8 +445,8 @@ _MODELS = [
 
 _CONVERSION = [
     *_faults(
-        "conversion/finding.py",
-        "conversion/test_tables.py conversion/test_convert.py parity/test_networks.py",
+        "conversion/detect.py",
+        "conversion/test_tables.py conversion/test_convert.py parity/test_models.py",
         (
             "conversion/running means not copied",
             "weights = {name: tensors[theirs[name]] for name in own}",
@@ -457,7 +459,7 @@ _CONVERSION = [
         ),
     ),
     *_faults(
-        "conversion/export.py",
+        "conversion/export_.py",
         "conversion/test_tables.py conversion/test_convert.py",
         (
             "conversion/auxiliary head dropped",
@@ -467,12 +469,12 @@ _CONVERSION = [
     ),
     *_faults(
         "conversion/detectron2.py",
-        "conversion/test_convert.py conversion/test_tables.py parity/test_networks.py",
+        "conversion/test_convert.py conversion/test_tables.py parity/test_models.py",
         ("conversion/detectron2's images in RGB", 'channel_order="bgr"', 'channel_order="rgb"'),
     ),
     *_faults(
         "conversion/sssegmentation.py",
-        "conversion/test_convert.py conversion/test_tables.py parity/test_networks.py",
+        "conversion/test_convert.py conversion/test_tables.py parity/test_models.py",
         (
             "conversion/sssegmentation averages probabilities",
             'average="logits"',
@@ -481,11 +483,15 @@ _CONVERSION = [
     ),
     *_faults(
         "conversion/mmseg.py",
-        "conversion/test_convert.py conversion/test_tables.py parity/test_networks.py",
-        ("conversion/mmseg's logits resized once", "two_resizes=True", "two_resizes=False"),
+        "conversion/test_convert.py conversion/test_tables.py parity/test_models.py",
+        (
+            "conversion/mmseg's logits resized once",
+            "resize_logits_twice=True",
+            "resize_logits_twice=False",
+        ),
     ),
     *_faults(
-        "importing.py",
+        "conversion/import_.py",
         "conversion",
         (
             "conversion/file's mean and std not taken over",
@@ -507,7 +513,7 @@ _CONVERSION = [
 
 _CHECKPOINT = [
     *_faults(
-        "checkpoint.py",
+        "checkpoints/format.py",
         "test_checkpoint.py",
         (
             "checkpoint/normalization not kept",
@@ -517,8 +523,8 @@ _CHECKPOINT = [
         ),
         (
             "checkpoint/palette lost",
-            "meaning.names, meaning.palette,",
-            "meaning.names, ((0, 0, 0),) * len(meaning.names),",
+            "meaning.class_names, meaning.palette,",
+            "meaning.class_names, ((0, 0, 0),) * len(meaning.class_names),",
         ),
         ("checkpoint/step lost", "weights, meaning.step,", "weights, 0,"),
     ),
@@ -530,7 +536,7 @@ _EXPORT = [
         "exporting/test_export.py",
         (
             "export/graph takes pixels as they are",
-            "fed = normalise(padded, self._input)",
+            "fed = normalize(padded, self._input)",
             "fed = padded.permute(0, 3, 1, 2).float()",
         ),
         (
@@ -570,7 +576,7 @@ _EXPORT = [
         ),
         (
             "export/file's masks compared with themselves",
-            "predictor.predict(picture).classes[None], classes[0]",
+            "predictor.predict(image).mask[None], classes[0]",
             "classes[0], classes[0]",
         ),
     ),
@@ -582,13 +588,13 @@ _SERVING = [
         "serving/test_app.py serving/test_answers.py",
         (
             "serving/images in BGR",
-            "origin=_PICTURE)\n            answer",
-            "origin=_PICTURE)[..., ::-1].copy()\n            answer",
+            "origin=_IMAGE)\n            answer",
+            "origin=_IMAGE)[..., ::-1].copy()\n            answer",
         ),
         (
             "serving/mask of half the image's size",
-            "origin=_PICTURE)\n            answer",
-            "origin=_PICTURE)[::2, ::2].copy()\n            answer",
+            "origin=_IMAGE)\n            answer",
+            "origin=_IMAGE)[::2, ::2].copy()\n            answer",
         ),
         (
             "serving/pixels not limited",
@@ -644,7 +650,7 @@ _LOSSES = [
         ),
     ),
     *_faults(
-        "fused.py",
+        "ops/fused_cross_entropy.py",
         "test_fused.py test_losses.py",
         (
             "losses/label smoothing of the wrong sign",
@@ -657,7 +663,7 @@ _LOSSES = [
         "parity/test_training.py",
         (
             "losses/auxiliary weight ignored",
-            "loss = loss + recipe.loss.auxiliary_weight * segmentation_loss(",
+            "loss = loss + recipe.loss.aux_weight * segmentation_loss(",
             "loss = loss + segmentation_loss(",
         ),
     ),
@@ -674,17 +680,17 @@ _OPTIMIZER = [
         ),
         (
             "optimizer/norms and biases never decayed",
-            "spec.decay_norms or parameter.ndim > 1",
+            "spec.decay_norm_and_bias or parameter.ndim > 1",
             "parameter.ndim > 1",
         ),
         (
             "optimizer/norms and biases always decayed",
-            "spec.decay_norms or parameter.ndim > 1",
+            "spec.decay_norm_and_bias or parameter.ndim > 1",
             "True",
         ),
         (
-            "optimizer/backbone_lr_scale ignored",
-            'spec.backbone_lr_scale if name.startswith("backbone.") else 1.0',
+            "optimizer/backbone_lr_mult ignored",
+            'spec.backbone_lr_mult if name.startswith("backbone.") else 1.0',
             "1.0",
         ),
         ("optimizer/momentum ignored", "momentum=spec.momentum", "momentum=0.0"),
@@ -695,7 +701,16 @@ _OPTIMIZER = [
 
 _TRAINING = [
     *_faults(
-        "models/inputs.py",
+        "api.py",
+        "training/test_learning.py training/test_run.py",
+        (
+            "training/evaluated on the training split",
+            "splits = recipe.data.train_split, recipe.data.eval_split",
+            "splits = recipe.data.train_split, recipe.data.train_split",
+        ),
+    ),
+    *_faults(
+        "models/normalize.py",
         "training/test_learning.py",
         (
             "training/cast weights kept by a program's autocast",
@@ -727,7 +742,7 @@ _TRAINING = [
         ),
         (
             "training/EMA never updated",
-            "follow(state.ema_model, model, step=step, ema=recipe.train.ema)",
+            "update_ema(state.ema_model, model, step=step, ema=recipe.train.ema_decay)",
             "pass",
         ),
         (
@@ -753,7 +768,7 @@ _TRAINING = [
         ),
     ),
     *_faults(
-        "training/state.py",
+        "training/checkpoint.py",
         "training/test_learning.py",
         (
             "training/loss scale not resumed",
@@ -762,22 +777,17 @@ _TRAINING = [
         ),
     ),
     *_faults(
-        "training/loop.py",
+        "training/train.py",
         "training/test_learning.py training/test_run.py",
         (
             "training/best weights never written",
-            'write_checkpoint(checkpoints / "best.safetensors", checkpoint(model))',
+            'write_checkpoint(out / "checkpoints" / "best.safetensors", best)',
             "pass",
         ),
         (
             "training/learning rate never set",
-            "set_learning_rate(train_state.optimizer, lr)",
+            "set_learning_rate(state.optimizer, lr)",
             "pass",
-        ),
-        (
-            "training/evaluated on the training split",
-            "recipe.data.eval_split)\n    if",
-            "recipe.data.train_split)\n    if",
         ),
     ),
 ]

@@ -1,4 +1,4 @@
-"""Runs that are killed, told to stop, starved of disk and fed with damaged files.
+"""Runs that are killed, told to stop, starved of disk and fed with corrupt files.
 
     python benchmarks/faults.py [kills stop nodes disk mutations] [--kills 300] [--mutations 10000]
         [--stops 2] [--steps 40] [--seed 0] [--write]
@@ -26,21 +26,21 @@ import torch
 from measure import write_result
 from mutations import mutations
 
-import perpixel.training.loop
-from perpixel.checkpoint import read_tensors
+import perpixel.training.train
+from perpixel.checkpoints.format import read_tensors
 
 Row = tuple[str, int, str]
 """What was done, how often, and what came of it."""
 
 RECIPE = "scenes/fcn_r18-d8"
 SETTINGS = (
-    "train.images_per_step=2",
-    "train.crop=32x32",
+    "train.batch_size=2",
+    "augment.crop_size=32x32",
     "train.log_every=1",
     "train.save_every=1",
     "train.precision=float32",
     "evaluate.every=null",
-    "model.head.width=8",
+    "model.head.channels=8",
     "model.backbone.output_stride=32",
 )
 STEPS = 40
@@ -112,9 +112,9 @@ def nodes(folder: Path, _: argparse.Namespace) -> list[Row]:
         "--rdzv-conf=last_call_timeout=5,join_timeout=120",
     ]  # fmt: skip
     run = folder / "run"
-    first = _started(run, 30, "--resume-or-start", launch=elastic)
+    first = _started(run, 30, "--resume auto", launch=elastic)
     time.sleep(3)  # the first hosts the meeting
-    second = _started(run, 30, "--resume-or-start", launch=elastic)
+    second = _started(run, 30, "--resume auto", launch=elastic)
     _wait_for(lambda: _steps(run) >= 5, first)
     for process in (*_below(second.pid), second.pid):
         os.kill(process, signal.SIGKILL)
@@ -148,7 +148,7 @@ def disk(folder: Path, _: argparse.Namespace) -> list[Row]:
                 _succeeds(_forked(place / "run", 2))
                 subprocess.run(["mount", "-o", "remount,ro", place], check=True)
             before = _states(place / "run")
-            process = _started(place / "run", STEPS, "--resume-or-start", "--allow-changes")
+            process = _started(place / "run", STEPS, "--resume auto", "--allow-config-change")
             said = process.communicate()[1]
             _require(process.returncode == 1 and says in said and "Traceback" not in said, said)
             after = _states(place / "run")
@@ -186,7 +186,7 @@ def _forked(run: Path, steps: int = STEPS) -> int:
         quiet = os.open(os.devnull, os.O_WRONLY)
         os.dup2(quiet, 2)
         recipe = perpixel.override(perpixel.recipe(RECIPE), [*SETTINGS, f"train.steps={steps}"])
-        perpixel.train(recipe, out=run, resume="if-begun", allow_changes=True, device="cpu")
+        perpixel.train(recipe, out=run, resume="auto", allow_config_change=True, device="cpu")
         code = 0
     except BaseException as error:
         print(f"{run}: {error!r}", flush=True)

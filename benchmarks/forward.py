@@ -2,7 +2,7 @@
 
 The rate of bfloat16 matrix products is the best of several shapes, measured in the same rounds. The
 share is of the pass's multiply-adds, two operations each, in that rate. `--compile` adds the
-network as `perpixel.load(compiled=True)` makes it; compiling takes its time first.
+model as `perpixel.load(compiled=True)` makes it; compiling takes its time first.
 """
 
 import argparse
@@ -17,23 +17,23 @@ from measure import alternating, record, write_result
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from perpixel import distributed
-from perpixel.heap import keep_freed
+from perpixel.acceleration.fuse_conv_bn import fuse_conv_bn
 from perpixel.models import winograd
 from perpixel.models.build import build, to_device
-from perpixel.models.folding import folded
 from perpixel.models.segmenter import Segmenter
 from perpixel.recipes import recipe
+from perpixel.runtime import distributed
+from perpixel.runtime.heap import keep_freed
 
 keep_freed()  # as the command line does
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SHAPES = ((4096, 4096, 4096), (8192, 2048, 2048), (4096, 512, 4608), (16384, 1024, 1024))
 
 
-def network() -> Segmenter:
+def make_model() -> Segmenter:
     torch.manual_seed(0)
     made = to_device(
-        build(recipe("mmseg/fcn_r50-d8_512x512_20k_voc12aug").model, classes=21), DEVICE
+        build(recipe("mmseg/fcn_r50-d8_512x512_20k_voc12aug").model, num_classes=21), DEVICE
     )
     for module in made.modules():
         if isinstance(module, nn.BatchNorm2d):  # as after some training: features keep their size
@@ -42,25 +42,25 @@ def network() -> Segmenter:
 
 
 @torch.inference_mode()
-def measured(pictures: int, *, rounds: int, compiled: bool) -> list[dict[str, object]]:
-    given = torch.randn(pictures, 3, 512, 512, device=DEVICE)
+def measured(images: int, *, rounds: int, compiled: bool) -> list[dict[str, object]]:
+    given = torch.randn(images, 3, 512, 512, device=DEVICE)
     given = given.contiguous(memory_format=torch.channels_last)
-    plain = network()
-    exact = plain(given).main
-    half = folded(plain).bfloat16()
+    plain = make_model()
+    exact = plain(given).logits
+    half = fuse_conv_bn(plain).bfloat16()
 
     def autocast(model: Segmenter) -> Tensor:
         with torch.autocast(DEVICE, dtype=torch.bfloat16):
-            return model(given).main
+            return model(given).logits
 
     def without_zeros(model: Segmenter) -> Tensor:
         with patch.object(winograd, "pixels_collide", lambda *_: False):
             return autocast(model)
 
-    single = folded(plain)
+    single = fuse_conv_bn(plain)
     ways = {
-        "float32": lambda: plain(given).main,
-        "float32, folded": lambda: single(given).main,
+        "float32": lambda: plain(given).logits,
+        "float32, folded": lambda: single(given).logits,
         "autocast": lambda: autocast(plain),
         "autocast, folded": lambda: autocast(single),
         "bfloat16, folded": lambda: autocast(half),
@@ -68,7 +68,7 @@ def measured(pictures: int, *, rounds: int, compiled: bool) -> list[dict[str, ob
     if DEVICE == "cpu":
         ways["bfloat16, folded, no channels of zeros"] = lambda: without_zeros(half)
     if compiled:
-        quick = folded(plain).bfloat16()
+        quick = fuse_conv_bn(plain).bfloat16()
         quick.compile(options={"freezing": True})
         ways["bfloat16, folded, compiled"] = lambda: autocast(quick)
     errors = {
@@ -76,7 +76,7 @@ def measured(pictures: int, *, rounds: int, compiled: bool) -> list[dict[str, ob
         for name, way in ways.items()
     }
     with FlopCounterMode(display=False) as counter:
-        network().to("meta")(given.to("meta"))  # where every convolution is torch's own
+        make_model().to("meta")(given.to("meta"))  # where every convolution is torch's own
     work = counter.get_total_flops()
     products = {}
     for m, n, k in SHAPES:
@@ -91,7 +91,7 @@ def measured(pictures: int, *, rounds: int, compiled: bool) -> list[dict[str, ob
     best = max(median(several) for several in rates.values())
     shares = {name: [work / one / best for one in seconds[name]] for name in ways}
     print("errors:", ", ".join(f"{name} {error:.1e}" for name, error in errors.items()))
-    title = f"{pictures} of 512x512, {work / 2e9:.1f} G multiply-adds"
+    title = f"{images} of 512x512, {work / 2e9:.1f} G multiply-adds"
     return [
         record("matrix products, bfloat16", "rate", rates),
         record(title, "seconds", {name: seconds[name] for name in ways}, against="float32"),
@@ -104,10 +104,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--compile", action="store_true")
     chosen = parser.parse_args()
-    distributed.precision("float32", torch.device(DEVICE))  # TF32 is torch's default on CUDA
+    distributed.resolve_dtype("float32", torch.device(DEVICE))  # TF32 is torch's default on CUDA
     found = []
-    for pictures in (1, 2):
-        found += measured(pictures, rounds=chosen.rounds, compiled=chosen.compile)
+    for images in (1, 2):
+        found += measured(images, rounds=chosen.rounds, compiled=chosen.compile)
     print(write_result("forward", {"measured": found}, device=DEVICE))
 
 

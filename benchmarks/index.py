@@ -14,10 +14,10 @@ from itertools import islice
 from multiprocessing import set_start_method
 from pathlib import Path
 
+from images import camvid_at
 from measure import apart, proc_status, record, write_result
-from pictures import camvid_at
 
-from perpixel.data.catalog import open_dataset
+from perpixel.data.registry import open_dataset
 
 MEASURES = {
     "open": ("opening the data set", "seconds"),
@@ -40,7 +40,7 @@ def open_it(root: Path, workers: int) -> dict[str, float]:
     from perpixel.data.loader import batches
 
     set_start_method("fork", force=True)  # as in a command on Linux; this process was spawned
-    quick = ["train.images_per_step=4", "train.crop=360x480", "train.steps=2000000"]
+    quick = ["train.batch_size=4", "augment.crop_size=360x480", "train.steps=2000000"]
     recipe = perpixel.override(perpixel.recipe("camvid/fcn_r18-d8"), quick)
     before, start = private_bytes(os.getpid()), time.perf_counter()
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew

@@ -1,6 +1,6 @@
 """The fused loss against interpolate + cross-entropy: seconds and extra memory, forward + backward.
 
-Four pictures of 512x512 with ADE20K's 150 classes, from logits at stride 8 (FCN) and 4 (Semantic
+Four images of 512x512 with ADE20K's 150 classes, from logits at stride 8 (FCN) and 4 (Semantic
 FPN). Extra memory is the peak during the loss over what was held before it: of the process on a
 CPU, each way in a process of its own; of the allocator on CUDA.
 """
@@ -15,18 +15,18 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, interpolate
 
 from perpixel.losses import segmentation_loss
-from perpixel.recipes.spec import IGNORE, OHEM, Loss
+from perpixel.recipes.schema import IGNORE_INDEX, OHEM, Loss
 
-PICTURES, CLASSES, SIZE = 4, 150, 512
+IMAGES, CLASSES, SIZE = 4, 150, 512
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def batch(stride: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     torch.manual_seed(0)
     small = SIZE // stride
-    logits = torch.randn(PICTURES, CLASSES, small, small, device=DEVICE).to(dtype)
-    labels = torch.randint(0, CLASSES, (PICTURES, SIZE, SIZE), dtype=torch.uint8, device=DEVICE)
-    labels[:, :20] = IGNORE
+    logits = torch.randn(IMAGES, CLASSES, small, small, device=DEVICE).to(dtype)
+    labels = torch.randint(0, CLASSES, (IMAGES, SIZE, SIZE), dtype=torch.uint8, device=DEVICE)
+    labels[:, :20] = IGNORE_INDEX
     return logits.contiguous(memory_format=torch.channels_last), labels
 
 
@@ -38,7 +38,7 @@ def materialised(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     def loss(x: Tensor) -> Tensor:
         exact = x if x.dtype == torch.float64 else x.float()
         full = interpolate(exact, size=labels.shape[1:], mode="bilinear")
-        return cross_entropy(full, labels.long(), ignore_index=IGNORE)
+        return cross_entropy(full, labels.long(), ignore_index=IGNORE_INDEX)
 
     return _with_gradient(loss, logits)
 

@@ -1,6 +1,6 @@
-"""Counting one picture's confusion, beside mmsegmentation's metric.
+"""Counting one image's confusion, beside mmsegmentation's metric.
 
-Class maps of 2048x1024 in Cityscapes' 19 and ADE20K's 150 classes. mmsegmentation counts four
+Masks of 2048x1024 in Cityscapes' 19 and ADE20K's 150 classes. mmsegmentation counts four
 histograms, perpixel the whole confusion matrix.
 """
 

@@ -1,7 +1,7 @@
-"""Damaged files at the public doors: each is taken, or refused with an error that names it.
+"""Corrupt files at the public doors: each is taken, or refused with an error that names it.
 
-Part of faults.py. Real files (pictures and masks of every format, checkpoints of ours and of
-torch.save, dataset.toml, a record of a skipped step) are mutated by a seeded generator and read by
+Part of faults.py. Real files (images and masks of every format, checkpoints of ours and of
+torch.save, dataset.toml) are mutated by a seeded generator and read by
 what a user would call. Children read them, a hundred at a time, so that a crash or a hang ends a
 child and is told with the number of its mutation.
 """
@@ -21,17 +21,16 @@ import torch
 from PIL import Image
 from scipy.io import savemat
 
-from perpixel.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from perpixel.checkpoints.format import Checkpoint, read_checkpoint, write_checkpoint
 from perpixel.conversion.files import read_source
-from perpixel.data.catalog import open_dataset
 from perpixel.data.dataset import read_pair
-from perpixel.data.scenes import CLASSES, Scenes
+from perpixel.data.datasets.synthetic import CLASSES, SyntheticStreets
+from perpixel.data.registry import open_dataset
 from perpixel.errors import PerpixelError
-from perpixel.images import read_image, read_mask, read_palette
+from perpixel.io.images import read_image, read_mask, read_palette
+from perpixel.recipes import overrides
 from perpixel.recipes import recipe as recipe_called
-from perpixel.recipes import settings
-from perpixel.training.journal import rows
-from perpixel.training.replay import Record, replay
+from perpixel.training.run_logger import rows
 
 _BATCH = 100
 _HANG_SECONDS = 60
@@ -137,7 +136,7 @@ def mutated(content: bytes, rng: random.Random, *, text: bool) -> bytes:
 
 
 def _originals(folder: Path) -> list[tuple[Path, Door]]:
-    scenes = Scenes("train", count=1, size=(48, 64))
+    scenes = SyntheticStreets("train", count=1, size=(48, 64))
     image, label = Image.fromarray(scenes.image(0)), scenes.label(0)
     place = folder / "originals"
     place.mkdir()
@@ -159,19 +158,19 @@ def _originals(folder: Path) -> list[tuple[Path, Door]]:
     image.save(turned, "jpeg", exif=exif)
     add("turned.jpg", turned.getvalue(), read_image)
 
-    grey, palette = Image.fromarray(label), Image.fromarray(label)
+    gray, palette = Image.fromarray(label), Image.fromarray(label)
     palette.putpalette(bytes(range(256)) * 3)
-    add("grey.png", _saved(grey, "x.png"), read_mask)
+    add("gray.png", _saved(gray, "x.png"), read_mask)
     add("palette.png", _saved(palette, "x.png"), _mask_and_palette)
     add("palette.tif", _saved(palette, "x.tif"), _mask_and_palette)
     add("sixteen.png", _saved(Image.fromarray(label.astype(np.uint16)), "x.png"), read_mask)
-    add("colours.bmp", _saved(image, "x.bmp"), read_mask)
+    add("colors.bmp", _saved(image, "x.bmp"), read_mask)
     matlab = io.BytesIO()
     savemat(matlab, {"GTcls": {"Segmentation": label}}, do_compression=True)
     add("labels.mat", matlab.getvalue(), read_mask)
 
     root = place / "pairs"
-    for kind, content in (("images", _saved(image, "x.png")), ("masks", _saved(grey, "x.png"))):
+    for kind, content in (("images", _saved(image, "x.png")), ("masks", _saved(gray, "x.png"))):
         (root / kind).mkdir(parents=True)
         (root / kind / "a.png").write_bytes(content)
     toml = (
@@ -180,9 +179,9 @@ def _originals(folder: Path) -> list[tuple[Path, Door]]:
     )
     add("dataset.toml", toml.encode(), lambda path: _open_folder(path, root))
 
-    recipe = settings.override(
+    recipe = overrides.override(
         recipe_called("scenes/fcn_r18-d8"),
-        ["model.head.width=1", "train.steps=9", "train.crop=32x32", "train.images_per_step=2"],
+        ["model.head.channels=1", "train.steps=9", "augment.crop_size=32x32", "train.batch_size=2"],
     )
     tensors = {"head.classifier.weight": torch.zeros(7, 1), "head.classifier.bias": torch.zeros(7)}
     small = Checkpoint(recipe, CLASSES.names, CLASSES.palette, tensors, step=3)
@@ -195,14 +194,9 @@ def _originals(folder: Path) -> list[tuple[Path, Door]]:
         add(name, content.getvalue(), read_source)
     poison = f"cos\nsystem\n(S'touch {folder}/code-has-run'\ntR."
     add("poison.pkl", b"\x80\x02" + poison.encode(), read_source)
-    add("recipe.json", settings.dump(recipe).encode(), _load_recipe)
+    add("recipe.json", overrides.dump(recipe).encode(), _load_recipe)
     log = b'{"step": 1, "loss": 0.5}\n{"step": 2, "loss": 0.25}\n'
     add("metrics.jsonl", log, lambda path: rows(path, up_to=5))
-    record = Record(
-        step=1, seed=0, pictures=("a", "b"), loss="nan", gradient_norm="nan",
-        precision="float32", weights="weights-2.safetensors",
-    )  # fmt: skip
-    add("step-2.json", record.model_dump_json().encode(), lambda p: replay(p, data=None))
     return doors
 
 
@@ -227,4 +221,4 @@ def _open_folder(path: Path, root: Path) -> None:
 
 
 def _load_recipe(path: Path) -> None:
-    settings.load(path.read_text(errors="replace"), origin=str(path))
+    overrides.load(path.read_text(errors="replace"), origin=str(path))

@@ -1,4 +1,4 @@
-"""Training step, forward pass, class map and peak memory, beside other toolkits.
+"""Training step, forward pass, mask and peak memory, beside other toolkits.
 
 Every toolkit runs in a process of its own, in turn, on the same shapes. perpixel runs in bfloat16
 and in float32, of which `train.precision=auto` takes the faster (leave bfloat16 out on a CPU
@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import perpixel
 
-_FPN = ("sssegmentation/semanticfpn_resnet50_ade20k", ["model.head.neck_norm=false"])
+_FPN = ("sssegmentation/semanticfpn_resnet50_ade20k", ["model.head.fpn_norm=false"])
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "FCN R-50-D8, VOC, 512x512": {
@@ -29,12 +29,12 @@ NETWORKS: dict[str, dict[str, Any]] = {
         "classes": 21, "size": (512, 512), "batch": 2, "also": "torchvision",
     },
     "Semantic FPN R-50, ADE20K, 512x512": {
-        "recipe": _FPN[0], "settings": [*_FPN[1], "loss.mean=all"],
+        "recipe": _FPN[0], "settings": [*_FPN[1], "loss.avg_non_ignore=false"],
         "config": "sem_fpn/fpn_r50_4xb4-160k_ade20k-512x512.py",
         "classes": 150, "size": (512, 512), "batch": 2, "also": "smp",
     },
 }  # fmt: skip
-"""What a CPU can do in minutes; `also` names a third toolkit with such a network."""
+"""What a CPU can do in minutes; `also` names a third toolkit with such a model."""
 
 ON_CUDA: dict[str, dict[str, Any]] = {
     **{
@@ -60,24 +60,24 @@ ON_CUDA: dict[str, dict[str, Any]] = {
         "classes": 19, "size": (1024, 2048), "batch": 1, "also": None,
     },
 }  # fmt: skip
-"""The shapes of the published trainings, and Cityscapes' full pictures."""
+"""The shapes of the published trainings, and Cityscapes' full images."""
 
 MEASURES = {
     "step": "training_step",
     "forward": "forward",
-    "class map": "prediction",
+    "mask": "prediction",
     "memory": "training_step",
 }
 
 
 def toolkits(
-    network: dict[str, Any], what: str, *, device: str, precisions: list[str], compiled: list[str]
+    model: dict[str, Any], what: str, *, device: str, precisions: list[str], compiled: list[str]
 ) -> dict[str, tuple[str, Any]]:
     """(subject, case) by the title of every toolkit that can do `what`, ours in `precisions`, and
     for a training step with torch.compile in the modes of `compiled`."""
-    settings = network["settings"]
-    batch = network["batch"] if what == "training_step" else 1
-    case = {**network, "device": device, "batch": batch}
+    settings = model["settings"]
+    batch = model["batch"] if what == "training_step" else 1
+    case = {**model, "device": device, "batch": batch}
     ways = {precision: [f"train.precision={precision}"] for precision in precisions}
     if what == "training_step":
         for mode in compiled:
@@ -89,8 +89,8 @@ def toolkits(
             for way, own in ways.items()
         },
     }
-    if network["also"] and what != "prediction":
-        found[network["also"]] = (network["also"], case)
+    if model["also"] and what != "prediction":
+        found[model["also"]] = (model["also"], case)
     return found
 
 
@@ -110,13 +110,13 @@ def product_rate(device: str) -> float:
     return 2 * side**3 / median(seconds)
 
 
-def operations(network: dict[str, Any]) -> int:
+def operations(model: dict[str, Any]) -> int:
     """Of a training step, forward and backward, by torch's count; nothing is computed."""
-    recipe = perpixel.override(perpixel.recipe(network["recipe"]), network["settings"])
-    made = perpixel.build(recipe, classes=network["classes"]).to("meta")
-    pictures = torch.empty(network["batch"], 3, *network["size"], device="meta")
+    recipe = perpixel.override(perpixel.recipe(model["recipe"]), model["settings"])
+    made = perpixel.build(recipe, num_classes=model["classes"]).to("meta")
+    images = torch.empty(model["batch"], 3, *model["size"], device="meta")
     with FlopCounterMode(display=False) as counter:
-        output = made(pictures, auxiliary=True)
+        output = made(images, return_aux=True)
         sum(logits.sum() for logits in output if logits is not None).backward()
     return counter.get_total_flops()
 
@@ -125,7 +125,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", default="", help="networks whose name holds this text")
+    parser.add_argument("--only", default="", help="models whose name holds this text")
     both = ["bfloat16", "float32"]
     parser.add_argument("--precisions", nargs="+", choices=both, default=both, help="perpixel's")
     parser.add_argument("--measures", nargs="+", choices=MEASURES, default=list(MEASURES))
@@ -136,13 +136,13 @@ def main() -> None:
     found = []
     on_gpu = given.device != "cpu"
     rate = product_rate(given.device) if on_gpu and "step" in given.measures else None
-    networks = ON_CUDA if on_gpu else NETWORKS
-    for name in (name for name in networks if given.only in name):
-        network = {**networks[name], "settings": [*networks[name].get("settings", []), *given.set]}
+    models = ON_CUDA if on_gpu else NETWORKS
+    for name in (name for name in models if given.only in name):
+        model = {**models[name], "settings": [*models[name].get("settings", []), *given.set]}
         for measure in given.measures:
             what = MEASURES[measure]
             cases = toolkits(
-                network, what, device=given.device, precisions=given.precisions,
+                model, what, device=given.device, precisions=given.precisions,
                 compiled=given.compile,
             )  # fmt: skip
             batch = next(iter(cases.values()))[1]["batch"]
@@ -154,12 +154,12 @@ def main() -> None:
                 values = take_turns(what, cases, rounds=given.rounds)
                 found.append(record(title, "seconds", values))
                 if measure == "step" and rate is not None:
-                    work = operations(network) / rate
+                    work = operations(model) / rate
                     shares = {
                         way: [work / one for one in several] for way, several in values.items()
                     }
                     found.append(record(f"{title}: share of matrix products", "share", shares))
-    print(write_result("networks", {"measured": found}, device=given.device))
+    print(write_result("models", {"measured": found}, device=given.device))
 
 
 if __name__ == "__main__":

@@ -33,26 +33,26 @@ from typing import Any, get_args
 import torch
 from measure import RESULTS, write_result
 
-from perpixel import distributed
 from perpixel.errors import UsageError
-from perpixel.recipes.spec import Train
+from perpixel.recipes.schema import Train
+from perpixel.runtime import distributed
 
 ROOT = Path(__file__).parents[1]
 CAMVID = ROOT.parent / "shared" / "data" / "camvid"
 WEIGHTS = RESULTS / "camvid" / "semantic_fpn_r18.safetensors"
 
 DEMO_MIOU = 83.0
-"""The demo's recipe ends at 85 to 87 (README.md)."""
+"""The demo's recipe ends at 84 to 87 (README.md)."""
 
 CAMVID_STEPS = (
     "train.steps=200",
-    "train.images_per_step=8",
-    "train.crop=128x176",
-    "train.finish=null",
-    "train.ema=0.9",
+    "train.batch_size=8",
+    "augment.crop_size=128x176",
+    "train.final_phase=null",
+    "train.ema_decay=0.9",
     "train.log_every=1",
-    "model.head.neck_width=64",
-    "model.head.width=64",
+    "model.head.fpn_channels=64",
+    "model.head.channels=64",
     "optimizer.lr=0.02",
     "schedule.warmup=0.1",
     "evaluate.every=null",
@@ -70,8 +70,8 @@ AGREEMENT = 99.9
 
 RANKS_STEPS = (
     "train.steps=4",
-    "train.images_per_step=8",
-    "train.crop=64x64",
+    "train.batch_size=8",
+    "augment.crop_size=64x64",
     "train.log_every=1",
     "train.precision=float32",
     "optimizer.lr=0.001",
@@ -207,13 +207,16 @@ CHECKS = {"demo": demo, "camvid": camvid, "eval": evaluate, "export": export, "r
 
 def unsuited(precision: str, device: str) -> str | None:
     """Why perpixel advises against a precision on this device; None where it is fine."""
+    if device == "cuda" and precision in ("bfloat16", "tf32"):
+        ampere = torch.cuda.is_bf16_supported(including_emulation=False)
+        return None if ampere else f"this GPU has no {precision}"
     said: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
     logger = logging.getLogger(distributed.__name__)
     logger.addHandler(handler)
     try:
-        distributed.precision(precision, torch.device(device))
+        distributed.resolve_dtype(precision, torch.device(device))
     except UsageError as error:
         said.append(str(error))
     finally:

@@ -1,9 +1,9 @@
-"""What `perpixel serve` does with many pictures at once, and with what is no picture at all.
+"""What `perpixel serve` does with many images at once, and with what is no image at all.
 
     python benchmarks/serving.py MODEL [--concurrent 200] [--malformed 1000]
 
-Starts the command on a free port and asks it: the same picture over one and more connections (time
-and pictures per second), so many times at once, then so many malformed requests, drawn from the
+Starts the command on a free port and asks it: the same image over one and more connections (time
+and images per second), so many times at once, then so many malformed requests, drawn from the
 server's own /openapi.json and from what breaks HTTP itself. Prints the counts of status codes and
 leaves with 1 if there was a 500, a status that the schema does not list, or the server died.
 """
@@ -29,13 +29,13 @@ import numpy as np
 from measure import proc_status, write_result
 from PIL import Image
 
-from perpixel import distributed
+from perpixel.runtime import distributed
 
 # What HTTP or its library refuses before the application's schema is asked.
 _PROTOCOL = {400, 404, 405, 431}
 
 
-def picture(height: int, width: int, kind: str = "PNG") -> bytes:
+def image(height: int, width: int, kind: str = "PNG") -> bytes:
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     content = io.BytesIO()
     Image.fromarray(pixels).save(content, kind)
@@ -53,8 +53,8 @@ def bomb() -> bytes:
 
 
 def bodies(draw: random.Random) -> Iterator[bytes]:
-    """Pictures, damaged ones, and other bytes, without end."""
-    good = [picture(16, 16, kind) for kind in ("PNG", "JPEG", "BMP", "TIFF", "WEBP")]
+    """Images, corrupt ones, and other bytes, without end."""
+    good = [image(16, 16, kind) for kind in ("PNG", "JPEG", "BMP", "TIFF", "WEBP")]
     while True:
         content = bytearray(draw.choice(good))
         match draw.randrange(7):
@@ -81,7 +81,7 @@ def bodies(draw: random.Random) -> Iterator[bytes]:
 def multipart(draw: random.Random, content: bytes) -> tuple[str, bytes]:
     """A Content-Type and a body that it may or may not describe."""
     boundary = draw.choice(["x", "a b", "é", "", "-" * 200, '"', "x; charset=hex", "x; charset=\0"])
-    names = ["image", "", "picture", "image\r\nX: y", "\x00", "ï" * 300]
+    names = ["image", "", "image", "image\r\nX: y", "\x00", "ï" * 300]
     lines = []
     for _ in range(draw.choice([0, 1, 1, 1, 2, 30])):
         name = draw.choice(names)
@@ -190,7 +190,7 @@ def served(model: str, *options: str) -> Iterator[tuple[subprocess.Popen[str], h
 
 
 def rates(client: httpx.Client, content: bytes, each: int) -> list[dict[str, float]]:
-    """Seconds and pictures per second over one, two and four connections."""
+    """Seconds and images per second over one, two and four connections."""
     rows = []
     for connections in (1, 2, 4):
 
@@ -206,7 +206,7 @@ def rates(client: httpx.Client, content: bytes, each: int) -> list[dict[str, flo
         rows.append(
             {
                 "connections": connections,
-                "pictures_per_second": len(seconds) / whole,
+                "images_per_second": len(seconds) / whole,
                 "p50_ms": 1000 * seconds[len(seconds) // 2],
                 "p90_ms": 1000 * seconds[len(seconds) * 9 // 10],
             }
@@ -221,15 +221,15 @@ def main() -> None:
     )
     parser.add_argument("model")
     parser.add_argument("--size", default="360x480")
-    parser.add_argument("--each", type=int, default=20, help="pictures per connection")
+    parser.add_argument("--each", type=int, default=20, help="images per connection")
     parser.add_argument("--concurrent", type=int, default=200)
-    parser.add_argument("--waiting", default="16", help="the server's")
+    parser.add_argument("--queue-size", default="16", help="the server's")
     parser.add_argument("--malformed", type=int, default=1000)
     parser.add_argument("--keep", action="store_true", help="write benchmarks/results/serving.json")
     given = parser.parse_args()
     height, width = map(int, given.size.split("x"))
-    content, draw = picture(height, width, "JPEG"), random.Random(0)
-    with served(given.model, "--waiting", given.waiting) as (process, client):
+    content, draw = image(height, width, "JPEG"), random.Random(0)
+    with served(given.model, "--queue-size", given.queue_size) as (process, client):
         schema = client.get("/openapi.json").json()
         documented = set(schema["paths"]["/v1/segment"]["post"]["responses"])
         result: dict[str, Any] = {"size": given.size, "rates": rates(client, content, given.each)}
@@ -257,7 +257,7 @@ def main() -> None:
     if not alive or strange or progress is None or progress[1] != "0":
         sys.exit(f"alive: {alive}, strange: {strange}, {progress and progress[0]}")
     if given.keep:
-        print(write_result("serving", result, device=distributed.device()))  # the server's
+        print(write_result("serving", result, device=distributed.resolve_device()))  # the server's
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Training's switches, one at a time: seconds and peak memory of a step of FCN R-50-D8.
 
-Every switch takes its turn in every round, in a process of its own (two pictures of 512x512, VOC's
+Every switch takes its turn in every round, in a process of its own (two images of 512x512, VOC's
 21 classes); the first step, which compiles, is told apart. `--only` picks some by name.
 """
 
@@ -11,11 +11,11 @@ from statistics import median
 import torch
 from measure import alternating, apart, peak_memory, record, write_result
 
-from perpixel import distributed
-from perpixel.heap import keep_freed
 from perpixel.models import winograd
 from perpixel.models.build import build, to_device
-from perpixel.recipes import recipe, settings
+from perpixel.recipes import overrides, recipe
+from perpixel.runtime import distributed
+from perpixel.runtime.heap import keep_freed
 from perpixel.training.step import make_train_state, train_step
 
 USUAL = "as it is"
@@ -23,49 +23,41 @@ SWITCHES = {
     USUAL: ((), {}),
     "train.precision=float32": (("train.precision=float32",), {}),
     "train.compile=default": (("train.compile=default",), {}),
-    "train.recompute_activations=true": (("train.recompute_activations=true",), {}),
-    "train.recompute_stages=[1]": (("train.recompute_stages=[1]",), {}),
-    "train.recompute_stages=[1,2]": (("train.recompute_stages=[1,2]",), {}),
-    "train.recompute_stages=[1,2,3,4]": (("train.recompute_stages=[1,2,3,4]",), {}),
+    "train.activation_checkpointing=norms": (("train.activation_checkpointing=norms",), {}),
+    "train.activation_checkpointing=stages": (("train.activation_checkpointing=stages",), {}),
     "THP_MEM_ALLOC_ENABLE=1": ((), {"THP_MEM_ALLOC_ENABLE": "1"}),
     "freed memory given back": ((), {"GLIBC_TUNABLES": "glibc.malloc.check=0"}),
-    "channels first": (("channels first",), {}),
     "3x3 without Winograd": (("3x3 without Winograd",), {}),
 }
-DEVICE = distributed.device("auto")
+DEVICE = distributed.resolve_device("auto")
 STEPS = 4
 
 
 def steps(changes: Sequence[str]) -> dict[str, float]:
     """Seconds of the first step, the median of the others, and peak bytes."""
     keep_freed()
-    first = "channels first" in changes
     if "3x3 without Winograd" in changes:
         winograd.pays = lambda *_, **__: False
     changes = [change for change in changes if "=" in change]
     chosen = recipe("mmseg/fcn_r50-d8_512x512_20k_voc12aug")
-    chosen = settings.override(chosen, ["train.precision=auto", *changes])
-    dtype = distributed.precision(chosen.train.precision, DEVICE)
+    chosen = overrides.override(chosen, ["train.precision=auto", *changes])
+    dtype = distributed.resolve_dtype(chosen.train.precision, DEVICE)
     torch.manual_seed(0)
-    model = build(chosen.model, classes=21)
+    model = build(chosen.model, num_classes=21)
     state = make_train_state(model, chosen, device=DEVICE, dtype=dtype)
-    if first:
-        model.to(memory_format=torch.contiguous_format)
     images = torch.randint(0, 256, (2, 512, 512, 3), dtype=torch.uint8)
     labels = torch.randint(0, 21, (2, 512, 512), dtype=torch.uint8)
 
     def step() -> None:
-        train_step(
-            state, model, images, labels, chosen, step=0, dtype=dtype, ranks=distributed.Ranks()
-        )
+        train_step(state, images, labels, chosen, step=0)
 
-    with distributed.arithmetic(deterministic=False):  # as training has it
+    with distributed.cudnn_mode(deterministic=False):  # as training has it
         first_step, *others = alternating({"step": step}, rounds=STEPS, warm_up=0)["step"]
     return {"first": first_step, "step": median(others), "peak": peak_memory(DEVICE)}
 
 
 def sgd() -> dict[str, list[float]]:
-    """Seconds of SGD's step over the network's weights, in torch's three ways."""
+    """Seconds of SGD's step over the model's weights, in torch's three ways."""
     kinds = {
         "one by one": {"foreach": False},
         "foreach": {"foreach": True},
@@ -73,10 +65,10 @@ def sgd() -> dict[str, list[float]]:
     }
     ways = {}
     for kind, choice in kinds.items():
-        network = to_device(
-            build(recipe("mmseg/fcn_r50-d8_512x512_20k_voc12aug").model, classes=21), DEVICE
+        model = to_device(
+            build(recipe("mmseg/fcn_r50-d8_512x512_20k_voc12aug").model, num_classes=21), DEVICE
         )
-        weights = list(network.parameters())
+        weights = list(model.parameters())
         for weight in weights:
             weight.grad = torch.randn_like(weight)
         ways[kind] = torch.optim.SGD(

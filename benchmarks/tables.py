@@ -54,7 +54,7 @@ def replaced(text: str, name: str, *, written: str) -> str:
 
 
 def plot(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """An SVG picture with a bar, on a logarithmic scale, for every line of perpixel's.
+    """An SVG image with a bar, on a logarithmic scale, for every line of perpixel's.
 
     Other machines' results, NAME-MACHINE, are left out.
     """

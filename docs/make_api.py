@@ -20,29 +20,36 @@ Written by `python docs/make_api.py` from the sources: change a docstring there,
 What [quick-start.md](quick-start.md) does by commands, `import perpixel` does by these; the
 commands describe themselves (`perpixel --help`, `perpixel train --help`).
 
-`Array` is a uint8 NumPy array, `Size` (height, width), `Positive` a whole number above 0, `Share`
-a number from 0 to 1, `Portion` one below 1, `Weight` a number of at least 0.
+`Array` is a uint8 NumPy array, `Size` (height, width), `PositiveInt` a whole number above 0,
+`UnitInterval` a number from 0 to 1, `HalfOpenUnit` one below 1, `Weight` a number of at least 0.
 """
 
 # Heading, module, and the names to show of it; none: all that are public.
 _PARTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("Functions", "perpixel.api", ()),
     ("Recipes", "perpixel.recipes.__init__", ("recipe", "recipes")),
-    ("Changed recipes", "perpixel.recipes.settings", ("override",)),
+    ("Changed recipes", "perpixel.recipes.overrides", ("override",)),
     (
         "Errors",
         "perpixel.errors",
-        ("PerpixelError", "UsageError", "DamagedFile", "OutOfMemory", "Interrupted"),
+        (
+            "PerpixelError",
+            "UsageError",
+            "CorruptFileError",
+            "OutOfMemoryError",
+            "Interrupted",
+            "StopTraining",
+        ),
     ),
     ("A model and its results", "perpixel.inference.predictor", ("Result", "Predictor")),
-    ("A run", "perpixel.training.loop", ("Run",)),
-    ("Scores", "perpixel.evaluation.confusion", ("Scores", "PictureScores")),
-    ("An exported file", "perpixel.exporting.export", ("Exported",)),
-    ("A network", "perpixel.models.segmenter", ("Segmenter", "Logits")),
-    ("From another toolkit", "perpixel.conversion.finding", ("from_state_dict",)),
-    ("To another toolkit", "perpixel.conversion.export", ("to_state_dict",)),
-    ("Settings of a recipe", "perpixel.recipes.spec", ()),
-    ("Settings of its network", "perpixel.recipes.network", ()),
+    ("A run", "perpixel.training.train", ("Run",)),
+    ("Scores", "perpixel.evaluation.metrics", ("Scores", "ImageScores")),
+    ("An exported file", "perpixel.exporting.export", ("ExportResult",)),
+    ("A model", "perpixel.models.segmenter", ("Segmenter", "SegmentationOutput")),
+    ("From another toolkit", "perpixel.conversion.detect", ("from_state_dict",)),
+    ("To another toolkit", "perpixel.conversion.export_", ("to_state_dict",)),
+    ("Settings of a recipe", "perpixel.recipes.schema", ()),
+    ("Settings of its model", "perpixel.recipes.models", ()),
 )
 
 

@@ -2,15 +2,15 @@
 
 import os
 
-# OpenCV would print its own account of a damaged file beside the error that names the file. It
+# OpenCV would print its own account of a corrupt file beside the error that names the file. It
 # reads this when it loads, so this comes before whatever imports it.
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
 
-from perpixel.api import build, evaluate, export, load, train
-from perpixel.errors import Interrupted, PerpixelError, UsageError
+from perpixel.api import build, evaluate, export, load, load_model, train
+from perpixel.errors import Interrupted, PerpixelError, StopTraining, UsageError
 from perpixel.recipes import recipe, recipes
-from perpixel.recipes.settings import override
-from perpixel.recipes.spec import Recipe
+from perpixel.recipes.overrides import override
+from perpixel.recipes.schema import Recipe
 
 __version__ = "0.1.0"
 
@@ -18,11 +18,13 @@ __all__ = [
     "Interrupted",
     "PerpixelError",
     "Recipe",
+    "StopTraining",
     "UsageError",
     "build",
     "evaluate",
     "export",
     "load",
+    "load_model",
     "override",
     "recipe",
     "recipes",

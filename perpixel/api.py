@@ -6,26 +6,29 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from perpixel import recipes
 from perpixel.errors import PerpixelError, UsageError
-from perpixel.recipes.settings import override
-from perpixel.recipes.spec import Recipe
+from perpixel.recipes.overrides import override
+from perpixel.recipes.schema import Recipe
 
 if TYPE_CHECKING:
-    from perpixel.evaluation.confusion import Matrix, Scores
-    from perpixel.exporting.export import Exported
+    from perpixel.data.user_dataset import SegmentationDataset
+    from perpixel.evaluation.metrics import Matrix, Scores
+    from perpixel.exporting.export import ExportResult
     from perpixel.inference.predictor import Predictor
     from perpixel.models.segmenter import Segmenter
-    from perpixel.training.loop import Run
+    from perpixel.training.train import Run
 
 
-def build(recipe: Recipe, *, classes: int) -> Segmenter:
-    """The recipe's network (a torch.nn.Module) for so many classes, with random weights.
+def build(recipe: Recipe, *, num_classes: int) -> Segmenter:
+    """The recipe's model (a torch.nn.Module) for so many classes, with random weights.
 
-    It maps normalised pictures, float [N, 3, H, W], to `main` and `auxiliary` logits.
+    It maps normalized images, float [N, 3, H, W], to a SegmentationOutput: `logits`, float
+    [N, num_classes, h, w] at the head's own stride and, with `return_aux=True`, `aux_logits`.
     """
-    from perpixel.models.build import build as build_network
+    from perpixel.models.build import build as build_model
 
-    return build_network(recipe.model, classes=classes)
+    return build_model(recipe.model, num_classes=num_classes)
 
 
 def load(
@@ -40,16 +43,17 @@ def load(
     """A model ready to predict: a run folder, a checkpoint, or a recipe whose weights were fetched.
 
     device: "cpu", "cuda", "cuda:1" or "auto". precision: "float32", "bfloat16", "float16" or
-    "auto", the fastest that the device has. settings: changes of how its recipe sees pictures, as
-    "inference.flip=true". window_batch: how many windows of a picture go through the network at
-    once. compiled: torch.compile the network, at the first picture of every size. Raises
+    "auto", the fastest that the device has. settings: changes of how its recipe sees images, as
+    "inference.flip=true". window_batch: how many windows of an image go through the model at
+    once. compiled: torch.compile the model, at the first image of every size. Raises
     PerpixelError when there is no such model.
     """
-    from perpixel import distributed, zoo
+    from perpixel.checkpoints import zoo
     from perpixel.inference.predictor import Predictor
+    from perpixel.runtime import distributed
 
-    where = distributed.device(device)
-    dtype = distributed.precision(precision, where)
+    torch_device = distributed.resolve_device(device)
+    dtype = distributed.resolve_dtype(precision, torch_device)
     checkpoint = zoo.find(source)
     changed = override(checkpoint.recipe, settings)
     if changed.model_copy(update={"inference": checkpoint.recipe.inference}) != checkpoint.recipe:
@@ -59,7 +63,7 @@ def load(
     try:
         return Predictor(
             checkpoint,
-            device=where,
+            device=torch_device,
             dtype=dtype,
             inference=changed.inference,
             window_batch=window_batch,
@@ -69,48 +73,88 @@ def load(
         raise type(error)(f"{source}: {error}") from None
 
 
+def load_model(source: str | Path) -> Segmenter:
+    """The trainable model of a run, a checkpoint or a recipe, batch norms included, on the CPU.
+
+    In evaluation mode: call `.train()` before training it. It maps normalized images, float
+    [N, 3, H, W], to a SegmentationOutput. (`load` gives a Predictor, whose batch norms are fused
+    into its convolutions.) Raises PerpixelError when there is no such model.
+    """
+    from perpixel.checkpoints import zoo
+    from perpixel.checkpoints.format import model_from_checkpoint
+
+    return model_from_checkpoint(zoo.find(source))
+
+
 def train(
-    recipe: Recipe,
+    recipe: Recipe | str,
     *,
-    data: str | Path | None = None,
     out: str | Path,
-    resume: bool | Literal["if-begun"] = False,
-    allow_changes: bool = False,
+    data: str | Path | None = None,
+    train_dataset: SegmentationDataset | None = None,
+    eval_dataset: SegmentationDataset | None = None,
+    resume: Literal["never", "auto", "must"] = "never",
+    allow_config_change: bool = False,
     init: str | Path | None = None,
     device: str = "auto",
     workers: int | None = None,
     deterministic: bool = False,
     tensorboard: bool = False,
+    on_log: Callable[[dict[str, float | int]], None] | None = None,
 ) -> Run:
-    """Trains a recipe on the data set below `data` into the run folder `out`.
+    """Trains a recipe, or the recipe of that name, into the run folder `out`.
 
-    resume: go on with the run in `out`; "if-begun" starts one where there is none.
-    allow_changes: resume even if the recipe or the data set is not what it was.
-    deterministic: the same bits every time on CUDA too, more slowly.
+    data: the root folder of the recipe's data set. train_dataset and eval_dataset, together, take
+    its place: any objects with `__len__`, `__getitem__(i) -> (image, mask)` (uint8 RGB [H, W, 3]
+    and uint8 [H, W], 255 where ignored) and `class_names`.
+    resume: "must" continues the run in `out`, "auto" starts one where there is none.
+    allow_config_change: resume even if the recipe or the data set is not what it was.
     init: a run, a checkpoint or another toolkit's file to start from; None is the ImageNet file
     that the recipe names, if any, and "none" random weights; a resumed run has its own.
-    tensorboard: event files, too. See perpixel.training.loop.train.
+    deterministic: the same bits every time on CUDA too, more slowly.
+    tensorboard: event files, too. on_log: called with each row of metrics.jsonl; raise
+    perpixel.StopTraining in it to end the run in good order.
     Raises Interrupted when a signal (Ctrl-C) stopped the run, which is saved then, and another
-    PerpixelError for anything the user can mend: to go on after errors, catch Interrupted first.
+    PerpixelError for anything the user can fix: to go on after errors, catch Interrupted first.
     """
-    from perpixel import zoo
-    from perpixel.training.loop import train as run
-    from perpixel.training.state import states
+    from perpixel.checkpoints import zoo
+    from perpixel.data.registry import open_dataset
+    from perpixel.data.user_dataset import wrap_dataset
+    from perpixel.training.checkpoint import list_checkpoints
+    from perpixel.training.train import train as run
 
-    if resume is True and init is not None:
+    if isinstance(recipe, str):
+        recipe = recipes.recipe(recipe)
+    if resume not in ("never", "auto", "must"):
+        raise UsageError(f"resume={resume!r}: there are never, auto and must")
+    if resume == "must" and init is not None:
         raise UsageError("--resume and --init: a resumed run has its own weights; take one of them")
-    begun = bool(states(Path(out) / "checkpoints")) if resume == "if-begun" else resume
+    if train_dataset is None and eval_dataset is None:
+        root = None if data is None else Path(data)
+        splits = recipe.data.train_split, recipe.data.eval_split
+        training, evaluation = (open_dataset(recipe.data.name, root, split) for split in splits)
+        if len(evaluation) == 0:
+            raise PerpixelError(f"the split {splits[1]!r} to evaluate on is empty")
+    elif train_dataset is None or eval_dataset is None or data is not None:
+        raise UsageError("give data, or both train_dataset and eval_dataset")
+    else:
+        training, evaluation = wrap_dataset(train_dataset), wrap_dataset(eval_dataset)
+    resuming = resume == "must" or (
+        resume == "auto" and bool(list_checkpoints(Path(out) / "checkpoints"))
+    )
     return run(
         recipe,
-        data=None if data is None else Path(data),
+        train_dataset=training,
+        eval_dataset=evaluation,
         out=Path(out),
-        resume=begun,
-        allow_changes=allow_changes,
-        init=None if begun else zoo.initial_weights(recipe, init),
+        resume=resuming,
+        allow_config_change=allow_config_change,
+        pretrained=None if resuming else zoo.initial_weights(recipe, init),
         device=device,
         workers=workers,
         deterministic=deterministic,
         tensorboard=tensorboard,
+        on_log=on_log,
     )
 
 
@@ -118,7 +162,7 @@ def evaluate(
     model: str | Path | Predictor,
     *,
     data: str | Path | None = None,
-    dataset: str | None = None,
+    dataset: str | SegmentationDataset | None = None,
     split: str | None = None,
     device: str = "cpu",
     batch: int = 1,
@@ -126,23 +170,31 @@ def evaluate(
     boundary: bool = False,
     progress: Callable[[int, int, Matrix], None] | None = None,
 ) -> Scores:
-    """Scores of a model on a split of its own data set, or of another `dataset` of its classes.
+    """Scores of a model on a split of its own data set, or of another one of its classes.
 
-    batch: pictures of one size that go through the network together. threads: how many read
-    ahead. boundary: boundary IoU, too. `progress` is called after each picture with (done, in all,
+    dataset: the other's name, or an object as `train` takes it.
+
+    batch: images of one size that go through the model together. threads: how many read
+    ahead. boundary: boundary IoU, too. `progress` is called after each image with (done, in all,
     confusion matrix so far). Under torchrun every rank scores its share, and all return the same.
     Raises PerpixelError.
     """
-    from perpixel.data.catalog import open_dataset
     from perpixel.data.dataset import require_classes
+    from perpixel.data.registry import open_dataset
+    from perpixel.data.user_dataset import wrap_dataset
     from perpixel.evaluation.evaluate import evaluate as run
     from perpixel.inference.predictor import Predictor
 
     predictor = model if isinstance(model, Predictor) else load(model, device=device)
     chosen = predictor.recipe.data
     root = None if data is None else Path(data)
-    opened = open_dataset(dataset or chosen.name, root, split or chosen.eval_split)
-    require_classes(opened, predictor.names)
+    if dataset is None or isinstance(dataset, str):
+        opened = open_dataset(dataset or chosen.name, root, split or chosen.eval_split)
+    elif data is not None or split is not None:
+        raise UsageError("a dataset that is an object has no data and no split")
+    else:
+        opened = wrap_dataset(dataset)
+    require_classes(opened, predictor.class_names)
     return run(
         predictor.engine,
         opened,
@@ -162,14 +214,14 @@ def export(
     logits: bool = False,
     check_on: str | Path | None = None,
     seconds: float = 1,
-) -> Exported:
+) -> ExportResult:
     """Writes a model as ONNX (.onnx) or torch.export's file (.pt2), checked against PyTorch.
 
-    It takes uint8 RGB pictures [N, H, W, 3] of `size` (height, width), or with `dynamic` of any
-    size, to class maps; with `logits` normalised pictures to logits. See
+    It takes uint8 RGB images [N, H, W, 3] of `size` (height, width), or with `dynamic` of any
+    size, to masks; with `logits` normalized images to logits. See
     perpixel.exporting.export.export. Raises PerpixelError, and writes nothing, when they disagree.
     """
-    from perpixel import zoo
+    from perpixel.checkpoints import zoo
     from perpixel.exporting.export import export as run
 
     return run(

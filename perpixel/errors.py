@@ -5,22 +5,26 @@ from contextlib import contextmanager
 
 
 class PerpixelError(Exception):
-    """The work failed for a reason the user can mend: a file, a value, a machine. Exit code 1."""
+    """The work failed for a reason the user can fix: a file, a value, a machine. Exit code 1."""
 
 
 class UsageError(PerpixelError):
     """The request itself was wrong: an unknown recipe, setting or flag value. Exit code 2."""
 
 
-class DamagedFile(PerpixelError):
+class CorruptFileError(PerpixelError):
     """A file's content cannot be had, for a bad disk, a cut-off copy or a cache that lacks it.
 
     Exit code 1.
     """
 
 
-class OutOfMemory(PerpixelError):
+class OutOfMemoryError(PerpixelError):
     """There is too little memory for what was asked; something smaller may do. Exit code 1."""
+
+
+class StopTraining(Exception):
+    """Raised by a function given to `perpixel.train` as `on_log`: the run ends in good order."""
 
 
 class Interrupted(PerpixelError):

@@ -5,19 +5,19 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from perpixel.errors import PerpixelError
-from perpixel.fused import pixel_cross_entropy
-from perpixel.recipes.spec import IGNORE, OHEM, Loss
+from perpixel.ops.fused_cross_entropy import pixel_cross_entropy
+from perpixel.recipes.schema import IGNORE_INDEX, OHEM, Loss
 
 
 def segmentation_loss(
     logits: Tensor, labels: Tensor, spec: Loss, *, align_corners: bool = False
 ) -> Tensor:
-    """The sum of `spec`'s terms on bilinearly enlarged logits: a scalar, float32 or the logits'
+    """The sum of `spec`'s terms on bilinearly upsampled logits: a scalar, float32 or the logits'
     float64.
 
-    logits: [N, classes, h, w]; labels: [N, H, W] integers, 0..classes-1 or 255 where there is no
-    label. Without any labelled pixel the loss is 0 and so are its gradients. Raises PerpixelError
-    when `spec.class_weights` are not as many as the classes.
+    logits: [N, num_classes, h, w]; labels: [N, H, W] integers, 0..num_classes-1 or 255 where there
+    is no label. Without any labeled pixel the loss is 0 and so are its gradients. Raises
+    PerpixelError when `spec.class_weights` are not as many as the classes.
     """
     exact = logits if logits.dtype == torch.float64 else logits.float()
     loss = exact.new_zeros(())
@@ -34,7 +34,7 @@ def segmentation_loss(
     if spec.dice or spec.lovasz:  # whose terms compare whole maps
         size = labels.shape[-2:]
         full = interpolate(exact, size=size, mode="bilinear", align_corners=align_corners)
-        known, labels = labels != IGNORE, labels.long()
+        known, labels = labels != IGNORE_INDEX, labels.long()
         probabilities, truth = full.softmax(dim=1).movedim(1, -1)[known], labels[known]
         if spec.dice:
             loss = loss + spec.dice * dice_loss(probabilities, truth)
@@ -49,13 +49,13 @@ def mean_weight(labels: Tensor, spec: Loss) -> Tensor:
     labels: [N, H, W] integers. Means of parts of a batch, each times its share of all weights, sum
     up to the mean of the whole.
     """
-    if spec.mean == "all":
+    if not spec.avg_non_ignore:
         return labels.new_tensor(labels.numel(), dtype=torch.float32)
     if spec.class_weights is None:
-        return (labels != IGNORE).sum().float()
-    weights = torch.zeros(IGNORE + 1)  # unlabelled pixels count nothing
-    weights[: len(spec.class_weights)] = torch.tensor(spec.class_weights)
-    return weights.to(labels.device)[labels.long()].sum()
+        return (labels != IGNORE_INDEX).sum().float()
+    weights = torch.zeros(IGNORE_INDEX + 1, dtype=torch.float32, device=labels.device)
+    weights[: len(spec.class_weights)] = weights.new_tensor(spec.class_weights)
+    return weights[labels.long()].sum()  # unlabeled pixels count nothing
 
 
 def dice_loss(probabilities: Tensor, truth: Tensor) -> Tensor:
@@ -63,11 +63,11 @@ def dice_loss(probabilities: Tensor, truth: Tensor) -> Tensor:
 
     D = 2 sum(p g) / (sum(p^2) + sum(g^2)) over all pixels, p the probability of the class and g 1
     where it is the label, else 0 (Milletari et al., 2016, "V-Net", section 3).
-    probabilities: [pixels, classes]; truth: [pixels], 0..classes-1.
+    probabilities: [pixels, num_classes]; truth: [pixels], 0..num_classes-1.
     """
     member = truth[:, None] == torch.arange(probabilities.shape[1], device=truth.device)
     area = member.sum(dim=0)
-    present = area > 0  # an absent class's D is 0 whatever the network says
+    present = area > 0  # an absent class's D is 0 whatever the model says
     overlap = (probabilities * member).sum(dim=0)[present]
     areas = ((probabilities**2).sum(dim=0) + area)[present]
     return (1 - 2 * overlap / areas).sum() / present.sum().clamp(min=1)
@@ -79,8 +79,8 @@ def lovasz_softmax(probabilities: Tensor, truth: Tensor) -> Tensor:
 
     The errors of a class, 1 - p at its pixels and p elsewhere, from the largest on, each times
     the rise of the Jaccard loss when that pixel joins the wrong ones (Berman et al., 2018,
-    section 3.2 and algorithm 1). All pictures of a batch count as one.
-    probabilities: [pixels, classes]; truth: [pixels], 0..classes-1.
+    section 3.2 and algorithm 1). All images of a batch count as one.
+    probabilities: [pixels, num_classes]; truth: [pixels], 0..num_classes-1.
     """
     losses = []
     for index in truth.bincount().nonzero().flatten().tolist():
@@ -107,7 +107,7 @@ def _pixel_sum(
     The focal loss is w (1 - p)^gamma (-log p), with p the label's probability and w its class's
     weight (Lin et al., 2017, equation 5, of the softmax in place of the sigmoid).
     """
-    known = labels != IGNORE
+    known = labels != IGNORE_INDEX
     pixels = spec.cross_entropy * smoothed
     if spec.focal:
         doubt = (-torch.expm1(-plain)).clamp(min=torch.finfo(plain.dtype).tiny)
@@ -140,10 +140,10 @@ def _hard(pixels: Tensor, plain: Tensor, known: Tensor, spec: OHEM) -> Tensor:
 def _class_weights(logits: Tensor, spec: Loss) -> Tensor | None:
     if spec.class_weights is None:
         return None
-    classes = logits.shape[1]
-    if len(spec.class_weights) != classes:
+    num_classes = logits.shape[1]
+    if len(spec.class_weights) != num_classes:
         raise PerpixelError(
-            f"loss.class_weights has {len(spec.class_weights)} numbers for {classes} classes: "
+            f"loss.class_weights has {len(spec.class_weights)} numbers for {num_classes} classes: "
             f"give one for each; `perpixel data check` prints them"
         )
     return logits.new_tensor(spec.class_weights)

@@ -8,11 +8,11 @@ import pytest
 import torch
 from hypothesis import settings
 
-from perpixel.data.scenes import Scenes
-from perpixel.heap import keep_freed
-from perpixel.images import write_image
+from perpixel.data.datasets.synthetic import SyntheticStreets
+from perpixel.io.images import write_image
 from perpixel.models import resnet
-from perpixel.recipes.spec import IGNORE
+from perpixel.recipes.schema import IGNORE_INDEX
+from perpixel.runtime.heap import keep_freed
 
 settings.register_profile("perpixel", deadline=None)  # no test fails for being slow
 settings.load_profile("perpixel")
@@ -49,7 +49,7 @@ def _seeded() -> None:
 
 @pytest.fixture
 def camvid() -> Path:
-    """The real CamVid pictures, where this machine has them."""
+    """The real CamVid images, where this machine has them."""
     if not CAMVID.is_dir():
         pytest.skip("CamVid is not on this machine (looked in ../shared/data/camvid)")
     return CAMVID
@@ -68,11 +68,11 @@ def mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A miniature data set in CamVid's layout: 12 + 3 scenes of 48x64 as PNG files."""
     root = tmp_path_factory.mktemp("mini")
     for split, count in (("train", 12), ("val", 3)):
-        scenes = Scenes(split, count=count, size=(48, 64))
+        scenes = SyntheticStreets(split, count=count, size=(48, 64))
         lines = []
         for index in range(count):
             label = scenes.label(index)
-            label[label == IGNORE] = 11
+            label[label == IGNORE_INDEX] = 11
             image, mask = f"{split}/{index:02}.png", f"{split}annot/{index:02}.png"
             write_image(root / image, scenes.image(index))
             write_image(root / mask, label)

@@ -1,4 +1,4 @@
-"""Miniature data sets, four to six pictures each, laid out exactly as their owners ship them."""
+"""Miniature data sets, four to six images each, laid out exactly as their owners ship them."""
 
 import struct
 import tarfile
@@ -10,13 +10,13 @@ import numpy as np
 from PIL import Image
 from scipy.io import savemat
 
-from perpixel.data.pascal_voc import CLASSES as VOC
-from perpixel.images import palette_table, write_image
+from perpixel.data.datasets.pascal_voc import CLASSES as VOC
+from perpixel.io.images import palette_table, write_image
 
 SIZE = (48, 64)
 
 
-def picture(path: Path, seed: int) -> None:
+def image(path: Path, seed: int) -> None:
     write_image(path, np.random.default_rng(seed).integers(0, 256, (*SIZE, 3), np.uint8))
 
 
@@ -27,7 +27,7 @@ def values(ids: Iterable[int], seed: int) -> np.ndarray:
     return np.resize(np.repeat(order, 4), SIZE)
 
 
-def grey(path: Path, mask: np.ndarray, dtype: type = np.uint8) -> None:
+def gray(path: Path, mask: np.ndarray, dtype: type = np.uint8) -> None:
     write_image(path, mask.astype(dtype))
 
 
@@ -57,7 +57,7 @@ def pascal_voc(root: Path) -> None:
     for split, names in lists.items():
         listing(voc / f"ImageSets/Segmentation/{split}.txt", names)
     for seed, name in enumerate(sorted({*lists["trainval"], *SBD_TRAIN, *SBD_VAL, "2008_000006"})):
-        picture(voc / f"JPEGImages/{name}.jpg", seed)
+        image(voc / f"JPEGImages/{name}.jpg", seed)
         if name in lists["trainval"]:
             voc_mask(voc / f"SegmentationClass/{name}.png", seed)
     sbd(root / "benchmark_RELEASE/dataset")
@@ -83,9 +83,9 @@ def ade20k(root: Path) -> None:
     for split, count in (("training", 4), ("validation", 2)):
         for index in range(count):
             name = f"ADE_{split.removesuffix('ing').removesuffix('idation')}_{index + 1:08}"
-            picture(root / f"ADEChallengeData2016/images/{split}/{name}.jpg", index)
+            image(root / f"ADEChallengeData2016/images/{split}/{name}.jpg", index)
             mask = values(range(151), index)
-            grey(root / f"ADEChallengeData2016/annotations/{split}/{name}.png", mask)
+            gray(root / f"ADEChallengeData2016/annotations/{split}/{name}.png", mask)
     (root / "ADEChallengeData2016/sceneCategories.txt").write_text("ADE_train_00000001 airport\n")
 
 
@@ -93,11 +93,11 @@ def cityscapes(root: Path) -> None:
     for split, city, count in (("train", "aachen", 4), ("val", "lindau", 2), ("test", "bonn", 1)):
         for index in range(count):
             name = f"{city}_{index:06}_000019"
-            picture(root / f"leftImg8bit/{split}/{city}/{name}_leftImg8bit.png", index)
+            image(root / f"leftImg8bit/{split}/{city}/{name}_leftImg8bit.png", index)
             mask = values(range(34), index)
             for kind in ("labelIds", "instanceIds"):
                 dtype = np.uint8 if kind == "labelIds" else np.uint16
-                grey(root / f"gtFine/{split}/{city}/{name}_gtFine_{kind}.png", mask, dtype)
+                gray(root / f"gtFine/{split}/{city}/{name}_gtFine_{kind}.png", mask, dtype)
             (root / f"gtFine/{split}/{city}/{name}_gtFine_polygons.json").write_text("{}")
 
 
@@ -111,7 +111,7 @@ def pascal_context(root: Path) -> None:
     for split, names in CONTEXT.items():
         listing(voc / f"ImageSets/Main/{split}.txt", names)
         for seed, name in enumerate(names):
-            picture(voc / f"JPEGImages/{name}.jpg", seed)
+            image(voc / f"JPEGImages/{name}.jpg", seed)
             mask = values(range(1, 460), seed).astype(np.uint16)
             savemat(root / f"trainval/{name}.mat", {"LabelMap": mask}, do_compression=True)
 
@@ -122,8 +122,8 @@ def prepared_context(root: Path) -> None:
     for split, names in CONTEXT.items():
         listing(voc / f"ImageSets/SegmentationContext/{split}.txt", names)
         for seed, name in enumerate(names):
-            picture(voc / f"JPEGImages/{name}.jpg", seed)
-            grey(voc / f"SegmentationClassContext/{name}.png", values(range(60), seed))
+            image(voc / f"JPEGImages/{name}.jpg", seed)
+            gray(voc / f"SegmentationClassContext/{name}.png", values(range(60), seed))
 
 
 CAMVID_NAMES = {
@@ -134,13 +134,13 @@ CAMVID_NAMES = {
 
 
 def camvid_release(root: Path) -> None:
-    """The owners' two folders: pictures, and masks in the colours of 32 classes."""
-    from perpixel.data.camvid import _APPROVED
+    """The owners' two folders: images, and masks in the colors of 32 classes."""
+    from perpixel.data.datasets.camvid import _APPROVED
 
-    colours = np.array(sorted(_APPROVED.colours), np.uint8)
+    colors = np.array(sorted(_APPROVED.colors), np.uint8)
     for seed, name in enumerate(name for names in CAMVID_NAMES.values() for name in names):
-        picture(root / f"701_StillsRaw_full/{name}.png", seed)
-        mask = colours[values(range(len(colours)), seed)]
+        image(root / f"701_StillsRaw_full/{name}.png", seed)
+        mask = colors[values(range(len(colors)), seed)]
         write_image(root / f"LabeledApproved_full/{name}_L.png", mask)
 
 
@@ -159,7 +159,7 @@ MINIATURES: dict[str, tuple[str, Callable[[Path], None]]] = {
 def tiff_of_bands(
     pixels: np.ndarray, *, order: str = "<", wide: bool = False, planes: bool = False
 ) -> bytes:
-    """An uncompressed TIFF of `pixels`, [height, width, bands], which nothing marks as colours."""
+    """An uncompressed TIFF of `pixels`, [height, width, bands], which nothing marks as colors."""
     height, width, bands = pixels.shape
     stored = np.moveaxis(pixels, 2, 0) if planes else pixels
     data = stored.astype(stored.dtype.newbyteorder(order)).tobytes()

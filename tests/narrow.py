@@ -1,4 +1,4 @@
-"""ResNets an eighth as wide, for tests of all that goes on around a network.
+"""ResNets an eighth as wide, for tests of all that goes on around a model.
 
 `python narrow.py train ...` is `perpixel train ...` with them.
 """

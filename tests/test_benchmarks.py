@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import perpixel
-from perpixel.images import read_image, read_mask
+from perpixel.io.images import read_image, read_mask
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = (
@@ -23,7 +23,7 @@ SCRIPTS = (
     "release", "switches", "tables",
 )  # fmt: skip
 CASE = {
-    "recipe": "camvid/fcn_r18-d8", "settings": ["data.name=camvid", "train.images_per_step=2"],
+    "recipe": "camvid/fcn_r18-d8", "settings": ["data.name=camvid", "train.batch_size=2"],
     "classes": 11, "size": (64, 64), "batch": 2, "device": "cpu", "count": 2,
 }  # fmt: skip
 
@@ -45,7 +45,7 @@ def test_every_benchmark_starts(modules, monkeypatch, capsys, script: str):
     assert capsys.readouterr().out.startswith(f"usage: {script}.py")
 
 
-@pytest.mark.parametrize("what", ["training_step", "forward", "prediction", "metric", "pictures"])
+@pytest.mark.parametrize("what", ["training_step", "forward", "prediction", "metric", "images"])
 def test_our_side_of_every_case_runs(modules, mini, what: str):
     subject = modules("subjects.with_perpixel")
     run = getattr(subject, what)({**CASE, "root": str(mini)})
@@ -189,18 +189,17 @@ def test_toolkits_take_turns(modules, monkeypatch):
     assert seconds == {"A": [5.0, 7.0], "B": [6.0, 8.0]}
 
 
-def test_pictures_are_as_large_as_the_originals(modules, mini, tmp_path):
+def test_images_are_as_large_as_the_originals(modules, mini, tmp_path):
     """And both sides' labels are the same."""
-    pictures, catalog = modules("pictures"), modules("perpixel.data.catalog")
-    images = modules("perpixel.images")
-    root = pictures.cityscapes_like(mini, tmp_path / "city", count=2)
-    opened = catalog.open_dataset("cityscapes", root, "train")
+    made, registry = modules("images"), modules("perpixel.data.registry")
+    root = made.cityscapes_like(mini, tmp_path / "city", count=2)
+    opened = registry.open_dataset("cityscapes", root, "train")
     assert len(opened) == 2
     assert opened.image(1).shape == (1024, 2048, 3)
     train_ids = root / "gtFine/train/town/0001_gtFine_labelTrainIds.png"
-    assert (opened.label(1) == images.read_mask(train_ids)).all()
-    root = pictures.voc_like(mini, tmp_path / "voc", count=2)
-    opened = catalog.open_dataset("pascal_voc", root, "train")
+    assert (opened.label(1) == read_mask(train_ids)).all()
+    root = made.voc_like(mini, tmp_path / "voc", count=2)
+    opened = registry.open_dataset("pascal_voc", root, "train")
     assert opened.image(1).shape == (375, 500, 3)
     assert opened.label(1).shape == (375, 500)
 
@@ -219,10 +218,10 @@ def test_the_page_of_camvid_holds_the_results_that_are_kept(modules):
 
 def test_the_weights_that_are_kept_know_a_street(camvid):
     model = perpixel.load(BENCHMARKS / "results/camvid/semantic_fpn_r18.safetensors")
-    picture = min((camvid / "val").glob("*.png"))
-    wanted = read_mask(camvid / "valannot" / picture.name)
-    found = model.predict(read_image(picture)).classes
-    assert (found == wanted)[wanted < len(model.names)].mean() > 0.85
+    image = min((camvid / "val").glob("*.png"))
+    wanted = read_mask(camvid / "valannot" / image.name)
+    found = model.predict(read_image(image)).mask
+    assert (found == wanted)[wanted < len(model.class_names)].mean() > 0.85
 
 
 def release_check(modules, monkeypatch, capsys, *words: object) -> tuple[int, str]:
@@ -400,7 +399,7 @@ def test_a_fault_is_noticed_or_survives(modules):
     does not sync is not."""
     injection, tests = modules("fault_injection"), ("tests/test_writing.py",)
     first, unsynced = (
-        injection.Fault("files/x", "perpixel/writing.py", old, new, tests)
+        injection.Fault("files/x", "perpixel/io/atomic.py", old, new, tests)
         for old, new in (
             ("part.open(\"wb\") as file:\n            file.writelines(content)",
              "part.open(\"wb\") as file:\n            file.writelines(content[:1])"),

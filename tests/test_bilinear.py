@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import interpolate
 
-from perpixel.bilinear import compose, matrix, taps
+from perpixel.ops.bilinear import compose, matrix, resize_weights
 
 sizes = st.integers(1, 40)
 
@@ -13,7 +13,7 @@ sizes = st.integers(1, 40)
 def test_a_table_is_what_interpolate_does(small: int, large: int, align_corners: bool):
     values = torch.rand(1, 1, small, 1, dtype=torch.float64)
     wanted = interpolate(values, size=(large, 1), mode="bilinear", align_corners=align_corners)
-    table = taps(small, large, align_corners=align_corners)
+    table = resize_weights(small, large, align_corners=align_corners)
     assert torch.allclose(matrix(table) @ values[0, 0], wanted[0, 0], rtol=0, atol=1e-9)
     assert (table.weights >= 0).all()
     assert (table.first >= 0).all()
@@ -22,8 +22,8 @@ def test_a_table_is_what_interpolate_does(small: int, large: int, align_corners:
 
 @given(small=sizes, middle=sizes, large=sizes, align_corners=st.booleans())
 def test_two_resizes_are_one_table(small: int, middle: int, large: int, align_corners: bool):
-    inner = taps(small, middle, align_corners=align_corners)
-    outer = taps(middle, large, align_corners=align_corners)
+    inner = resize_weights(small, middle, align_corners=align_corners)
+    outer = resize_weights(middle, large, align_corners=align_corners)
     both = compose(inner, outer)
     assert torch.allclose(matrix(both), matrix(outer) @ matrix(inner), rtol=0, atol=1e-12)
     assert (both.first + both.weights.shape[1] <= small).all()
@@ -32,6 +32,7 @@ def test_two_resizes_are_one_table(small: int, middle: int, large: int, align_co
 @pytest.mark.parametrize("align_corners", [False, True])
 def test_weights_of_a_row_sum_to_one(align_corners: bool):
     table = compose(
-        taps(64, 512, align_corners=align_corners), taps(512, 375, align_corners=align_corners)
+        resize_weights(64, 512, align_corners=align_corners),
+        resize_weights(512, 375, align_corners=align_corners),
     )
     assert torch.allclose(table.weights.sum(dim=1), torch.ones(375, dtype=torch.float64))

@@ -7,22 +7,22 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import perpixel
-from perpixel import zoo
-from perpixel.checkpoint import (
+from perpixel.checkpoints import zoo
+from perpixel.checkpoints.format import (
     Checkpoint,
     load_strictly,
-    network_of,
+    model_from_checkpoint,
     read_checkpoint,
     read_tensors,
     write_checkpoint,
     write_tensors,
 )
 from perpixel.errors import PerpixelError, UsageError
-from perpixel.writing import write_whole
+from perpixel.io.atomic import atomic_write
 
 RECIPE = perpixel.override(
     perpixel.recipe("camvid/fcn_r18-d8"),
-    ["model.head.width=8", "input.mean=[103.53, 116.28, 123.675]", "input.std=[1, 1, 1]",
+    ["model.head.channels=8", "input.mean=[103.53, 116.28, 123.675]", "input.std=[1, 1, 1]",
      "input.channel_order=bgr"],
 )  # fmt: skip
 NAMES, PALETTE = ("a", "b"), ((1, 2, 3), (4, 5, 6))
@@ -30,20 +30,25 @@ NAMES, PALETTE = ("a", "b"), ((1, 2, 3), (4, 5, 6))
 
 @pytest.fixture
 def checkpoint() -> Checkpoint:
-    network = perpixel.build(RECIPE, classes=2)
-    return Checkpoint(RECIPE, NAMES, PALETTE, network.state_dict(), step=7)
+    model = perpixel.build(RECIPE, num_classes=2)
+    return Checkpoint(RECIPE, NAMES, PALETTE, model.state_dict(), step=7)
 
 
 def test_what_is_written_is_read(checkpoint: Checkpoint, tmp_path):
     path = tmp_path / "deep" / "model.safetensors"
     write_checkpoint(path, checkpoint)
     found = read_checkpoint(path)
-    assert (found.recipe, found.names, found.palette, found.step) == (RECIPE, NAMES, PALETTE, 7)
+    assert (found.recipe, found.class_names, found.palette, found.step) == (
+        RECIPE,
+        NAMES,
+        PALETTE,
+        7,
+    )
     assert found.weights.keys() == checkpoint.weights.keys()
     for name, tensor in checkpoint.weights.items():
         assert torch.equal(found.weights[name], tensor)
         assert found.weights[name].dtype == tensor.dtype
-    assert not network_of(found).training
+    assert not model_from_checkpoint(found).training
     assert [p.name for p in path.parent.iterdir()] == ["model.safetensors"]
 
 
@@ -71,7 +76,7 @@ def test_every_kind_of_tensor_is_what_the_library_reads(tmp_path):
 
 def test_a_pipe_is_written_to():
     reading, writing = os.pipe()
-    write_whole(Path(f"/proc/self/fd/{writing}"), b"one ", b"two")
+    atomic_write(Path(f"/proc/self/fd/{writing}"), b"one ", b"two")
     assert os.read(reading, 100) == b"one two"
     os.close(reading)
     os.close(writing)
@@ -83,7 +88,7 @@ def test_every_mismatch_is_listed_at_once(checkpoint: Checkpoint):
     del weights["head.classifier.bias"]
     weights["head.classifier.weight"] = torch.zeros(3, 8, 1, 1)
     with pytest.raises(PerpixelError) as caught:
-        load_strictly(perpixel.build(RECIPE, classes=2), weights)
+        load_strictly(perpixel.build(RECIPE, num_classes=2), weights)
     for part in (
         "extra.weight [2]",
         "missing head.classifier.bias [2]",
@@ -124,10 +129,10 @@ def test_foreign_files_are_explained(tmp_path):
 def test_an_unwritable_place_is_named_and_nothing_is_left(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(PerpixelError, match="cannot be written"):
-        write_whole(tmp_path / "file" / "below", b"x")
+        atomic_write(tmp_path / "file" / "below", b"x")
     (tmp_path / "folder").mkdir()
     with pytest.raises(PerpixelError, match="cannot be written"):
-        write_whole(tmp_path / "folder", b"x")
+        atomic_write(tmp_path / "folder", b"x")
     assert {p.name for p in tmp_path.iterdir()} == {"file", "folder"}
 
 

@@ -25,12 +25,12 @@ from perpixel.cli import main
 from perpixel.conversion import to_state_dict
 from perpixel.conversion.names import to_theirs
 from perpixel.conversion.sssegmentation import SSSEGMENTATION
-from perpixel.images import read_image, write_image
+from perpixel.io.images import read_image, write_image
 from perpixel.models import resnet
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(path.name for path in (ROOT / "docs").glob("*.md"))
-SHORT = "--set train.steps=2 --set train.images_per_step=2 --set train.crop=32x32 --device cpu"
+SHORT = "--set train.steps=2 --set train.batch_size=2 --set augment.crop_size=32x32 --device cpu"
 TORCHRUN = ["torchrun", "--nproc-per-node", "2", "-m"]
 
 
@@ -41,7 +41,7 @@ def blocks(language: str, *, page: str = "README.md") -> list[str]:
 
 @pytest.fixture(scope="module")
 def shallow(narrow) -> Iterator[None]:
-    """Networks of one block a stage, and narrow ones: what a page says holds for them as well."""
+    """Models of one block a stage, and narrow ones: what a page says holds for them as well."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(resnet.BLOCKS, 18, (1, 1, 1, 1))
         yield
@@ -54,15 +54,15 @@ def place(shallow, mini: Path, tmp_path_factory) -> Path:
     shutil.copytree(mini, folder / "CamVid")
     shutil.copy(folder / "CamVid/val/00.png", folder / "CamVid/val/0016E5_07959.png")
     miniatures.pascal_voc(folder / "datasets")
-    shutil.copytree(mini / "val", folder / "test-pictures")
+    shutil.copytree(mini / "val", folder / "test-images")
     shutil.copytree(mini / "train", folder / "photos/images")
     shutil.copytree(mini / "trainannot", folder / "photos/masks")
     _write_foreign_files(folder)
-    _write_special_pictures(folder)
+    _write_special_images(folder)
     return folder
 
 
-def _write_special_pictures(folder: Path) -> None:
+def _write_special_images(folder: Path) -> None:
     """What docs/evaluation.md predicts."""
     shutil.copytree(folder / "CamVid/val", folder / "street")
     image = read_image(folder / "CamVid/val/00.png")
@@ -77,8 +77,8 @@ def _write_special_pictures(folder: Path) -> None:
 
 def _write_foreign_files(folder: Path) -> None:
     """Small stand-ins, in the toolkits' layouts, for the checkpoints that README converts."""
-    network = perpixel.build(perpixel.recipe("camvid/fcn_r18-d8"), classes=19)
-    mmseg = to_state_dict(network, toolkit="mmseg")
+    model = perpixel.build(perpixel.recipe("camvid/fcn_r18-d8"), num_classes=19)
+    mmseg = to_state_dict(model, toolkit="mmseg")
     torch.save(
         {"meta": {}, "state_dict": mmseg},
         folder / "fcn_r50-d8_512x1024_40k_cityscapes.pth",
@@ -87,11 +87,11 @@ def _write_foreign_files(folder: Path) -> None:
         perpixel.recipe("camvid/fcn_r18-d8"),
         ["model.backbone.stem=deep", "model.head.concat_input=false"],
     )
-    ours = perpixel.build(plain, classes=19).state_dict()
+    ours = perpixel.build(plain, num_classes=19).state_dict()
     names = to_theirs(SSSEGMENTATION.rows, ours)
     state = {names[name]: tensor for name, tensor in ours.items()}
     torch.save({"model": state, "epoch": 220}, folder / "fcn_resnet101_os16.pth")
-    backbone = network.backbone.state_dict() | {"fc.weight": torch.zeros(10, resnet.WIDTHS[-1])}
+    backbone = model.backbone.state_dict() | {"fc.weight": torch.zeros(10, resnet.WIDTHS[-1])}
     torch.save(backbone, folder / "resnet18-f37072fd.pth")
 
 
@@ -110,8 +110,8 @@ def run_line(place: Path, line: str, *, fails: bool = False) -> str:
     if words[: len(TORCHRUN)] == TORCHRUN:
         del words[: len(TORCHRUN)]
     if words[1] == "train":
-        words += [*shlex.split(SHORT), "--set", "model.head.width=32"]
-        words += ["--set", "model.head.neck_width=32"] if "semantic_fpn" in line else []
+        words += [*shlex.split(SHORT), "--set", "model.head.channels=32"]
+        words += ["--set", "model.head.fpn_channels=32"] if "semantic_fpn" in line else []
     assert words[0] == "perpixel"
     code, printed, said = 0, io.StringIO(), io.StringIO()
     with (
@@ -211,13 +211,13 @@ def test_the_reference_is_that_of_the_sources():
 
 def test_the_python_runs(place: Path):
     (first,) = blocks("python")
-    short = first.replace('"train.steps=1000"', '"train.steps=2", "train.crop=32x32"')
+    short = first.replace('"train.steps=1000"', '"train.steps=2", "augment.crop_size=32x32"')
     assert short != first
     run_python(place, short)
 
 
 def test_the_described_toml_is_valid(tmp_path: Path, mini: Path):
-    from perpixel.data.folder import open_folder
+    from perpixel.data.datasets.folder import open_folder
 
     (text,) = blocks("toml", page="own-data.md")
     (tmp_path / "dataset.toml").write_text(text)

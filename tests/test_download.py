@@ -1,4 +1,4 @@
-"""Downloads against a server on loopback that cuts connections and serves damaged bytes."""
+"""Downloads against a server on loopback that cuts connections and serves corrupt bytes."""
 
 import errno
 import hashlib
@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from perpixel import download
 from perpixel.errors import PerpixelError
+from perpixel.io import download
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -115,7 +115,7 @@ def test_what_has_arrived_is_kept_for_the_next_call(server: Server, tmp_path):
 
 def test_damaged_bytes_are_never_kept(server: Server, tmp_path):
     server.content = CONTENT[:-1] + b"?"
-    with pytest.raises(PerpixelError, match="damaged on the way"):
+    with pytest.raises(PerpixelError, match="corrupt on the way"):
         download.fetch(url(server), sha256=SHA256)
     assert files(tmp_path) == set()
     server.content = CONTENT

@@ -1,4 +1,4 @@
-"""benchmarks/faults.py in small: runs that are killed and stopped, and damaged files everywhere."""
+"""benchmarks/faults.py in small: runs that are killed and stopped, and corrupt files everywhere."""
 
 import os
 import subprocess

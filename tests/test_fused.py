@@ -7,15 +7,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import cross_entropy, interpolate
 
-from perpixel import fused
-from perpixel.fused import pixel_cross_entropy
-from perpixel.recipes.spec import IGNORE
+from perpixel.ops import fused_cross_entropy
+from perpixel.ops.fused_cross_entropy import pixel_cross_entropy
+from perpixel.recipes.schema import IGNORE_INDEX
 
 
-def batch(classes: int, small: tuple, large: tuple, *, pictures: int = 2):
-    logits = 3 * torch.randn(pictures, classes, *small, dtype=torch.float64)
-    labels = torch.randint(0, classes, (pictures, *large), dtype=torch.uint8)
-    labels[torch.rand(labels.shape) < 0.2] = IGNORE
+def batch(classes: int, small: tuple, large: tuple, *, images: int = 2):
+    logits = 3 * torch.randn(images, classes, *small, dtype=torch.float64)
+    labels = torch.randint(0, classes, (images, *large), dtype=torch.uint8)
+    labels[torch.rand(labels.shape) < 0.2] = IGNORE_INDEX
     return logits, labels
 
 
@@ -25,7 +25,7 @@ def materialised(
     size = labels.shape[1:]
     full = interpolate(logits, size=size, mode="bilinear", align_corners=align_corners)
     return cross_entropy(
-        full, labels.long(), ignore_index=IGNORE, reduction="none", label_smoothing=smoothing
+        full, labels.long(), ignore_index=IGNORE_INDEX, reduction="none", label_smoothing=smoothing
     )
 
 
@@ -47,16 +47,16 @@ def assert_same(logits: Tensor, labels: Tensor, *, tolerance: float, **how):
 
 @settings(max_examples=80, deadline=None)
 @given(
-    pictures=st.integers(1, 3),
+    images=st.integers(1, 3),
     classes=st.integers(1, 30),
     sizes=st.tuples(*[st.integers(1, 12)] * 2, *[st.integers(1, 40)] * 2),
     align_corners=st.booleans(),
     smoothing=st.sampled_from([0.0, 0.1, 0.9]),
     seed=st.integers(0, 99),
 )
-def test_is_interpolate_and_cross_entropy(pictures, classes, sizes, align_corners, smoothing, seed):
+def test_is_interpolate_and_cross_entropy(images, classes, sizes, align_corners, smoothing, seed):
     torch.manual_seed(seed)
-    logits, labels = batch(classes, sizes[:2], sizes[2:], pictures=pictures)
+    logits, labels = batch(classes, sizes[:2], sizes[2:], images=images)
     how = {"align_corners": align_corners, "smoothing": smoothing}
     assert_same(logits, labels, tolerance=1e-9, **how)
 
@@ -64,14 +64,14 @@ def test_is_interpolate_and_cross_entropy(pictures, classes, sizes, align_corner
 @pytest.mark.parametrize("values", [1, 1000, 1 << 30], ids=["a row", "a few", "one band"])
 @pytest.mark.parametrize("align_corners", [False, True])
 def test_the_bands_height_changes_nothing(monkeypatch, values: int, align_corners: bool):
-    monkeypatch.setitem(fused._VALUES, "cpu", values)
+    monkeypatch.setitem(fused_cross_entropy._VALUES, "cpu", values)
     logits, labels = batch(7, (9, 6), (70, 45))
     assert_same(logits, labels, align_corners=align_corners, tolerance=1e-9)
 
 
 @pytest.mark.parametrize("align_corners", [False, True])
 def test_the_gradient_is_the_losses_slope(align_corners: bool):
-    logits, labels = batch(4, (2, 3), (5, 4), pictures=1)
+    logits, labels = batch(4, (2, 3), (5, 4), images=1)
     assert torch.autograd.gradcheck(
         lambda x: pixel_cross_entropy(x, labels, align_corners=align_corners),
         logits.requires_grad_(),

@@ -16,13 +16,13 @@ import torch
 from torch.nn.functional import cross_entropy, interpolate
 
 import perpixel
-from perpixel import distributed
-from perpixel.data.scenes import Scenes
-from perpixel.fused import pixel_cross_entropy
+from perpixel.data.datasets.synthetic import SyntheticStreets
 from perpixel.models.build import build
+from perpixel.ops.fused_cross_entropy import pixel_cross_entropy
+from perpixel.profiling.latency import inference_pass, latency, write_trace
 from perpixel.profiling.memory import Request, peak_memory
-from perpixel.profiling.timing import inference_pass, latency, write_trace
-from perpixel.recipes.spec import IGNORE, Recipe
+from perpixel.recipes.schema import IGNORE_INDEX, Recipe
+from perpixel.runtime import distributed
 
 WHERE = torch.device(os.environ.get("PERPIXEL_TEST_DEVICE", "cuda"))
 GPU = WHERE.type == "cuda"
@@ -30,13 +30,13 @@ if GPU and not torch.cuda.is_available():
     pytest.skip("there is no GPU", allow_module_level=True)
 
 SHORT = [
-    "train.steps=4", "train.images_per_step=4", "train.crop=48x64", "train.finish=null",
-    "train.ema=0.9", "train.log_every=1", "train.save_every=2", "evaluate.every=null",
+    "train.steps=4", "train.batch_size=4", "augment.crop_size=48x64", "train.final_phase=null",
+    "train.ema_decay=0.9", "train.log_every=1", "train.save_every=2", "evaluate.every=null",
     "train.precision=float32", "model.head.dropout=0",
 ]  # fmt: skip
 FCN = perpixel.override(
     perpixel.recipe("camvid/fcn_r18-d8"),
-    [*SHORT, "model.head.width=8", "model.auxiliary.width=8", "model.auxiliary.dropout=0"],
+    [*SHORT, "model.head.channels=8", "model.aux_head.channels=8", "model.aux_head.dropout=0"],
 )
 FPN = perpixel.override(perpixel.recipe("camvid/semantic_fpn_r18"), SHORT)
 BOTH = pytest.mark.parametrize("recipe", [FCN, FPN], ids=["fcn", "fpn"])
@@ -51,7 +51,7 @@ def train(recipe: Recipe, mini: Path, out: Path, *changes: str, device: str = st
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
-    return perpixel.load(run, device="cpu").network.state_dict()
+    return perpixel.load(run, device="cpu").model.state_dict()
 
 
 @pytest.fixture(scope="module")
@@ -82,10 +82,10 @@ def test_a_run_is_the_cpus(recipe, mini, tmp_path, on_the_cpu):
         ("train.precision=tf32", 1e-2),
         ("train.precision=bfloat16", 3e-2),
         ("train.precision=float16", 3e-2),
-        ("train.recompute_stages=[1,2,3,4]", 1e-4),
-        ("train.recompute_activations=true", 1e-4),
-        ("train.accumulate=2", 0.2),  # batch norm sees half as many pictures
-        ("optimizer.algorithm=adamw", 1e-4),
+        ("train.activation_checkpointing=stages", 1e-4),
+        ("train.activation_checkpointing=norms", 1e-4),
+        ("train.grad_accum_steps=2", 0.2),  # batch norm sees half as many images
+        ("optimizer.name=adamw", 1e-4),
     ],
 )
 def test_switches_change_the_loss_as_they_may(recipe, change, error, mini, tmp_path, on_the_cpu):
@@ -112,7 +112,7 @@ def test_a_deterministic_run_goes_on_bit_for_bit(recipe, mini, tmp_path):
     states = sorted((begun / "checkpoints").glob("last*"))
     for later in [states[-1], *(begun / "checkpoints").glob("model*")]:
         later.unlink()
-    train(recipe, mini, begun, resume=True, deterministic=True)
+    train(recipe, mini, begun, resume="must", deterministic=True)
     lines = (begun / "log.txt").read_text()
     assert "after step 2" in lines or "step 3" in lines.split("random initial weights")[-1]
     ours, theirs = weights(begun), weights(whole)
@@ -124,8 +124,8 @@ def test_a_deterministic_run_goes_on_bit_for_bit(recipe, mini, tmp_path):
     [
         [],
         ["inference.flip=true", "inference.scales=[0.75,1.5]"],
-        ["inference.windows=slide", "inference.crop=48x48", "inference.stride=32x32"],
-        ["inference.windows=blend", "inference.crop=48x48", "inference.stride=32x32"],
+        ["inference.mode=slide", "inference.window_size=48x48", "inference.stride=32x32"],
+        ["inference.mode=blend", "inference.window_size=48x48", "inference.stride=32x32"],
         ["inference.pad_to=100x140"],
     ],
     ids=["whole", "scales", "slide", "blend", "padded"],
@@ -133,9 +133,9 @@ def test_a_deterministic_run_goes_on_bit_for_bit(recipe, mini, tmp_path):
 @BOTH
 def test_class_maps_are_the_cpus(recipe, changes, mini, tmp_path):
     train(recipe, mini, tmp_path, "train.steps=2", device="cpu")
-    pictures = Scenes("val", count=2, size=(90, 130))
+    images = SyntheticStreets("val", count=2, size=(90, 130))
     for index in range(2):
-        image = pictures.image(index)
+        image = images.image(index)
         here, cpu = (
             perpixel.load(tmp_path, device=where, settings=changes).predict(image)
             for where in (str(WHERE), "cpu")
@@ -155,7 +155,7 @@ def test_a_run_is_scored_alike(mini, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("pictures", "classes", "low", "high"),
+    ("images", "classes", "low", "high"),
     [
         (2, 19, (33, 65), (257, 513)),
         pytest.param(4, 150, (64, 64), (512, 512), marks=pytest.mark.skipif(not GPU, reason="")),
@@ -163,15 +163,15 @@ def test_a_run_is_scored_alike(mini, tmp_path):
     ],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_the_fused_loss_at_true_sizes(pictures, classes, low, high, dtype):
-    logits = 3 * torch.randn(pictures, classes, *low, device=WHERE)
+def test_the_fused_loss_at_true_sizes(images, classes, low, high, dtype):
+    logits = 3 * torch.randn(images, classes, *low, device=WHERE)
     logits = logits.to(dtype).contiguous(memory_format=torch.channels_last).requires_grad_()
-    labels = torch.randint(0, classes, (pictures, *high), dtype=torch.uint8, device=WHERE)
-    labels[torch.rand(labels.shape, device=WHERE) < 0.2] = IGNORE
+    labels = torch.randint(0, classes, (images, *high), dtype=torch.uint8, device=WHERE)
+    labels[torch.rand(labels.shape, device=WHERE) < 0.2] = IGNORE_INDEX
     pull = torch.rand(labels.shape, device=WHERE)
     exact = logits.detach().double().requires_grad_()
     full = interpolate(exact, size=high, mode="bilinear", align_corners=False)
-    wanted = cross_entropy(full, labels.long(), ignore_index=IGNORE, reduction="none")
+    wanted = cross_entropy(full, labels.long(), ignore_index=IGNORE_INDEX, reduction="none")
     (wanted * pull).sum().backward()
     found = pixel_cross_entropy(logits, labels, align_corners=False)
     (found * pull).sum().backward()
@@ -185,18 +185,18 @@ def test_the_fused_loss_at_true_sizes(pictures, classes, low, high, dtype):
 
 def test_float32_is_float32():
     """TF32 has 10 bits of fraction: products would be wrong by 1e-3."""
-    distributed.precision("float32", WHERE)
+    distributed.resolve_dtype("float32", WHERE)
     values = torch.randn(256, 64, 1, 1, device=WHERE)
-    picture = torch.randn(1, 64, 32, 32, device=WHERE)
-    found = torch.nn.functional.conv2d(picture, values)
-    wanted = torch.nn.functional.conv2d(picture.double(), values.double())
+    image = torch.randn(1, 64, 32, 32, device=WHERE)
+    found = torch.nn.functional.conv2d(image, values)
+    wanted = torch.nn.functional.conv2d(image.double(), values.double())
     assert (found - wanted).abs().max() < 1e-5 * wanted.abs().max()
 
 
 @pytest.mark.parametrize("training", [False, True])
 def test_memory_is_measured(training):
     request = Request(
-        recipe=FCN, classes=11, size=(96, 128), batch=2, device=str(WHERE),
+        recipe=FCN, num_classes=11, size=(96, 128), batch=2, device=str(WHERE),
         dtype="bfloat16", training=training,
     )  # fmt: skip
     measured = peak_memory(request)
@@ -205,8 +205,8 @@ def test_memory_is_measured(training):
 
 
 def test_passes_are_timed_and_traced(tmp_path):
-    network = build(FCN.model, classes=11).to(WHERE).eval()
-    run = inference_pass(network, torch.ones(1, 3, 64, 64, device=WHERE), dtype=torch.float32)
+    model = build(FCN.model, num_classes=11).to(WHERE).eval()
+    run = inference_pass(model, torch.ones(1, 3, 64, 64, device=WHERE), dtype=torch.float32)
     found = latency(run, WHERE, seconds=0.05)
     assert 0 < found.best < 1e4
     assert 0 < found.p50 <= found.p90
@@ -227,7 +227,7 @@ def test_too_little_memory_is_told(mini, tmp_path):
         [sys.executable, "-c", script, str(mini), str(tmp_path)],
         capture_output=True, text=True, cwd=Path(__file__).parent,
     )  # fmt: skip
-    assert "too little memory; train.accumulate=2" in done.stderr
+    assert "too little memory; train.grad_accum_steps=2" in done.stderr
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])

@@ -9,7 +9,7 @@ import pytest
 
 FAULTS = """
 import resource, numpy
-from perpixel.heap import keep_freed
+from perpixel.runtime.heap import keep_freed
 
 keep_freed()
 def fill():

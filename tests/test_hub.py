@@ -19,17 +19,17 @@ import pytest
 import torch
 
 import perpixel
-from perpixel import hub, zoo
-from perpixel.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from perpixel.data.camvid import CLASSES
-from perpixel.data.scenes import Scenes
+from perpixel.checkpoints import hub, zoo
+from perpixel.checkpoints.format import Checkpoint, read_checkpoint, write_checkpoint
+from perpixel.data.datasets.camvid import CLASSES
+from perpixel.data.datasets.synthetic import SyntheticStreets
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.inference.predictor import Predictor
 
 huggingface_hub = pytest.importorskip("huggingface_hub", reason="the extra [hub] is not installed")
 
 RECIPE = perpixel.override(
-    perpixel.recipe("camvid/fcn_r18-d8"), ["model.head.width=16", "model.auxiliary=null"]
+    perpixel.recipe("camvid/fcn_r18-d8"), ["model.head.channels=16", "model.aux_head=null"]
 )
 COMMIT = "a" * 40
 pytestmark = pytest.mark.usefixtures("narrow")
@@ -41,7 +41,7 @@ def run_folder(narrow, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "camvid"
     for seed, name in enumerate(("model", "best")):
         torch.manual_seed(seed)
-        weights = perpixel.build(RECIPE, classes=11).state_dict()
+        weights = perpixel.build(RECIPE, num_classes=11).state_dict()
         checkpoint = Checkpoint(RECIPE, CLASSES.names, CLASSES.palette, weights, step=600)
         write_checkpoint(folder / "checkpoints" / f"{name}.safetensors", checkpoint)
     (folder / "evaluate.json").write_text('{"miou": 41.03, "pixel_accuracy": 85.8, "images": 101}')
@@ -173,13 +173,13 @@ def test_the_folder_is_a_model_with_a_card(run_folder, tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "README.md", "config.json", "model.safetensors",
     ]  # fmt: skip
-    picture = Scenes("val", count=1, size=(48, 64)).image(0)
-    wanted = model.predict(picture).classes
+    image = SyntheticStreets("val", count=1, size=(48, 64)).image(0)
+    wanted = model.predict(image).mask
     for loaded in (
         perpixel.load(tmp_path / "out"),
         Predictor.from_pretrained(tmp_path / "out"),
     ):
-        assert (loaded.predict(picture).classes == wanted).all()
+        assert (loaded.predict(image).mask == wanted).all()
     config = json.loads((tmp_path / "out/config.json").read_text())
     assert config["id2label"]["3"] == CLASSES.names[3]
     assert config["label2id"][CLASSES.names[3]] == 3
@@ -198,7 +198,7 @@ def test_scores_are_the_final_weights_alone(run_folder, tmp_path):
     best.save_pretrained(tmp_path)
     card = (tmp_path / "README.md").read_text()
     assert "mIoU" not in card
-    assert "states no licence" in card
+    assert "states no license" in card
 
 
 def test_damaged_scores_are_named(run_folder, tmp_path):

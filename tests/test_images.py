@@ -1,4 +1,4 @@
-"""Files in, arrays out: what each kind of picture and mask file gives, and what is refused."""
+"""Files in, arrays out: what each kind of image and mask file gives, and what is refused."""
 
 import struct
 import sys
@@ -11,10 +11,10 @@ import pytest
 from miniatures import tiff_of_bands
 from PIL import Image
 
-from perpixel.errors import DamagedFile, PerpixelError
-from perpixel.images import (
+from perpixel.errors import CorruptFileError, PerpixelError
+from perpixel.io.images import (
     IMAGE_SUFFIXES,
-    colourise,
+    colorize,
     distinct_palette,
     header_size,
     overlay,
@@ -31,16 +31,16 @@ PALETTE = ((10, 20, 30), (200, 0, 0), (0, 0, 200))
 RGB = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [9, 8, 7]]], np.uint8)
 
 
-def _picture(height: int, width: int) -> np.ndarray:
+def _image(height: int, width: int) -> np.ndarray:
     rng = np.random.default_rng(0)
     return rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-# --- Pictures ------------------------------------------------------------------------------------
+# --- Images ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".PNG"])
-def test_a_written_picture_is_read_back_in_rgb_order(tmp_path, suffix):
+def test_a_written_image_is_read_back_in_rgb_order(tmp_path, suffix):
     write_image(tmp_path / f"new/folder/a{suffix}", RGB)
     image = read_image(tmp_path / f"new/folder/a{suffix}")
     assert image.dtype == np.uint8
@@ -54,9 +54,9 @@ def test_every_listed_format_can_be_read(tmp_path, suffix):
     assert np.abs(image.astype(int) - (200, 100, 0)).max() <= 6
 
 
-def test_grey_is_repeated_and_alpha_dropped(tmp_path):
-    Image.fromarray(IDS).save(tmp_path / "grey.png")
-    assert np.array_equal(read_image(tmp_path / "grey.png"), np.dstack([IDS] * 3))
+def test_gray_is_repeated_and_alpha_dropped(tmp_path):
+    Image.fromarray(IDS).save(tmp_path / "gray.png")
+    assert np.array_equal(read_image(tmp_path / "gray.png"), np.dstack([IDS] * 3))
     opaque = np.full((2, 2), 255, np.uint8)
     for name, alpha in (("opaque", opaque), ("clear", opaque * 0)):
         Image.fromarray(np.dstack([RGB, alpha])).save(tmp_path / f"{name}.png")
@@ -69,7 +69,7 @@ def test_sixteen_bits_are_scaled_to_eight(tmp_path):
     assert read_image(tmp_path / "a.png")[0, :, 0].tolist() == [0, 7, 128, 255]
 
 
-def test_a_picture_is_turned_as_its_exif_says(tmp_path):
+def test_a_image_is_turned_as_its_exif_says(tmp_path):
     upright = np.zeros((16, 32, 3), np.uint8)
     upright[:, 16:] = 255
     exif = Image.Exif()
@@ -90,11 +90,11 @@ def test_a_palette_mask_gives_its_indices(tmp_path):
     mask = read_mask(tmp_path / "a.png")
     assert mask.dtype == np.uint8
     assert np.array_equal(mask, IDS)
-    colours = read_palette(tmp_path / "a.png")
-    assert colours is not None
-    assert colours[:3] == PALETTE
-    assert colours[255] == (255, 255, 255)
-    assert np.array_equal(read_image(tmp_path / "a.png"), colourise(IDS, PALETTE))
+    colors = read_palette(tmp_path / "a.png")
+    assert colors is not None
+    assert colors[:3] == PALETTE
+    assert colors[255] == (255, 255, 255)
+    assert np.array_equal(read_image(tmp_path / "a.png"), colorize(IDS, PALETTE))
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
@@ -114,8 +114,8 @@ def test_a_palette_mask_with_transparency_gives_its_indices(tmp_path):
 
 
 def test_only_palette_files_have_a_palette(tmp_path):
-    Image.fromarray(IDS).save(tmp_path / "grey.png")
-    assert read_palette(tmp_path / "grey.png") is None
+    Image.fromarray(IDS).save(tmp_path / "gray.png")
+    assert read_palette(tmp_path / "gray.png") is None
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
@@ -151,9 +151,9 @@ def test_masks_lose_their_alpha(tmp_path):
     alpha = np.full((2, 2), 128, np.uint8)
     Image.fromarray(np.dstack([RGB, alpha])).save(tmp_path / "rgba.png")
     assert np.array_equal(read_mask(tmp_path / "rgba.png"), RGB)
-    grey = np.array([[0, 3], [255, 1]], np.uint8)
-    Image.fromarray(np.dstack([grey, alpha]), mode="LA").save(tmp_path / "la.png")
-    assert np.array_equal(read_mask(tmp_path / "la.png"), grey)
+    gray = np.array([[0, 3], [255, 1]], np.uint8)
+    Image.fromarray(np.dstack([gray, alpha]), mode="LA").save(tmp_path / "la.png")
+    assert np.array_equal(read_mask(tmp_path / "la.png"), gray)
 
 
 @pytest.mark.parametrize("values", [[[0, 65536]], [[-1, 3]]])
@@ -177,7 +177,7 @@ def test_fractions_are_not_a_mask(tmp_path):
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9])
 def test_a_file_that_is_cut_off_is_named(tmp_path, capfd, read, suffix, share):
     whole, cut = tmp_path / f"whole{suffix}", tmp_path / f"cut{suffix}"
-    Image.fromarray(_picture(60, 80)).save(whole)
+    Image.fromarray(_image(60, 80)).save(whole)
     cut.write_bytes(whole.read_bytes()[: int(share * whole.stat().st_size)])
     with pytest.raises(PerpixelError) as error:
         read(cut)
@@ -187,8 +187,8 @@ def test_a_file_that_is_cut_off_is_named(tmp_path, capfd, read, suffix, share):
 
 
 @pytest.mark.parametrize("read", [read_image, read_mask, read_palette])
-def test_what_is_not_a_picture_is_named(tmp_path, read):
-    (tmp_path / "text.png").write_text("not a picture\n" * 50)
+def test_what_is_not_a_image_is_named(tmp_path, read):
+    (tmp_path / "text.png").write_text("not an image\n" * 50)
     (tmp_path / "folder.png").mkdir()
     for name in ("text.png", "folder.png", "none.png"):
         with pytest.raises(PerpixelError) as error:
@@ -222,25 +222,25 @@ def test_what_does_not_fit_on_the_disk_leaves_nothing(tmp_path):
     assert (tmp_path / "old.png").read_bytes() == before
 
 
-# --- Colours -------------------------------------------------------------------------------------
+# --- Colors -------------------------------------------------------------------------------------
 
 
-def test_unlabelled_is_white_and_the_rest_of_the_table_black():
+def test_unlabeled_is_white_and_the_rest_of_the_table_black():
     table = palette_table(PALETTE)
     assert table.shape == (256, 3)
-    assert table[:3].tolist() == [list(colour) for colour in PALETTE]
+    assert table[:3].tolist() == [list(color) for color in PALETTE]
     assert table[255].tolist() == [255, 255, 255]
     assert not table[3:255].any()
 
 
-def test_overlay_mixes_the_picture_and_the_colours():
+def test_overlay_mixes_the_image_and_the_colors():
     image = np.full((2, 3, 3), 100, np.uint8)
     assert np.array_equal(overlay(image, IDS, PALETTE, opacity=0), image)
-    assert np.array_equal(overlay(image, IDS, PALETTE, opacity=1), colourise(IDS, PALETTE))
+    assert np.array_equal(overlay(image, IDS, PALETTE, opacity=1), colorize(IDS, PALETTE))
     assert overlay(image, IDS, PALETTE)[0, 1].tolist() == [150, 50, 50]
 
 
-def test_generated_colours_differ():
+def test_generated_colors_differ():
     assert distinct_palette(3) == distinct_palette(255)[:3]
     assert len(set(distinct_palette(255))) == 255
     few = np.array(distinct_palette(12), int)
@@ -256,19 +256,19 @@ def test_paths_may_hold_any_letters(tmp_path):
 
 @pytest.mark.parametrize("kind", ["png", "jpg", "bmp", "tif", "webp"])
 def test_a_header_tells_the_size(tmp_path, kind):
-    write_image(tmp_path / f"a.{kind}", _picture(7, 11))
+    write_image(tmp_path / f"a.{kind}", _image(7, 11))
     assert header_size((tmp_path / f"a.{kind}").read_bytes(), origin="it") == (7, 11)
 
 
 @pytest.mark.parametrize("content", [b"", b"x", b"\x89PNG\r\n\x1a\n", b"GIF89a\x01\x00\x01\x00"])
 def test_without_a_header_of_a_known_format_there_is_no_size(content):
-    with pytest.raises(PerpixelError, match="it: not a picture that can be read"):
+    with pytest.raises(PerpixelError, match="it: not an image that can be read"):
         header_size(content, origin="it")
 
 
 @pytest.mark.parametrize("read", [read_image, read_mask])
-@pytest.mark.parametrize("colour", [0, 2], ids=["grey", "rgb"])
-def test_a_file_that_would_unpack_into_gigabytes_is_refused(tmp_path, capfd, read, colour):
+@pytest.mark.parametrize("color", [0, 2], ids=["gray", "rgb"])
+def test_a_file_that_would_unpack_into_gigabytes_is_refused(tmp_path, capfd, read, color):
     """60,000 x 60,000 pixels in a hundred bytes."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
@@ -276,7 +276,7 @@ def test_a_file_that_would_unpack_into_gigabytes_is_refused(tmp_path, capfd, rea
             struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
         )
 
-    head = struct.pack(">IIBBBBB", 60_000, 60_000, 8, colour, 0, 0, 0)
+    head = struct.pack(">IIBBBBB", 60_000, 60_000, 8, color, 0, 0, 0)
     parts = chunk(b"IHDR", head), chunk(b"IDAT", zlib.compress(bytes(1000))), chunk(b"IEND", b"")
     path = tmp_path / "bomb.png"
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
@@ -293,7 +293,7 @@ def test_a_tiff_whose_pixels_are_said_to_lie_beyond_any_file_is_named(tmp_path, 
     content = tiff_of_bands(IDS[..., None], wide=True)
     place = content.index(struct.pack("<HHQ", 273, 16, 1)) + 12  # of the tag StripOffsets
     (tmp_path / "a.tif").write_bytes(content[:place] + b"\xff" * 8 + content[place + 8 :])
-    with pytest.raises(DamagedFile, match=r"a\.tif: "):
+    with pytest.raises(CorruptFileError, match=r"a\.tif: "):
         read(tmp_path / "a.tif")
 
 
@@ -306,7 +306,7 @@ def test_a_tiffs_alpha_is_dropped_and_not_multiplied_by(tmp_path, alpha):
 
 
 def test_a_tiff_is_as_large_as_its_tiles(tmp_path):
-    """They are decoded whole, however little of them is the picture."""
+    """They are decoded whole, however little of them is the image."""
     tags = {  # number: (type, value); 3 is a short, 4 a long
         256: (4, 2), 257: (4, 2), 258: (3, 8), 259: (3, 1), 262: (3, 1), 277: (3, 1),
         322: (4, 4096), 323: (4, 2048), 324: (4, 200), 325: (4, 4),

@@ -5,9 +5,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from perpixel.errors import PerpixelError
 from perpixel.losses import segmentation_loss
-from perpixel.recipes.spec import IGNORE, OHEM, Loss
+from perpixel.recipes.schema import IGNORE_INDEX, OHEM, Loss
 
-VALID = Loss(mean="valid")
+VALID = Loss(avg_non_ignore=True)
 
 
 @pytest.mark.parametrize("align_corners", [False, True])
@@ -28,13 +28,13 @@ def test_logits_are_enlarged_bilinearly(align_corners: bool, term: str):
 CLASS_WEIGHTS = (0.5, 2.0, 0.0, 1.25)
 TERMS = {
     "valid": VALID,
-    "all pixels": Loss(mean="all"),
+    "all pixels": Loss(avg_non_ignore=False),
     "weights": Loss(class_weights=CLASS_WEIGHTS),
-    "weights-all": Loss(class_weights=CLASS_WEIGHTS, mean="all"),
+    "weights-all": Loss(class_weights=CLASS_WEIGHTS, avg_non_ignore=False),
     "focal": Loss(cross_entropy=0, focal=1),
     "focal-weights": Loss(cross_entropy=0.5, focal=2, focal_gamma=0.5, class_weights=CLASS_WEIGHTS),
     "ohem": Loss(ohem=OHEM(threshold=0.4, min_kept=2)),
-    "ohem-least": Loss(ohem=OHEM(threshold=0.01, min_kept=9), mean="all"),
+    "ohem-least": Loss(ohem=OHEM(threshold=0.01, min_kept=9), avg_non_ignore=False),
     "ohem-top": Loss(ohem=OHEM(threshold=None, min_kept=9), class_weights=CLASS_WEIGHTS),
     "dice": Loss(cross_entropy=0, dice=1),
     "lovasz": Loss(cross_entropy=0, lovasz=1),
@@ -53,7 +53,7 @@ def plain_terms(logits: torch.Tensor, labels: torch.Tensor, spec: Loss) -> float
     pixels = [
         (int(labels[n, y, x]), chances[n, :, y, x])
         for n, y, x in np.ndindex(*labels.shape)
-        if labels[n, y, x] != IGNORE
+        if labels[n, y, x] != IGNORE_INDEX
     ]
     if not pixels:
         return 0.0
@@ -82,7 +82,7 @@ def _plain_pixels(pixels: list, labels: torch.Tensor, spec: Loss) -> float:
             ps = [chance[label] for label, chance in pixels]
             limit = max(sorted(ps)[min(count, len(ps) - 1)], spec.ohem.threshold)
             kept = [loss for loss, p in zip(losses, ps, strict=True) if p < limit]
-    whole = sum(weight[label] for label, _ in pixels) if spec.mean == "valid" else labels.numel()
+    whole = sum(weight[label] for label, _ in pixels) if spec.avg_non_ignore else labels.numel()
     return sum(kept) / whole if whole else 0.0
 
 
@@ -113,9 +113,9 @@ def _plain_lovasz(pixels: list) -> float:
 
 
 def batch(classes: int = 4, size: tuple[int, int] = (5, 7)) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits, float64, and labels of two pictures, their first rows void, the last class absent."""
+    """Logits, float64, and labels of two images, their first rows void, the last class absent."""
     labels = torch.randint(0, max(classes - 1, 1), (2, *size), dtype=torch.uint8)
-    labels[:, : size[0] // 2] = IGNORE
+    labels[:, : size[0] // 2] = IGNORE_INDEX
     return 2 * torch.randn(2, classes, *size, dtype=torch.float64), labels
 
 
@@ -147,14 +147,14 @@ def test_void_pixels_have_no_gradient(spec: Loss):
     logits, labels = batch()
     logits.requires_grad_()
     segmentation_loss(logits, labels, spec).backward()
-    void = (labels == IGNORE)[:, None].expand_as(logits)
+    void = (labels == IGNORE_INDEX)[:, None].expand_as(logits)
     assert not logits.grad[void].any()
 
 
 @PARTS
 def test_nothing_but_void_is_a_loss_of_nothing(spec: Loss):
     logits = torch.randn(2, 4, 3, 3, requires_grad=True)
-    loss = segmentation_loss(logits, torch.full((2, 6, 6), IGNORE, dtype=torch.uint8), spec)
+    loss = segmentation_loss(logits, torch.full((2, 6, 6), IGNORE_INDEX, dtype=torch.uint8), spec)
     loss.backward()
     assert loss.item() == 0
     assert not logits.grad.any()
@@ -164,7 +164,7 @@ def test_nothing_but_void_is_a_loss_of_nothing(spec: Loss):
 @pytest.mark.parametrize("certain", [-1e4, 1e4], ids=["wrong", "right"])
 def test_extreme_logits_give_finite_gradients(spec: Loss, certain: float):
     _, labels = batch()
-    truth = labels.long().where(labels != IGNORE, 0)
+    truth = labels.long().where(labels != IGNORE_INDEX, 0)
     logits = certain * torch.nn.functional.one_hot(truth, 4).movedim(-1, 1).float()
     logits.requires_grad_()
     loss = segmentation_loss(logits, labels, spec)
@@ -198,7 +198,7 @@ def test_the_plain_loss_is_torchs_own():
     weights = torch.tensor(CLASS_WEIGHTS).double()
     for spec, weight in ((Loss(), None), (Loss(class_weights=CLASS_WEIGHTS), weights)):
         expected = torch.nn.functional.cross_entropy(
-            logits, labels.long(), weight=weight, ignore_index=IGNORE
+            logits, labels.long(), weight=weight, ignore_index=IGNORE_INDEX
         )
         assert segmentation_loss(logits, labels, spec).item() == pytest.approx(expected.item())
 
@@ -214,7 +214,7 @@ def test_smoothed_labels_are_a_share_of_all_classes(others: dict):
     share = 0.3
     spec = Loss(label_smoothing=share, **others)
     scores = torch.nn.functional.log_softmax(logits.double(), dim=1)
-    known = labels != IGNORE
+    known = labels != IGNORE_INDEX
     label = labels.where(known, 0).long()
     plain = -scores.gather(1, label[:, None])[:, 0]
     smoothed = (1 - share) * plain - share * scores.mean(dim=1)

@@ -24,7 +24,7 @@ def test_there_are_two():
 def test_the_cells_run_in_their_order(path: Path, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code = ["".join(cell["source"]) for cell in code_cells(path)]
-    small = '"train.steps=2", "model.head.neck_width=32", "model.head.width=32"'
+    small = '"train.steps=2", "model.head.fpn_channels=32", "model.head.channels=32"'
     short = [re.sub(r'"train\.steps=\d+"', small, source) for source in code]
     assert short != code
     variables: dict = {"__name__": "__main__"}
@@ -40,6 +40,6 @@ def test_it_is_committed_as_it_ran(path: Path):
     assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
     outputs = [output for cell in cells for output in cell["outputs"]]
     assert "error" not in {output["output_type"] for output in outputs}
-    pictures = [output for output in outputs if "image/png" in output.get("data", {})]
-    assert len(pictures) >= 2
+    images = [output for output in outputs if "image/png" in output.get("data", {})]
+    assert len(images) >= 2
     assert path.stat().st_size <= 300_000

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from perpixel import png
 from perpixel.errors import PerpixelError
-from perpixel.images import read_image, read_mask
+from perpixel.io import png
+from perpixel.io.images import read_image, read_mask
 
 
 def noise(*shape: int, dtype: type = np.uint8) -> np.ndarray:
@@ -27,14 +27,14 @@ def kinds() -> dict[str, bytes]:
     palette.putpalette(noise(768).tobytes())
     smooth = cv2.GaussianBlur(noise(40, 30, 3), (9, 9), 0)
     described = PngImagePlugin.PngInfo()
-    described.add_text("title", "a picture")
+    described.add_text("title", "an image")
     return {
         "rgb": written(Image.fromarray(noise(40, 30, 3))),
         "smooth": written(Image.fromarray(smooth)),  # uses the filters that look upwards
         "opencv": cv2.imencode(".png", smooth)[1].tobytes(),
         "rgba": written(Image.fromarray(noise(40, 30, 4))),
-        "grey": written(Image.fromarray(noise(40, 30))),
-        "grey and alpha": written(Image.fromarray(noise(40, 30, 2))),
+        "gray": written(Image.fromarray(noise(40, 30))),
+        "gray and alpha": written(Image.fromarray(noise(40, 30, 2))),
         "16 bits": written(Image.fromarray(noise(40, 30, dtype=np.uint16))),
         "palette": written(palette),
         "text": written(Image.fromarray(smooth), pnginfo=described),
@@ -98,11 +98,11 @@ def test_what_is_not_rows_from_the_top_is_read_as_a_whole(tmp_path):
 
 def test_damage_is_found_in_the_rows_that_are_read(tmp_path):
     content = KINDS["rgb"]
-    for damaged in (content[:1000], content[:200], bent(content, 700), bent(content, 60)):
+    for corrupt in (content[:1000], content[:200], bent(content, 700), bent(content, 60)):
         path = tmp_path / "a.png"
-        path.write_bytes(damaged)
-        assert png.first_rows(memoryview(damaged), 20) is None
-        with pytest.raises(PerpixelError, match=r"a\.png: not a picture that can be decoded"):
+        path.write_bytes(corrupt)
+        assert png.first_rows(memoryview(corrupt), 20) is None
+        with pytest.raises(PerpixelError, match=r"a\.png: not an image that can be decoded"):
             read_image(path, rows=20)
 
 
@@ -116,7 +116,7 @@ def test_what_is_stored_anew_is_a_png_file():
     assert png.header(memoryview(b"\xff\xd8\xff")) is None
 
 
-@pytest.mark.parametrize("kind", ["grey", "palette", "16 bits", "grey and alpha"])
+@pytest.mark.parametrize("kind", ["gray", "palette", "16 bits", "gray and alpha"])
 def test_masks_are_what_pillow_reads(tmp_path, kind: str):
     path = tmp_path / "a.png"
     path.write_bytes(KINDS[kind])

@@ -1,4 +1,4 @@
-"""TIFF files as GDAL writes several bands: their headers, and the bands taken for colours."""
+"""TIFF files as GDAL writes several bands: their headers, and the bands taken for colors."""
 
 import itertools
 import struct
@@ -9,9 +9,9 @@ import pytest
 from miniatures import tiff_of_bands
 from PIL import Image
 
-from perpixel import tiff
 from perpixel.errors import PerpixelError
-from perpixel.images import read_image, read_mask
+from perpixel.io import tiff
+from perpixel.io.images import read_image, read_mask
 
 
 def noise(*shape: int, dtype: type = np.uint8) -> np.ndarray:
@@ -47,8 +47,8 @@ def test_a_mask_of_one_band_may_say_that_its_bands_lie_apart(tmp_path):
     assert np.array_equal(read_image(tmp_path / "a.tif")[..., 0], ids[..., 0] >> 8)
 
 
-def test_grey_and_colours_are_marked_as_they_are(tmp_path):
-    for name, pixels in (("grey", noise(7, 11)), ("rgb", noise(7, 11, 3))):
+def test_gray_and_colors_are_marked_as_they_are(tmp_path):
+    for name, pixels in (("gray", noise(7, 11)), ("rgb", noise(7, 11, 3))):
         Image.fromarray(pixels).save(tmp_path / f"{name}.tif")
         told = tiff.header(memoryview((tmp_path / f"{name}.tif").read_bytes()))
         assert told is not None
@@ -72,7 +72,7 @@ def test_sound_files_that_cannot_be_decoded_are_not_called_damaged(
     path.write_bytes(tiff_of_bands(noise(7, 11, bands).astype(dtype)))
     with pytest.raises(PerpixelError, match=f"a.tif: a TIFF of {says}, which") as error:
         read(path)
-    assert "damaged" not in str(error.value)
+    assert "corrupt" not in str(error.value)
 
 
 def test_what_is_no_tiff_or_cut_off_has_no_header():

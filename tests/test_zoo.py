@@ -13,10 +13,10 @@ import pytest
 import torch
 
 import perpixel
-from perpixel import zoo
+from perpixel.checkpoints import zoo
 from perpixel.cli import zoo as command
 from perpixel.conversion import to_state_dict
-from perpixel.data.camvid import CLASSES
+from perpixel.data.datasets.camvid import CLASSES
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.recipes import _ALL
 
@@ -28,8 +28,8 @@ def stand_in(*settings: str) -> perpixel.Recipe:
         f"name={NAME}",
         "data.name=camvid",
         "inference.base_size=null",
-        "model.head.width=8",
-        "model.auxiliary.width=8",
+        "model.head.channels=8",
+        "model.aux_head.channels=8",
         "model.align_corners=true",
     )
     source = perpixel.recipe("mmseg/fcn_r18-d8_512x1024_80k_cityscapes")
@@ -38,8 +38,8 @@ def stand_in(*settings: str) -> perpixel.Recipe:
 
 def content(recipe: perpixel.Recipe) -> bytes:
     """A file as mmsegmentation writes it, with names of its own and a wrong auxiliary head."""
-    wrong = perpixel.override(recipe, ["model.auxiliary.classes=19"])
-    state = to_state_dict(perpixel.build(wrong, classes=len(CLASSES)), toolkit="mmseg")
+    wrong = perpixel.override(recipe, ["model.aux_head.num_classes=19"])
+    state = to_state_dict(perpixel.build(wrong, num_classes=len(CLASSES)), toolkit="mmseg")
     names = [f"class {index}" for index in range(len(CLASSES))]
     buffer = io.BytesIO()
     torch.save({"meta": {"CLASSES": names}, "state_dict": state}, buffer)
@@ -54,12 +54,12 @@ def mirror(tmp_path, monkeypatch) -> Path:
     return tmp_path / "mirror"
 
 
-def publish(mirror: Path, monkeypatch, *, hashed: bool = True, damaged: bool = False) -> Path:
+def publish(mirror: Path, monkeypatch, *, hashed: bool = True, corrupt: bool = False) -> Path:
     """Puts the stand-in's file into the mirror, and its recipe among the others."""
     data = content(stand_in())
     sha8 = hashlib.sha256(data).hexdigest()[:8]
     file = mirror / (f"small_20201225-{sha8}.pth" if hashed else "small_train.pth")
-    file.write_bytes(data[:5000] if damaged else data)
+    file.write_bytes(data[:5000] if corrupt else data)
     url = f"https://far.invalid/v0.5/{file.name}"
     monkeypatch.setitem(_ALL, NAME, stand_in(f"published.weights_url={url}"))
     return file
@@ -72,9 +72,9 @@ def test_a_fetched_recipe_is_a_model(mirror, monkeypatch, mini, capsys):
     command.zoo(["fetch", NAME])
     assert "Verified by the sha256" in capsys.readouterr().out
     model = perpixel.load(NAME)
-    assert model.names == CLASSES.names  # the data set's, not the file's
+    assert model.class_names == CLASSES.names  # the data set's, not the file's
     assert model.recipe.model.align_corners
-    assert model.recipe.model.auxiliary.classes == 19
+    assert model.recipe.model.aux_head.num_classes == 19
     assert perpixel.evaluate(NAME, data=mini).images == 3
 
 
@@ -90,15 +90,15 @@ def test_it_can_be_written_elsewhere(mirror, monkeypatch, tmp_path):
     publish(mirror, monkeypatch)
     out = tmp_path / "here.safetensors"
     command.zoo(["fetch", NAME], out=out)
-    assert perpixel.load(out).names == CLASSES.names
+    assert perpixel.load(out).class_names == CLASSES.names
     assert not zoo.fetched_path(NAME).exists()
 
 
 @pytest.mark.parametrize(
-    ("hashed", "says"), [(True, "damaged on the way"), (False, "delete it to download it again")]
+    ("hashed", "says"), [(True, "corrupt on the way"), (False, "delete it to download it again")]
 )
 def test_a_damaged_file_is_no_model(mirror, monkeypatch, hashed, says):
-    publish(mirror, monkeypatch, hashed=hashed, damaged=True)
+    publish(mirror, monkeypatch, hashed=hashed, corrupt=True)
     with pytest.raises(PerpixelError, match=says):
         zoo.fetch(NAME)
     assert not zoo.fetched_path(NAME).exists()
@@ -106,9 +106,9 @@ def test_a_damaged_file_is_no_model(mirror, monkeypatch, hashed, says):
 
 def test_another_network_is_refused(mirror, monkeypatch):
     publish(mirror, monkeypatch)
-    wider = perpixel.override(_ALL[NAME], ["model.head.width=16"])
+    wider = perpixel.override(_ALL[NAME], ["model.head.channels=16"])
     monkeypatch.setitem(_ALL, NAME, wider)
-    with pytest.raises(PerpixelError, match=r"model\.head\.width: 16 -> 8"):
+    with pytest.raises(PerpixelError, match=r"model\.head\.channels: 16 -> 8"):
         zoo.fetch(NAME)
     assert not zoo.fetched_path(NAME).exists()
 
@@ -125,7 +125,7 @@ def test_from_a_server(mirror, monkeypatch):
         found = zoo.fetch(NAME)
         server.shutdown()
     assert found.verified
-    assert zoo.find(NAME).recipe == perpixel.override(_ALL[NAME], ["model.auxiliary.classes=19"])
+    assert zoo.find(NAME).recipe == perpixel.override(_ALL[NAME], ["model.aux_head.num_classes=19"])
 
 
 @pytest.mark.parametrize("prefix", ["", "backbone.", "module.backbone.", "_orig_mod.backbone."])
@@ -133,8 +133,8 @@ def test_from_a_server(mirror, monkeypatch):
 def test_imagenet_files_start_a_training(tmp_path, prefix, classifier):
     """mmpretrain's, which say backbone., and those of torchvision and older mmcls, which do not."""
     path, recipe = tmp_path / "resnet.pth", stand_in()
-    network = perpixel.build(recipe, classes=len(CLASSES))
-    own = {f"backbone.{name}": value for name, value in network.backbone.state_dict().items()}
+    model = perpixel.build(recipe, num_classes=len(CLASSES))
+    own = {f"backbone.{name}": value for name, value in model.backbone.state_dict().items()}
     state = {prefix + name.removeprefix("backbone."): value for name, value in own.items()}
     if classifier is not None:
         state[f"{classifier}.weight"] = torch.zeros(10, 512)

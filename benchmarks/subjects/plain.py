@@ -42,7 +42,7 @@ def training_step(
 
 
 def forward(model: nn.Module, case: dict[str, Any], *, logits: Callable[[Tensor], object]) -> Run:
-    """`logits` is the part of `model` that ends before they are enlarged."""
+    """`logits` is the part of `model` that ends before they are upsampled."""
     model.to(case["device"]).eval()
     images = _images(case)
 

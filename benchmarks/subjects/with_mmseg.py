@@ -1,6 +1,6 @@
 """mmsegmentation 1.2.2's side of the benchmarks, through its own configs, models and transforms.
 
-mmcv-lite has no compiled operators and neither network uses any: `mmcv.ops` is a stand-in whose
+mmcv-lite has no compiled operators and neither model uses any: `mmcv.ops` is a stand-in whose
 every attribute is an empty class.
 """
 
@@ -97,7 +97,7 @@ def prediction(case: dict[str, Any]) -> Run:
     return run
 
 
-def pictures(case: dict[str, Any]) -> Run:
+def images(case: dict[str, Any]) -> Run:
     config = Config.fromfile(CONFIGS / case["config"])
     transforms = Compose(config.train_dataloader.dataset.get("pipeline") or config.train_pipeline)
     root = Path(case["root"])

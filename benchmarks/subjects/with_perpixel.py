@@ -8,18 +8,18 @@ import numpy as np
 import torch
 
 import perpixel
-from perpixel import distributed
-from perpixel.data.catalog import open_dataset
+from perpixel.acceleration.fuse_conv_bn import fuse_conv_bn
 from perpixel.data.loader import batches
-from perpixel.evaluation.confusion import confusion
-from perpixel.heap import keep_freed
-from perpixel.inference.class_maps import class_maps
+from perpixel.data.registry import open_dataset
+from perpixel.evaluation.metrics import confusion
 from perpixel.inference.engine import Engine
+from perpixel.inference.tta import predict_masks
 from perpixel.models.build import build, to_device
-from perpixel.models.folding import folded
-from perpixel.models.inputs import autocast, normalise
+from perpixel.models.normalize import autocast, normalize
 from perpixel.models.segmenter import Segmenter
-from perpixel.recipes.spec import Recipe
+from perpixel.recipes.schema import Recipe
+from perpixel.runtime import distributed
+from perpixel.runtime.heap import keep_freed
 from perpixel.training.step import make_train_state, train_step
 
 Run = Callable[[], object]
@@ -29,46 +29,43 @@ keep_freed()  # as the command line does
 
 def training_step(case: dict[str, Any]) -> Run:
     recipe, device = _recipe(case), torch.device(case["device"])
-    dtype = distributed.precision(recipe.train.precision, device)
+    dtype = distributed.resolve_dtype(recipe.train.precision, device)
     torch.backends.cudnn.benchmark = True
-    model = build(recipe.model, classes=case["classes"])
+    model = build(recipe.model, num_classes=case["classes"])
     state = make_train_state(model, recipe, device=device, dtype=dtype)
     random = np.random.default_rng(0)
     size = (case["batch"], *case["size"])
-    pictures = torch.from_numpy(random.integers(0, 256, (*size, 3), np.uint8))
+    images = torch.from_numpy(random.integers(0, 256, (*size, 3), np.uint8))
     truth = torch.from_numpy(random.integers(0, case["classes"], size, np.uint8))
 
-    ranks = distributed.Ranks()
-    return lambda: train_step(
-        state, model, pictures, truth, recipe, step=0, dtype=dtype, ranks=ranks
-    )
+    return lambda: train_step(state, images, truth, recipe, step=0)
 
 
 def forward(case: dict[str, Any]) -> Run:
     recipe, device = _recipe(case), torch.device(case["device"])
-    dtype = distributed.precision(recipe.train.precision, device)
-    network = _for_prediction(recipe, case, dtype=dtype)
+    dtype = distributed.resolve_dtype(recipe.train.precision, device)
+    model = _for_prediction(recipe, case, dtype=dtype)
     random = np.random.default_rng(0)
-    pictures = random.integers(0, 256, (case["batch"], *case["size"], 3), np.uint8)
-    fed = normalise(torch.from_numpy(pictures).to(device), recipe.input)
+    images = random.integers(0, 256, (case["batch"], *case["size"], 3), np.uint8)
+    fed = normalize(torch.from_numpy(images).to(device), recipe.input)
 
     def run() -> None:
         with torch.inference_mode(), autocast(device, dtype):
-            network(fed)
+            model(fed)
 
     return run
 
 
 def prediction(case: dict[str, Any]) -> Run:
     recipe, device = _recipe(case), torch.device(case["device"])
-    dtype = distributed.precision(recipe.train.precision, device)
-    network = _for_prediction(recipe, case, dtype=dtype)
-    picture = np.random.default_rng(0).integers(0, 256, (*case["size"], 3), np.uint8)
-    engine = Engine(network, recipe, dtype)
-    return lambda: class_maps(engine, [picture])
+    dtype = distributed.resolve_dtype(recipe.train.precision, device)
+    model = _for_prediction(recipe, case, dtype=dtype)
+    image = np.random.default_rng(0).integers(0, 256, (*case["size"], 3), np.uint8)
+    engine = Engine(model, recipe, dtype)
+    return lambda: predict_masks(engine, [image])
 
 
-def pictures(case: dict[str, Any]) -> Run:
+def images(case: dict[str, Any]) -> Run:
     recipe = _recipe(case)
     opened = open_dataset(recipe.data.name, Path(case["root"]), "train")
     stream = batches(opened, recipe, first_step=0, workers=0)
@@ -93,12 +90,14 @@ def metric(case: dict[str, Any]) -> Run:
     said = np.where(random.random(case["size"]) < 0.7, truth, random.integers(0, classes))
     said = said.astype(np.uint8)
     truth[:50] = 255
-    return lambda: confusion(truth, said, classes=classes)
+    return lambda: confusion(truth, said, num_classes=classes)
 
 
 def _for_prediction(recipe: Recipe, case: dict[str, Any], *, dtype: torch.dtype) -> Segmenter:
     """As perpixel.load makes it."""
-    return to_device(folded(build(recipe.model, classes=case["classes"])), case["device"]).to(dtype)
+    return to_device(
+        fuse_conv_bn(build(recipe.model, num_classes=case["classes"])), case["device"]
+    ).to(dtype)
 
 
 def _recipe(case: dict[str, Any]) -> Recipe:

@@ -10,8 +10,8 @@ from perpixel.cli import options
 from perpixel.errors import PerpixelError, UsageError
 
 if TYPE_CHECKING:
-    from perpixel.checkpoint import Checkpoint
-    from perpixel.importing import Imported
+    from perpixel.checkpoints.format import Checkpoint
+    from perpixel.conversion.import_ import ImportResult
 
 
 def convert(
@@ -40,7 +40,7 @@ def convert(
         bool | None,
         typer.Option(
             "--align-corners/--no-align-corners",
-            help="How logits are enlarged; by default as the toolkit does by habit.",
+            help="How logits are upsampled; by default as the toolkit does by habit.",
         ),
     ] = None,
     dataset: options.Dataset = None,
@@ -61,10 +61,10 @@ def convert(
     perpixel convert fcn.safetensors fcn.pth --toolkit mmseg
     """
     import perpixel
-    from perpixel import zoo
-    from perpixel.checkpoint import write_checkpoint
+    from perpixel.checkpoints import zoo
+    from perpixel.checkpoints.format import write_checkpoint
     from perpixel.conversion.files import is_ours
-    from perpixel.importing import import_checkpoint
+    from perpixel.conversion.import_ import import_checkpoint
 
     if is_ours(source):
         others = (recipe, output_stride, align_corners, dataset, trust or None)
@@ -96,8 +96,8 @@ def convert(
     _tell(imported, out, asked=toolkit, by_recipe=recipe is not None)
 
 
-def _tell(imported: "Imported", out: Path, *, asked: str, by_recipe: bool) -> None:
-    from perpixel.conversion.finding import title
+def _tell(imported: "ImportResult", out: Path, *, asked: str, by_recipe: bool) -> None:
+    from perpixel.conversion.detect import title
 
     finding, model = imported.finding, imported.finding.model
     toolkit = finding.toolkit.name
@@ -116,12 +116,12 @@ def _tell(imported: "Imported", out: Path, *, asked: str, by_recipe: bool) -> No
 def _write_theirs(checkpoint: "Checkpoint", out: Path, toolkit: str) -> None:
     import torch
 
-    from perpixel.checkpoint import network_of
+    from perpixel.checkpoints.format import model_from_checkpoint
     from perpixel.conversion import to_state_dict
-    from perpixel.writing import write_whole
+    from perpixel.io.atomic import atomic_write
 
-    state = to_state_dict(network_of(checkpoint), toolkit=toolkit)
-    names, palette = list(checkpoint.names), [list(colour) for colour in checkpoint.palette]
+    state = to_state_dict(model_from_checkpoint(checkpoint), toolkit=toolkit)
+    names, palette = list(checkpoint.class_names), [list(color) for color in checkpoint.palette]
     content: object = state
     if toolkit == "mmseg":
         meta = {
@@ -132,7 +132,7 @@ def _write_theirs(checkpoint: "Checkpoint", out: Path, toolkit: str) -> None:
         content = {"meta": meta, "state_dict": state}
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    write_whole(out, buffer.getvalue())
+    atomic_write(out, buffer.getvalue())
     typer.echo(f"{checkpoint.recipe.name} in {toolkit}'s layout: {out}")
 
 
@@ -140,7 +140,7 @@ def _write_half(checkpoint: "Checkpoint", out: Path) -> None:
     """Matrices and kernels in float16; norms and biases, which are few, as they are."""
     from dataclasses import replace
 
-    from perpixel.checkpoint import write_checkpoint
+    from perpixel.checkpoints.format import write_checkpoint
 
     weights = {
         name: tensor.half() if tensor.is_floating_point() and tensor.dim() > 1 else tensor

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from perpixel.data.doctor import Report, Split
+    from perpixel.data.check import Report, Split
 
 data = typer.Typer(help="Look after data sets.", no_args_is_help=True)
 
 _SHOWN = 8
 """How many findings of a kind the terminal lists; the JSON file has all."""
 
-_COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
+_COLORS = {"error": "red", "warning": "yellow", "note": "cyan"}
 
 
 Name = Annotated[
@@ -38,14 +38,14 @@ Splits = Annotated[
 @data.command()
 def init(
     folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="Holds your pictures and their masks.")
+        Path, typer.Argument(metavar="FOLDER", help="Holds your images and their masks.")
     ],
 ) -> None:
-    """Look at your pictures and masks and write FOLDER/dataset.toml, explaining each guess.
+    """Look at your images and masks and write FOLDER/dataset.toml, explaining each guess.
 
-    Read it, mend it, then: perpixel data check folder FOLDER
+    Read it, fix it, then: perpixel data check folder FOLDER
     """
-    from perpixel.data.propose import propose, write_proposal
+    from perpixel.data.init import propose, write_proposal
 
     proposal = propose(folder)
     written = write_proposal(folder, proposal)
@@ -63,9 +63,9 @@ def download(
 
     Broken off, the same command goes on. Example: perpixel data download camvid datasets
     """
-    from perpixel.data import sources
+    from perpixel.data import download
 
-    sources.download(dataset, root)
+    download.download(dataset, root)
     typer.echo(f"{dataset} is in {root}; use it with --data {root}")
 
 
@@ -78,17 +78,17 @@ def cache(
     ],
     split: Splits = None,
 ) -> None:
-    """Decode all pictures and masks once, so that training need not; use it with --data CACHE.
+    """Decode all images and masks once, so that training need not; use it with --data CACHE.
 
     Four bytes a pixel. Broken off, the same command goes on; it renews what has changed. Example:
     perpixel data cache camvid CamVid --out camvid-cache
     """
-    from perpixel.data import catalog
+    from perpixel.data import registry
     from perpixel.data.cache import write_cache
 
     pairs = {
-        name: catalog.open_pairs(dataset, root, name)
-        for name in split or catalog.splits(dataset, root)
+        name: registry.open_pairs(dataset, root, name)
+        for name in split or registry.splits(dataset, root)
     }
     with _bar("cache") as progress:
         write_cache(out, dataset, pairs, say=typer.echo, progress=progress)
@@ -102,32 +102,32 @@ def check(
     split: Splits = None,
     crop: Annotated[
         str | None,
-        typer.Option(metavar="HxW", help="The training crop to measure the pictures against."),
+        typer.Option(metavar="HxW", help="The training crop to measure the images against."),
     ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write everything as JSON.")
     ] = None,
 ) -> None:
-    """Read every picture and mask and report all that is wrong; exit 1 if something must be mended.
+    """Read every image and mask and report all that is wrong; exit 1 if something must be fixed.
 
-    Files that are missing, damaged or unused, sizes, label values, classes and their weights,
-    pictures that occur twice. Example: perpixel data check camvid CamVid --crop 360x480
+    Files that are missing, corrupt or unused, sizes, label values, classes and their weights,
+    images that occur twice. Example: perpixel data check camvid CamVid --crop 360x480
     """
     from rich.console import Console
 
-    from perpixel.data import doctor
-    from perpixel.writing import write_whole
+    from perpixel.data import check
+    from perpixel.io.atomic import atomic_write
 
     if json_file is not None:
         options.require_writable(json_file)
     size = None if crop is None else options.read_size(crop, "--crop")
     with _bar("check") as progress:
-        report = doctor.check(dataset, root, only=split or (), crop=size, progress=progress)
+        report = check.check(dataset, root, only=split or (), crop=size, progress=progress)
     try:
         _print(report, Console(highlight=False, soft_wrap=True))
     finally:  # a closed pipe costs no file
         if json_file is not None:
-            write_whole(json_file, (json.dumps(report.as_json(), indent=2) + "\n").encode())
+            atomic_write(json_file, (json.dumps(report.as_json(), indent=2) + "\n").encode())
     if report.count("error"):
         raise typer.Exit(1)
 
@@ -153,8 +153,8 @@ def _print(report: "Report", console: "Console") -> None:
         console.print(_table(report))
     for kind, group in groupby(report.findings, key=lambda finding: finding.kind):
         found = list(group)
-        colour = _COLOURS[kind.severity]
-        console.print(f"\n[bold {colour}]{kind.severity}[/]: {kind.title}: {len(found)}")
+        color = _COLORS[kind.severity]
+        console.print(f"\n[bold {color}]{kind.severity}[/]: {kind.title}: {len(found)}")
         for one in found[:_SHOWN]:
             words = (one.split, one.subject, one.detail)
             console.print("  " + escape("  ".join(word for word in words if word)))
@@ -163,7 +163,7 @@ def _print(report: "Report", console: "Console") -> None:
     if report.balance is not None:
         _print_weights(report.balance, console)
     pairs = sum(split.pairs for split in report.splits)
-    counts = [_many(report.count(severity), severity) for severity in _COLOURS]
+    counts = [_many(report.count(severity), severity) for severity in _COLORS]
     console.print(f"\n{_many(pairs, 'pair')} looked at: {', '.join(counts)}")
 
 
@@ -180,31 +180,31 @@ def _many(count: int, thing: str) -> str:
 
 
 def _line(split: "Split") -> str:
-    labelled = sum(split.pixels)
+    labeled = sum(split.pixels)
     text = f"{split.name}: {_many(split.pairs, 'pair')}"
-    if labelled + split.void:
-        text += f", {split.void / (labelled + split.void):.1%} of the pixels without a label"
+    if labeled + split.void:
+        text += f", {split.void / (labeled + split.void):.1%} of the pixels without a label"
     if split.sizes:
         (smallest, _), (largest, _) = split.sizes[0], split.sizes[-1]
         commonest, count = max(split.sizes, key=lambda item: item[1])
-        text += ", pictures {}x{}".format(*commonest)
+        text += ", images {}x{}".format(*commonest)
         if len(split.sizes) > 1:
             text += " ({} of them), from {}x{} to {}x{}".format(count, *smallest, *largest)
     return text
 
 
 def _table(report: "Report") -> "Table":
-    """A row for every class: its share of each split's labelled pixels, and the pictures in it."""
+    """A row for every class: its share of each split's labeled pixels, and the images in it."""
     from rich.markup import escape
     from rich.table import Table
 
     table = Table("class")
     for split in report.splits:
         table.add_column(f"{escape(split.name)}: share", justify="right")
-        table.add_column("pictures", justify="right")
+        table.add_column("images", justify="right")
     for index, name in enumerate(report.classes):
         cells = []
         for split in report.splits:
-            cells += [f"{split.shares[index]:.2%}", str(split.pictures[index])]
+            cells += [f"{split.shares[index]:.2%}", str(split.images[index])]
         table.add_row(escape(name), *cells)
     return table

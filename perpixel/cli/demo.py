@@ -9,12 +9,12 @@ from perpixel.cli import options
 from perpixel.errors import Interrupted, PerpixelError
 
 if TYPE_CHECKING:
-    from perpixel.recipes.spec import Recipe
-    from perpixel.training.loop import Run
+    from perpixel.recipes.schema import Recipe
+    from perpixel.training.train import Run
 
 _IMAGES = 12
 _FLOOR = 70
-_USUAL = f"85 to 87 is usual; below {_FLOOR} something is wrong"
+_USUAL = f"84 to 87 is usual; below {_FLOOR} something is wrong"
 
 
 def demo(
@@ -23,16 +23,16 @@ def demo(
     ] = Path("runs/demo"),
     device: options.Device = "auto",
 ) -> None:
-    """Train a small network on built-in scenes, score it on others, and draw what it sees.
+    """Train a small model on built-in scenes, score it on others, and draw what it sees.
 
     Takes one to seven minutes on two cores, by the processor. A demo that was cut short goes on
-    where it stopped. Exit code 1 when the score shows that the network did not learn.
+    where it stopped. Exit code 1 when the score shows that the model did not learn.
     """
     import perpixel
 
     recipe = perpixel.recipe("scenes/semantic_fpn_r18")
     try:
-        run = perpixel.train(recipe, out=out, resume="if-begun", device=device)
+        run = perpixel.train(recipe, out=out, resume="auto", device=device)
     except Interrupted as error:
         raise Interrupted(f"{error}: go on with the same command") from error
     _draw(out, device)
@@ -49,17 +49,17 @@ def _draw(out: Path, device: str) -> None:
     import numpy as np
 
     import perpixel
-    from perpixel.data.scenes import Scenes
-    from perpixel.images import colourise, write_image
+    from perpixel.data.datasets.synthetic import SyntheticStreets
+    from perpixel.io.images import colorize, write_image
 
     predictor = perpixel.load(out, device=device)
-    scenes = Scenes("val")
+    scenes = SyntheticStreets("val")
     rows = []
     for index in range(_IMAGES):
         result = predictor.predict(scenes.image(index))
-        truth = colourise(scenes.label(index), result.palette)
-        rows.append(np.hstack([result.image, truth, colourise(result.classes, result.palette)]))
-        write_image(out / "overlays" / Path(scenes.name(index)).name, result.overlay())
+        truth = colorize(scenes.label(index), result.palette)
+        rows.append(np.hstack([result.image, truth, colorize(result.mask, result.palette)]))
+        write_image(out / "overlays" / Path(scenes.sample_id(index)).name, result.overlay())
     sheet = np.vstack([np.hstack(rows[at : at + 2]) for at in range(0, len(rows), 2)])
     write_image(out / "demo.png", np.ascontiguousarray(sheet))
 
@@ -71,11 +71,11 @@ def _score(run: "Run") -> str:
 
 def _failure(run: "Run", recipe: "Recipe", device: str) -> str:
     """What went wrong, on which machine, and what to do about it."""
-    from perpixel import distributed
+    from perpixel.runtime import distributed
 
-    used = distributed.device(device)
-    precision = str(distributed.precision(recipe.train.precision, used)).removeprefix("torch.")
-    machine = {"device": used, "precision": precision, **distributed.describe()}
+    used = distributed.resolve_device(device)
+    precision = str(distributed.resolve_dtype(recipe.train.precision, used)).removeprefix("torch.")
+    machine = {"device": used, "precision": precision, **distributed.environment_info()}
     lines = [f"  {name}: {value}" for name, value in machine.items() if value is not None]
     return (
         f"the demo did not learn: {_score(run)}\n" + "\n".join(lines) + "\n"

@@ -9,7 +9,7 @@ import typer
 from perpixel.cli import options
 
 if TYPE_CHECKING:
-    from perpixel.evaluation.confusion import Matrix, Scores
+    from perpixel.evaluation.metrics import Matrix, Scores
 
 
 Split = Annotated[
@@ -23,11 +23,9 @@ JsonFile = Annotated[
 ]
 Out = Annotated[
     Path | None,
-    typer.Option(
-        metavar="DIR", help="Write evaluate.json, confusion.csv and pictures.csv into DIR."
-    ),
+    typer.Option(metavar="DIR", help="Write evaluate.json, confusion.csv and images.csv into DIR."),
 ]
-Threads = Annotated[int, typer.Option(min=0, help="Threads that read pictures ahead.")]
+Workers = Annotated[int, typer.Option("--workers", min=0, help="Threads that read images ahead.")]
 
 
 def evaluate(
@@ -35,7 +33,7 @@ def evaluate(
     data: options.Data = None,
     dataset: options.Dataset = None,
     split: Split = None,
-    windows: options.Windows = None,
+    mode: options.Mode = None,
     scales: options.Scales = None,
     flip: options.Flip = None,
     boundary: Boundary = False,
@@ -45,8 +43,8 @@ def evaluate(
     precision: options.Precision = "float32",
     batch: options.Batch = 1,
     window_batch: options.WindowBatch = 4,
-    compile_network: options.Compile = False,
-    threads: Threads = 2,
+    compile_model: options.Compile = False,
+    workers: Workers = 2,
 ) -> None:
     """Score a model: mIoU, per-class IoU, pixel and mean accuracy, from one confusion matrix.
 
@@ -58,10 +56,10 @@ def evaluate(
     from rich.progress import TimeRemainingColumn as Left
 
     import perpixel
-    from perpixel.distributed import ranks
-    from perpixel.evaluation.confusion import scores as read_scores
     from perpixel.evaluation.files import write_scores
-    from perpixel.writing import write_whole
+    from perpixel.evaluation.metrics import scores as read_scores
+    from perpixel.io.atomic import atomic_write
+    from perpixel.runtime.distributed import get_dist_info
 
     for file in (json_file, out / "evaluate.json" if out else None):
         if file is not None:
@@ -70,11 +68,11 @@ def evaluate(
         model,
         device=device,
         precision=precision,
-        settings=options.inference(windows, scales, flip),
+        settings=options.inference(mode, scales, flip),
         window_batch=window_batch,
-        compiled=compile_network,
+        compiled=compile_model,
     )
-    speaks = ranks().main
+    speaks = get_dist_info().is_main
     if speaks:
         of = predictor.checkpoint
         after = f", step {of.step}" if of.step else ""  # 0: another toolkit's weights
@@ -84,7 +82,7 @@ def evaluate(
         task = bar.add_task("eval", total=None, m="")
 
         def show(done: int, total: int, matrix: "Matrix") -> None:
-            miou = read_scores(matrix, names=predictor.names).miou
+            miou = read_scores(matrix, names=predictor.class_names).miou
             bar.update(task, completed=done, total=total, m=f"mIoU {miou:.2f}")
 
         scores = perpixel.evaluate(
@@ -93,7 +91,7 @@ def evaluate(
             dataset=dataset,
             split=split,
             batch=batch,
-            threads=threads,
+            threads=workers,
             boundary=boundary,
             progress=show,
         )
@@ -103,7 +101,7 @@ def evaluate(
         _print(scores)
     finally:  # a closed pipe costs no files, and a full disk no scores
         if json_file is not None:
-            write_whole(json_file, json.dumps(scores.as_json(), indent=2).encode())
+            atomic_write(json_file, json.dumps(scores.as_json(), indent=2).encode())
         if out is not None:
             write_scores(out, scores)
 
@@ -131,9 +129,9 @@ def _print(scores: "Scores") -> None:
         highlight=False,
         soft_wrap=True,
     )
-    labelled = zip(scores.iou, scores.confusion.sum(1), strict=True)
-    absent = [name for name, count in labelled if not count]
+    labeled = zip(scores.iou, scores.confusion.sum(1), strict=True)
+    absent = [name for name, count in labeled if not count]
     if absent:
         console.print(
-            f"without a labelled pixel: {', '.join(absent)}", markup=False, highlight=False
+            f"without a labeled pixel: {', '.join(absent)}", markup=False, highlight=False
         )

@@ -8,7 +8,7 @@ import typer
 from perpixel.cli import options
 
 if TYPE_CHECKING:
-    from perpixel.exporting.export import Exported
+    from perpixel.exporting.export import ExportResult
 
 
 def export(
@@ -19,27 +19,27 @@ def export(
     ],
     size: Annotated[
         str | None,
-        typer.Option(metavar="HxW", help="The pictures' size; by default the training crop."),
+        typer.Option(metavar="HxW", help="The images' size; by default the training crop."),
     ] = None,
     dynamic: Annotated[
-        bool, typer.Option("--dynamic", help="Pictures of any size from 33x33 on, any number.")
+        bool, typer.Option("--dynamic", help="Images of any size from 33x33 on, any number.")
     ] = False,
     logits: Annotated[
-        bool, typer.Option("--logits", help="The network alone: normalised pictures to logits.")
+        bool, typer.Option("--logits", help="The model alone: normalized images to logits.")
     ] = False,
     check_on: Annotated[
         Path | None,
         typer.Option(
-            metavar="PATH", help="A picture, or a folder of which 8, to compare on; else scenes."
+            metavar="PATH", help="An image, or a folder of which 8, to compare on; else scenes."
         ),
     ] = None,
     seconds: Annotated[
         float, typer.Option(min=0, help="How long each of three timed trials may take.")
     ] = 1,
 ) -> None:
-    """Write a file for other programs: pictures in, class maps out, with classes and palette in it.
+    """Write a file for other programs: images in, masks out, with classes and palette in it.
 
-    The file is run and compared with PyTorch before it is kept; where a picture's classes or
+    The file is run and compared with PyTorch before it is kept; where an image's classes or
     logits differ, nothing is written. Example: perpixel export runs/camvid camvid.onnx --dynamic
     """
     import perpixel
@@ -57,15 +57,15 @@ def export(
     _print(done)
 
 
-def _print(done: "Exported") -> None:
+def _print(done: "ExportResult") -> None:
     from rich.console import Console
     from rich.table import Table
 
     console = Console(highlight=False, soft_wrap=True)
-    table = Table("picture", "size", "largest difference", "pixels that agree", box=None)
+    table = Table("image", "size", "largest difference", "pixels that agree", box=None)
     for one in done.comparisons:
         table.add_row(
-            one.picture,
+            one.image,
             f"{one.size[0]}x{one.size[1]}",
             f"{one.difference:.2g} of {one.largest:.3g}",
             f"{one.agreement:.3%}",

@@ -1,4 +1,4 @@
-"""Which pictures a command works on, and what their results are called."""
+"""Which images a command works on, and what their results are called."""
 
 import glob
 from pathlib import Path
@@ -7,22 +7,22 @@ import typer
 
 from perpixel.errors import UsageError
 
-_OTHER_PICTURES = (
+_OTHER_IMAGES = (
     ".avif", ".dng", ".exr", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jxl", ".nef", ".pgm",
     ".ppm", ".psd", ".tga",
 )  # fmt: skip
 
 
 def find_jobs(inputs: list[str], out: Path, *, flat: bool) -> dict[str, Path]:
-    """Pictures by the name of their result: the path below a folder, or the bare file name.
+    """Images by the name of their result: the path below a folder, or the bare file name.
 
-    `flat` takes the bare name of all, as a submission's files lie in one folder. Pictures in a
+    `flat` takes the bare name of all, as a submission's files lie in one folder. Images in a
     folder whose format is not read are counted on stderr.
     """
-    from perpixel import distributed
-    from perpixel.data.folder import files_below
-    from perpixel.images import IMAGE_SUFFIXES
+    from perpixel.data.datasets.folder import files_below
     from perpixel.inference.video import VIDEO_SUFFIXES
+    from perpixel.io.images import IMAGE_SUFFIXES
+    from perpixel.runtime import distributed
 
     suffixes = IMAGE_SUFFIXES + VIDEO_SUFFIXES
     jobs: dict[str, Path] = {}
@@ -31,34 +31,34 @@ def find_jobs(inputs: list[str], out: Path, *, flat: bool) -> dict[str, Path]:
     for given in inputs:
         found = [given] if Path(given).exists() else sorted(glob.glob(given, recursive=True))
         if not found:
-            raise UsageError(f"{given}: no such picture or folder, and no file matches it")
+            raise UsageError(f"{given}: no such image or folder, and no file matches it")
         for path in map(Path, found):
-            pictures = [path]
+            images = [path]
             if path.is_dir():
                 files = [path / file for file in files_below(path)]
                 own = out.resolve()
                 if not path.resolve().is_relative_to(own):  # an earlier call's results are none
                     files = [file for file in files if not file.resolve().is_relative_to(own)]
                 kinds = [file.suffix.lower() for file in files]
-                others += [kind for kind in kinds if kind in _OTHER_PICTURES]
-                pictures = [file for file in files if file.name.lower().endswith(suffixes)]
-                if not pictures:
-                    raise UsageError(f"{path}: holds no pictures ({', '.join(suffixes)})")
-            for picture in pictures:
+                others += [kind for kind in kinds if kind in _OTHER_IMAGES]
+                images = [file for file in files if file.name.lower().endswith(suffixes)]
+                if not images:
+                    raise UsageError(f"{path}: holds no images ({', '.join(suffixes)})")
+            for image in images:
                 whole = path.is_dir() and not flat
-                below = picture.relative_to(path) if whole else Path(picture.name)
+                below = image.relative_to(path) if whole else Path(image.name)
                 name = below.with_suffix("").as_posix()
-                other = written.setdefault(name.lower(), picture)
-                if other != picture:
+                other = written.setdefault(name.lower(), image)
+                if other != image:
                     raise UsageError(
-                        f"{other} and {picture} would both be written as {name}.png, or under "
+                        f"{other} and {image} would both be written as {name}.png, or under "
                         f"names that differ in case alone, which many disks take for one: rename "
                         f"one, or predict each with an --out of its own"
                     )
-                jobs[name] = picture
-    if others and distributed.ranks().main:
+                jobs[name] = image
+    if others and distributed.get_dist_info().is_main:
         typer.echo(
-            f"{len(others)} picture{'s' * (len(others) != 1)} in formats that are not read left "
+            f"{len(others)} image{'s' * (len(others) != 1)} in formats that are not read left "
             f"out ({', '.join(sorted(set(others)))}); convert them to PNG or JPEG",
             err=True,
         )
@@ -66,26 +66,26 @@ def find_jobs(inputs: list[str], out: Path, *, flat: bool) -> dict[str, Path]:
 
 
 def require_free(jobs: dict[str, Path], out: Path, *, endings: list[str]) -> None:
-    """No result may be written over a picture, or over another result.
+    """No result may be written over an image, or over another result.
 
     A video's are its frames', in a folder of the video's name: nothing else may be there.
     """
     from perpixel.inference.video import VIDEO_SUFFIXES
 
     targets = [out / f"{name}{ending}" for name in jobs for ending in endings]
-    pictures = {picture.resolve() for picture in jobs.values()}
+    images = {image.resolve() for image in jobs.values()}
     folders = {
         (out / name).resolve()
         for name, path in jobs.items()
         if path.name.lower().endswith(VIDEO_SUFFIXES)
     }
-    for path in [*pictures, *(target.resolve() for target in targets)] if folders else []:
+    for path in [*images, *(target.resolve() for target in targets)] if folders else []:
         for folder in folders.intersection(path.parents):
             raise UsageError(
                 f"{folder} is for a video's frames, and {path} lies there: name another folder "
                 f"with --out, or predict the video by itself"
             )
-    files = {_file(picture) for picture in pictures if picture.exists()}
+    files = {_file(image) for image in images if image.exists()}
     seen: set[str] = set()
     for target in targets:
         folded = str(target).lower()

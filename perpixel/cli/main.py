@@ -22,8 +22,8 @@ from perpixel.cli.serve import serve
 from perpixel.cli.train import train
 from perpixel.cli.zoo import zoo
 from perpixel.errors import Interrupted, PerpixelError, UsageError
-from perpixel.heap import keep_freed
-from perpixel.writing import silence
+from perpixel.io.atomic import redirect_to_devnull
+from perpixel.runtime.heap import keep_freed
 
 # Linux gives these commands' tensors pages of 2 MB: faster, but training would need more memory
 # (docs/performance.md).
@@ -73,7 +73,7 @@ def main() -> None:
     "temporary failure") when a signal stopped a run that can be resumed.
     """
     debug = "--debug" in sys.argv
-    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    arguments = _with_resume_value([word for word in sys.argv[1:] if word != "--debug"])
     if arguments[:1] and arguments[0] in _HUGE_PAGES:
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch reads it at its first tensor
     keep_freed()
@@ -95,11 +95,20 @@ def main() -> None:
         _leave(1)
 
 
+def _with_resume_value(words: list[str]) -> list[str]:
+    """The words of a command, in which --resume alone means --resume must."""
+    found = []
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        bare = word == "--resume" and following not in ("never", "auto", "must")
+        found.append("--resume=must" if bare else word)
+    return found
+
+
 def _say(text: str) -> None:
     try:
         typer.echo(f"perpixel: {text}", err=True)
     except OSError:  # nobody reads it; the exit code still tells
-        silence(sys.stderr)
+        redirect_to_devnull(sys.stderr)
 
 
 def _leave(code: int) -> NoReturn:

@@ -38,39 +38,41 @@ Model = Annotated[
         "OWNER/NAME on the Hugging Face Hub.",
     ),
 ]
-Windows = Annotated[
+Mode = Annotated[
     str | None,
     typer.Option(
+        "--mode",
+        metavar="whole|slide|blend",
         help="whole; slide: overlapping windows of the training crop, averaged; or blend: such "
-        "windows weighted so that no border shows."
+        "windows weighted so that no border shows.",
     ),
 ]
 Scales = Annotated[
     str | None, typer.Option(help="Scale factors to average over, e.g. 0.5,0.75,1,1.25,1.5.")
 ]
 Flip = Annotated[
-    bool | None, typer.Option("--flip/--no-flip", help="Average over the mirrored picture.")
+    bool | None, typer.Option("--flip/--no-flip", help="Average over the mirrored image.")
 ]
 Batch = Annotated[
     int,
-    typer.Option(min=1, help="Pictures of one size that go through the network together."),
+    typer.Option(min=1, help="Images of one size that go through the model together."),
 ]
 WindowBatch = Annotated[
-    int, typer.Option(min=1, help="Windows of a picture that go through the network together.")
+    int, typer.Option(min=1, help="Windows of an image that go through the model together.")
 ]
 Compile = Annotated[
     bool,
     typer.Option(
-        "--compile", help="torch.compile the network: faster after the first picture of each size."
+        "--compile", help="torch.compile the model: faster after the first image of each size."
     ),
 ]
 
 
-def inference(windows: str | None, scales: str | None, flip: bool | None) -> list[str]:
+def inference(mode: str | None, scales: str | None, flip: bool | None) -> list[str]:
     """The changes of a recipe's `inference` that a command asks for."""
     changes = []
-    if windows is not None:
-        changes.append(f"inference.windows={windows}")
+    if mode is not None:
+        changes.append(f"inference.mode={mode}")
     if scales is not None:
         try:
             changes.append(f"inference.scales={[float(part) for part in scales.split(',')]}")

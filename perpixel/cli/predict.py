@@ -8,21 +8,21 @@ import typer
 
 from perpixel.cli import options
 from perpixel.cli.jobs import find_jobs, require_free
-from perpixel.errors import OutOfMemory, PerpixelError, UsageError
+from perpixel.errors import OutOfMemoryError, PerpixelError, UsageError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
     from perpixel.data.submission import Submission
-    from perpixel.images import Array
     from perpixel.inference.predictor import Predictor, Result
+    from perpixel.io.images import Array
 
 Inputs = Annotated[
-    list[str], typer.Argument(metavar="INPUT...", help="Pictures, videos, folders or globs.")
+    list[str], typer.Argument(metavar="INPUT...", help="Images, videos, folders or globs.")
 ]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the masks go.")]
 Overlay = Annotated[
-    bool, typer.Option("--overlay", help="Also write the pictures with their classes on top.")
+    bool, typer.Option("--overlay", help="Also write the images with their classes on top.")
 ]
 Probabilities = Annotated[
     bool,
@@ -53,18 +53,18 @@ def predict(
     probabilities: Probabilities = False,
     submission: Server = None,
     geo: Geo = False,
-    windows: options.Windows = None,
+    mode: options.Mode = None,
     scales: options.Scales = None,
     flip: options.Flip = None,
     device: options.Device = "auto",
     precision: options.Precision = "float32",
     batch: options.Batch = 1,
     window_batch: options.WindowBatch = 4,
-    compile_network: options.Compile = False,
+    compile_model: options.Compile = False,
 ) -> None:
-    """Write a palette PNG of class indices for every picture, and for every frame of a video.
+    """Write a palette PNG of class indices for every image, and for every frame of a video.
 
-    A picture that cannot be read is named and left out; the others are written, and the command
+    An image that cannot be read is named and left out; the others are written, and the command
     ends with 1. Example: perpixel predict runs/camvid street/ photo.jpg --out masks --overlay
 
     On several GPUs or machines: torchrun --nproc-per-node 4 -m perpixel predict ...
@@ -72,8 +72,8 @@ def predict(
     from rich.progress import Progress
 
     import perpixel
-    from perpixel import distributed
     from perpixel.data.submission import submission as find_submission
+    from perpixel.runtime import distributed
 
     if (submission is not None or geo) and (overlay or probabilities):
         raise UsageError(
@@ -82,7 +82,7 @@ def predict(
     server = None if submission is None else find_submission(submission)
     jobs = find_jobs(inputs, out, flat=server is not None)
     if (probabilities or geo) and any(map(_is_video, jobs.values())):
-        raise UsageError("--probabilities and --geo are for pictures, not videos; leave one out")
+        raise UsageError("--probabilities and --geo are for images, not videos; leave one out")
     endings = [".tif" if geo else ".png"]
     endings += ["_overlay.png", "_overlay.mp4"] * overlay + [".npy"] * probabilities
     require_free(jobs, out if server is None else out / server.folder, endings=endings)
@@ -91,16 +91,16 @@ def predict(
         model,
         device=device,
         precision=precision,
-        settings=options.inference("blend" if geo and windows is None else windows, scales, flip),
+        settings=options.inference("blend" if geo and mode is None else mode, scales, flip),
         window_batch=window_batch,
-        compiled=compile_network,
+        compiled=compile_model,
     )
     if server is not None:
-        server.require(predictor.names)
-    ranks = distributed.ranks()
-    own = dict(list(jobs.items())[ranks.rank :: ranks.world])
+        server.require(predictor.class_names)
+    dist_info = distributed.get_dist_info()
+    own = dict(list(jobs.items())[dist_info.rank :: dist_info.world_size])
     failed: list[str] = []
-    with Progress(transient=True, disable=not ranks.main) as bar:
+    with Progress(transient=True, disable=not dist_info.is_main) as bar:
         whole = bar.add_task("predict", total=len(own))
         long = {name: path for name, path in own.items() if geo or _is_video(path)}
         for name, path in long.items():
@@ -116,29 +116,29 @@ def predict(
                     _write_probabilities(out / f"{name}.npy", predictor, found)
             bar.advance(whole)
     left_out = _sum_over_ranks(len(failed), predictor)
-    if ranks.main:
-        typer.echo(f"{len(jobs) - left_out} of {len(jobs)} pictures written to {out}")
+    if dist_info.is_main:
+        typer.echo(f"{len(jobs) - left_out} of {len(jobs)} images written to {out}")
     if failed:
         raise PerpixelError("left out:\n  " + "\n  ".join(failed))
 
 
 def _sum_over_ranks(count: int, predictor: "Predictor") -> int:
     """Waits for every rank: one that ended with an error would take the others with it."""
-    from perpixel import distributed
+    from perpixel.runtime import distributed
 
-    with distributed.group(predictor.engine.device):
-        return int(distributed.table([count]).sum())
+    with distributed.process_group(predictor.engine.device):
+        return int(distributed.all_gather_ints([count]).sum())
 
 
 def _results(
     predictor: "Predictor", jobs: dict[str, Path], *, batch: int
 ) -> Iterator["tuple[str, Result | PerpixelError]"]:
-    """Every picture's result, or why there is none; a few pictures are in memory at a time."""
+    """Every image's result, or why there is none; a few images are in memory at a time."""
     import numpy as np
 
-    from perpixel.data.reading import read_ahead
-    from perpixel.images import read_image
-    from perpixel.inference.class_maps import same_sized
+    from perpixel.data.prefetch import read_ahead
+    from perpixel.inference.tta import group_by_size
+    from perpixel.io.images import read_image
 
     def read(name: str) -> "tuple[str, Array, PerpixelError | None]":
         try:
@@ -146,12 +146,12 @@ def _results(
         except PerpixelError as error:
             return name, np.empty(0, np.uint8), error
 
-    for group in same_sized(read_ahead(read, jobs, threads=1), batch):
+    for group in group_by_size(read_ahead(read, jobs, threads=1), batch):
         names = [name for name, _, _ in group]
         found: Sequence[Result | PerpixelError] = [error for _, _, error in group if error]
         try:
             found = found or predictor.predict_batch([image for _, image, _ in group])
-        except OutOfMemory as error:
+        except OutOfMemoryError as error:
             found = [PerpixelError(f"{jobs[name]}: {error}") for name in names]
         yield from zip(names, found, strict=True)
 
@@ -165,12 +165,12 @@ def _is_video(path: Path) -> bool:
 def _write(
     out: Path, name: str, result: "Result", server: "Submission | None", *, overlay: bool
 ) -> None:
-    from perpixel.images import write_image, write_mask
+    from perpixel.io.images import write_image, write_mask
 
     if server is None:
-        write_mask(out / f"{name}.png", result.classes, result.palette)
+        write_mask(out / f"{name}.png", result.mask, result.palette)
     else:
-        server.write(out, name, result.classes)
+        server.write(out, name, result.mask)
     if overlay:
         write_image(out / f"{name}_overlay.png", result.overlay())
 
@@ -178,15 +178,16 @@ def _write(
 def _write_probabilities(path: Path, predictor: "Predictor", result: "Result") -> None:
     from numpy.lib.format import write_array_header_1_0
 
-    from perpixel.writing import replacing, writing
+    from perpixel.inference.tta import iter_scores
+    from perpixel.io.atomic import atomic_replace, reraise_oserror
 
-    shape = (*result.classes.shape, len(result.names))
+    shape = (*result.mask.shape, len(result.class_names))
     # Not as a memory map: Windows moves no file that is mapped, and a full disk ends a process that
     # writes to one.
-    with writing(path), replacing(path) as part, part.open("wb") as file:
+    with reraise_oserror(path), atomic_replace(path) as part, part.open("wb") as file:
         write_array_header_1_0(file, {"descr": "<f2", "fortran_order": False, "shape": shape})
-        for _, values in predictor.probabilities(result.image):
-            file.write(values.astype("<f2").tobytes())
+        for _, values in iter_scores(predictor.engine, result.image, probabilities=True):
+            file.write(values.cpu().numpy().astype("<f2").tobytes())
 
 
 def _write_long(

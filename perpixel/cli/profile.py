@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from perpixel.profiling.profile import Profile
-    from perpixel.recipes.spec import Published, PublishedProfile, Recipe
+    from perpixel.recipes.schema import Published, PublishedProfile, Recipe
 
 
 def profile(
@@ -23,11 +23,11 @@ def profile(
     size: Annotated[
         list[str], typer.Option(metavar="HxW", help="The input's size; may be given several times.")
     ],
-    classes: Annotated[
+    num_classes: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="How many classes, where the data set does not say."),
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Pictures at once.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 1,
     seconds: Annotated[
         float,
         typer.Option(min=0, help="How long a trial may take; 0 counts, and runs nothing."),
@@ -45,31 +45,31 @@ def profile(
     device: options.Device = "auto",
     precision: options.Precision = "float32",
 ) -> None:
-    """Count and time a network: parameters, multiply-adds, latency, images/s, peak memory.
+    """Count and time a model: parameters, multiply-adds, latency, images/s, peak memory.
 
     A trial is up to 300 passes after 10 to warm up; images/s are by the best of three, p50 and p90
     of all single passes. Example: perpixel profile runs/camvid --size 360x480
     """
     from rich.console import Console
 
-    from perpixel import distributed
-    from perpixel.profiling.counting import CONVENTIONS
+    from perpixel.io.atomic import atomic_write
+    from perpixel.profiling.flops import CONVENTIONS
     from perpixel.profiling.profile import profile as run
-    from perpixel.writing import write_whole
+    from perpixel.runtime import distributed
 
     sizes = [options.read_size(text, "--size") for text in size]
     if trace is not None and (len(sizes) > 1 or seconds == 0):
         raise UsageError("--trace is of one pass: give one --size, and --seconds above 0")
     for file in filter(None, (json_file, trace)):
         options.require_writable(file)
-    recipe, number = _network(model, classes)
-    where = distributed.device(device)
-    dtype = distributed.precision(precision, where)
+    recipe, number = _model(model, num_classes)
+    used = distributed.resolve_device(device)
+    dtype = distributed.resolve_dtype(precision, used)
     about = {
         "recipe": recipe.name,
         "classes": number,
-        "device": str(where),
-        "precision": "tf32" if distributed.uses_tf32(where) else str(dtype).removeprefix("torch."),
+        "device": str(used),
+        "precision": "tf32" if distributed.uses_tf32(used) else str(dtype).removeprefix("torch."),
         "batch": batch,
     }
     console = Console(highlight=False, soft_wrap=True)
@@ -78,10 +78,10 @@ def profile(
     for each in sizes:
         measured = run(
             recipe,
-            classes=number,
+            num_classes=number,
             size=each,
             batch=batch,
-            device=where,
+            device=used,
             dtype=dtype,
             seconds=seconds,
             trace=trace,
@@ -95,29 +95,29 @@ def profile(
     if json_file is not None:
         # The first size's figures, and under "sizes" every size's.
         content = about | {"conventions": CONVENTIONS} | rows[0] | {"sizes": rows}
-        write_whole(json_file, json.dumps(content, indent=2).encode())
+        atomic_write(json_file, json.dumps(content, indent=2).encode())
 
 
-def _network(source: str, classes: int | None) -> tuple["Recipe", int]:
+def _model(source: str, num_classes: int | None) -> tuple["Recipe", int]:
     """The recipe that `source` is or was trained by, and the number of its classes."""
     import perpixel
-    from perpixel import zoo
-    from perpixel.data import catalog
+    from perpixel.checkpoints import zoo
+    from perpixel.data import registry
 
     if (source in perpixel.recipes() or ".py" in source) and not Path(source).exists():
         recipe = perpixel.recipe(source)
-        own = catalog.classes(recipe.data.name)
-        if classes is None and own is None:
+        own = registry.classes(recipe.data.name)
+        if num_classes is None and own is None:
             raise UsageError(
                 f"{source} is for any data set: say how many classes, with --classes N"
             )
-        return recipe, classes or len(own or ())
+        return recipe, num_classes or len(own or ())
     checkpoint = zoo.find(source)
-    if classes not in (None, len(checkpoint.names)):
+    if num_classes not in (None, len(checkpoint.class_names)):
         raise UsageError(
-            f"--classes {classes}: the checkpoint {source} has {len(checkpoint.names)}"
+            f"--classes {num_classes}: the checkpoint {source} has {len(checkpoint.class_names)}"
         )
-    return checkpoint.recipe, len(checkpoint.names)
+    return checkpoint.recipe, len(checkpoint.class_names)
 
 
 def _print(console: "Console", measured: "Profile", theirs: "PublishedProfile | None") -> None:
@@ -178,11 +178,11 @@ def _print_layers(measured: "Profile") -> None:
 
 
 def _print_meanings(console: "Console", published: "Published") -> None:
-    from perpixel.profiling.counting import CONVENTIONS
+    from perpixel.profiling.flops import CONVENTIONS
 
     console.print(f"multiply-adds: {CONVENTIONS['macs']}.")
     console.print(f"of convolutions: {CONVENTIONS['macs_convolutions']}.")
-    figures = ("GB in training", published.memory_gb), ("pictures/s in testing", published.fps)
+    figures = ("GB in training", published.memory_gb), ("images/s in testing", published.fps)
     parts = [f"{value:g} {unit}" for unit, value in figures if value is not None]
     if parts:
         theirs = f"Its source prints {' and '.join(parts)}"

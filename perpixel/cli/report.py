@@ -34,21 +34,21 @@ def report(
         str | None,
         typer.Option(metavar="MODEL", help="The model of an evaluation outside its run's folder."),
     ] = None,
-    pictures: Annotated[
-        int, typer.Option(min=0, max=100, help="So many of the worst and of the best pictures.")
+    images: Annotated[
+        int, typer.Option(min=0, max=100, help="So many of the worst and of the best images.")
     ] = 6,
     device: options.Device = "auto",
     precision: options.Precision = "float32",
 ) -> None:
     """Write one HTML file of runs or evaluations, which needs no network: curves, classes,
-    confusion, the worst and best pictures (with --data), recipe, environment.
+    confusion, the worst and best images (with --data), recipe, environment.
 
     Needs the extra `report`. Example: perpixel report runs/a runs/b --data CamVid --out ab.html
     """
     with needs_extra("report", "report"):
         from perpixel.reporting.report import named, render
+    from perpixel.io.atomic import atomic_write
     from perpixel.reporting.reading import read_source
-    from perpixel.writing import write_whole
 
     sources = [read_source(path) for path in runs]
     if model is not None and all(_has_weights(source.path) for source in sources):
@@ -61,7 +61,7 @@ def report(
     options.require_writable(file)
     galleries, notes = _galleries(
         named(sources),
-        pictures,
+        images,
         data=data,
         dataset=dataset,
         split=split,
@@ -69,7 +69,7 @@ def report(
         device=device,
         precision=precision,
     )
-    write_whole(file, render(sources, galleries, notes).encode(errors="replace"))
+    atomic_write(file, render(sources, galleries, notes).encode(errors="replace"))
     typer.echo(f"{file}: {file.stat().st_size / 2**20:.1f} MiB")
 
 
@@ -84,14 +84,14 @@ def _galleries(
     device: str,
     precision: str,
 ) -> "tuple[list[Gallery], list[str]]":
-    """The first source's worst and best pictures as every source's model sees them; or a note
+    """The first source's worst and best images as every source's model sees them; or a note
     that says what they lack."""
     import perpixel
-    from perpixel.data.catalog import open_dataset
+    from perpixel.data.registry import open_dataset
     from perpixel.reporting.report import Gallery
     from perpixel.reporting.samples import take_samples, worst_and_best
 
-    mious = next((source.pictures for source in sources.values() if source.pictures), None)
+    mious = next((source.images for source in sources.values() if source.images), None)
     if mious is None or count == 0:
         return [], []
     models = {
@@ -100,23 +100,23 @@ def _galleries(
     }
     used = {name: found for name, found in models.items() if found is not None}
     if not used:
-        return [], ["The pictures themselves: no model in the folder; name it with --model MODEL."]
+        return [], ["The images themselves: no model in the folder; name it with --model MODEL."]
     predictors = [
         perpixel.load(found, device=device, precision=precision) for found in used.values()
     ]
     chosen = predictors[0].recipe.data
     name = dataset or chosen.name
     if data is None and name != "scenes":
-        return [], [f"The pictures themselves: name the folder of {name} with --data ROOT."]
+        return [], [f"The images themselves: name the folder of {name} with --data ROOT."]
     opened = open_dataset(name, data, split or chosen.eval_split)
-    colours = [
-        (name, "#" + bytes(colour).hex())
-        for name, colour in zip(opened.classes.names, opened.classes.palette, strict=True)
+    colors = [
+        (name, "#" + bytes(color).hex())
+        for name, color in zip(opened.classes.names, opened.classes.palette, strict=True)
     ]
     worst, best = worst_and_best(mious, count)
     return [
-        Gallery(title, colours, tuple(used), take_samples(names, opened, predictors))
-        for title, names in (("Worst pictures", worst), ("Best pictures", best))
+        Gallery(title, colors, tuple(used), take_samples(names, opened, predictors))
+        for title, names in (("Worst images", worst), ("Best images", best))
         if names
     ], []
 

@@ -6,13 +6,13 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING
 
-from perpixel import distributed
 from perpixel.errors import UsageError
-from perpixel.recipes.spec import Recipe
-from perpixel.writing import write_whole
+from perpixel.io.atomic import atomic_write
+from perpixel.recipes.schema import Recipe
+from perpixel.runtime import distributed
 
 if TYPE_CHECKING:
-    from perpixel.training.loop import Run
+    from perpixel.training.train import Run
 
 
 def train_seeds(
@@ -32,10 +32,10 @@ def train_seeds(
         raise UsageError(f"{out} holds a single run: name another folder for --seeds")
     first = recipe.train.seed
     scores = {}
-    with distributed.group(distributed.device(device)):  # one for all: joined but once
+    with distributed.process_group(distributed.resolve_device(device)):  # one for all runs
         for seed in range(first, first + seeds):
             one = perpixel.override(recipe, [f"train.seed={seed}"])
-            run = train(one, out=out / f"seed-{seed}", resume="if-begun")
+            run = train(one, out=out / f"seed-{seed}", resume="auto")
             scores[seed] = run.scores.miou
     best = max(scores, key=lambda seed: scores[seed])
     average, deviation = mean(scores.values()), stdev(scores.values())
@@ -47,8 +47,8 @@ def train_seeds(
         "best": scores[best],
         "best_run": f"seed-{best}",
     }
-    if distributed.ranks().main:
-        write_whole(out / "seeds.json", (json.dumps(summary, indent=2) + "\n").encode())
+    if distributed.get_dist_info().is_main:
+        atomic_write(out / "seeds.json", (json.dumps(summary, indent=2) + "\n").encode())
     lines = [f"seed {seed}: mIoU {miou:.2f}" for seed, miou in scores.items()]
     lines.append(
         f"mean {average:.2f}, deviation {deviation:.2f}, best {scores[best]:.2f} in "

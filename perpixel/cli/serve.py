@@ -23,22 +23,22 @@ def serve(
     max_pixels: Annotated[
         int,
         typer.Option(
-            min=1, max=2**27, help="Largest picture; refused with 413 before it is decoded."
+            min=1, max=2**27, help="Largest image; refused with 413 before it is decoded."
         ),
     ] = 2**24,
     concurrency: Annotated[
-        int, typer.Option(min=1, help="Pictures that are worked on at a time.")
+        int, typer.Option(min=1, help="Images that are worked on at a time.")
     ] = 1,
-    waiting: Annotated[
-        int, typer.Option(min=0, help="Pictures that may wait; more are refused with 503.")
+    queue_size: Annotated[
+        int, typer.Option(min=0, help="Images that may wait; more are refused with 503.")
     ] = 16,
     timeout: Annotated[
-        float, typer.Option(min=0.001, help="Seconds for a picture; then the answer is 504.")
+        float, typer.Option(min=0.001, help="Seconds for an image; then the answer is 504.")
     ] = 60.0,
     device: options.Device = "auto",
     precision: options.Precision = "float32",
 ) -> None:
-    """Serve a model: a page to drop pictures on, and POST /v1/segment for programs.
+    """Serve a model: a page to drop images on, and POST /v1/segment for programs.
 
     Needs the extra `serve`. Example: perpixel serve runs/camvid --port 8000
     """
@@ -52,7 +52,7 @@ def serve(
     import perpixel
     from perpixel.serving.pool import Limits
 
-    limits = Limits(max_bytes, max_pixels, concurrency, waiting, timeout)
+    limits = Limits(max_bytes, max_pixels, concurrency, queue_size, timeout)
     predictor = perpixel.load(model, device=device, precision=precision)
     app = make_app(predictor, limits)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

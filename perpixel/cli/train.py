@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from perpixel.cli import options
-from perpixel.errors import Interrupted, UsageError
+from perpixel.errors import Interrupted, PerpixelError, UsageError
 
 _Recipe = Annotated[
     str | None,
@@ -19,23 +19,24 @@ _Settings = Annotated[
     typer.Option(
         "--set",
         metavar="PATH=VALUE",
-        help="Change the recipe, e.g. train.steps=100 optimizer.lr=0.02 train.crop=256x512. "
+        help="Change the recipe, e.g. train.steps=100 optimizer.lr=0.02 augment.crop_size=256x512. "
         "`perpixel zoo show RECIPE` prints every path. May be given again.",
     ),
 ]
 _Resume = Annotated[
-    bool, typer.Option("--resume", help="Go on from RUN's newest whole checkpoint.")
-]
-_ResumeOrStart = Annotated[
-    bool,
+    str,
     typer.Option(
-        "--resume-or-start",
-        help="Resume, or start where RUN holds no checkpoint: for jobs that are run again.",
+        "--resume",
+        metavar="[never|auto|must]",
+        help="must (or no word): continue from RUN's newest whole checkpoint; auto: the same, or "
+        "start where RUN holds none, for jobs that are run again.",
     ),
 ]
-_AllowChanges = Annotated[
+_AllowConfigChange = Annotated[
     bool,
-    typer.Option("--allow-changes", help="Resume although the recipe or the data set has changed."),
+    typer.Option(
+        "--allow-config-change", help="Resume although the recipe or the data set has changed."
+    ),
 ]
 _Init = Annotated[
     str | None,
@@ -48,7 +49,7 @@ _Init = Annotated[
 ]
 _Workers = Annotated[
     int | None,
-    typer.Option(min=0, help="Processes that prepare pictures; the run is the same with any."),
+    typer.Option(min=0, help="Processes that prepare images; the run is the same with any."),
 ]
 _Deterministic = Annotated[
     bool,
@@ -70,26 +71,16 @@ _Seeds = Annotated[
         "mean and the best of their scores. Run again, it goes on where it was.",
     ),
 ]
-_Replay = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE",
-        help="Run a batch that was skipped again (FILE: RUN/replay/step-N.json), show its "
-        "losses and gradients, and leave. Takes --data and --device, and no RECIPE.",
-    ),
-]
 
 
 def train(
-    context: typer.Context,
     recipe: _Recipe = None,
     out: _Out = None,
     data: options.Data = None,
     dataset: options.Dataset = None,
     settings: _Settings = None,
-    resume: _Resume = False,
-    resume_or_start: _ResumeOrStart = False,
-    allow_changes: _AllowChanges = False,
+    resume: _Resume = "never",
+    allow_config_change: _AllowConfigChange = False,
     init: _Init = None,
     device: options.Device = "auto",
     workers: _Workers = None,
@@ -97,39 +88,40 @@ def train(
     tensorboard: _TensorBoard = False,
     seeds: _Seeds = None,
     dry_run: _DryRun = False,
-    replay: _Replay = None,
 ) -> None:
     """Train a recipe. RUN gets recipe.json, metrics.jsonl, log.txt, checkpoints/, evaluate.json.
 
     Ends with 75 when a signal stopped it: the run is saved, and goes on with --resume.
 
-    Example: perpixel train camvid/semantic_fpn_r18 --data CamVid --out runs/camvid
+    Example: perpixel train camvid/semantic_fpn_r18 --data CamVid --out runs/camvid. To continue it:
+    perpixel train --resume --data CamVid --out runs/camvid
     """
-    if replay is not None:
-        _require_no_others(context)
-        from perpixel.training.replay import replay as run_again
-
-        typer.echo(run_again(replay, data=data, device=device))
-        return
-    if recipe is None or out is None:
-        missing = "RECIPE" if recipe is None else "--out"
-        raise UsageError(f"{missing} is missing: perpixel train RECIPE --data ROOT --out RUN")
     import perpixel
-    from perpixel.recipes.settings import dump
+    from perpixel.recipes.overrides import dump, load
 
-    if resume and resume_or_start:
-        raise UsageError("--resume and --resume-or-start: take one of them")
+    if out is None or (recipe is None and resume == "never"):
+        missing = "--out" if recipe else "RECIPE"
+        raise UsageError(f"{missing} is missing: perpixel train RECIPE --data ROOT --out RUN")
+    if recipe is None:
+        file = out / "recipe.json"
+        if not file.exists():
+            raise PerpixelError(
+                f"{file}: no such file, so there is no run to resume: name a RECIPE"
+            )
+        base = load(file.read_text(), origin=str(file))
+    else:
+        base = perpixel.recipe(recipe)
     changes = list(settings or [])
     if dataset is not None:
         changes.append(f"data.name={dataset}")
-    chosen = perpixel.override(perpixel.recipe(recipe), changes)
+    chosen = perpixel.override(base, changes)
     if dry_run:
         typer.echo(dump(chosen))
         return
     run = partial(
         perpixel.train,
         data=data,
-        allow_changes=allow_changes,
+        allow_config_change=allow_config_change,
         init=init,
         device=device,
         workers=workers,
@@ -137,31 +129,19 @@ def train(
         tensorboard=tensorboard,
     )
     again = " and --resume" if init is None else ", --resume instead of --init"
-    if seeds is not None or resume or resume_or_start:
+    if seeds is not None or resume != "never":
         again = ""
     try:
         if seeds is None:
-            run(chosen, out=out, resume="if-begun" if resume_or_start else resume)
+            run(chosen, out=out, resume=resume)  # type: ignore[arg-type]  # train checks it
             return
-        from perpixel import distributed
         from perpixel.cli.seeds import train_seeds
+        from perpixel.runtime import distributed
 
-        if resume:
+        if resume != "never":
             raise UsageError("--seeds goes on with the runs it finds: leave out --resume")
         summary = train_seeds(chosen, seeds, out=out, device=device, train=run)
-        if distributed.ranks().main:
+        if distributed.get_dist_info().is_main:
             typer.echo(summary)
     except Interrupted as error:
         raise Interrupted(f"{error}: go on with the same command{again}") from error
-
-
-def _require_no_others(context: typer.Context) -> None:
-    """Raises UsageError for what --replay would leave aside."""
-    others = []
-    for each in context.command.params:
-        source = context.get_parameter_source(each.name or "")
-        given = source is not None and source.name == "COMMANDLINE"
-        if given and each.name not in ("replay", "data", "device"):
-            others.append(each.opts[0])
-    if others:
-        raise UsageError(f"--replay takes --data and --device alone: leave out {', '.join(others)}")

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from perpixel.errors import UsageError
-from perpixel.recipes.network import METHODS
+from perpixel.recipes.models import METHODS
 
 if TYPE_CHECKING:
-    from perpixel.recipes.network import Backbone
-    from perpixel.recipes.spec import Recipe
+    from perpixel.recipes.models import Backbone
+    from perpixel.recipes.schema import Recipe
 
 # As the sources print them: heading and decimals.
 _FIGURES = {
@@ -42,11 +42,11 @@ def zoo(
     """List the recipes that match PATTERN, show a recipe's settings, or fetch published weights.
 
     mIoU, ms+flip (mean over scales and flips), training memory in GB and frames per second are as
-    the sources print them. Fetched weights are checked against the recipe's network; NAME is a
+    the sources print them. Fetched weights are checked against the recipe's model; NAME is a
     MODEL from then on. Example: perpixel zoo fetch mmseg/fcn_r18-d8_512x1024_80k_cityscapes
     """
     import perpixel
-    from perpixel.recipes.settings import dump
+    from perpixel.recipes.overrides import dump
 
     words = words or ["*"]
     if out is not None and words[0] != "fetch":
@@ -75,7 +75,7 @@ def zoo(
 
 
 def _fetch(name: str, out: Path | None) -> None:
-    from perpixel.zoo import fetch
+    from perpixel.checkpoints.zoo import fetch
 
     fetched = fetch(name, out=out)
     typer.echo(f"{name}: {fetched.path}")
@@ -92,14 +92,14 @@ def _row(recipe: "Recipe") -> dict[str, Any]:
     backbone = recipe.model.backbone
     return {
         "name": recipe.name,
-        "method": METHODS[recipe.model.head.kind],
+        "method": METHODS[recipe.model.head.type],
         "backbone": _title(backbone),
-        "stem": backbone.stem if backbone.kind == "resnet" else None,
+        "stem": backbone.stem if backbone.type == "resnet" else None,
         "output_stride": backbone.output_stride,
         "dataset": recipe.data.name,
-        "crop": list(recipe.train.crop),
+        "crop": list(recipe.augment.crop_size),
         "steps": recipe.train.steps,
-        "images_per_step": recipe.train.images_per_step,
+        "batch_size": recipe.train.batch_size,
         "published": {key: published[key] for key in _FIGURES},
         "source": recipe.source,
         "config_url": published["config_url"],
@@ -109,7 +109,7 @@ def _row(recipe: "Recipe") -> dict[str, Any]:
 
 
 def _title(backbone: "Backbone") -> str:
-    return f"ResNet-{backbone.depth}" if backbone.kind == "resnet" else backbone.name
+    return f"ResNet-{backbone.depth}" if backbone.type == "resnet" else backbone.name
 
 
 def _print(recipes: list["Recipe"]) -> None:
@@ -128,7 +128,7 @@ def _print(recipes: list["Recipe"]) -> None:
             f"{row['backbone'].replace('ResNet', 'R')}-D{row['output_stride']}",
             row["stem"] or "-",
             "x".join(str(side) for side in row["crop"]),
-            f"{row['steps']} x {row['images_per_step']}",
+            f"{row['steps']} x {row['batch_size']}",
             *(_shown(row["published"][key], decimals) for key, (_, decimals) in _FIGURES.items()),
         )
     # A line that is too long for the window may wrap there; a name cut short is no use.

@@ -1,6 +1,6 @@
 """Other toolkits' checkpoints: theirs to ours, and ours to theirs."""
 
-from perpixel.conversion.export import to_state_dict
-from perpixel.conversion.finding import Finding, find, from_state_dict, network_of
+from perpixel.conversion.detect import Finding, find, from_state_dict, model_from_checkpoint
+from perpixel.conversion.export_ import to_state_dict
 
-__all__ = ["Finding", "find", "from_state_dict", "network_of", "to_state_dict"]
+__all__ = ["Finding", "find", "from_state_dict", "model_from_checkpoint", "to_state_dict"]

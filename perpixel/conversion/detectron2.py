@@ -7,8 +7,8 @@ not show that. Batch norm without num_batches_tracked is its FrozenBatchNorm2d.
 """
 
 from perpixel.conversion.toolkit import Toolkit
-from perpixel.recipes.network import Model, ResNet, SemanticFPN
-from perpixel.recipes.spec import Inference, Input
+from perpixel.recipes.models import Model, ResNet, SemanticFPN
+from perpixel.recipes.schema import Inference, Input
 
 _ROWS = (
     ("backbone.bottom_up.stem.conv1",                     "backbone.conv1"),
@@ -29,12 +29,12 @@ DETECTRON2 = Toolkit(
     rows=_ROWS,
     fcn=None,
     semantic_fpn=Model(
-        backbone=ResNet(depth=50, stride_in_1x1=True, frozen_norm=True),
+        backbone=ResNet(depth=50, stride_in_1x1=True, frozen_bn=True),
         head=SemanticFPN(norm="group", dropout=0.0),
     ),
     input=Input(
         mean=(103.53, 116.28, 123.675), std=(1, 1, 1), channel_order="bgr", size_divisor=32
     ),
-    inference=Inference(two_resizes=True),
+    inference=Inference(resize_logits_twice=True),
     constants=("pixel_mean", "pixel_std"),  # buffers, saved in 2020
 )

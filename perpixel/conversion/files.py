@@ -26,9 +26,9 @@ from torch import Tensor
 from torch.serialization import MAGIC_NUMBER
 
 from perpixel.errors import PerpixelError
-from perpixel.recipes.base import Colour
+from perpixel.recipes.base import Color
 
-Palette = tuple[Colour, ...]
+Palette = tuple[Color, ...]
 
 _LEGACY = pickle.dumps(MAGIC_NUMBER, protocol=2)  # torch.save before 1.6
 
@@ -61,11 +61,11 @@ def read_source(path: Path, *, trust: bool = False) -> Source:
                 return unpack(_ArrayUnpickler(io.BytesIO(path.read_bytes())).load())
     except PerpixelError as error:
         raise PerpixelError(f"{path}: {error}") from None
-    except Exception as error:  # damaged bytes can make an unpickler raise anything
+    except Exception as error:  # corrupt bytes can make an unpickler raise anything
         wanted = _foreign_code(error)
         if wanted is None:
             raise PerpixelError(
-                f"{path}: a damaged file, perhaps cut short in a download ({_brief(error)})"
+                f"{path}: a corrupt file, perhaps cut short in a download ({_brief(error)})"
             ) from None
     if trust:
         return _read_apart(path)
@@ -139,7 +139,7 @@ def _read_apart(path: Path) -> Source:
 
 
 def _classes(meta: Mapping[str, Any]) -> tuple[tuple[str, ...] | None, Palette | None]:
-    """Names and colours of mmsegmentation's meta: CLASSES and PALETTE, or 1.x's dataset_meta."""
+    """Names and colors of mmsegmentation's meta: CLASSES and PALETTE, or 1.x's dataset_meta."""
     said = {str(key).lower(): value for key, value in meta.items()}
     inner = said.get("dataset_meta")
     if isinstance(inner, dict):
@@ -152,7 +152,7 @@ def _classes(meta: Mapping[str, Any]) -> tuple[tuple[str, ...] | None, Palette |
 
 
 def _palette(said: object) -> Palette | None:
-    """The colours, if each is three whole numbers of 0 to 255."""
+    """The colors, if each is three whole numbers of 0 to 255."""
     try:
         return TypeAdapter(Palette).validate_python(np.array(said).tolist())
     except ValueError:  # pydantic's is one, and NumPy's for rows of several lengths

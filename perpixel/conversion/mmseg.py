@@ -7,8 +7,8 @@ dilation of 6 in both heads: names and shapes do not show either.
 """
 
 from perpixel.conversion.toolkit import Rules, Toolkit
-from perpixel.recipes.network import FCN, Auxiliary, Model, ResNet, SemanticFPN
-from perpixel.recipes.spec import Inference, Input
+from perpixel.recipes.models import FCN, Auxiliary, Model, ResNet, SemanticFPN
+from perpixel.recipes.schema import Inference, Input
 
 _ROWS = (
     ("backbone.conv1",                            "backbone.conv1"),
@@ -33,9 +33,9 @@ _ROWS = (
 
 
 def _inexpressible(model: Model, backbone: ResNet) -> Rules:
-    yield backbone.frozen_norm, "batch norm with constant statistics (backbone.frozen_norm)"
+    yield backbone.frozen_bn, "batch norm with constant statistics (backbone.frozen_bn)"
     if isinstance(model.head, SemanticFPN):
-        yield model.head.neck_norm, "batch norm and ReLU in the neck (head.neck_norm)"
+        yield model.head.fpn_norm, "batch norm and ReLU in the neck (head.fpn_norm)"
         yield model.head.norm == "group", "GroupNorm in the scale heads (head.norm)"
 
 
@@ -44,11 +44,11 @@ MMSEG = Toolkit(
     rows=_ROWS,
     fcn=Model(
         backbone=ResNet(depth=50, stem="deep", output_stride=8),
-        head=FCN(convs=2, width=512, concat_input=True),
-        auxiliary=Auxiliary(width=256),
+        head=FCN(num_convs=2, channels=512, concat_input=True),
+        aux_head=Auxiliary(channels=256),
     ),
     semantic_fpn=Model(backbone=ResNet(depth=50, stem="deep"), head=SemanticFPN()),
     input=Input(),
-    inference=Inference(two_resizes=True, average="probabilities"),
+    inference=Inference(resize_logits_twice=True, tta_average="probabilities"),
     inexpressible=_inexpressible,
 )

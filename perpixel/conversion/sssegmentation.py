@@ -6,8 +6,8 @@ behind the older results table, has align_corners=True: names and shapes do not 
 """
 
 from perpixel.conversion.toolkit import Toolkit
-from perpixel.recipes.network import FCN, Auxiliary, Model, ResNet, SemanticFPN
-from perpixel.recipes.spec import Inference, Input
+from perpixel.recipes.models import FCN, Auxiliary, Model, ResNet, SemanticFPN
+from perpixel.recipes.schema import Inference, Input
 
 _ROWS = (
     ("backbone_net.conv1",                           "backbone.conv1"),
@@ -32,10 +32,10 @@ SSSEGMENTATION = Toolkit(
     rows=_ROWS,
     fcn=Model(
         backbone=ResNet(depth=50, stem="deep", output_stride=8),
-        head=FCN(convs=2, width=512),
-        auxiliary=Auxiliary(width=512),
+        head=FCN(num_convs=2, channels=512),
+        aux_head=Auxiliary(channels=512),
     ),
-    semantic_fpn=Model(backbone=ResNet(depth=50, stem="deep"), head=SemanticFPN(neck_norm=True)),
+    semantic_fpn=Model(backbone=ResNet(depth=50, stem="deep"), head=SemanticFPN(fpn_norm=True)),
     input=Input(),
-    inference=Inference(two_resizes=False, average="logits"),
+    inference=Inference(resize_logits_twice=False, tta_average="logits"),
 )

@@ -1,4 +1,4 @@
-"""The network that a state dict belongs to, read off our names of its entries and their shapes."""
+"""The model that a state dict belongs to, read off our names of its entries and their shapes."""
 
 import re
 from collections.abc import Mapping
@@ -9,8 +9,8 @@ from pydantic import ValidationError
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.models.resnet import BLOCKS
 from perpixel.recipes.base import Spec
-from perpixel.recipes.network import FCN, Auxiliary, Model, ResNet, SemanticFPN
-from perpixel.recipes.settings import readable
+from perpixel.recipes.models import FCN, Auxiliary, Model, ResNet, SemanticFPN
+from perpixel.recipes.overrides import readable
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -23,16 +23,18 @@ def is_pyramid(shapes: Shapes) -> bool:
 
 
 def read_model(shapes: Shapes, example: Model) -> tuple[Model, int]:
-    """The nearest network, and its number of classes.
+    """The nearest model, and its number of classes.
 
     What names and shapes do not tell is the `example`'s, whose head is of the same kind. Where an
     entry is missing the most likely value stands in: checking for missing entries comes after.
-    Raises PerpixelError for a value that no network here can have.
+    Raises PerpixelError for a value that no model here can have.
     """
-    classes = _size(shapes, "head.classifier.weight", 0) or _size(shapes, "head.classifier.bias", 0)
+    num_classes = _size(shapes, "head.classifier.weight", 0) or _size(
+        shapes, "head.classifier.bias", 0
+    )
     auxiliary = None
     if _any(shapes, r"auxiliary\..*"):
-        auxiliary = _auxiliary(shapes, example, classes or 1)
+        auxiliary = _auxiliary(shapes, example, num_classes or 1)
     match example.head:
         case FCN() as fcn:
             head: FCN | SemanticFPN = _fcn(shapes, fcn)
@@ -41,10 +43,10 @@ def read_model(shapes: Shapes, example: Model) -> tuple[Model, int]:
     model = Model(
         backbone=_backbone(shapes, resnet_of(example)),
         head=head,
-        auxiliary=auxiliary,
+        aux_head=auxiliary,
         align_corners=example.align_corners,
     )
-    return model, classes or 1
+    return model, num_classes or 1
 
 
 def resnet_of(model: Model) -> ResNet:
@@ -70,7 +72,7 @@ def _backbone(shapes: Shapes, example: ResNet) -> ResNet:
         {
             "depth": nearest,
             "stem": "deep" if _any(shapes, r"backbone\.stem\..*") else "7x7",
-            "frozen_norm": example.frozen_norm and not counted,
+            "frozen_bn": example.frozen_bn and not counted,
         },
     )
 
@@ -81,9 +83,9 @@ def _fcn(shapes: Shapes, example: FCN) -> FCN:
     return _changed(
         example,
         {
-            "convs": convs,
-            "width": (width if convs else None) or example.width,
-            "kernel": _size(shapes, "head.convs.0.0.weight", 2) or example.kernel,
+            "num_convs": convs,
+            "channels": (width if convs else None) or example.channels,
+            "kernel_size": _size(shapes, "head.convs.0.0.weight", 2) or example.kernel_size,
             "concat_input": _any(shapes, r"head\.fuse\..*"),
         },
     )
@@ -94,29 +96,29 @@ def _semantic_fpn(shapes: Shapes, example: SemanticFPN) -> SemanticFPN:
     return _changed(
         example,
         {
-            "neck_width": _size(shapes, "head.output.0.weight", 0)
+            "fpn_channels": _size(shapes, "head.output.0.weight", 0)
             or _size(shapes, "head.output.0.0.weight", 0)
-            or example.neck_width,
-            "neck_norm": _any(shapes, r"head\.(lateral|output)\.\d+\.1\..*"),
-            "width": _size(shapes, "head.scales.0.0.0.weight", 0) or example.width,
+            or example.fpn_channels,
+            "fpn_norm": _any(shapes, r"head\.(lateral|output)\.\d+\.1\..*"),
+            "channels": _size(shapes, "head.scales.0.0.0.weight", 0) or example.channels,
             "norm": "batch" if batch else "group",
         },
     )
 
 
-def _auxiliary(shapes: Shapes, example: Model, classes: int) -> Auxiliary:
-    like = example.auxiliary
+def _auxiliary(shapes: Shapes, example: Model, num_classes: int) -> Auxiliary:
+    like = example.aux_head
     if like is None:
         like = Auxiliary(dropout=example.head.dropout)
         if isinstance(example.head, FCN):
-            like = _changed(like, {"dropout_kind": example.head.dropout_kind})
-    own = _size(shapes, "auxiliary.classifier.weight", 0) or classes
+            like = _changed(like, {"dropout_type": example.head.dropout_type})
+    own = _size(shapes, "auxiliary.classifier.weight", 0) or num_classes
     return _changed(
         like,
         {
-            "convs": _count(shapes, r"auxiliary\.convs\.(\d+)\..*"),
-            "width": _size(shapes, "auxiliary.convs.0.0.weight", 0) or like.width,
-            "classes": own if own != classes else None,
+            "num_convs": _count(shapes, r"auxiliary\.convs\.(\d+)\..*"),
+            "channels": _size(shapes, "auxiliary.convs.0.0.weight", 0) or like.channels,
+            "num_classes": own if own != num_classes else None,
         },
     )
 
@@ -142,6 +144,5 @@ def _changed(spec: _AnySpec, values: Mapping[str, Any]) -> _AnySpec:
         return type(spec).model_validate({**spec.model_dump(), **values})
     except ValidationError as error:
         raise PerpixelError(
-            f"by its names and shapes this is a network that cannot be built here: "
-            f"{readable(error)}"
+            f"by its names and shapes this is a model that cannot be built here: {readable(error)}"
         ) from None

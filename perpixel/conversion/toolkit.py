@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from perpixel.conversion.names import Rows
-from perpixel.recipes.network import Model, ResNet
-from perpixel.recipes.spec import Inference, Input
+from perpixel.recipes.models import Model, ResNet
+from perpixel.recipes.schema import Inference, Input
 
 Rules = Iterable[tuple[bool, str]]
 
@@ -14,11 +14,11 @@ Rules = Iterable[tuple[bool, str]]
 class Toolkit:
     """A toolkit's naming and semantics.
 
-    `fcn` and `semantic_fpn` are networks as the toolkit builds them, None where it has no such
+    `fcn` and `semantic_fpn` are models as the toolkit builds them, None where it has no such
     thing. Conversion replaces what a state dict's names and shapes tell (depth, stem, widths, ...)
     and keeps what they cannot: output stride, dilations, the place of the stride in a bottleneck,
     align_corners, dropout. `constants` are entries of old files that hold `input`'s mean and std.
-    `inexpressible` says what the toolkit cannot build, and whether a network and its backbone have
+    `inexpressible` says what the toolkit cannot build, and whether a model and its backbone have
     it; None where nothing is written in its layout.
     """
 

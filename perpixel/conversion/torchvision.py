@@ -1,16 +1,16 @@
 """torchvision's FCN, and pytorch-auto-drive's: the same names without an auxiliary head.
 
 Sources: torchvision/models/segmentation/{_utils,fcn}.py; pytorch-auto-drive utils/models/
-segmentation/fcn.py and utils/runners/seg_tester.py. What differs is how logits are enlarged:
-torchvision to the network's input size with align_corners=False, pytorch-auto-drive to the
-picture's size with align_corners=True.
+segmentation/fcn.py and utils/runners/seg_tester.py. What differs is how logits are upsampled:
+torchvision to the model's input size with align_corners=False, pytorch-auto-drive to the
+image's size with align_corners=True.
 """
 
 from dataclasses import replace
 
 from perpixel.conversion.toolkit import Rules, Toolkit
-from perpixel.recipes.network import FCN, Auxiliary, Model, ResNet
-from perpixel.recipes.spec import Inference, Input
+from perpixel.recipes.models import FCN, Auxiliary, Model, ResNet
+from perpixel.recipes.schema import Inference, Input
 
 _ROWS = (
     ("backbone.conv1",                           "backbone.conv1"),
@@ -33,24 +33,24 @@ _AUXILIARY_ROWS = (
 def _inexpressible(model: Model, backbone: ResNet) -> Rules:
     basic = backbone.depth in (18, 34)
     width = 128 if basic else 512  # a quarter of the features, the auxiliary head's too
-    head, auxiliary = model.head, model.auxiliary
+    head, auxiliary = model.head, model.aux_head
     return (
         (backbone.stem == "deep", "a deep stem (backbone.stem)"),
         (backbone.stride_in_1x1, "strides in 1x1 convolutions (backbone.stride_in_1x1)"),
-        (backbone.frozen_norm, "batch norm held constant (backbone.frozen_norm)"),
+        (backbone.frozen_bn, "batch norm held constant (backbone.frozen_bn)"),
         (
             basic and backbone.output_stride != 32,
             "dilated blocks of two convolutions (backbone.output_stride, backbone.depth)",
         ),
         (
             not isinstance(head, FCN)
-            or (head.convs, head.width, head.kernel, head.dilation) != (1, width, 3, 1)
+            or (head.num_convs, head.channels, head.kernel_size, head.dilation) != (1, width, 3, 1)
             or head.concat_input,
             f"another head than one 3x3 convolution of {width} channels (head)",
         ),
         (
             auxiliary is not None
-            and (auxiliary.convs, auxiliary.width, auxiliary.dilation) != (1, width // 2, 1),
+            and (auxiliary.num_convs, auxiliary.channels, auxiliary.dilation) != (1, width // 2, 1),
             f"another auxiliary head than one convolution of {width // 2} channels (auxiliary)",
         ),
     )
@@ -58,8 +58,8 @@ def _inexpressible(model: Model, backbone: ResNet) -> Rules:
 
 _FCN = Model(
     backbone=ResNet(depth=50, output_stride=8),
-    head=FCN(convs=1, width=512, dropout_kind="element"),
-    auxiliary=Auxiliary(width=256, dropout_kind="element"),
+    head=FCN(num_convs=1, channels=512, dropout_type="element"),
+    aux_head=Auxiliary(channels=256, dropout_type="element"),
 )
 
 TORCHVISION = Toolkit(
@@ -68,7 +68,7 @@ TORCHVISION = Toolkit(
     fcn=_FCN,
     semantic_fpn=None,
     input=Input(),
-    inference=Inference(two_resizes=True),
+    inference=Inference(resize_logits_twice=True),
     inexpressible=_inexpressible,
 )
 
@@ -76,7 +76,7 @@ PYTORCH_AUTO_DRIVE = replace(
     TORCHVISION,
     name="pytorch-auto-drive",
     rows=_ROWS,
-    fcn=_FCN.model_copy(update={"auxiliary": None, "align_corners": True}),
-    inference=Inference(two_resizes=False),
+    fcn=_FCN.model_copy(update={"aux_head": None, "align_corners": True}),
+    inference=Inference(resize_logits_twice=False),
     inexpressible=None,
 )

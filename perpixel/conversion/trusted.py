@@ -13,12 +13,12 @@ from typing import IO, Any
 
 import torch
 
+from perpixel.conversion.detect import plain_tensors
 from perpixel.conversion.files import file_kind, unpack
-from perpixel.conversion.finding import plain_tensors
 from perpixel.errors import PerpixelError
 
 
-class Absent:
+class MissingGlobal:
     """Stands in for an object of a class that is not installed."""
 
     def __init__(self, *_: object, **__: object) -> None: ...
@@ -35,14 +35,14 @@ class Absent:
 
 
 class Unpickler(pickle.Unpickler):
-    """pickle's, and Absent for whatever cannot be imported; torch.load takes it by this name."""
+    """pickle's Unpickler, with MissingGlobal for what cannot be imported (torch.load's name)."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """The named object, or Absent."""
+        """The named object, or MissingGlobal."""
         try:
             return super().find_class(module, name)
         except (ImportError, AttributeError):
-            return Absent
+            return MissingGlobal
 
 
 def load(file: IO[bytes], **options: Any) -> Any:

@@ -1,1 +1,1 @@
-"""Where labelled pictures come from, and how batches are made of them."""
+"""Where labeled images come from, and how batches are made of them."""

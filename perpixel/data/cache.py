@@ -1,4 +1,4 @@
-"""Decoded pictures and class maps on disk, so that a crop reads only its rows.
+"""Decoded images and masks on disk, so that a crop reads only its rows.
 
 A cache is a folder that stands in for the data set's own: cache.json says of which data set and
 classes, SPLIT.pairs lists the pairs, and arrays/ holds each file's pixels, uint8, after a header
@@ -22,15 +22,15 @@ from filelock import FileLock, Timeout
 from PIL import Image
 from pydantic import ValidationError
 
-from perpixel.data.dataset import Classes, Pairs, Rows, read_pair
-from perpixel.data.folder import FILE as DESCRIPTION
-from perpixel.data.folder import lists_of_folder
-from perpixel.data.listing import Listing
-from perpixel.data.reading import cores, read_ahead
-from perpixel.errors import DamagedFile, PerpixelError, UsageError
-from perpixel.images import UNREADABLE, Array
-from perpixel.recipes.base import Colour, Spec
-from perpixel.recipes.settings import readable, suggestion
+from perpixel.data.dataset import Classes, PairDataset, Rows, read_pair
+from perpixel.data.datasets.folder import FILE as DESCRIPTION
+from perpixel.data.datasets.folder import lists_of_folder
+from perpixel.data.pair_list import PairList
+from perpixel.data.prefetch import cores, read_ahead
+from perpixel.errors import CorruptFileError, PerpixelError, UsageError
+from perpixel.io.images import UNREADABLE, Array
+from perpixel.recipes.base import Color, Spec
+from perpixel.recipes.overrides import readable, suggestion
 
 Progress = Callable[[int, int], None]
 
@@ -39,7 +39,7 @@ FILE = "cache.json"
 _HEADER = struct.Struct("<8s5q16x")
 _MAGIC = b"pixels 1"
 _SAMPLED = 500
-"""So many pictures are looked at to estimate the size of all."""
+"""So many images are looked at to estimate the size of all."""
 
 
 class Origin(Spec):
@@ -49,32 +49,32 @@ class Origin(Spec):
     root: str
     description: str | None
     classes: tuple[str, ...]
-    palette: tuple[Colour, ...]
+    palette: tuple[Color, ...]
     splits: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Cached:
+class CachedDataset:
     """A split of a data set whose pixels are in the folder `cache`; its own files are at `root`."""
 
     cache: Path
     root: Path
-    files: Listing
+    files: PairList
     classes: Classes
 
     def __len__(self) -> int:
         return len(self.files)
 
-    def name(self, index: int) -> str:
-        """The picture's path below `root`."""
+    def sample_id(self, index: int) -> str:
+        """The image's path below `root`."""
         return self.files[index][0]
 
     def image(self, index: int, *, rows: Rows | None = None) -> Array:
-        """The picture, uint8 RGB [height, width, 3]; with `rows`, black but for these."""
+        """The image, uint8 RGB [height, width, 3]; with `rows`, black but for these."""
         return self._read(self.files[index][0], rows)
 
     def label(self, index: int) -> Array:
-        """Its class map, uint8 [height, width]: 0..classes-1, and IGNORE."""
+        """Its mask, uint8 [height, width]: 0..classes-1, and IGNORE_INDEX."""
         return self._read(self.files[index][1], None)[..., 0]
 
     def _read(self, name: str, rows: Rows | None) -> Array:
@@ -88,12 +88,12 @@ class Cached:
                 file.seek(_HEADER.size + first * told.width * told.channels)
                 file.readinto(pixels[first:end].data.cast("B"))
         except FileNotFoundError:
-            raise DamagedFile(
+            raise CorruptFileError(
                 f"{source}: is not in the cache {self.cache}; `perpixel data cache` leaves both "
-                f"out where it cannot read a picture or its mask"
+                f"out where it cannot read an image or its mask"
             ) from None
         except OSError as error:
-            raise DamagedFile(f"{path}: cannot be read ({error.strerror})") from None
+            raise CorruptFileError(f"{path}: cannot be read ({error.strerror})") from None
         return pixels
 
 
@@ -102,7 +102,7 @@ def is_cache(root: Path) -> bool:
     return (root / FILE).is_file()
 
 
-def open_cache(cache: Path, dataset: str, split: str) -> Cached:
+def open_cache(cache: Path, dataset: str, split: str) -> CachedDataset:
     """A split of the data set called `dataset` from its cache. Raises UsageError, PerpixelError."""
     told = read_origin(cache)
     _require_same_description(cache, told)
@@ -125,14 +125,14 @@ def open_cache(cache: Path, dataset: str, split: str) -> Cached:
     if rest or len(names) % 2:
         raise PerpixelError(f"{listing}: is cut short; run `perpixel data cache` again")
     paths = map(os.fsdecode, names)
-    files = Listing(zip(paths, paths, strict=True))
-    return Cached(cache, Path(told.root), files, Classes(told.classes, told.palette))
+    files = PairList(zip(paths, paths, strict=True))
+    return CachedDataset(cache, Path(told.root), files, Classes(told.classes, told.palette))
 
 
 def write_cache(
     out: Path,
     dataset: str,
-    splits: Mapping[str, Pairs],
+    splits: Mapping[str, PairDataset],
     *,
     say: Callable[[str], None],
     progress: Progress,
@@ -184,7 +184,7 @@ def write_cache(
     if problems:
         raise PerpixelError(
             f"{len(problems)} pairs are not in the cache, as they cannot be read; the first: "
-            f"{problems[0]}. `perpixel data check` lists all; mended, run the same command again"
+            f"{problems[0]}. `perpixel data check` lists all; fixed, run the same command again"
         )
 
 
@@ -222,12 +222,12 @@ def _description(root: Path) -> str | None:
     return hashlib.sha256(content).hexdigest()
 
 
-_Job = tuple[Pairs, int]
+_Job = tuple[PairDataset, int]
 
 
-def _todo(out: Path, root: Path, splits: Mapping[str, Pairs]) -> tuple[int, list[_Job]]:
+def _todo(out: Path, root: Path, splits: Mapping[str, PairDataset]) -> tuple[int, list[_Job]]:
     """The number of pairs, and those that are not there yet, as they are now."""
-    first: dict[tuple[str, str], tuple[Pairs, int]] = {}  # a pair may be in several splits
+    first: dict[tuple[str, str], tuple[PairDataset, int]] = {}  # a pair may be in several splits
     for pairs in splits.values():
         for index, names in enumerate(pairs.files):
             first.setdefault(names, (pairs, index))
@@ -279,7 +279,7 @@ def _write_all(out: Path, todo: list[_Job], *, total: int, progress: Progress) -
 
 
 def _estimate(todo: list[_Job]) -> int:
-    """Bytes that the pairs take, from the sizes of a sample of the pictures."""
+    """Bytes that the pairs take, from the sizes of a sample of the images."""
     sizes = []
     for pairs, index in todo[:: max(len(todo) // _SAMPLED, 1)]:
         try:
@@ -319,7 +319,7 @@ def _checked(file: FileIO, path: Path, source: Path) -> _Header:
         )
     pixels = told.height * told.width * told.channels
     if os.fstat(file.fileno()).st_size != _HEADER.size + pixels:
-        raise DamagedFile(f"{path}: is cut short; delete it and cache it again")
+        raise CorruptFileError(f"{path}: is cut short; delete it and cache it again")
     return told
 
 

@@ -24,26 +24,26 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from perpixel.data.augment import augment, draw_window, resize
-from perpixel.data.dataset import Dataset, read_pair, read_picture
+from perpixel.data.augment import augment, resize, sample_crop
+from perpixel.data.dataset import Dataset, read_dataset_image, read_pair
 from perpixel.data.window import source_rows
-from perpixel.errors import DamagedFile, PerpixelError
-from perpixel.images import Size
-from perpixel.recipes.spec import Augment, Recipe
+from perpixel.errors import CorruptFileError, PerpixelError
+from perpixel.io.images import Size
+from perpixel.recipes.schema import Augment, Recipe
 
 _TRIES = 4
 
 
 class Batch(NamedTuple):
-    """Pictures uint8 RGB [N, height, width, 3], labels uint8 [N, height, width], and names.
+    """Images uint8 RGB [N, height, width, 3], labels uint8 [N, height, width], and names.
 
-    `damaged` says what is wrong with those that others stand in for.
+    `corrupt` says what is wrong with those that others stand in for.
     """
 
     images: Tensor
     labels: Tensor
     names: tuple[str, ...]
-    damaged: tuple[str, ...]
+    corrupt: tuple[str, ...]
 
 
 def batches(
@@ -52,22 +52,22 @@ def batches(
     *,
     first_step: int,
     workers: int,
-    share_of: tuple[int, int] = (0, 1),
+    rank_info: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
     """One rank's share of the batches of steps `first_step` .. train.steps-1.
 
-    `share_of` is (rank, number of ranks).
+    `rank_info` is (rank, number of ranks).
 
-    With `workers` 0 pictures are prepared in this process, else in so many others. A sample whose
-    files are damaged is replaced by the next of its epoch. Raises PerpixelError when a sample
+    With `workers` 0 images are prepared in this process, else in so many others. A sample whose
+    files are corrupt is replaced by the next of its epoch. Raises PerpixelError when a sample
     cannot be used for another reason, or none of a few can be decoded.
     """
     if len(dataset) == 0:
-        raise PerpixelError("the training split holds no pictures")
+        raise PerpixelError("the training split holds no images")
     if workers:
         _require_startable()
     loader = DataLoader(
-        _Steps(dataset, recipe, share_of),
+        _Steps(dataset, recipe, rank_info),
         batch_size=None,
         sampler=range(first_step, recipe.train.steps),
         num_workers=workers,
@@ -84,7 +84,7 @@ def batches(
         if "DataLoader worker" not in str(error):
             raise
         raise PerpixelError(
-            f"a process that prepares pictures has died, perhaps for want of memory: take fewer "
+            f"a process that prepares images has died, perhaps for want of memory: take fewer "
             f"--workers ({error})"
         ) from None
 
@@ -95,24 +95,24 @@ class _Steps(TorchDataset[Batch | PerpixelError]):
 
     dataset: Dataset
     recipe: Recipe
-    share_of: tuple[int, int]
+    rank_info: tuple[int, int]
 
     def __getitem__(self, step: int) -> Batch | PerpixelError:
         train = self.recipe.train
-        first = step * train.images_per_step
-        stream = range(first, first + train.images_per_step)
-        damaged: list[str] = []
-        own = _share(stream, self.share_of, passes=train.accumulate)
+        first = step * train.batch_size
+        stream = range(first, first + train.batch_size)
+        corrupt: list[str] = []
+        own = _share(stream, self.rank_info, passes=train.grad_accum_steps)
         try:
-            drawn = [self._sample(number, step, damaged) for number in own]
+            drawn = [self._sample(number, step, corrupt) for number in own]
         except PerpixelError as error:
             return error
         images, labels, names = zip(*drawn, strict=True)
         pixels, classes = torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(labels))
-        return Batch(pixels, classes, names, tuple(damaged))
+        return Batch(pixels, classes, names, tuple(corrupt))
 
     def _sample(
-        self, number: int, step: int, damaged: list[str]
+        self, number: int, step: int, corrupt: list[str]
     ) -> tuple[np.ndarray, np.ndarray, str]:
         """A sample of the stream, or the next of its epoch that can be decoded, and its name."""
         epoch, position = divmod(number, len(self.dataset))
@@ -122,10 +122,10 @@ class _Steps(TorchDataset[Batch | PerpixelError]):
             index = int(order[(position + further) % len(order)])
             rng = np.random.default_rng((seed, epoch, position))
             try:
-                return *self._augmented(index, step, rng), self.dataset.name(index)
-            except DamagedFile as error:
-                damaged.append(str(error))
-        raise PerpixelError(f"{_TRIES} pictures in a row cannot be decoded: " + "; ".join(damaged))
+                return *self._augmented(index, step, rng), self.dataset.sample_id(index)
+            except CorruptFileError as error:
+                corrupt.append(str(error))
+        raise PerpixelError(f"{_TRIES} images in a row cannot be decoded: " + "; ".join(corrupt))
 
     def _augmented(
         self, index: int, step: int, rng: np.random.Generator
@@ -134,34 +134,34 @@ class _Steps(TorchDataset[Batch | PerpixelError]):
         spec, crop = _view(recipe, step)
         if recipe.data.resize is None:
             label = dataset.label(index)
-            window = draw_window(label, rng, spec=spec, crop=crop)
+            window = sample_crop(label, rng, spec=spec, crop=crop)
             rows = source_rows(window, (label.shape[0], label.shape[1]))
-            image = read_picture(dataset, index, label=label, rows=rows)
+            image = read_dataset_image(dataset, index, label=label, rows=rows)
         else:
             image, label = resize(*read_pair(dataset, index), recipe.data.resize)
-            window = draw_window(label, rng, spec=spec, crop=crop)
+            window = sample_crop(label, rng, spec=spec, crop=crop)
         return augment(image, label, rng, window=window, spec=spec, crop=crop, fed=recipe.input)
 
 
-def _share(stream: range, share_of: tuple[int, int], *, passes: int) -> list[int]:
-    """What one rank, `share_of` = (rank, number of ranks), sees of a step, pass after pass.
+def _share(stream: range, rank_info: tuple[int, int], *, passes: int) -> list[int]:
+    """What one rank, `rank_info` = (rank, number of ranks), sees of a step, pass after pass.
 
     A pass's samples follow one another in the step, and so do a rank's in a pass: all ranks
     together see the same in a pass, however many they are. The step's divide evenly.
     """
-    rank, world = share_of
+    rank, world = rank_info
     size = len(stream) // (world * passes)
     firsts = range(rank * size, len(stream), world * size)
     return [number for first in firsts for number in stream[first : first + size]]
 
 
 def _view(recipe: Recipe, step: int) -> tuple[Augment, Size]:
-    """How a step's pictures are augmented, and their crops' size."""
+    """How a step's images are augmented, and their crops' size."""
     train = recipe.train
-    if step < train.steps - train.finish_steps:
-        return recipe.augment, train.crop
-    plain = {"scale": (1.0, 1.0), "photometric": None}
-    return recipe.augment.model_copy(update=plain), train.last_crop
+    if step < train.steps - train.final_phase_steps:
+        return recipe.augment, recipe.augment.crop_size
+    plain = {"scale_range": (1.0, 1.0), "photometric": None}
+    return recipe.augment.model_copy(update=plain), recipe.last_crop_size
 
 
 @lru_cache(maxsize=2)  # a batch may span two epochs
@@ -182,7 +182,7 @@ def _require_startable() -> None:
     process.join()
     if process.exitcode != 0:
         raise PerpixelError(
-            f"a process that was to read pictures has died as it started (exit code "
+            f"a process that was to read images has died as it started (exit code "
             f"{process.exitcode}): a script that starts any has its work below "
             f'`if __name__ == "__main__":`, and is a file, as every process imports it'
         )

@@ -1,30 +1,30 @@
-"""Class maps as the benchmarks' servers take them."""
+"""Masks as the benchmarks' servers take them."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from perpixel.data import ade20k, cityscapes, pascal_voc
 from perpixel.data.dataset import Classes, plain_names
-from perpixel.data.places import first_few
+from perpixel.data.datasets import ade20k, cityscapes, pascal_voc
+from perpixel.data.paths import first_few
 from perpixel.errors import PerpixelError
-from perpixel.images import Array, write_image, write_mask
-from perpixel.recipes.settings import require_known
+from perpixel.io.images import Array, write_image, write_mask
+from perpixel.recipes.overrides import require_known
 
 
 @dataclass(frozen=True)
 class Submission:
-    """What one server expects: PNG files named as the pictures are, in `folder`, holding `ids`.
+    """What one server expects: PNG files named as the images are, in `folder`, holding `ids`.
 
-    `ids` are the classes' values in their order; `coloured` files carry the classes' palette.
+    `ids` are the classes' values in their order; `colored` files carry the classes' palette.
     """
 
     name: str
     classes: Classes
     ids: tuple[int, ...]
     folder: str = "."
-    coloured: bool = False
+    colored: bool = False
 
     def require(self, names: tuple[str, ...]) -> None:
         """Raises PerpixelError unless a model's classes are the server's, in their order."""
@@ -36,11 +36,11 @@ class Submission:
                 f"with --dataset {self.name}, or train with a dataset.toml that calls them so"
             )
 
-    def write(self, out: Path, name: str, class_map: Array) -> None:
-        """Writes a picture's class map, uint8 [height, width], below `out`."""
-        values = np.array(self.ids, np.uint8)[class_map]
+    def write(self, out: Path, name: str, mask: Array) -> None:
+        """Writes an image's mask, uint8 [height, width], below `out`."""
+        values = np.array(self.ids, np.uint8)[mask]
         path = out / self.folder / f"{name}.png"
-        if self.coloured:
+        if self.colored:
             write_mask(path, values, self.classes.palette)
         else:
             write_image(path, values)
@@ -54,7 +54,7 @@ _SUBMISSIONS = {
         pascal_voc.CLASSES,
         tuple(range(21)),
         folder="results/VOC2012/Segmentation/comp6_test_cls",
-        coloured=True,
+        colored=True,
     ),
 }
 

@@ -1,9 +1,9 @@
-"""A window of a resized picture, made from the part of the picture that it shows.
+"""A window of a resized image, made from the part of the image that it shows.
 
-Resizing a picture by 2 to keep an eighth of it is mostly work for nothing. These functions give
-the window alone: the label exactly as OpenCV's nearest resize gives it, the picture by OpenCV's
+Resizing an image by 2 to keep an eighth of it is mostly work for nothing. These functions give
+the window alone: the label exactly as OpenCV's nearest resize gives it, the image by OpenCV's
 bilinear resize of a part of it. That resize knows no fractional offsets, so the part begins where
-a whole source pixel falls on a whole pixel of the resized picture, to within `_PHASE`; the origin
+a whole source pixel falls on a whole pixel of the resized image, to within `_PHASE`; the origin
 always does. What is left of the difference is in docs/performance.md.
 """
 
@@ -14,14 +14,14 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from perpixel.images import Array, Size
+from perpixel.io.images import Array, Size
 
 _PHASE = 1 / 256
 """How far, in source pixels, a part may lie beside the place it should have."""
 
 
 class Window(NamedTuple):
-    """`height` x `width` pixels from (`top`, `left`) on, in a picture resized to `size`."""
+    """`height` x `width` pixels from (`top`, `left`) on, in an image resized to `size`."""
 
     size: Size
     top: int
@@ -31,13 +31,13 @@ class Window(NamedTuple):
 
 
 def source_rows(window: Window, size: Size) -> tuple[int, int]:
-    """First and last + 1 of the rows that `cut_picture` reads of a picture of `size`."""
+    """First and last + 1 of the rows that `cut_image` reads of an image of `size`."""
     part = _part(size[0], window.size[0], window.top, window.height)
     return part.first, part.end
 
 
-def cut_picture(image: Array, window: Window) -> Array:
-    """The window of a picture, uint8 [height, width, 3], resized bilinearly."""
+def crop_image(image: Array, window: Window) -> Array:
+    """The window of an image, uint8 [height, width, 3], resized bilinearly."""
     height, width = image.shape[:2]
     rows = _part(height, window.size[0], window.top, window.height)
     columns = _part(width, window.size[1], window.left, window.width)
@@ -55,8 +55,8 @@ def cut_picture(image: Array, window: Window) -> Array:
     return np.asarray(found, np.uint8)
 
 
-def cut_label(label: Array, window: Window, *, every: int = 1) -> Array:
-    """The window of a class map, uint8 [height, width], by nearest pixels; or `every` nth alone."""
+def crop_mask(label: Array, window: Window, *, every: int = 1) -> Array:
+    """The window of a mask, uint8 [height, width], by nearest pixels; or `every` nth alone."""
     rows = _nearest(label.shape[0], window.size[0], window.top, window.height)
     columns = _nearest(label.shape[1], window.size[1], window.left, window.width)
     return label.take(rows[::every], axis=0).take(columns[::every], axis=1)

@@ -1,1 +1,1 @@
-"""Scores of a network on a data set."""
+"""Scores of a model on a data set."""

@@ -7,25 +7,25 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from perpixel.images import Array
-from perpixel.recipes.spec import IGNORE
+from perpixel.io.images import Array
+from perpixel.recipes.schema import IGNORE_INDEX
 
 DISTANCE = 0.02
-"""Width of the band along a border, as a share of the picture's diagonal (section 4.1)."""
+"""Width of the band along a border, as a share of the image's diagonal (section 4.1)."""
 
 
 def boundary_counts(
-    label: Array, prediction: Array, *, classes: int, distance: float = DISTANCE
+    label: Array, prediction: Array, *, num_classes: int, distance: float = DISTANCE
 ) -> npt.NDArray[np.int64]:
-    """Pixels in both bands and in either, int64 [2, classes], summed over pictures by the caller.
+    """Pixels in both bands and in either, int64 [2, num_classes], summed over images by the caller.
 
     A class's band is those of its pixels that are at most d pixels (chessboard distance, at least
-    1) from one of another class or from the picture's edge. Both maps are uint8 [H, W]; pixels
-    labelled IGNORE are of no class in either.
+    1) from one of another class or from the image's edge. Both maps are uint8 [H, W]; pixels
+    labeled IGNORE_INDEX are of no class in either.
     """
     width = max(1, round(distance * math.hypot(*label.shape)))
-    found = np.zeros((2, classes), np.int64)
-    known = label != IGNORE
+    found = np.zeros((2, num_classes), np.int64)
+    known = label != IGNORE_INDEX
     for index in np.union1d(np.unique(label[known]), np.unique(prediction[known])):
         truth = _band(known & (label == index), width)
         guess = _band(known & (prediction == index), width)

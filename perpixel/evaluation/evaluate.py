@@ -1,4 +1,4 @@
-"""Score a network on a data set: each picture once, over any number of ranks."""
+"""Score a model on a data set: each image once, over any number of ranks."""
 
 import time
 from collections.abc import Callable
@@ -6,16 +6,16 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from perpixel import distributed
 from perpixel.data.augment import resize
 from perpixel.data.dataset import Dataset, read_pair
-from perpixel.data.reading import read_ahead
+from perpixel.data.prefetch import read_ahead
 from perpixel.errors import PerpixelError
 from perpixel.evaluation.boundary import boundary_counts
-from perpixel.evaluation.confusion import Matrix, Scores, areas, confusion, scores
-from perpixel.images import Array
-from perpixel.inference.class_maps import class_maps, same_sized
+from perpixel.evaluation.metrics import Matrix, Scores, areas, confusion, scores
 from perpixel.inference.engine import Engine
+from perpixel.inference.tta import group_by_size, predict_masks
+from perpixel.io.images import Array
+from perpixel.runtime import distributed
 
 
 def evaluate(
@@ -27,23 +27,23 @@ def evaluate(
     boundary: bool = False,
     progress: Callable[[int, int, Matrix], None] | None = None,
 ) -> Scores:
-    """Scores of the network on every picture of `dataset`, as its recipe's `inference` sees them.
+    """Scores of the model on every image of `dataset`, as its recipe's `inference` sees them.
 
-    Every rank scores every world-th picture; one int64 confusion matrix is summed over all of them,
-    and every rank returns the same scores. Up to `batch` pictures in a row that have the same size
-    go through the network together, which changes results by rounding alone; `threads` read ahead.
-    `boundary` asks for boundary IoU, too. `progress` is called after each picture with (pictures
-    done, pictures in all, the matrix so far), of this rank alone.
+    Every rank scores every world-th image; one int64 confusion matrix is summed over all of them,
+    and every rank returns the same scores. Up to `batch` images in a row that have the same size
+    go through the model together, which changes results by rounding alone; `threads` read ahead.
+    `boundary` asks for boundary IoU, too. `progress` is called after each image with (images
+    done, images in all, the matrix so far), of this rank alone.
     """
     if len(dataset) == 0:
-        raise PerpixelError("the evaluation split holds no pictures")
+        raise PerpixelError("the evaluation split holds no images")
     recipe, device = engine.recipe, engine.device
-    engine.network.eval()  # without dropout, whatever a caller did
+    engine.model.eval()  # without dropout, whatever a caller did
     start = time.perf_counter()
     tries_kernels = torch.backends.cudnn.benchmark
     classes = len(dataset.classes)
     matrix = np.zeros((classes, classes), np.int64)
-    pictures = np.zeros((len(dataset), 3, classes), np.int64)
+    images = np.zeros((len(dataset), 3, classes), np.int64)
     borders = np.zeros((2, classes), np.int64)
 
     def read(index: int) -> tuple[int, Array, Array]:
@@ -52,30 +52,30 @@ def evaluate(
             image, label = resize(image, label, recipe.data.resize)
         return index, image, label
 
-    with distributed.group(device) as ranks:
-        own = range(ranks.rank, len(dataset), ranks.world)
-        torch.backends.cudnn.benchmark = False  # it would try all kernels for every picture size
+    with distributed.process_group(device) as dist_info:
+        indices = range(dist_info.rank, len(dataset), dist_info.world_size)
+        torch.backends.cudnn.benchmark = False  # it would try all kernels for every image size
         try:
-            for group in same_sized(read_ahead(read, own, threads=threads), batch):
-                found = class_maps(engine, [image for _, image, _ in group])
+            for group in group_by_size(read_ahead(read, indices, threads=threads), batch):
+                found = predict_masks(engine, [image for _, image, _ in group])
                 for (index, _, label), prediction in zip(group, found, strict=True):
-                    counts = confusion(label, prediction, classes=classes)
+                    counts = confusion(label, prediction, num_classes=classes)
                     matrix += counts
-                    pictures[index] = areas(counts)
+                    images[index] = areas(counts)
                     if boundary:
-                        borders += boundary_counts(label, prediction, classes=classes)
+                        borders += boundary_counts(label, prediction, num_classes=classes)
                     if progress is not None:
-                        progress(own.index(index) + 1, len(own), matrix)
+                        progress(indices.index(index) + 1, len(indices), matrix)
         finally:
             torch.backends.cudnn.benchmark = tries_kernels
-        matrix, pictures, borders = (
-            distributed.summed(torch.from_numpy(part).to(device)).cpu().numpy()
-            for part in (matrix, pictures, borders)
+        matrix, images, borders = (
+            distributed.all_reduce_sum(torch.from_numpy(part).to(device)).cpu().numpy()
+            for part in (matrix, images, borders)
         )
     return scores(
         matrix,
         names=dataset.classes.names,
-        pictures=[(dataset.name(index), own) for index, own in enumerate(pictures)],
+        images=[(dataset.sample_id(index), counts) for index, counts in enumerate(images)],
         boundaries=borders if boundary else None,
         seconds=time.perf_counter() - start,
     )

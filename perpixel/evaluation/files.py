@@ -1,4 +1,4 @@
-"""An evaluation's files: evaluate.json, confusion.csv and pictures.csv."""
+"""An evaluation's files: evaluate.json, confusion.csv and images.csv."""
 
 import csv
 import io
@@ -6,22 +6,22 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from perpixel.evaluation.confusion import Scores
-from perpixel.writing import write_whole
+from perpixel.evaluation.metrics import Scores
+from perpixel.io.atomic import atomic_write
 
 
 def write_scores(folder: Path, scores: Scores) -> None:
     """Writes the three into `folder`; raises PerpixelError naming the file that cannot be written.
 
-    confusion.csv has a row for every label and a column for every prediction; pictures.csv a row
-    for every picture, its cells empty where the picture shows no such class.
+    confusion.csv has a row for every label and a column for every prediction; images.csv a row
+    for every image, its cells empty where the image shows no such class.
     """
     names = list(scores.iou)
-    write_whole(folder / "evaluate.json", json.dumps(scores.as_json(), indent=2).encode())
+    atomic_write(folder / "evaluate.json", json.dumps(scores.as_json(), indent=2).encode())
     matrix = zip(names, scores.confusion.tolist(), strict=True)
     _write(folder / "confusion.csv", ["label", *names], ([name, *row] for name, row in matrix))
-    pictures = ([p.name, p.miou, p.pixel_accuracy, *p.iou.values()] for p in scores.pictures)
-    _write(folder / "pictures.csv", ["image", "miou", "pixel_accuracy", *names], pictures)
+    images = ([p.name, p.miou, p.pixel_accuracy, *p.iou.values()] for p in scores.per_image)
+    _write(folder / "images.csv", ["image", "miou", "pixel_accuracy", *names], images)
 
 
 def _write(path: Path, header: list[str], rows: Iterable[Sequence[object]]) -> None:
@@ -29,4 +29,4 @@ def _write(path: Path, header: list[str], rows: Iterable[Sequence[object]]) -> N
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(header)
     writer.writerows(rows)
-    write_whole(path, table.getvalue().encode(errors="surrogateescape"))
+    atomic_write(path, table.getvalue().encode(errors="surrogateescape"))

@@ -1,1 +1,1 @@
-"""A network as a file that other programs run: ONNX, or PyTorch's own exported program."""
+"""A model as a file that other programs run: ONNX, or PyTorch's own exported program."""

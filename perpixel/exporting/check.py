@@ -1,4 +1,4 @@
-"""An exported file against PyTorch, picture by picture."""
+"""An exported file against PyTorch, image by image."""
 
 import io
 from collections.abc import Callable, Iterable
@@ -10,26 +10,26 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from perpixel.checkpoint import Checkpoint
-from perpixel.exporting.graph import Graph, NetworkAlone
-from perpixel.images import Array, Size
+from perpixel.checkpoints.format import Checkpoint
+from perpixel.exporting.graph import Graph, LogitsModule
 from perpixel.inference.predictor import Predictor
+from perpixel.io.images import Array, Size
 from perpixel.models.build import to_device
 
 Values = npt.NDArray[Any]
 Runner = Callable[[Tensor], tuple[Values, ...]]
 
 AGREEMENT = 0.999
-"""The least share of pixels of every picture that must have PyTorch's class."""
+"""The least share of pixels of every image that must have PyTorch's class."""
 TOLERANCE = 1e-3
-"""The most that a logit may differ from PyTorch's, as a share of the picture's largest logit."""
+"""The most that a logit may differ from PyTorch's, as a share of the image's largest logit."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One picture: the largest difference and the largest size of a logit; pixels that agree."""
+    """One image: the largest difference and the largest size of a logit; pixels that agree."""
 
-    picture: str
+    image: str
     size: Size
     difference: float
     largest: float
@@ -58,7 +58,7 @@ def program_runner(content: bytes) -> Runner:
 
 def torch_runner(graph: Graph) -> Runner:
     """Runs what was exported in PyTorch itself, laid out as `predict` has it."""
-    to_device(graph.network, "cpu")
+    to_device(graph.model, "cpu")
     return _in_torch(graph)
 
 
@@ -71,26 +71,26 @@ def _in_torch(module: nn.Module) -> Runner:
 
 
 def compare(
-    run: Runner, graph: Graph, checkpoint: Checkpoint, *, pictures: Iterable[tuple[str, Array]]
+    run: Runner, graph: Graph, checkpoint: Checkpoint, *, images: Iterable[tuple[str, Array]]
 ) -> list[Comparison]:
-    """The file's logits against the network's, its class maps against what `predict` gives.
+    """The file's logits against the model's, its masks against what `predict` gives.
 
     Of a graph that gives logits only, their best classes are compared, at the head's own stride.
     """
     predictor = Predictor(checkpoint)
     ours = torch_runner(graph)
     found = []
-    for name, picture in pictures:
-        fed = graph.fed(picture)
+    for name, image in images:
+        fed = graph.fed(image)
         (*classes, logits), expected = run(fed), ours(fed)[-1]
-        if isinstance(graph, NetworkAlone):
+        if isinstance(graph, LogitsModule):
             wanted, given = expected.argmax(1), logits.argmax(1)
         else:
-            wanted, given = predictor.predict(picture).classes[None], classes[0]
+            wanted, given = predictor.predict(image).mask[None], classes[0]
         found.append(
             Comparison(
-                picture=name,
-                size=(picture.shape[0], picture.shape[1]),
+                image=name,
+                size=(image.shape[0], image.shape[1]),
                 difference=float(np.abs(logits - expected).max()),
                 largest=float(np.abs(expected).max()),
                 agreement=float((wanted == given).mean()),

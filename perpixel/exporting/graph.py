@@ -1,4 +1,4 @@
-"""What is exported: a network, or all of the way from a picture to its class map."""
+"""What is exported: a model, or all of the way from an image to its mask."""
 
 import io
 import json
@@ -12,76 +12,76 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
-from perpixel.checkpoint import Checkpoint, network_of
+from perpixel.checkpoints.format import Checkpoint, model_from_checkpoint
 from perpixel.errors import PerpixelError
-from perpixel.images import Array
-from perpixel.models.inputs import normalise
+from perpixel.io.atomic import mute_logger
+from perpixel.io.images import Array
+from perpixel.models.normalize import normalize
 from perpixel.models.segmenter import Segmenter
 from perpixel.recipes.base import Size
-from perpixel.recipes.spec import Recipe
-from perpixel.writing import quiet
+from perpixel.recipes.schema import Recipe
 
 SMALLEST = 33
-"""The least side of a picture where sizes are free: the tracer takes sides of 1 for constants."""
+"""The least side of an image where sizes are free: the tracer takes sides of 1 for constants."""
 
 
-class NetworkAlone(nn.Module):
-    """Normalised pictures, float32 [N, 3, H, W], to logits [N, classes, h, w]."""
+class LogitsModule(nn.Module):
+    """Normalized images, float32 [N, 3, H, W], to logits [N, num_classes, h, w]."""
 
-    input, axes = "images", {0: "batch", 2: "height", 3: "width"}
+    input, axes = "pixel_values", {0: "batch", 2: "height", 3: "width"}
     outputs: tuple[str, ...] = ("logits",)
 
-    def __init__(self, network: Segmenter, recipe: Recipe) -> None:
+    def __init__(self, model: Segmenter, recipe: Recipe) -> None:
         super().__init__()
-        self.network = network
+        self.model = model
         self._input = recipe.input
 
-    def fed(self, picture: Array) -> Tensor:
-        """What the graph takes for one uint8 RGB picture [H, W, 3]."""
-        return normalise(torch.from_numpy(picture)[None], self._input)
+    def fed(self, image: Array) -> Tensor:
+        """What the graph takes for one uint8 RGB image [H, W, 3]."""
+        return normalize(torch.from_numpy(image)[None], self._input)
 
-    def forward(self, images: Tensor) -> tuple[Tensor]:
-        """The network's main logits, at the head's own stride."""
-        output: Tensor = self.network(images).main
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor]:
+        """The model's main logits, at the head's own stride."""
+        output: Tensor = self.model(pixel_values).logits
         return (output,)
 
 
-class PicturesToClasses(nn.Module):
-    """uint8 RGB pictures [N, H, W, 3] to class maps, uint8 [N, H, W], as `predict` makes them.
+class MaskModule(nn.Module):
+    """uint8 RGB images [N, H, W, 3] to masks, uint8 [N, H, W], as `predict` makes them.
 
-    The logits, [N, classes, h, w] at the head's own stride, come with them. Pictures are taken
+    The logits, [N, num_classes, h, w] at the head's own stride, come with them. Images are taken
     whole, once and at their own size, whatever else the recipe's `inference` says.
     """
 
-    input, axes = "pictures", {0: "batch", 1: "height", 2: "width"}
-    outputs: tuple[str, ...] = ("classes", "logits")
+    input, axes = "images", {0: "batch", 1: "height", 2: "width"}
+    outputs: tuple[str, ...] = ("mask", "logits")
 
-    def __init__(self, network: Segmenter, recipe: Recipe) -> None:
+    def __init__(self, model: Segmenter, recipe: Recipe) -> None:
         super().__init__()
-        self.network = network
+        self.model = model
         self._input = recipe.input
         self._align_corners = recipe.model.align_corners
         self._least = recipe.inference.pad_to
 
-    def fed(self, picture: Array) -> Tensor:
-        """What the graph takes for one uint8 RGB picture [H, W, 3]."""
-        return torch.from_numpy(picture)[None]
+    def fed(self, image: Array) -> Tensor:
+        """What the graph takes for one uint8 RGB image [H, W, 3]."""
+        return torch.from_numpy(image)[None]
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalise, pad as the recipe does, run, enlarge, choose."""
-        height, width = pictures.shape[1:3]
-        padded = pictures
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalize, pad as the recipe does, run, upsample, choose."""
+        height, width = images.shape[1:3]
+        padded = images
         if self._least is not None:  # black, at the bottom and right
             rows, columns = (
                 torch.sym_max(least - side, 0)  # type: ignore[no-untyped-call]
                 for least, side in zip(self._least, (height, width), strict=True)
             )
-            padded = pad(pictures, (0, 0, 0, columns, 0, rows))
-        fed = normalise(padded, self._input)
+            padded = pad(images, (0, 0, 0, columns, 0, rows))
+        fed = normalize(padded, self._input)
         divisor = self._input.size_divisor
         if divisor > 1:
             fed = pad(fed, (0, -fed.shape[3] % divisor, 0, -fed.shape[2] % divisor))
-        logits: Tensor = self.network(fed).main
+        logits: Tensor = self.model(fed).logits
         full = interpolate(
             logits, size=fed.shape[2:], mode="bilinear", align_corners=self._align_corners
         )
@@ -93,19 +93,19 @@ class PicturesToClasses(nn.Module):
         return classes, logits
 
 
-Graph = NetworkAlone | PicturesToClasses
+Graph = LogitsModule | MaskModule
 
 
 def graph_of(checkpoint: Checkpoint, *, logits: bool) -> Graph:
     """The graph to export, with the checkpoint's weights, on the CPU."""
-    kind = NetworkAlone if logits else PicturesToClasses
-    return kind(network_of(checkpoint), checkpoint.recipe).eval()
+    kind = LogitsModule if logits else MaskModule
+    return kind(model_from_checkpoint(checkpoint), checkpoint.recipe).eval()
 
 
 def trace(graph: Graph, size: Size, *, dynamic: bool) -> torch.export.ExportedProgram:
-    """PyTorch's exported program for one picture of `size`; with `dynamic` for any number and size.
+    """PyTorch's exported program for one image of `size`; with `dynamic` for any number and size.
 
-    A dynamic program's pictures have sides of 33 pixels or more. Raises PerpixelError where this
+    A dynamic program's images have sides of 33 pixels or more. Raises PerpixelError where this
     torch cannot keep their size free.
     """
     one = graph.fed(np.zeros((*size, 3), np.uint8))
@@ -126,7 +126,7 @@ def trace(graph: Graph, size: Size, *, dynamic: bool) -> torch.export.ExportedPr
         if not dynamic:
             raise
         raise PerpixelError(
-            f"torch {torch.__version__} cannot export for pictures of any size: take torch 2.11 or "
+            f"torch {torch.__version__} cannot export for images of any size: take torch 2.11 or "
             f"newer, or export one size, without --dynamic ({str(error).splitlines()[0]})"
         ) from error
 
@@ -140,7 +140,7 @@ def onnx_file(
     """
     dynamic = bool(program.range_constraints)
     # The exporter tells of torchvision's absence, and of its own deprecations.
-    with quiet("torch.onnx"), warnings.catch_warnings(action="ignore"):
+    with mute_logger("torch.onnx"), warnings.catch_warnings(action="ignore"):
         made = torch.onnx.export(
             program,
             dynamo=True,

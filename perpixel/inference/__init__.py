@@ -1,1 +1,1 @@
-"""From a picture to a class map."""
+"""From an image to a mask."""

@@ -1,4 +1,4 @@
-"""Class maps of TIFF files larger than memory, with their place on the map (the geo extra)."""
+"""Masks of TIFF files larger than memory, with their place on the map (the geo extra)."""
 
 import warnings
 from collections.abc import Callable
@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from perpixel.errors import PerpixelError, UsageError, needs_extra
-from perpixel.images import Array, palette_table
-from perpixel.inference.class_maps import streamed
 from perpixel.inference.predictor import Predictor
-from perpixel.recipes.spec import IGNORE
-from perpixel.writing import replacing
+from perpixel.inference.tta import predict_streaming
+from perpixel.io.atomic import atomic_replace
+from perpixel.io.images import Array, palette_table
+from perpixel.recipes.schema import IGNORE_INDEX
 
 Progress = Callable[[int, int], None]
 
@@ -26,39 +26,39 @@ def predict_geotiff(
     *,
     progress: Progress | None = None,
 ) -> None:
-    """Reads a TIFF in windows and writes its class map in bands, as a tiled palette GeoTIFF.
+    """Reads a TIFF in windows and writes its mask in bands, as a tiled palette GeoTIFF.
 
-    The first three bands, 8 bits each, are taken for red, green and blue, a single one for grey.
+    The first three bands, 8 bits each, are taken for red, green and blue, a single one for gray.
     Coordinate system, transform, control points and RPCs are kept; what the file marks as without
     data becomes 255, the mask's own mark. `progress` is called with (rows done, rows in all).
-    Raises UsageError without rasterio or where the model does not slide windows over the picture
+    Raises UsageError without rasterio or where the model does not slide windows over the image
     as it is; PerpixelError for a file that cannot be read or written.
     """
     recipe = predictor.recipe
     seen = recipe.inference
-    if seen.windows == "whole" or seen.scales != (1.0,) or seen.base_size or recipe.data.resize:
+    if seen.mode == "whole" or seen.scales != (1.0,) or seen.base_size or recipe.data.resize:
         raise UsageError(
-            "a TIFF is read in windows only at its own size: give --windows slide or blend and "
-            "--scales 1, with a model that does not resize its pictures"
+            "a TIFF is read in windows only at its own size: give --mode slide or blend and "
+            "--scales 1, with a model that does not resize its images"
         )
     with needs_extra("--geo", "geo"):
         import rasterio
         from rasterio.errors import NotGeoreferencedWarning, RasterioError
     try:
         with (
-            replacing(out) as part,
+            atomic_replace(out) as part,
             warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning),
             rasterio.Env(GDAL_CACHEMAX=_CACHE),
             rasterio.open(path) as file,
         ):
-            _require_colours(path, file)
+            _require_colors(path, file)
             _write(predictor, file, part, progress)
     except (RasterioError, OSError) as error:
         reason = error.__cause__ or error
         raise PerpixelError(f"{path}: cannot be read, or {out} written ({reason})") from None
 
 
-def _require_colours(path: Path, file: Any) -> None:
+def _require_colors(path: Path, file: Any) -> None:
     from rasterio.enums import ColorInterp
 
     if any(kind != "uint8" for kind in file.dtypes) or file.count == 2:
@@ -84,19 +84,19 @@ def _write(predictor: Predictor, file: Any, out: Path, progress: Progress | None
     size = file.height, file.width
     profile = {
         "driver": "GTiff", "dtype": "uint8", "count": 1, "height": size[0], "width": size[1],
-        "crs": file.crs, "transform": file.transform, "nodata": IGNORE, "tiled": True,
+        "crs": file.crs, "transform": file.transform, "nodata": IGNORE_INDEX, "tiled": True,
         "blockxsize": 256, "blockysize": 256, "compress": "deflate", "BIGTIFF": "IF_SAFER",
     }  # fmt: skip
     with rasterio.open(out, "w", **profile) as target:
-        colours = palette_table(predictor.palette).tolist()
+        colors = palette_table(predictor.palette).tolist()
         if file.gcps[0]:
             target.gcps = file.gcps
         if file.rpcs:
             target.rpcs = file.rpcs
-        target.write_colormap(1, {index: tuple(rgb) for index, rgb in enumerate(colours)})
-        for top, classes in streamed(predictor.engine, read, size):
+        target.write_colormap(1, {index: tuple(rgb) for index, rgb in enumerate(colors)})
+        for top, classes in predict_streaming(predictor.engine, read, size):
             window = Window(0, top, size[1], len(classes))
-            classes[file.dataset_mask(window=window) == 0] = IGNORE
+            classes[file.dataset_mask(window=window) == 0] = IGNORE_INDEX
             target.write(classes, 1, window=window)
             if progress is not None:
                 progress(top + len(classes), size[0])

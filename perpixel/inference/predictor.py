@@ -1,6 +1,6 @@
-"""What users hold: a network with its classes, ready for pictures."""
+"""What users hold: a model with its classes, ready for images."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,46 +11,55 @@ from PIL import ImageOps
 from PIL.Image import Image as PILImage
 from PIL.Image import fromarray
 
-from perpixel import hub
-from perpixel.checkpoint import Checkpoint, network_of, read_checkpoint
+from perpixel.acceleration.compile import compile_model
+from perpixel.acceleration.fuse_conv_bn import fuse_conv_bn
+from perpixel.checkpoints import hub
+from perpixel.checkpoints.format import Checkpoint, model_from_checkpoint, read_checkpoint
 from perpixel.errors import UsageError
-from perpixel.images import Array, Palette, overlay, read_image
-from perpixel.inference.class_maps import class_maps, score_bands
 from perpixel.inference.engine import Engine
+from perpixel.inference.tta import iter_scores, predict_masks
+from perpixel.io.images import Array, Palette, overlay, read_image, write_mask
 from perpixel.models.build import to_device
-from perpixel.models.compiling import compile_network
-from perpixel.models.folding import folded
-from perpixel.recipes.spec import Inference
+from perpixel.recipes.schema import Inference
 
 
 @dataclass(frozen=True)
 class Result:
-    """A picture's class map, uint8 [H, W] at the picture's own size, with the classes' meaning."""
+    """An image's mask, uint8 [H, W] at the image's own size, with the classes' meaning."""
 
     image: Array
-    classes: Array
-    names: tuple[str, ...]
+    mask: Array
+    class_names: tuple[str, ...]
     palette: Palette
 
     def overlay(self, *, opacity: float = 0.5) -> Array:
-        """The picture with its classes' colours over it, uint8 RGB [H, W, 3]."""
-        return overlay(self.image, self.classes, self.palette, opacity=opacity)
+        """The image with its classes' colors over it, uint8 RGB [H, W, 3]."""
+        return overlay(self.image, self.mask, self.palette, opacity=opacity)
 
-    def shares(self) -> dict[str, float]:
-        """Share of the picture's pixels per class, 0..1."""
-        counts = np.bincount(self.classes.ravel(), minlength=len(self.names))
-        return dict(zip(self.names, (counts / self.classes.size).tolist(), strict=True))
+    def save(self, path: str | Path) -> None:
+        """Writes the mask as a palette PNG of class indices; raises PerpixelError."""
+        write_mask(Path(path), self.mask, self.palette)
+
+    def show(self) -> None:
+        """Opens the overlay in the system's image viewer."""
+        fromarray(self.overlay()).show(title="perpixel")
+
+    @property
+    def class_fractions(self) -> dict[str, float]:
+        """The fraction of the image's pixels of each class, 0..1."""
+        counts = np.bincount(self.mask.ravel(), minlength=len(self.class_names))
+        return dict(zip(self.class_names, (counts / self.mask.size).tolist(), strict=True))
 
 
-Picture = str | Path | Array | PILImage
+ImageLike = str | Path | Array | PILImage
 
 
 class Predictor:
-    """A checkpoint's network on a device.
+    """A checkpoint's model on a device.
 
-    `inference` replaces the recipe's own way of seeing pictures (scales, flip, windows);
-    `window_batch` windows of a picture go through the network at once. `compiled` has torch.compile
-    make it faster, which takes its time at the first picture of every size.
+    `inference` replaces the recipe's own way of seeing images (scales, flip, windows);
+    `window_batch` windows of an image go through the model at once. `compiled` has torch.compile
+    make it faster, which takes its time at the first image of every size.
     """
 
     def __init__(
@@ -67,40 +76,48 @@ class Predictor:
         self.recipe = checkpoint.recipe
         if inference is not None:
             self.recipe = self.recipe.model_copy(update={"inference": inference})
-        self.names = checkpoint.names
+        self.class_names = checkpoint.class_names
         self.palette = checkpoint.palette
-        self.network = to_device(folded(network_of(checkpoint)), device).to(dtype)
+        self.model = to_device(fuse_conv_bn(model_from_checkpoint(checkpoint)), device).to(dtype)
         if compiled:
-            compile_network(self.network, options={"freezing": True})  # weights as constants
-        self.engine = Engine(self.network, self.recipe, dtype, window_batch)
+            compile_model(self.model, options={"freezing": True})  # weights as constants
+        self.engine = Engine(self.model, self.recipe, dtype, window_batch)
 
-    def predict(self, image: Picture) -> Result:
-        """The classes of one picture: a path, a PIL picture or a uint8 RGB array [H, W, 3].
+    def predict(self, image: ImageLike) -> Result:
+        """The classes of one image: a path, a PIL image or a uint8 RGB array [H, W, 3].
 
         Raises PerpixelError for a file that cannot be read, UsageError for another kind of value.
         """
         return self.predict_batch([image])[0]
 
-    def predict_batch(self, images: Sequence[Picture]) -> list[Result]:
-        """The classes of several pictures; those of one size go through the network together."""
-        pictures = [_pixels(image) for image in images]
-        maps: dict[int, Array] = {}
-        for size in dict.fromkeys(picture.shape for picture in pictures):
-            same = [index for index, picture in enumerate(pictures) if picture.shape == size]
-            found = class_maps(self.engine, [pictures[index] for index in same])
-            maps |= dict(zip(same, found, strict=True))
+    def predict_batch(self, images: Sequence[ImageLike]) -> list[Result]:
+        """The classes of several images; those of one size go through the model together."""
+        arrays = [_pixels(image) for image in images]
+        masks: dict[int, Array] = {}
+        for size in dict.fromkeys(array.shape for array in arrays):
+            same = [index for index, array in enumerate(arrays) if array.shape == size]
+            found = predict_masks(self.engine, [arrays[index] for index in same])
+            masks |= dict(zip(same, found, strict=True))
         return [
-            Result(picture, maps[index], self.names, self.palette)
-            for index, picture in enumerate(pictures)
+            Result(array, masks[index], self.class_names, self.palette)
+            for index, array in enumerate(arrays)
         ]
 
-    def probabilities(self, image: Picture) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
-        """(first row, class probabilities float32 [rows, W, classes]) of bands, from the top down.
+    def logits(self, image: ImageLike) -> npt.NDArray[np.float32]:
+        """Logits at the image's own size, float32 [H, W, num_classes].
 
-        Together they are [H, W, classes], which for a large picture does not fit into memory.
+        Over several scales or flips it is their mean, of logits or of class probabilities, as the
+        recipe's `inference.tta_average` says. A large image may need much memory.
         """
-        for top, values in score_bands(self.engine, _pixels(image), probabilities=True):
-            yield top, values.cpu().numpy()
+        return self._scores(image, probabilities=False)
+
+    def probabilities(self, image: ImageLike) -> npt.NDArray[np.float32]:
+        """Class probabilities at the image's own size, float32 [H, W, num_classes], 0..1."""
+        return self._scores(image, probabilities=True)
+
+    def _scores(self, image: ImageLike, *, probabilities: bool) -> npt.NDArray[np.float32]:
+        chunks = iter_scores(self.engine, _pixels(image), probabilities=probabilities)
+        return np.concatenate([values.cpu().numpy() for _, values in chunks])
 
     @classmethod
     def from_pretrained(
@@ -138,11 +155,11 @@ class Predictor:
         return hub.push_to_hub(self.checkpoint, repository, private=private, license=license)
 
 
-def _pixels(image: Picture) -> Array:
+def _pixels(image: ImageLike) -> Array:
     match image:
         case str() | Path():
             return read_image(Path(image))
-        case PILImage():  # turned as its EXIF tag says, as a file's picture is
+        case PILImage():  # turned as its EXIF tag says, as a file's image is
             turned = ImageOps.exif_transpose(image)
             if turned.mode.startswith("I;16"):  # Pillow would cut off at 255 what OpenCV scales
                 turned = fromarray((np.asarray(turned) >> 8).astype(np.uint8))
@@ -151,12 +168,11 @@ def _pixels(image: Picture) -> Array:
             pixels = image
         case _:
             raise UsageError(
-                f"a picture is a path, a PIL picture or a uint8 RGB array, not "
-                f"{type(image).__name__}"
+                f"an image is a path, a PIL image or a uint8 RGB array, not {type(image).__name__}"
             )
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.size == 0:
         raise UsageError(
-            f"a picture is a uint8 RGB array [height, width, 3], not {pixels.dtype} "
+            f"an image is a uint8 RGB array [height, width, 3], not {pixels.dtype} "
             f"{list(pixels.shape)}"
         )
     return pixels

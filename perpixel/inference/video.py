@@ -1,4 +1,4 @@
-"""Class maps of a video's frames, in order, a few at a time."""
+"""Masks of a video's frames, in order, a few at a time."""
 
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 
 from perpixel.errors import PerpixelError
-from perpixel.images import Array, write_mask
 from perpixel.inference.predictor import Predictor
+from perpixel.io.images import Array, write_mask
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 
@@ -37,7 +37,7 @@ def predict_video(
         there = _frames(video)
         while frames := list(islice(there, batch)):
             for result in predictor.predict_batch(frames):
-                write_mask(masks / f"{done:06}.png", result.classes, result.palette)
+                write_mask(masks / f"{done:06}.png", result.mask, result.palette)
                 if overlay is not None:
                     if writer is None:
                         writer = _writer(overlay, frames[0], video.get(cv2.CAP_PROP_FPS))
@@ -52,7 +52,7 @@ def predict_video(
     if overlay is not None and writer is not None:
         _require_whole(overlay, frames=done)
     if done == 0:
-        raise PerpixelError(f"{path}: not a video that can be decoded, or a damaged one")
+        raise PerpixelError(f"{path}: not a video that can be decoded, or a corrupt one")
     if done < 0.95 * promised - 5:  # what files promise is often an estimate
         raise PerpixelError(
             f"{path}: can be decoded up to frame {done} of {promised} only; those are written"
@@ -67,7 +67,7 @@ def _frames(video: cv2.VideoCapture) -> Iterator[Array]:
 def _writer(path: Path, frame: Array, fps: float) -> cv2.VideoWriter:
     path.parent.mkdir(parents=True, exist_ok=True)
     code = cv2.VideoWriter.fourcc(*"mp4v")
-    # MPEG-4 writes a rate as a fraction of 16-bit numbers; a damaged header may say anything.
+    # MPEG-4 writes a rate as a fraction of 16-bit numbers; a corrupt header may say anything.
     rate = round(fps, 2 if fps < 600 else 0) if 0 < fps <= 1000 else 25.0
     writer = cv2.VideoWriter(str(path), code, rate, (frame.shape[1], frame.shape[0]))
     if not writer.isOpened():

@@ -1,1 +1,1 @@
-"""Networks: normalised pictures in, logits out."""
+"""Models: normalized images in, logits out."""

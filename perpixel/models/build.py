@@ -1,4 +1,4 @@
-"""From a spec to a network: the one place that chooses."""
+"""From a spec to a model: the one place that chooses."""
 
 from typing import assert_never
 
@@ -6,18 +6,18 @@ import torch
 from torch import nn
 
 from perpixel.errors import UsageError
-from perpixel.memory import memory_for
 from perpixel.models.fcn import FCNHead
 from perpixel.models.resnet import BasicBlock, Bottleneck, ResNet
 from perpixel.models.segmenter import Segmenter
 from perpixel.models.semantic_fpn import SemanticFPNHead
 from perpixel.models.timm_backbone import TimmBackbone
-from perpixel.recipes.network import FCN, Model, SemanticFPN, Timm
-from perpixel.recipes.network import ResNet as ResNetSpec
+from perpixel.recipes.models import FCN, Model, SemanticFPN, Timm
+from perpixel.recipes.models import ResNet as ResNetSpec
+from perpixel.runtime.memory import memory_for
 
 
-def build(spec: Model, *, classes: int) -> Segmenter:
-    """The network of `spec` for so many classes, with fresh random weights (see `initialise`)."""
+def build(spec: Model, *, num_classes: int) -> Segmenter:
+    """The model of `spec` for so many classes, with fresh random weights (see `initialize`)."""
     backbone: ResNet | TimmBackbone
     match spec.backbone:
         case ResNetSpec() as resnet:
@@ -29,7 +29,7 @@ def build(spec: Model, *, classes: int) -> Segmenter:
     head: FCNHead | SemanticFPNHead
     match spec.head:
         case FCN() as fcn:
-            head = FCNHead(backbone.widths[-1], classes, spec=fcn)
+            head = FCNHead(backbone.widths[-1], num_classes, spec=fcn)
         case SemanticFPN() as semantic_fpn:
             if len(backbone.widths) < 4:
                 raise UsageError(
@@ -37,37 +37,37 @@ def build(spec: Model, *, classes: int) -> Segmenter:
                     f"{len(backbone.widths)}"
                 )
             head = SemanticFPNHead(
-                backbone.widths, classes, semantic_fpn, align_corners=spec.align_corners
+                backbone.widths, num_classes, semantic_fpn, align_corners=spec.align_corners
             )
         case _:
             assert_never(spec.head)
     auxiliary = None
-    if spec.auxiliary is not None:
-        own = FCN(**spec.auxiliary.model_dump(exclude={"classes"}))
-        auxiliary = FCNHead(backbone.widths[-2], spec.auxiliary.classes or classes, spec=own)
-    network = Segmenter(spec, backbone, head, auxiliary)
-    initialise(network)
-    return network
+    if spec.aux_head is not None:
+        own = FCN(**spec.aux_head.model_dump(exclude={"num_classes"}))
+        auxiliary = FCNHead(backbone.widths[-2], spec.aux_head.num_classes or num_classes, spec=own)
+    model = Segmenter(spec, backbone, head, auxiliary)
+    init_weights(model)
+    return model.float()  # whatever torch's default dtype is
 
 
-def to_device(network: Segmenter, device: torch.device | str) -> Segmenter:
-    """Moves the network to a device, its convolutions laid out channels-last (faster there).
+def to_device(model: Segmenter, device: torch.device | str) -> Segmenter:
+    """Moves the model to a device, its convolutions laid out channels-last (faster there).
 
     Raises OutOfMemory where the device has no room for it.
     """
-    with memory_for(f"the network on {device}", mend="what else runs there may hold it"):
-        return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    with memory_for(f"the model on {device}", fix="what else runs there may hold it"):
+        return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def initialise(network: Segmenter) -> None:
+def init_weights(model: Segmenter) -> None:
     """He et al. (2015) for convolutions, N(0, 0.01) for classifiers (mmsegmentation), 1/0 norms.
 
     The neck's convolutions, which no ReLU follows, have Xavier's uniform (mmsegmentation's FPN).
-    timm's backbones have initialised themselves.
+    timm's backbones have initialized themselves.
     """
-    spec = network.spec.backbone
-    zero = isinstance(spec, ResNetSpec) and spec.zero_init_residual and not spec.frozen_norm
-    for name, module in network.named_modules():
+    spec = model.spec.backbone
+    zero = isinstance(spec, ResNetSpec) and spec.zero_init_residual and not spec.frozen_bn
+    for name, module in model.named_modules():
         if isinstance(spec, Timm) and name.startswith("backbone."):
             continue
         match module:

@@ -1,4 +1,4 @@
-"""The pieces that every network here is made of."""
+"""The pieces that every model here is made of."""
 
 from typing import Literal
 
@@ -29,9 +29,9 @@ def conv_norm_relu(
     dilation: int = 1,
     norm: Literal["batch", "group"] = "batch",
 ) -> ConvNormReLU:
-    """Convolution without bias, normalisation, ReLU; padded to keep the size at stride 1.
+    """Convolution without bias, normalization, ReLU; padded to keep the size at stride 1.
 
-    `norm` is "batch" or "group" (32 groups). Keys: 0 convolution, 1 normalisation.
+    `norm` is "batch" or "group" (32 groups). Keys: 0 convolution, 1 normalization.
     """
     return ConvNormReLU(
         Conv3x3(inputs, outputs, stride=stride, dilation=dilation)

@@ -27,7 +27,7 @@ def activations_recomputed(asked: bool = True) -> AbstractContextManager[object]
 def norm_relu(norm: nn.Module, features: Tensor, *, onto: Tensor | None = None) -> Tensor:
     """relu(norm(features) + onto), an activation that `activations_recomputed` does not keep.
 
-    But for a norm over several ranks' pictures, as they would have to meet again, and where `onto`
+    But for a norm over several ranks' images, as they would have to meet again, and where `onto`
     is none that is kept anyway: of a chain of residual blocks every second activation is there.
     """
     output: Tensor = norm(features)

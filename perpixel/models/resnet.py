@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from perpixel.models.layers import ConvNormReLU, FrozenBatchNorm2d
 from perpixel.models.recomputing import norm_relu, recomputed
 from perpixel.models.winograd import Conv3x3
-from perpixel.recipes.network import ResNet as ResNetSpec
+from perpixel.recipes.models import ResNet as ResNetSpec
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 WIDTHS = (64, 128, 256, 512)
@@ -88,13 +88,13 @@ class Bottleneck(nn.Module):
 class ResNet(nn.Module):
     """The four stages of a ResNet; `widths` are their output channels.
 
-    The features inside the stages whose numbers, 1 to 4, are in `recomputed` are not kept for the
-    backward pass, which computes them again.
+    With `recompute_stages` the features inside the stages are not kept for the backward pass, which
+    computes them again.
     """
 
     def __init__(self, spec: ResNetSpec) -> None:
         super().__init__()
-        norm: Norm = FrozenBatchNorm2d if spec.frozen_norm else nn.BatchNorm2d
+        norm: Norm = FrozenBatchNorm2d if spec.frozen_bn else nn.BatchNorm2d
         if spec.stem == "deep":
             self.stem = _deep_stem(norm)
         else:
@@ -116,16 +116,15 @@ class ResNet(nn.Module):
             others = (make(inputs, width, stride=1, dilation=dilation) for _ in range(count - 1))
             stages.append(nn.Sequential(first, *others))
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
-        self.recomputed: tuple[int, ...] = ()
+        self.recompute_stages = False
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Normalised pictures [N, 3, H, W] to the four stages' features, finest first."""
+        """Normalized images [N, 3, H, W] to the four stages' features, finest first."""
         features = self.stem(images) if self._deep else norm_relu(self.bn1, self.conv1(images))
         features = self.maxpool(features)
         outputs = []
-        stages = (self.layer1, self.layer2, self.layer3, self.layer4)
-        for number, stage in enumerate(stages, start=1):
-            again = self.training and number in self.recomputed
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            again = self.training and self.recompute_stages
             features = recomputed(stage, features) if again else stage(features)
             outputs.append(features)
         return outputs

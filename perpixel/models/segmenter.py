@@ -1,4 +1,4 @@
-"""A whole network: backbone, head and, for training, an auxiliary head."""
+"""A whole model: backbone, head and, for training, an auxiliary head."""
 
 from typing import NamedTuple
 
@@ -9,14 +9,14 @@ from perpixel.models.fcn import FCNHead
 from perpixel.models.resnet import ResNet
 from perpixel.models.semantic_fpn import SemanticFPNHead
 from perpixel.models.timm_backbone import TimmBackbone
-from perpixel.recipes.network import Model
+from perpixel.recipes.models import Model
 
 
-class Logits(NamedTuple):
-    """Scores before softmax, [N, classes, h, w], each at its own head's stride."""
+class SegmentationOutput(NamedTuple):
+    """Logits (before softmax), [N, num_classes, h, w], each at its own head's stride."""
 
-    main: Tensor
-    auxiliary: Tensor | None = None
+    logits: Tensor
+    aux_logits: Tensor | None = None
 
 
 class Segmenter(nn.Module):
@@ -36,7 +36,7 @@ class Segmenter(nn.Module):
         self.auxiliary = auxiliary
 
     @property
-    def classes(self) -> int:
+    def num_classes(self) -> int:
         """How many classes the logits tell apart."""
         return self.head.classifier.out_channels
 
@@ -45,10 +45,10 @@ class Segmenter(nn.Module):
         """Where its weights are."""
         return self.head.classifier.weight.device
 
-    def forward(self, images: Tensor, auxiliary: bool = False) -> Logits:
-        """Normalised pictures, float [N, 3, H, W], to logits; `auxiliary` asks for both heads'."""
+    def forward(self, images: Tensor, return_aux: bool = False) -> SegmentationOutput:
+        """Normalized images, float [N, 3, H, W], to logits; `return_aux` asks for both heads'."""
         features = self.backbone(images)
-        main = self.head(features if isinstance(self.head, SemanticFPNHead) else features[-1])
-        if auxiliary and self.auxiliary is not None:
-            return Logits(main, self.auxiliary(features[-2]))
-        return Logits(main)
+        logits = self.head(features if isinstance(self.head, SemanticFPNHead) else features[-1])
+        if return_aux and self.auxiliary is not None:
+            return SegmentationOutput(logits, self.auxiliary(features[-2]))
+        return SegmentationOutput(logits)

@@ -1,8 +1,8 @@
-"""Semantic FPN (Kirillov et al., 2019, "Panoptic Feature Pyramid Networks", section 3).
+"""Semantic FPN (Kirillov et al., 2019, "Panoptic Feature Pyramid Models", section 3).
 
 Departures from the paper: dropout before the classifier and batch norm in the scale heads
 (mmsegmentation, sssegmentation; GroupNorm as in the paper and detectron2 by `norm`); the logits
-stay at stride 4, enlargement is not the network's business. `align_corners` holds inside the head
+stay at stride 4, upsampling is not the model's business. `align_corners` holds inside the head
 too (mmsegmentation decode_heads/fpn_head.py, sssegmentation semanticfpn.py).
 """
 
@@ -15,7 +15,7 @@ from torch.nn.functional import interpolate
 
 from perpixel.models.layers import conv_norm_relu
 from perpixel.models.winograd import Conv3x3
-from perpixel.recipes.network import SemanticFPN
+from perpixel.recipes.models import SemanticFPN
 
 _CONVS = (1, 1, 2, 3)  # per level, strides 4, 8, 16, 32
 
@@ -24,12 +24,17 @@ class SemanticFPNHead(nn.Module):
     """Neck and head. Keys: `lateral.L`, `output.L`, `scales.L.K.{0,1}`, `classifier`."""
 
     def __init__(
-        self, inputs: Sequence[int], classes: int, spec: SemanticFPN, *, align_corners: bool = False
+        self,
+        inputs: Sequence[int],
+        num_classes: int,
+        spec: SemanticFPN,
+        *,
+        align_corners: bool = False,
     ) -> None:
         super().__init__()
         self._align_corners = align_corners
-        neck = spec.neck_width
-        if spec.neck_norm:
+        neck = spec.fpn_channels
+        if spec.fpn_norm:
             self.lateral = nn.ModuleList(conv_norm_relu(width, neck, kernel=1) for width in inputs)
             self.output = nn.ModuleList(conv_norm_relu(neck, neck) for _ in inputs)
         else:
@@ -37,35 +42,35 @@ class SemanticFPNHead(nn.Module):
             self.output = nn.ModuleList(Conv3x3(neck, neck, bias=True) for _ in inputs)
         self.scales = nn.ModuleList(
             nn.ModuleList(
-                conv_norm_relu(neck if index == 0 else spec.width, spec.width, norm=spec.norm)
+                conv_norm_relu(neck if index == 0 else spec.channels, spec.channels, norm=spec.norm)
                 for index in range(count)
             )
             for count in _CONVS
         )
         self.dropout = nn.Dropout2d(spec.dropout)
-        self.classifier = nn.Conv2d(spec.width, classes, 1)
+        self.classifier = nn.Conv2d(spec.channels, num_classes, 1)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Features at strides 4, 8, 16, 32 to logits [N, classes, H/4, W/4]."""
+        """Features at strides 4, 8, 16, 32 to logits [N, num_classes, H/4, W/4]."""
         levels = [lateral(feature) for lateral, feature in zip(self.lateral, features, strict=True)]
         for fine in range(len(levels) - 2, -1, -1):
             levels[fine] = levels[fine] + interpolate(
                 levels[fine + 1], size=levels[fine].shape[-2:], mode="nearest"
             )
-        enlarge = partial(interpolate, mode="bilinear", align_corners=self._align_corners)
+        upsample = partial(interpolate, mode="bilinear", align_corners=self._align_corners)
         scaled = []
         for level, convs in enumerate(self.scales):
             feature = self.output[level](levels[level])
             for conv in cast(nn.ModuleList, convs):
                 feature = conv(feature)
                 if level > 0:  # from its own stride to stride 4, one doubling per convolution
-                    feature = enlarge(feature, scale_factor=2.0)
+                    feature = upsample(feature, scale_factor=2.0)
             scaled.append(feature)
         merged, size = scaled[0], scaled[0].shape[-2:]
         unknown = any(isinstance(side, SymInt) for each in scaled for side in each.shape[-2:])
         for feature in scaled[1:]:  # at odd sizes doubling overshoots by a few pixels
             if unknown or feature.shape[-2:] != size:  # in an export for any size
-                feature = enlarge(feature, size=list(size))
+                feature = upsample(feature, size=list(size))
             merged = merged + feature
         logits: Tensor = self.classifier(self.dropout(merged))
         return logits

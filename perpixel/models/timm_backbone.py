@@ -10,8 +10,8 @@ from typing import cast
 from torch import Tensor, nn
 
 from perpixel.errors import PerpixelError, UsageError
-from perpixel.recipes.network import Timm
-from perpixel.recipes.settings import suggestion
+from perpixel.recipes.models import Timm
+from perpixel.recipes.overrides import suggestion
 
 _STAGES = 4
 
@@ -33,7 +33,7 @@ class TimmBackbone(nn.Module):
         self._channels_last = order == timm.layers.Format.NHWC
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Normalised pictures [N, 3, H, W] to features [N, C, h, w], finest first."""
+        """Normalized images [N, 3, H, W] to features [N, C, h, w], finest first."""
         features = cast(Sequence[Tensor], self.body(images))[-_STAGES:]
         if self._channels_last:
             return [feature.permute(0, 3, 1, 2).contiguous() for feature in features]

@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 _TILES, _INPUTS, _OUTPUTS = 512, 256, 512
 """Tiles and channels that are in memory transformed at a time (measured)."""
 _PADDING = 32
-"""Channels of zeros after which neighbouring pixels no longer share the sets of a first cache."""
+"""Channels of zeros after which neighboring pixels no longer share the sets of a first cache."""
 
 
 def _matrix(rows: list[list[int]]) -> Tensor:
@@ -73,7 +73,7 @@ class Conv3x3(nn.Conv2d):
 def pays(features: Tensor, weight: Tensor, *, dilation: int) -> bool:
     """Whether the transforms cost less than they save (channels and tiles were measured).
 
-    A picture's numbers are not to depend on how many are beside it: neither does this. What is
+    An image's numbers are not to depend on how many are beside it: neither does this. What is
     being compiled or exported keeps its convolutions, and what does not fit is torch's to refuse.
     """
     if (
@@ -183,7 +183,7 @@ def _weight_gradient(features: Tensor, gradient: Tensor, *, dilation: int) -> Te
 
 @dataclass(frozen=True)
 class _Strip:
-    """Rows of tiles of the `n` pictures from `first` on: from row `top`, `down` times `across`."""
+    """Rows of tiles of the `n` images from `first` on: from row `top`, `down` times `across`."""
 
     first: int
     n: int
@@ -206,10 +206,10 @@ class _Strip:
         top, end = max(above, 0), min(above + rows, height)
         shown = features[self.first : self.first + self.n, :, top:end].permute(0, 2, 3, 1)
         canvas[:, top - above : end - above, halo : halo + width] = shown
-        picture, row, column, channel = canvas.stride()
+        image, row, column, channel = canvas.stride()
         tiles = canvas.as_strided(
             (size, size, self.n, d, d, self.down, self.across, channels),
-            (row * d, column * d, picture, row, column, 4 * row * d, 4 * column * d, channel),
+            (row * d, column * d, image, row, column, 4 * row * d, 4 * column * d, channel),
         )
         return tiles.reshape(size * size, -1, channels)
 
@@ -228,11 +228,11 @@ class _Strip:
 def _strips(features: Tensor, dilation: int) -> Iterator[_Strip]:
     n, _, height, width = features.shape
     down, across = _rows_of_tiles(height, width, dilation=dilation)
-    pictures = max(1, min(n, _TILES // (dilation**2 * across)))
-    rows = max(1, _TILES // (pictures * dilation**2 * across))
-    for first in range(0, n, pictures):
+    images = max(1, min(n, _TILES // (dilation**2 * across)))
+    rows = max(1, _TILES // (images * dilation**2 * across))
+    for first in range(0, n, images):
         for row in range(0, down, rows):
-            shown, tall = min(pictures, n - first), min(rows, down - row)
+            shown, tall = min(images, n - first), min(rows, down - row)
             yield _Strip(first, shown, dilation, row * 4 * dilation, tall, across)
 
 

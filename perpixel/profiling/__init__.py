@@ -1,1 +1,1 @@
-"""What a network costs: parameters, multiply-adds, memory and time."""
+"""What a model costs: parameters, multiply-adds, memory and time."""

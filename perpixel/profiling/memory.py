@@ -3,23 +3,23 @@
     python -m perpixel.profiling.memory < REQUEST.json
 
 On CUDA it is `torch.cuda.max_memory_allocated`, weights included. On a CPU it is how far the
-process's resident memory rose, from before the network was built to its peak; Linux alone tells.
+process's resident memory rose, from before the model was built to its peak; Linux alone tells.
 """
 
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch.nn.functional import conv2d
 
-from perpixel.distributed import Ranks
-from perpixel.heap import keep_freed
 from perpixel.models.build import build, to_device
-from perpixel.profiling.timing import inference_pass
+from perpixel.profiling.latency import inference_pass
 from perpixel.recipes.base import Size, Spec
-from perpixel.recipes.spec import Recipe
+from perpixel.recipes.schema import Recipe
+from perpixel.runtime.heap import keep_freed
 from perpixel.training.step import make_train_state, train_step
 
 TOO_LITTLE = "there is too little memory"
@@ -29,11 +29,11 @@ class Request(Spec):
     """What to measure; `training` is the second of two steps, as the optimizer's state is there."""
 
     recipe: Recipe
-    classes: int
+    num_classes: int
     size: Size
     batch: int
     device: str
-    dtype: str
+    dtype: Literal["float32", "bfloat16", "float16"]
     training: bool
 
 
@@ -71,7 +71,7 @@ def _measure(request: Request) -> int:
         _work(request, device)
         return torch.cuda.max_memory_allocated(device)
     keep_freed()  # as the commands do
-    # What the libraries load when they are first used is not the network's.
+    # What the libraries load when they are first used is not the model's.
     small = conv2d(torch.ones(1, 3, 8, 8, requires_grad=True), torch.ones(8, 3, 3, 3))
     torch.autograd.backward(small.sum())
     _fail_rather_than_swap()
@@ -82,20 +82,19 @@ def _measure(request: Request) -> int:
 
 def _work(request: Request, device: torch.device) -> None:
     recipe, dtype = request.recipe, getattr(torch, request.dtype)
-    network = build(recipe.model, classes=request.classes)
+    model = build(recipe.model, num_classes=request.num_classes)
     if not request.training:
-        network = to_device(network, device).eval()
+        model = to_device(model, device).eval()
         images = torch.ones(request.batch, 3, *request.size, device=device)
         images = images.contiguous(memory_format=torch.channels_last)
-        inference_pass(network, images, dtype=dtype)()
+        inference_pass(model, images, dtype=dtype)()
         return
-    train_state = make_train_state(network, recipe, device=device, dtype=dtype)
-    images = torch.zeros(request.batch, *request.size, 3, dtype=torch.uint8)
-    labels = torch.zeros(request.batch, *request.size, dtype=torch.uint8)
+    train_state = make_train_state(model, recipe, device=device, dtype=dtype)
+    count = request.batch * recipe.train.grad_accum_steps  # `batch` of them at once
+    images = torch.zeros(count, *request.size, 3, dtype=torch.uint8)
+    labels = torch.zeros(count, *request.size, dtype=torch.uint8)
     for step in range(2):
-        train_step(
-            train_state, network, images, labels, recipe, step=step, dtype=dtype, ranks=Ranks()
-        )
+        train_step(train_state, images, labels, recipe, step=step)
 
 
 def _fail_rather_than_swap() -> None:

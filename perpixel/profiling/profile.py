@@ -1,23 +1,29 @@
-"""Everything `perpixel profile` tells of a network at one size."""
+"""Everything `perpixel profile` tells of a model at one size."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from perpixel.errors import PerpixelError
 from perpixel.models.build import build, to_device
-from perpixel.profiling.counting import Count, count
+from perpixel.profiling.flops import Count, count
+from perpixel.profiling.latency import Latency, inference_pass, latency, write_trace
 from perpixel.profiling.memory import TOO_LITTLE, Memory, Request, peak_memory
-from perpixel.profiling.timing import Latency, inference_pass, latency, write_trace
 from perpixel.recipes.base import Size
-from perpixel.recipes.spec import PublishedProfile, Recipe
+from perpixel.recipes.schema import PublishedProfile, Recipe
+
+_NAMES: dict[torch.dtype, Literal["float32", "bfloat16", "float16"]] = {
+    torch.float32: "float32",
+    torch.bfloat16: "bfloat16",
+    torch.float16: "float16",
+}
 
 
 @dataclass(frozen=True)
 class Profile:
-    """A network at one size, `batch` pictures at a time. What was not measured is None."""
+    """A model at one size, `batch` images at a time. What was not measured is None."""
 
     size: Size
     batch: int
@@ -28,7 +34,7 @@ class Profile:
 
     @property
     def images_per_second(self) -> float | None:
-        """Pictures in a second, by the best trial."""
+        """Images in a second, by the best trial."""
         return None if self.latency is None else 1000 * self.batch / self.latency.best
 
     def as_json(
@@ -56,7 +62,7 @@ class Profile:
 def profile(
     recipe: Recipe,
     *,
-    classes: int,
+    num_classes: int,
     size: Size,
     batch: int = 1,
     device: torch.device,
@@ -64,31 +70,31 @@ def profile(
     seconds: float = 10,
     trace: Path | None = None,
 ) -> Profile:
-    """Counts the recipe's network at one size and runs it there, with random weights.
+    """Counts the recipe's model at one size and runs it there, with random weights.
 
     Time, memory and the trace are `device`'s; with `seconds` 0 nothing is run. `trace` is a file
-    for the profiler's view of a pass. Raises UsageError for a size that the network cannot take,
+    for the profiler's view of a pass. Raises UsageError for a size that the model cannot take,
     PerpixelError when the device has too little memory for it.
     """
-    counted = count(recipe.model, classes=classes, size=size, batch=batch)
+    counted = count(recipe.model, num_classes=num_classes, size=size, batch=batch)
     if seconds == 0:
         return Profile(size, batch, counted)
 
     request = Request(
         recipe=recipe,
-        classes=classes,
+        num_classes=num_classes,
         size=size,
         batch=batch,
         device=str(device),
-        dtype=str(dtype).removeprefix("torch."),
+        dtype=_NAMES[dtype],
         training=False,
     )
     inference = peak_memory(request)
     if inference.note == TOO_LITTLE:
         raise PerpixelError(f"size {size[0]}x{size[1]}: {TOO_LITTLE} for a batch of {batch}")
-    network = to_device(build(recipe.model, classes=classes), device).eval()
+    model = to_device(build(recipe.model, num_classes=num_classes), device).eval()
     images = torch.ones(batch, 3, *size, device=device).to(memory_format=torch.channels_last)
-    run = inference_pass(network, images, dtype=dtype)
+    run = inference_pass(model, images, dtype=dtype)
     taken = latency(run, device, seconds=seconds)
     if trace is not None:
         write_trace(run, device, trace)

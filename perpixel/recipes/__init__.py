@@ -10,14 +10,22 @@ from perpixel.recipes import (
     folder,
     mmseg,
     pytorch_auto_drive,
-    scenes,
     sssegmentation,
     sssegmentation_legacy,
+    synthetic,
 )
-from perpixel.recipes.settings import suggestion
-from perpixel.recipes.spec import Recipe
+from perpixel.recipes.overrides import suggestion
+from perpixel.recipes.schema import Recipe
 
-_MODULES = camvid, folder, scenes, mmseg, sssegmentation, sssegmentation_legacy, pytorch_auto_drive
+_MODULES = (
+    camvid,
+    folder,
+    synthetic,
+    mmseg,
+    sssegmentation,
+    sssegmentation_legacy,
+    pytorch_auto_drive,
+)
 _ALL: dict[str, Recipe] = {recipe.name: recipe for module in _MODULES for recipe in module.RECIPES}
 
 

@@ -5,11 +5,11 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 Size = tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
-Share = Annotated[float, Field(ge=0, le=1)]
-Portion = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[int, Field(gt=0)]
+UnitInterval = Annotated[float, Field(ge=0, le=1)]
+HalfOpenUnit = Annotated[float, Field(ge=0, lt=1)]
+PositiveInt = Annotated[int, Field(gt=0)]
 Byte = Annotated[int, Field(ge=0, le=255)]
-Colour = tuple[Byte, Byte, Byte]
+Color = tuple[Byte, Byte, Byte]
 
 
 class Spec(BaseModel):

@@ -1,17 +1,17 @@
 """CamVid (Brostow et al., 2009) at 480x360, 11 classes, trained from random weights.
 
 The long schedule that random weights need. On a CPU, or for a first look, `--set train.steps=600`
-gives a shorter one of the same shape: warm-up and finish are shares of the steps.
+gives a shorter one of the same shape: warm-up and final phase are fractions of the steps.
 """
 
 from typing import Literal
 
-from perpixel.recipes.network import FCN, Auxiliary, Model, ResNet, SemanticFPN
-from perpixel.recipes.spec import (
+from perpixel.recipes.models import FCN, Auxiliary, Model, ResNet, SemanticFPN
+from perpixel.recipes.schema import (
     Augment,
     Data,
     Evaluate,
-    Finish,
+    FinalPhase,
     Loss,
     Optimizer,
     Recipe,
@@ -19,7 +19,7 @@ from perpixel.recipes.spec import (
     Train,
 )
 
-_SOURCE = "perpixel: CamVid as split and resized for SegNet, weights from random initialisation"
+_SOURCE = "perpixel: CamVid as split and resized for SegNet, weights from random initialization"
 
 
 def _resnet(depth: Literal[18, 50], *, output_stride: Literal[8, 32] = 32) -> ResNet:
@@ -31,16 +31,15 @@ _FPN_R18 = Recipe(
     source=_SOURCE,
     data=Data(name="camvid"),
     model=Model(backbone=_resnet(18), head=SemanticFPN()),
-    augment=Augment(max_class_share=1.0),
+    augment=Augment(crop_size=(256, 336), cat_max_ratio=1.0),
     loss=Loss(label_smoothing=0.05),
-    optimizer=Optimizer(lr=0.05, decay_norms=False),
-    schedule=Schedule(policy="cosine", warmup=0.03, floor=0.0),
+    optimizer=Optimizer(lr=0.05, decay_norm_and_bias=False),
+    schedule=Schedule(policy="cosine", warmup=0.03, min_lr=0.0),
     train=Train(
         steps=40_000,
-        images_per_step=16,
-        crop=(256, 336),
-        finish=Finish(share=0.1, crop=(360, 480)),
-        ema=0.999,
+        batch_size=16,
+        final_phase=FinalPhase(fraction=0.1, crop_size=(360, 480)),
+        ema_decay=0.999,
         save_every=500,
     ),
     evaluate=Evaluate(every=1000),
@@ -54,8 +53,8 @@ def _other(name: str, model: Model) -> Recipe:
 def _fcn(depth: Literal[18, 50], *, width: int) -> Model:
     return Model(
         backbone=_resnet(depth, output_stride=8),
-        head=FCN(convs=2, width=width, concat_input=True),
-        auxiliary=Auxiliary(width=width // 2),
+        head=FCN(num_convs=2, channels=width, concat_input=True),
+        aux_head=Auxiliary(channels=width // 2),
     )
 
 

@@ -1,9 +1,9 @@
-"""Recipes for a user's own pictures: a folder described by its dataset.toml."""
+"""Recipes for a user's own images: a folder described by its dataset.toml."""
 
 from perpixel.recipes.camvid import RECIPES as _STREETS
-from perpixel.recipes.spec import Augment, Data, Recipe
+from perpixel.recipes.schema import Augment, Data, Recipe
 
-_SOURCE = "perpixel: a start for one's own pictures, weights from random initialisation"
+_SOURCE = "perpixel: a start for one's own images, weights from random initialization"
 
 
 def _for_folder(recipe: Recipe) -> Recipe:
@@ -12,9 +12,9 @@ def _for_folder(recipe: Recipe) -> Recipe:
             "name": recipe.name.replace("camvid/", "folder/"),
             "source": _SOURCE,
             "data": Data(name="folder"),
-            "augment": Augment(),
-            # The finish's crop is CamVid's size.
-            "train": recipe.train.model_copy(update={"finish": None}),
+            "augment": Augment(crop_size=recipe.augment.crop_size),
+            # The final phase's crops are of CamVid's size.
+            "train": recipe.train.model_copy(update={"final_phase": None}),
         }
     )
 

@@ -7,15 +7,15 @@ float32, and so are the recipes; `--set train.precision=auto` is faster.
 
 Not reproduced: the auxiliary head of the two Pascal Context checkpoints had 19 outputs for 60
 classes by a mistake in the configs; recipes have 60, and `zoo fetch` takes the file as it is. Its
-logs count 257 epochs for 40,000 iterations, so that training perhaps took 32 pictures a step; the
+logs count 257 epochs for 40,000 iterations, so that training perhaps took 32 images a step; the
 config says 16, and so does the recipe. Batches come from one endless stream (docs/decisions.md).
 """
 
 from typing import NamedTuple
 
-from perpixel.recipes.network import FCN, Auxiliary, Model, ResNet
+from perpixel.recipes.models import FCN, Auxiliary, Model, ResNet
 from perpixel.recipes.published import FCN_PAPER, imagenet
-from perpixel.recipes.spec import (
+from perpixel.recipes.schema import (
     Augment,
     Data,
     Inference,
@@ -69,10 +69,10 @@ _BACKBONES = {
 
 
 class _Setting(NamedTuple):
-    """What the rows of one data set and crop share. `stride` None tests on whole pictures."""
+    """What the rows of one data set and crop share. `stride` None tests on whole images."""
 
     data: Data
-    images_per_step: int
+    batch_size: int
     base_size: tuple[int, int]
     stride: tuple[int, int] | None = None
     align_corners: bool = False
@@ -100,12 +100,12 @@ _SETTINGS = {
 
 def _recipe(number: int, line: str) -> Recipe:
     """Of a row of the table; the config's link is its path in mmsegmentation 1.2.2."""
-    network, size, dataset, thousands, *figures, run, sha256 = line.split()
-    setting, backbone = _SETTINGS[dataset, size], _BACKBONES[network]
+    model, size, dataset, thousands, *figures, run, sha256 = line.split()
+    setting, backbone = _SETTINGS[dataset, size], _BACKBONES[model]
     height, width = (int(side) for side in size.split("x"))
     miou, ms_flip, gb, fps = (None if figure == "-" else float(figure) for figure in figures)
     narrow = backbone.depth == 18
-    config = f"fcn_{network}_{size}_{thousands}k_{dataset}"
+    config = f"fcn_{model}_{size}_{thousands}k_{dataset}"
     files = f"https://download.openmmlab.com/mmsegmentation/v0.5/fcn/{config}/{config}"
     dash = "-" if run > "20200900" else "_"  # before the date, in the logs' names
     return Recipe(
@@ -115,35 +115,34 @@ def _recipe(number: int, line: str) -> Recipe:
         data=setting.data,
         model=Model(
             backbone=backbone,
-            head=FCN(convs=2, width=128 if narrow else 512, concat_input=True),
-            auxiliary=Auxiliary(width=64 if narrow else 256),
+            head=FCN(num_convs=2, channels=128 if narrow else 512, concat_input=True),
+            aux_head=Auxiliary(channels=64 if narrow else 256),
             align_corners=setting.align_corners,
         ),
-        augment=Augment(base_size=setting.base_size, crop_tries=11),
-        loss=Loss(mean="all"),
+        augment=Augment(base_size=setting.base_size, crop_size=(height, width), crop_attempts=11),
+        loss=Loss(avg_non_ignore=False),
         optimizer=setting.optimizer,
-        schedule=Schedule(floor=1e-4, reaches_floor=False),
+        schedule=Schedule(min_lr=1e-4, min_lr_at_last_step=False),
         train=Train(
             steps=1000 * int(thousands),
-            images_per_step=setting.images_per_step,
-            init=imagenet(backbone),
-            crop=(height, width),
+            batch_size=setting.batch_size,
+            pretrained=imagenet(backbone),
             precision="float32",
         ),
         inference=Inference(
             base_size=setting.base_size,
-            windows="slide" if setting.stride else "whole",
-            crop=(height, width) if setting.stride else None,
+            mode="slide" if setting.stride else "whole",
+            window_size=(height, width) if setting.stride else None,
             stride=setting.stride,
-            two_resizes=True,
-            average="probabilities",
+            resize_logits_twice=True,
+            tta_average="probabilities",
         ),
         published=Published(
             miou=miou,
             miou_ms_flip=ms_flip,
             memory_gb=gb,
             fps=fps,
-            config_url=f"configs/fcn/fcn_{network}_4xb{setting.images_per_step // 4}-"
+            config_url=f"configs/fcn/fcn_{model}_4xb{setting.batch_size // 4}-"
             f"{thousands}k_{dataset.replace('_', '-')}-{size}.py",
             weights_url=f"{files}_{run}-{sha256}.pth",
             log_url=f"{files}{dash}{run}.log.json",

@@ -2,8 +2,8 @@
 
 import re
 
-from perpixel.recipes.network import Backbone, ResNet
-from perpixel.recipes.spec import Download
+from perpixel.recipes.models import Backbone, ResNet
+from perpixel.recipes.schema import Download
 
 _OPEN_MMLAB = "https://download.openmmlab.com/pretrain/third_party"
 _PYTORCH = "https://download.pytorch.org/models"
@@ -16,22 +16,20 @@ _IMAGENET = {
     ("7x7", 101): f"{_PYTORCH}/resnet101-63fe2227.pth",
 }
 
-PICTURES = {"pascal_voc": 10_582, "ade20k": 20_210, "cityscapes": 2_975}
-"""Training pictures, of Pascal VOC those of "trainaug"."""
+IMAGES = {"pascal_voc": 10_582, "ade20k": 20_210, "cityscapes": 2_975}
+"""Training images, of Pascal VOC those of "trainaug"."""
 
 FCN_PAPER = "FCN (Long et al., 2015)"
 SEMANTIC_FPN_PAPER = "Semantic FPN (Kirillov et al., 2019)"
 
 
-def steps(
-    *, epochs: int, pictures: int, images_per_step: int, ranks: int = 1, drop_last: bool
-) -> int:
-    """Optimisation steps in so many epochs.
+def steps(*, epochs: int, images: int, batch_size: int, ranks: int = 1, drop_last: bool) -> int:
+    """Optimization steps in so many epochs.
 
-    Every rank gets an equal share of the pictures, rounded up (PyTorch's DistributedSampler), in
-    batches of images_per_step / ranks; `drop_last` leaves out an epoch's last smaller batch.
+    Every rank gets an equal share of the images, rounded up (PyTorch's DistributedSampler), in
+    batches of batch_size / ranks; `drop_last` leaves out an epoch's last smaller batch.
     """
-    share, batch = -(-pictures // ranks), images_per_step // ranks
+    share, batch = -(-images // ranks), batch_size // ranks
     return epochs * (share // batch if drop_last else -(-share // batch))
 
 

@@ -1,25 +1,25 @@
-"""pytorch-auto-drive: its table of FCN, torchvision's network trained on one GPU.
+"""pytorch-auto-drive: its table of FCN, torchvision's model trained on one GPU.
 
 The printed mIoU is the best of three runs, and of each run's evaluations every 1000 steps: for such
 a figure score RUN/checkpoints/best.safetensors. The mean of three is 70.72 (mixed precision, VOC),
-70.91 (float32, VOC) and 68.05 (Cityscapes). On Cityscapes pictures and labels are halved first, in
+70.91 (float32, VOC) and 68.05 (Cityscapes). On Cityscapes images and labels are halved first, in
 training and in testing, and scores count halved labels; its printed resolution of 321x321 is a slip
 for 256x512.
 
 Mixed precision is float16, as there; `--set train.precision=auto` is bfloat16 where the device has
-it. Not reproduced: pictures are resized as 8-bit values here, there as floating-point numbers with
+it. Not reproduced: images are resized as 8-bit values here, there as floating-point numbers with
 sides rounded down; a crop is padded there before it is flipped, here after. Its VOC scores are of
 SegmentationClassAug's masks.
 
-The last three rows of table 003 profile the Cityscapes network: one picture, float32, the mean of
+The last three rows of table 003 profile the Cityscapes model: one image, float32, the mean of
 300 passes after 10, best of three. Enlarging the logits is in the time and not in the count.
 """
 
 from typing import Literal, NamedTuple
 
-from perpixel.recipes.network import FCN, Model, ResNet
-from perpixel.recipes.published import FCN_PAPER, PICTURES, download, steps
-from perpixel.recipes.spec import (
+from perpixel.recipes.models import FCN, Model, ResNet
+from perpixel.recipes.published import FCN_PAPER, IMAGES, download, steps
+from perpixel.recipes.schema import (
     Augment,
     Data,
     Evaluate,
@@ -80,29 +80,29 @@ def _recipe(number: int, row: _Row) -> Recipe:
         data=row.data,
         model=Model(
             backbone=ResNet(depth=101, output_stride=8),
-            head=FCN(convs=1, width=512, dropout_kind="element"),
+            head=FCN(num_convs=1, channels=512, dropout_type="element"),
             align_corners=True,
         ),
         augment=Augment(
-            scale=(0.5, 1.5),
-            max_class_share=1.0,
+            scale_range=(0.5, 1.5),
+            crop_size=row.crop,
+            cat_max_ratio=1.0,
             photometric=None,
             pad="bottom-right",
             pad_value="black",
         ),
-        loss=Loss(mean="valid"),
+        loss=Loss(avg_non_ignore=True),
         optimizer=Optimizer(lr=row.lr, weight_decay=5e-4),
-        schedule=Schedule(floor=0.0),
+        schedule=Schedule(min_lr=0.0),
         train=Train(
             steps=steps(
                 epochs=row.epochs,
-                pictures=PICTURES[row.data.name],
-                images_per_step=8,
+                images=IMAGES[row.data.name],
+                batch_size=8,
                 drop_last=False,
             ),
-            images_per_step=8,
-            init=download("https://download.pytorch.org/models/resnet101-5d3b4d8f.pth"),
-            crop=row.crop,
+            batch_size=8,
+            pretrained=download("https://download.pytorch.org/models/resnet101-5d3b4d8f.pth"),
             precision=row.precision,
         ),
         inference=Inference(pad_to=row.padded_to),

@@ -5,22 +5,22 @@ with the last partial batch dropped; 2, 4 and 8 GPUs give as many. Two runs of o
 differed by 0.7 to 0.9 mIoU (VOC, output stride 8). Training was in float32, and so are the
 recipes; `--set train.precision=auto` is faster.
 
-Not reproduced: heads started from PyTorch's default initialisation (here as `models/build.py`
+Not reproduced: heads started from PyTorch's default initialization (here as `models/build.py`
 says); batches come from one endless stream and are never dropped (docs/decisions.md); the loss was
-the average of the GPUs' own means, in which a GPU with fewer labelled pixels counted as much.
+the average of the GPUs' own means, in which a GPU with fewer labeled pixels counted as much.
 """
 
 from typing import Literal, NamedTuple
 
-from perpixel.recipes.network import FCN, Auxiliary, Model, ResNet, SemanticFPN
+from perpixel.recipes.models import FCN, Auxiliary, Model, ResNet, SemanticFPN
 from perpixel.recipes.published import (
     FCN_PAPER,
-    PICTURES,
+    IMAGES,
     SEMANTIC_FPN_PAPER,
     imagenet,
     steps,
 )
-from perpixel.recipes.spec import (
+from perpixel.recipes.schema import (
     Augment,
     Data,
     Inference,
@@ -41,7 +41,7 @@ class _Setting(NamedTuple):
 
     data: Data
     epochs: int
-    images_per_step: int
+    batch_size: int
     crop: tuple[int, int]
     base_size: tuple[int, int]
 
@@ -67,15 +67,15 @@ _MIOU = {  # by the tables' columns, as in SETTINGS
 def _fcn(depth: Literal[50, 101], output_stride: Literal[8, 16]) -> Model:
     return Model(
         backbone=ResNet(depth=depth, stem="deep", output_stride=output_stride),
-        head=FCN(convs=2, width=512),
-        auxiliary=Auxiliary(width=512),
+        head=FCN(num_convs=2, channels=512),
+        aux_head=Auxiliary(channels=512),
     )
 
 
 def _semantic_fpn(depth: Literal[50, 101]) -> Model:
     return Model(
         backbone=ResNet(depth=depth, stem="deep", output_stride=32),
-        head=SemanticFPN(neck_norm=True),
+        head=SemanticFPN(fpn_norm=True),
     )
 
 
@@ -89,39 +89,43 @@ _MODELS = {
 }
 
 
-def _recipe(network: str, dataset: str) -> Recipe:
-    setting, model = SETTINGS[dataset], _MODELS[network]
+def _recipe(config_name: str, dataset: str) -> Recipe:
+    setting, model = SETTINGS[dataset], _MODELS[config_name]
     column = list(SETTINGS).index(dataset)
-    method = network.partition("_")[0]
+    method = config_name.partition("_")[0]
     of_method = [name for name in _MODELS if name.startswith(method)]
-    row = column * len(of_method) + of_method.index(network) + 1
+    row = column * len(of_method) + of_method.index(config_name) + 1
     table, paper = ("000", FCN_PAPER) if method == "fcn" else ("004", SEMANTIC_FPN_PAPER)
-    config, store = f"{network}_{dataset}", f"{_FILES}/ssseg_{method}/{network}_{dataset}_train"
+    config, store = (
+        f"{config_name}_{dataset}",
+        f"{_FILES}/ssseg_{method}/{config_name}_{dataset}_train",
+    )
     return Recipe(
         name=f"sssegmentation/{config}",
         source=f"sssegmentation, docs of 2022 to 2023 (table {table}, row {row}); {paper}",
         data=setting.data,
         model=model,
-        augment=Augment(base_size=setting.base_size, crop_tries=10, pad="centre"),
-        loss=Loss(mean="valid"),
+        augment=Augment(
+            base_size=setting.base_size, crop_size=setting.crop, crop_attempts=10, pad="center"
+        ),
+        loss=Loss(avg_non_ignore=True),
         optimizer=Optimizer(lr=0.01, weight_decay=5e-4),
-        schedule=Schedule(floor=1e-4, reaches_floor=False),
+        schedule=Schedule(min_lr=1e-4, min_lr_at_last_step=False),
         train=Train(
             steps=steps(
                 epochs=setting.epochs,
-                pictures=PICTURES[setting.data.name],
-                images_per_step=setting.images_per_step,
+                images=IMAGES[setting.data.name],
+                batch_size=setting.batch_size,
                 ranks=4,
                 drop_last=True,
             ),
-            images_per_step=setting.images_per_step,
-            init=imagenet(model.backbone),
-            crop=setting.crop,
+            batch_size=setting.batch_size,
+            pretrained=imagenet(model.backbone),
             precision="float32",
         ),
-        inference=Inference(base_size=setting.base_size, average="logits"),
+        inference=Inference(base_size=setting.base_size, tta_average="logits"),
         published=Published(
-            miou=_MIOU[network][column],
+            miou=_MIOU[config_name][column],
             config_url=f"{_CONFIGS}/{method}/{config}.py",
             weights_url=f"{store}.pth",
             log_url=f"{store}.log",
@@ -129,4 +133,4 @@ def _recipe(network: str, dataset: str) -> Recipe:
     )
 
 
-RECIPES = tuple(_recipe(network, dataset) for dataset in SETTINGS for network in _MODELS)
+RECIPES = tuple(_recipe(config_name, dataset) for dataset in SETTINGS for config_name in _MODELS)

@@ -4,13 +4,13 @@ It differs from the later one in align_corners and, on VOC, in a tenth of the le
 backbone. The Cityscapes rows were printed without figures, and no weights were published.
 
 Not reproduced, and so the figures are not to be expected: that commit swapped height and width
-when it resized pictures, in training and in testing (a picture of 500x375 became 512 wide and 682
-high), and cut sides to whole numbers. What `sssegmentation.py` says of initialisation, batches and
+when it resized images, in training and in testing (an image of 500x375 became 512 wide and 682
+high), and cut sides to whole numbers. What `sssegmentation.py` says of initialization, batches and
 loss holds here too.
 """
 
 from perpixel.recipes.published import FCN_PAPER
-from perpixel.recipes.spec import Published, Recipe
+from perpixel.recipes.schema import Published, Recipe
 from perpixel.recipes.sssegmentation import RECIPES as _LATER
 from perpixel.recipes.sssegmentation import SETTINGS
 
@@ -35,7 +35,7 @@ def _first(later: Recipe) -> Recipe:
             "source": f"sssegmentation at {_COMMIT}, docs/fcn/README.md (table 002, row {row}); "
             + FCN_PAPER,
             "model": later.model.model_copy(update={"align_corners": True}),
-            "optimizer": later.optimizer.model_copy(update={"backbone_lr_scale": scale}),
+            "optimizer": later.optimizer.model_copy(update={"backbone_lr_mult": scale}),
             "published": Published(
                 miou=_MIOU[backbone][column],
                 config_url=f"ssseg/cfgs/fcn/cfgs_{dataset}_{backbone}.py@{_COMMIT}",
@@ -44,4 +44,4 @@ def _first(later: Recipe) -> Recipe:
     )
 
 
-RECIPES = tuple(_first(later) for later in _LATER if later.model.head.kind == "fcn")
+RECIPES = tuple(_first(later) for later in _LATER if later.model.head.type == "fcn")

@@ -14,7 +14,7 @@ _CURVES = {
     "Loss": "loss",
     "mIoU on the evaluation split, %": "miou",
     "Learning rate": "lr",
-    "Pictures per second": "images_per_second",
+    "Images per second": "images_per_second",
 }
 
 

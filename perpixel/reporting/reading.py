@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from perpixel.errors import PerpixelError, UsageError
-from perpixel.evaluation.confusion import Matrix
-from perpixel.recipes import settings
-from perpixel.recipes.spec import Recipe
+from perpixel.evaluation.metrics import Matrix
+from perpixel.recipes import overrides
+from perpixel.recipes.schema import Recipe
 
 T = TypeVar("T")
 
@@ -31,7 +31,7 @@ class Confusion:
 class Source:
     """One run or evaluation. A part is None, or empty, where its file is missing.
 
-    `rows` are those of metrics.jsonl, `pictures` each picture's mIoU, in percent, by its name
+    `rows` are those of metrics.jsonl, `images` each image's mIoU, in percent, by its name
     (None where it shows no label).
     """
 
@@ -39,7 +39,7 @@ class Source:
     rows: list[dict[str, float]]
     scores: dict[str, Any] | None
     confusion: Confusion | None
-    pictures: dict[str, float | None] | None
+    images: dict[str, float | None] | None
     recipe: Recipe | None
     environment: dict[str, Any] | None
 
@@ -54,16 +54,16 @@ class Source:
             ("environment (environment.json)", train, self.environment),
             ("scores (evaluate.json)", score, self.scores),
             ("class frequencies and confusion matrix (confusion.csv)", score, self.confusion),
-            ("worst and best pictures (pictures.csv)", score, self.pictures),
+            ("worst and best images (images.csv)", score, self.images),
         ]
         return [(what, command) for what, command, part in found if not part]
 
     def frequencies(self) -> dict[str, float]:
-        """Each class's share of the labelled pixels, 0..1."""
+        """Each class's share of the labeled pixels, 0..1."""
         if self.confusion is None:
             return {}
-        labelled = self.confusion.matrix.sum(axis=1)
-        shares = (labelled / max(int(labelled.sum()), 1)).tolist()
+        labeled = self.confusion.matrix.sum(axis=1)
+        shares = (labeled / max(int(labeled.sum()), 1)).tolist()
         return dict(zip(self.confusion.names, shares, strict=True))
 
 
@@ -78,9 +78,10 @@ def read_source(path: Path) -> Source:
         rows=_read(path / "metrics.jsonl", _rows) or [],
         scores=_read(scores_file, _scores),
         confusion=_read(path / "confusion.csv", _confusion),
-        pictures=_read(path / "pictures.csv", _pictures),
+        images=_read(path / "images.csv", _images),
         recipe=_read(
-            path / "recipe.json", lambda text: settings.load(text, origin=str(path / "recipe.json"))
+            path / "recipe.json",
+            lambda text: overrides.load(text, origin=str(path / "recipe.json")),
         ),
         environment=_read(path / "environment.json", _object),
     )
@@ -145,6 +146,6 @@ def _confusion(text: str) -> Confusion:
     return Confusion(tuple(names), matrix)
 
 
-def _pictures(text: str) -> dict[str, float | None]:
+def _images(text: str) -> dict[str, float | None]:
     rows = csv.DictReader(io.StringIO(text, newline=""))
     return {row["image"]: float(row["miou"]) if row["miou"] else None for row in rows}

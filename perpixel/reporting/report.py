@@ -9,20 +9,20 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from perpixel.recipes import settings
-from perpixel.recipes.spec import Recipe
+from perpixel.recipes import overrides
+from perpixel.recipes.schema import Recipe
 from perpixel.reporting import curves
 from perpixel.reporting.reading import Source
 from perpixel.reporting.samples import Sample
 
 # Apart in hue and in brightness, on white and on black.
-_COLOURS = ("#2f7de1", "#e8792b", "#2aa198", "#b2468d", "#8a9a1f", "#7a5cd6", "#c23b3b", "#5f7285")
+_COLORS = ("#2f7de1", "#e8792b", "#2aa198", "#b2468d", "#8a9a1f", "#7a5cd6", "#c23b3b", "#5f7285")
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """Pictures under one title. `models` names the runs that each picture has views of, `classes`
-    the data set's classes with their colours, "#rrggbb"."""
+    """Images under one title. `models` names the runs that each image has views of, `classes`
+    the data set's classes with their colors, "#rrggbb"."""
 
     title: str
     classes: list[tuple[str, str]]
@@ -47,14 +47,14 @@ def render(sources: Sequence[Source], galleries: Sequence[Gallery], notes: Seque
         if one.confusion is not None
     ]
     return environment.from_string(page).render(
-        sources=list(zip(called, cycle(_COLOURS), sources, strict=False)),
+        sources=list(zip(called, cycle(_COLORS), sources, strict=False)),
         charts=figures,
         box=(curves.WIDTH, curves.HEIGHT),
         classes=_classes(sources),
         matrices=matrices,
         galleries=galleries,
         differences=_differences(recipes),
-        recipes=[(name, settings.dump(recipe)) for name, recipe in recipes.items()],
+        recipes=[(name, overrides.dump(recipe)) for name, recipe in recipes.items()],
         missing=[(name, one.missing()) for name, one in called.items()],
         notes=notes,
         data={
@@ -94,7 +94,7 @@ def _differences(recipes: Mapping[str, Recipe]) -> list[tuple[str, list[str]]]:
     """What every further recipe has otherwise than the first."""
     known = list(recipes.items())
     return [
-        (f"{known[0][0]} → {name}", settings.differences(known[0][1], recipe))
+        (f"{known[0][0]} → {name}", overrides.differences(known[0][1], recipe))
         for name, recipe in known[1:]
     ]
 

@@ -1,4 +1,4 @@
-"""What a segmented picture is sent back as: a PNG mask, JSON or run lengths."""
+"""What a segmented image is sent back as: a PNG mask, JSON or run lengths."""
 
 import base64
 import re
@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel
 
-from perpixel.images import encode_mask
 from perpixel.inference.predictor import Result
+from perpixel.io.images import encode_mask
 
 Format = Literal["png", "json", "rle"]
 
@@ -30,22 +30,22 @@ class RunLengths(BaseModel):
 
 
 class Area(BaseModel):
-    """One class of the model, and how much of the picture it covers.
+    """One class of the model, and how much of the image it covers.
 
-    `colour` is "#rrggbb"; `share` is 0..1 of the picture's pixels. `rle` says where a class is
-    that the picture shows, if run lengths were asked for.
+    `color` is "#rrggbb"; `share` is 0..1 of the image's pixels. `rle` says where a class is
+    that the image shows, if run lengths were asked for.
     """
 
     index: int
     name: str
-    colour: str
+    color: str
     pixels: int
     share: float
     rle: RunLengths | None = None
 
 
 class Segmentation(BaseModel):
-    """A picture's classes. `mask` is `predict`'s PNG of class indices in base64; run lengths take
+    """An image's classes. `mask` is `predict`'s PNG of class indices in base64; run lengths take
     its place if they were asked for.
     """
 
@@ -58,26 +58,26 @@ class Segmentation(BaseModel):
 def encode(result: Result, form: Format) -> bytes:
     """The body of an answer in the given format."""
     if form == "png":
-        return encode_mask(result.classes, result.palette)
-    height, width = result.classes.shape
-    counts = np.bincount(result.classes.ravel(), minlength=len(result.names)).tolist()
+        return encode_mask(result.mask, result.palette)
+    height, width = result.mask.shape
+    counts = np.bincount(result.mask.ravel(), minlength=len(result.class_names)).tolist()
     areas = [
         Area(
             index=index,
             name=name,
-            colour=colour(rgb),
+            color=color(rgb),
             pixels=counts[index],
-            share=counts[index] / result.classes.size,
+            share=counts[index] / result.mask.size,
         )
-        for index, (name, rgb) in enumerate(zip(result.names, result.palette, strict=True))
+        for index, (name, rgb) in enumerate(zip(result.class_names, result.palette, strict=True))
     ]
     found = Segmentation(width=width, height=height, classes=areas)
     if form == "json":
-        mask = encode_mask(result.classes, result.palette)
+        mask = encode_mask(result.mask, result.palette)
         found.mask = base64.b64encode(mask).decode()
     else:
         for area in filter(lambda area: area.pixels, areas):
-            area.rle = run_lengths(result.classes == area.index)
+            area.rle = run_lengths(result.mask == area.index)
     return found.model_dump_json(exclude_none=True).encode()
 
 
@@ -110,6 +110,6 @@ def choose(accept: str) -> Format | None:
     return best if liking(best) > 0 else None
 
 
-def colour(rgb: tuple[int, int, int]) -> str:
-    """A colour as "#rrggbb"."""
+def color(rgb: tuple[int, int, int]) -> str:
+    """A color as "#rrggbb"."""
     return "#" + bytes(rgb).hex()

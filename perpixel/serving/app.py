@@ -14,13 +14,13 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from perpixel.inference.predictor import Predictor
-from perpixel.serving.answers import MEDIA, Format, Segmentation, choose, colour
+from perpixel.serving.answers import MEDIA, Format, Segmentation, choose, color
 from perpixel.serving.metrics import MEDIA as METRICS_MEDIA
 from perpixel.serving.metrics import Metrics
 from perpixel.serving.pool import Limits, Pool
 
-_PICTURES = ("image/png", "image/jpeg", "image/bmp", "image/tiff", "image/webp")
-_BODIES = (*_PICTURES, "application/octet-stream", "multipart/form-data")
+_IMAGES = ("image/png", "image/jpeg", "image/bmp", "image/tiff", "image/webp")
+_BODIES = (*_IMAGES, "application/octet-stream", "multipart/form-data")
 _PATHS = ("/", "/v1/segment", "/v1/model", "/healthz", "/metrics", "/openapi.json")
 
 # The page is one file: whatever else a browser were told to load would be somebody else's.
@@ -40,10 +40,10 @@ class Problem(BaseModel):
 
 
 class Class(BaseModel):
-    """A class and its colour, "#rrggbb"."""
+    """A class and its color, "#rrggbb"."""
 
     name: str
-    colour: str
+    color: str
 
 
 class Model(BaseModel):
@@ -67,12 +67,12 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
     },
     400: {"model": Problem, "description": "A multipart body that cannot be read"},
     406: {"model": Problem, "description": "An Accept header that no format fits"},
-    408: {"model": Problem, "description": "The picture did not arrive in time"},
+    408: {"model": Problem, "description": "The image did not arrive in time"},
     413: {"model": Problem, "description": "Too many bytes, or too many pixels"},
     415: {"model": Problem, "description": "A body of another media type"},
-    422: {"model": Problem, "description": "Not a picture that can be decoded, or no such format"},
-    503: {"model": Problem, "description": "Too many pictures at once; Retry-After says when"},
-    504: {"model": Problem, "description": "The picture was not done in time"},
+    422: {"model": Problem, "description": "Not an image that can be decoded, or no such format"},
+    503: {"model": Problem, "description": "Too many images at once; Retry-After says when"},
+    504: {"model": Problem, "description": "The image was not done in time"},
 }
 _MULTIPART = {
     "schema": {
@@ -124,7 +124,7 @@ def make_app(predictor: Predictor, limits: Limits) -> FastAPI:
     async def segment(
         request: Request, format: Annotated[Format | None, Query()] = None
     ) -> Response:
-        """The class of every pixel of a picture: the body, or `image` in a multipart body.
+        """The class of every pixel of an image: the body, or `image` in a multipart body.
 
         `format` or, without it, the Accept header says how: a PNG, JSON or run lengths.
         """
@@ -138,15 +138,15 @@ def make_app(predictor: Predictor, limits: Limits) -> FastAPI:
         if int(request.headers.get("content-length", "0")) > limits.max_bytes:
             raise _too_long(limits)
         limited = Request(request.scope, _limited(request.receive, limits))
-        answer = await pool.segment(lambda: _picture(limited, media), form)
+        answer = await pool.segment(lambda: _image(limited, media), form)
         return Response(answer, media_type=MEDIA[form])
 
     @app.get("/v1/model")
     async def describe_model() -> Model:
         """The model's name, its classes in the order of their indices, and the limits."""
         classes = [
-            Class(name=name, colour=colour(rgb))
-            for name, rgb in zip(predictor.names, predictor.palette, strict=True)
+            Class(name=name, color=color(rgb))
+            for name, rgb in zip(predictor.class_names, predictor.palette, strict=True)
         ]
         return Model(
             name=predictor.recipe.name,
@@ -168,8 +168,8 @@ def make_app(predictor: Predictor, limits: Limits) -> FastAPI:
     return app
 
 
-async def _picture(request: Request, media: str) -> bytes:
-    """The picture's bytes, out of the body or of its `image` part."""
+async def _image(request: Request, media: str) -> bytes:
+    """The image's bytes, out of the body or of its `image` part."""
     try:
         if media == "multipart/form-data":
             async with request.form(max_files=1, max_fields=0) as parts:
@@ -182,7 +182,7 @@ async def _picture(request: Request, media: str) -> bytes:
     except ClientDisconnect:
         raise HTTPException(400, "the sender has gone") from None
     if not content:
-        raise HTTPException(422, "the picture is empty")
+        raise HTTPException(422, "the image is empty")
     return content
 
 

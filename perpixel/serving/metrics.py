@@ -22,7 +22,7 @@ class Metrics:
         self._timed = 0
 
     def entered(self, change: int) -> None:
-        """Counts pictures that are being read, wait or are worked on: 1 comes, -1 leaves."""
+        """Counts images that are being read, wait or are worked on: 1 comes, -1 leaves."""
         with self._lock:
             self._in_progress += change
 
@@ -32,7 +32,7 @@ class Metrics:
             self._requests[path, status] += 1
 
     def segmented(self, pixels: int, seconds: float) -> None:
-        """Counts a picture of so many pixels that took so long, from its arrival to its answer."""
+        """Counts an image of so many pixels that took so long, from its arrival to its answer."""
         with self._lock:
             self._pixels += pixels
             self._seconds += seconds
@@ -52,10 +52,10 @@ class Metrics:
             seconds = {**buckets, "_sum": self._seconds, "_count": self._timed}
             families: tuple[tuple[str, str, str, Mapping[str, float]], ...] = (
                 ("requests_total", "counter", "Answers by path and status code.", requests),
-                ("in_progress", "gauge", "Pictures being read, waiting or worked on.",
+                ("in_progress", "gauge", "Images being read, waiting or worked on.",
                  {"": self._in_progress}),
                 ("pixels_total", "counter", "Pixels given a class.", {"": self._pixels}),
-                ("segment_seconds", "histogram", "Time from a picture's arrival to its answer.",
+                ("segment_seconds", "histogram", "Time from an image's arrival to its answer.",
                  seconds),
             )  # fmt: skip
         lines = []

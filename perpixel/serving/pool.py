@@ -1,4 +1,4 @@
-"""Where pictures are taken in and worked on: the limits, and who is refused with which status."""
+"""Where images are taken in and worked on: the limits, and who is refused with which status."""
 
 import asyncio
 import math
@@ -12,21 +12,21 @@ import numpy as np
 from PIL.Image import DecompressionBombError
 from starlette.exceptions import HTTPException
 
-from perpixel.errors import OutOfMemory, PerpixelError
-from perpixel.images import decode_image, header_size
+from perpixel.errors import OutOfMemoryError, PerpixelError
 from perpixel.inference.predictor import Predictor
+from perpixel.io.images import decode_image, header_size
 from perpixel.serving.answers import Format, encode
 from perpixel.serving.metrics import Metrics
 
 _SHORTEST_SIDE = 64
-_PICTURE = "the picture"
+_IMAGE = "the image"
 
 
 @dataclass(frozen=True)
 class Limits:
     """What one request may ask for, and how many may ask at once.
 
-    `concurrency` pictures are worked on at a time and `waiting` more are let in. `seconds` are
+    `concurrency` images are worked on at a time and `waiting` more are let in. `seconds` are
     those from a request's headers to its answer.
     """
 
@@ -48,14 +48,14 @@ class Pool:
         self._places = threading.Semaphore(limits.concurrency + limits.waiting)
 
     async def segment(self, read: Callable[[], Awaitable[bytes]], form: Format) -> bytes:
-        """The answer to the picture that `read` receives. Raises HTTPException for all refusals.
+        """The answer to the image that `read` receives. Raises HTTPException for all refusals.
 
         A place is taken before the first byte is read, so that the limits bound the memory too;
         it is free again when the work has ended, which may be after its time was up.
         """
         if not self._places.acquire(blocking=False):
-            # Any number of seconds is a guess: pictures differ.
-            raise HTTPException(503, "too many pictures at once", headers={"Retry-After": "1"})
+            # Any number of seconds is a guess: images differ.
+            raise HTTPException(503, "too many images at once", headers={"Retry-After": "1"})
         self._metrics.entered(1)
         job: Future[bytes] | None = None
         try:
@@ -67,8 +67,8 @@ class Pool:
         except TimeoutError:
             within = f"within {self._limits.seconds:g} seconds"
             if job is None:
-                raise HTTPException(408, f"the picture did not arrive {within}") from None
-            raise HTTPException(504, f"the picture was not done {within}") from None
+                raise HTTPException(408, f"the image did not arrive {within}") from None
+            raise HTTPException(504, f"the image was not done {within}") from None
         finally:
             if job is None:
                 self._leave(None)
@@ -84,24 +84,24 @@ class Pool:
     def _too_large(self, size: str) -> HTTPException:
         return HTTPException(
             413,
-            f"a picture of {size} pixels; this server takes {self._limits.max_pixels} (a side "
+            f"an image of {size} pixels; this server takes {self._limits.max_pixels} (a side "
             f"counts as {_SHORTEST_SIDE} at least)",
         )
 
     def _work(self, content: bytes, form: Format, arrived: float) -> bytes:
         """Decodes, predicts and encodes, on a thread."""
         try:
-            height, width = header_size(content, origin=_PICTURE)
-            # A network pads or rounds up a very short side, so it costs as if it were longer.
+            height, width = header_size(content, origin=_IMAGE)
+            # A model pads or rounds up a very short side, so it costs as if it were longer.
             pixels = math.prod(max(side, _SHORTEST_SIDE) for side in (height, width))
             if pixels > self._limits.max_pixels:
                 raise self._too_large(f"{height}x{width}")
-            image = decode_image(np.frombuffer(content, np.uint8), origin=_PICTURE)
+            image = decode_image(np.frombuffer(content, np.uint8), origin=_IMAGE)
             answer = encode(self._predictor.predict(image), form)
         except DecompressionBombError:
             raise self._too_large("far too many") from None
-        except (OutOfMemory, MemoryError):
-            raise HTTPException(413, "not enough memory here for a picture of this size") from None
+        except (OutOfMemoryError, MemoryError):
+            raise HTTPException(413, "not enough memory here for an image of this size") from None
         except PerpixelError as error:
             raise HTTPException(422, str(error)) from None
         self._metrics.segmented(height * width, time.perf_counter() - arrived)

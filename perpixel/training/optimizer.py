@@ -5,35 +5,35 @@ import math
 import torch
 
 from perpixel.models.segmenter import Segmenter
-from perpixel.recipes.spec import Optimizer, Schedule
+from perpixel.recipes.schema import Optimizer, Schedule
 
 
-def make_optimizer(network: Segmenter, spec: Optimizer) -> torch.optim.Optimizer:
+def make_optimizer(model: Segmenter, spec: Optimizer) -> torch.optim.Optimizer:
     """SGD or AdamW over every parameter, in groups of (scaled) rate and of weight decay.
 
     One fused pass over the weights; its rounding differs from that of one operation after another.
-    Each group's "lr_scale" multiplies the schedule's rate: `backbone_lr_scale` for the backbone.
-    Parameters of one dimension, norms' and biases, are decayed unless `decay_norms` is off.
+    Each group's "lr_scale" multiplies the schedule's rate: `backbone_lr_mult` for the backbone.
+    Parameters of one dimension, norms' and biases, are decayed unless `decay_norm_and_bias` is off.
     """
     groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
-    for name, parameter in network.named_parameters():
-        scale = spec.backbone_lr_scale if name.startswith("backbone.") else 1.0
-        decayed = spec.decay_norms or parameter.ndim > 1
+    for name, parameter in model.named_parameters():
+        scale = spec.backbone_lr_mult if name.startswith("backbone.") else 1.0
+        decayed = spec.decay_norm_and_bias or parameter.ndim > 1
         key = scale, spec.weight_decay if decayed else 0.0
         groups.setdefault(key, []).append(parameter)
     named = [
         {"params": parameters, "lr_scale": scale, "weight_decay": decay}
         for (scale, decay), parameters in groups.items()
     ]
-    if spec.algorithm == "adamw":
+    if spec.name == "adamw":
         return torch.optim.AdamW(named, lr=spec.lr, betas=spec.betas, fused=True)
     return torch.optim.SGD(named, lr=spec.lr, momentum=spec.momentum, fused=True)
 
 
 def learning_rate(step: int, *, steps: int, lr: float, schedule: Schedule) -> float:
     """The rate of step 0..steps-1 of a run whose highest is `lr`."""
-    done = step / (max(steps - 1, 1) if schedule.reaches_floor else steps)
-    floor = min(schedule.floor, lr)
+    done = step / (max(steps - 1, 1) if schedule.min_lr_at_last_step else steps)
+    floor = min(schedule.min_lr, lr)
     left: float = (1 - done) ** schedule.power
     if schedule.policy == "cosine":
         left = (1 + math.cos(math.pi * done)) / 2

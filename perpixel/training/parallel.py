@@ -3,50 +3,57 @@
 import math
 import warnings
 
+import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from perpixel.distributed import table
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.models.segmenter import Segmenter
-from perpixel.recipes.spec import Recipe
+from perpixel.recipes.schema import Recipe
+from perpixel.runtime.distributed import all_gather_ints
 
 
-def require_even_shares(recipe: Recipe, world: int) -> None:
-    """Raises UsageError when a step's pictures cannot be shared out so, or are too few to train."""
+def check_batch_divides(recipe: Recipe, world_size: int) -> None:
+    """Raises UsageError when a step's images cannot be shared out so, or are too few to train."""
     train, backbone = recipe.train, recipe.model.backbone
-    parts = world * train.accumulate
-    if train.images_per_step % parts:
+    parts = world_size * train.grad_accum_steps
+    if train.batch_size % parts:
         raise UsageError(
-            f"train.images_per_step={train.images_per_step} cannot be shared evenly by {world} "
-            f"ranks in train.accumulate={train.accumulate} passes: make it a multiple of {parts}, "
-            f"or start another number of ranks"
+            f"train.batch_size={train.batch_size} cannot be shared evenly by {world_size} ranks in "
+            f"train.grad_accum_steps={train.grad_accum_steps} micro-batches: make it a multiple of "
+            f"{parts}, or start another number of ranks"
         )
-    for crop in {train.crop, train.last_crop}:
+    for crop in {recipe.augment.crop_size, recipe.last_crop_size}:
         height, width = (math.ceil(side / backbone.output_stride) for side in crop)
-        if train.images_per_step // train.accumulate * height * width == 1:
+        if train.batch_size // train.grad_accum_steps * height * width == 1:
             raise UsageError(
-                f"train.images_per_step={train.images_per_step} in train.accumulate="
-                f"{train.accumulate} passes of crops of {crop[0]}x{crop[1]} leave batch norm a "
-                f"single value at stride {backbone.output_stride}: take more pictures a pass, or "
-                f"a larger train.crop or train.finish.crop"
+                f"train.batch_size={train.batch_size} in train.grad_accum_steps="
+                f"{train.grad_accum_steps} micro-batches of crops of {crop[0]}x{crop[1]} leave "
+                f"batch norm a single value at stride {backbone.output_stride}: take more images a "
+                f"micro-batch, or a larger augment.crop_size or train.final_phase.crop_size"
             )
 
 
-def joined(network: Segmenter, world: int) -> nn.Module:
-    """The network, which with several ranks averages their gradients as they come."""
-    if world == 1:
-        return network
+def wrap_ddp(model: Segmenter, world_size: int) -> nn.Module:
+    """DistributedDataParallel of the model, which averages gradients over ranks; or the model."""
+    if world_size == 1:
+        return model
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch 2.13 has another name for the option
-        return DistributedDataParallel(network, broadcast_buffers=False)  # they are equal already
+        return DistributedDataParallel(model, broadcast_buffers=False)  # they are equal already
 
 
-def require_same(step: int) -> None:
-    """Raises PerpixelError unless all ranks resume after the same `step`."""
-    found = table([step]).flatten().tolist()
-    if len(set(found)) > 1:
+def check_ranks_agree(step: int, dtype: torch.dtype) -> None:
+    """Raises PerpixelError unless all ranks resume after the same step, in the same precision."""
+    dtypes = [torch.float32, torch.bfloat16, torch.float16]
+    steps, precisions = all_gather_ints([step, dtypes.index(dtype)]).T.tolist()
+    if len(set(steps)) > 1:
         raise PerpixelError(
-            f"the ranks found different states to resume from, after the steps {found}: every "
+            f"the ranks found different checkpoints to resume from, after the steps {steps}: every "
             f"machine must see the same run folder"
+        )
+    if len(set(precisions)) > 1:
+        raise PerpixelError(
+            "the ranks compute in different precisions, as their devices differ: set "
+            "train.precision to float32, bfloat16 or float16"
         )

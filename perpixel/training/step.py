@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from perpixel.distributed import Ranks, summed
 from perpixel.losses import mean_weight, segmentation_loss
 from perpixel.models.build import to_device
-from perpixel.models.inputs import autocast, normalise
+from perpixel.models.normalize import autocast, normalize
 from perpixel.models.recomputing import activations_recomputed
-from perpixel.models.segmenter import Logits, Segmenter
-from perpixel.recipes.spec import Recipe
-from perpixel.training.averaging import averaged, follow
+from perpixel.models.segmenter import SegmentationOutput, Segmenter
+from perpixel.recipes.schema import Recipe
+from perpixel.runtime.distributed import DistInfo, all_reduce_sum
 from perpixel.training.economy import economise
+from perpixel.training.ema import make_ema, update_ema
 from perpixel.training.optimizer import make_optimizer
 
 
@@ -35,6 +35,7 @@ class TrainState:
     ema_model: Segmenter
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
+    dtype: torch.dtype
     bn_buffers: list[Tensor]
     bn_backup: list[Tensor]
 
@@ -47,7 +48,7 @@ def make_train_state(
     Raises UsageError for settings of `recipe.train` that cannot be combined.
     """
     model = to_device(model, device).train()
-    ema_model = averaged(model, recipe.train.ema)
+    ema_model = make_ema(model, recipe.train.ema_decay)
     model = economise(model, recipe.train)
     buffers = list(model.buffers())
     return TrainState(
@@ -55,6 +56,7 @@ def make_train_state(
         ema_model,
         make_optimizer(model, recipe.optimizer),
         torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
+        dtype,
         buffers,
         [buffer.clone() for buffer in buffers],
     )
@@ -63,15 +65,17 @@ def make_train_state(
 class StepStats(NamedTuple):
     """What all ranks know of a step: its loss and the norm of its gradient.
 
-    `loss_scale` is the factor that float16's loss had, 1 in other precisions. `stop` says whether
-    any rank was asked to stop, `damaged` how many images others stood in for.
+    `stop` and `finish` say whether any rank was asked to stop, or to end the run; `corrupt` how
+    many images others replaced. `loss_scale` is the factor that float16's loss had, 1 in other
+    precisions.
     """
 
     loss: float
     gradient_norm: float
-    loss_scale: float
     stop: bool
-    damaged: int
+    finish: bool
+    corrupt: int
+    loss_scale: float = 1.0
 
     @property
     def is_finite(self) -> bool:
@@ -80,71 +84,77 @@ class StepStats(NamedTuple):
 
     @property
     def overflowed(self) -> bool:
-        """Whether the gradient was not finite because of its scale, which is halved for the next
-        step."""
+        """Whether only the scale made the gradient overflow; it is halved for the next step."""
         return not self.is_finite and math.isfinite(self.loss) and self.loss_scale > 1
+
+
+_ONE_PROCESS = DistInfo()
 
 
 def train_step(
     state: TrainState,
-    ddp_model: nn.Module,
     images: Tensor,
     labels: Tensor,
     recipe: Recipe,
     *,
     step: int,
-    dtype: torch.dtype,
-    ranks: Ranks,
+    ddp_model: nn.Module | None = None,
+    dist_info: DistInfo = _ONE_PROCESS,
     stop: bool = False,
-    damaged: int = 0,
+    finish: bool = False,
+    corrupt: int = 0,
 ) -> StepStats:
-    """Trains on one batch: forward, loss, backward, optimizer, moving average.
+    """Trains on one batch: forward, loss, backward, unscale, clip, optimizer, moving average.
 
-    images: this rank's uint8 RGB [N, H, W, 3]; labels: uint8 [N, H, W]. `ddp_model` is
-    `state.model` or wraps it. A step whose loss or gradient is not finite changes nothing but the
-    loss scale of float16. `stop` and `damaged` are this rank's; all ranks return the same.
+    images: this rank's uint8 RGB [N, H, W, 3]; labels: uint8 [N, H, W]. `ddp_model` wraps
+    `state.model`, if there are several ranks. The loss is a sum over the counted pixels of all
+    ranks and micro-batches, divided once. A step whose loss or gradient is not finite changes
+    nothing but float16's loss scale. `stop`, `finish` and `corrupt` are this rank's; all ranks
+    return the same stats.
     """
     model, optimizer, scaler = state.model, state.optimizer, state.scaler
     _copy(state.bn_backup, state.bn_buffers)
     optimizer.zero_grad(set_to_none=True)
     loss = torch.zeros((), dtype=torch.float32, device=model.device)
     images, labels = (part.to(model.device, non_blocking=True) for part in (images, labels))
-    for batch in micro_batches(images, labels, recipe, ranks):
+    for batch in micro_batches(images, labels, recipe, dist_info):
         torch.manual_seed(dropout_seed(recipe.train.seed, step, batch.number))
         with _no_sync_unless_last(ddp_model, batch):
-            output = forward(ddp_model, batch.images, recipe, dtype=dtype)
+            output = forward(ddp_model or model, batch.images, recipe, dtype=state.dtype)
             batch_loss = batch.factor * loss_from_logits(output, batch.labels, recipe)
             torch.autograd.backward(scaler.scale(batch_loss))
         loss = loss + batch_loss.detach()
     scaler.unscale_(optimizer)
-    stats = reduce_step_stats(
-        loss, model, ranks, loss_scale=scaler.get_scale(), stop=stop, damaged=damaged
-    )
+    stats = reduce_step_stats(loss, model, dist_info, stop=stop, finish=finish, corrupt=corrupt)
+    stats = stats._replace(loss_scale=scaler.get_scale())
     if stats.is_finite:
+        clip_gradients(model, stats.gradient_norm, recipe.optimizer.clip_grad_norm)
         scaler.step(optimizer)
-        follow(state.ema_model, model, step=step, ema=recipe.train.ema)
+        update_ema(state.ema_model, model, step=step, ema=recipe.train.ema_decay)
     else:
         _copy(state.bn_buffers, state.bn_backup)
     scaler.update()
     return stats
 
 
-def forward(model: nn.Module, images: Tensor, recipe: Recipe, *, dtype: torch.dtype) -> Logits:
+def forward(
+    model: nn.Module, images: Tensor, recipe: Recipe, *, dtype: torch.dtype
+) -> SegmentationOutput:
     """Logits of both heads for images, uint8 RGB [N, H, W, 3], computed in `dtype`."""
-    recomputed = activations_recomputed(recipe.train.recompute_activations)
+    recomputed = activations_recomputed(recipe.train.activation_checkpointing == "norms")
     with autocast(images.device, dtype), recomputed:
-        output: Logits = model(normalise(images, recipe.input), auxiliary=True)
+        output: SegmentationOutput = model(normalize(images, recipe.input), return_aux=True)
     return output
 
 
-def loss_from_logits(output: Logits, labels: Tensor, recipe: Recipe) -> Tensor:
+def loss_from_logits(output: SegmentationOutput, labels: Tensor, recipe: Recipe) -> Tensor:
     """The recipe's loss, float32, the auxiliary head's included; labels: uint8 [N, H, W]."""
     align = recipe.model.align_corners
     with autocast(labels.device, torch.float32):  # a caller's own autocast may be on
-        loss = segmentation_loss(output.main, labels, recipe.loss, align_corners=align)
-        if output.auxiliary is not None:
-            loss = loss + recipe.loss.auxiliary_weight * segmentation_loss(
-                output.auxiliary, labels, recipe.loss, align_corners=align
+        loss = segmentation_loss(output.logits, labels, recipe.loss, align_corners=align)
+        if output.aux_logits is not None:
+            loss = loss + recipe.loss.aux_weight * segmentation_loss(
+                output.aux_logits, labels, recipe.loss, align_corners=align
             )
     return loss
 
@@ -165,27 +175,29 @@ class MicroBatch(NamedTuple):
 
 
 def micro_batches(
-    images: Tensor, labels: Tensor, recipe: Recipe, ranks: Ranks
+    images: Tensor, labels: Tensor, recipe: Recipe, dist_info: DistInfo
 ) -> Iterator[MicroBatch]:
     """This rank's micro-batches of a step."""
-    count = recipe.train.accumulate
+    count = recipe.train.grad_accum_steps
     parts = labels.chunk(count)
     weights = torch.stack([mean_weight(part, recipe.loss) for part in parts])
-    factors = weights / summed(weights.sum()).clamp(min=torch.finfo(weights.dtype).tiny)
-    factors = factors * ranks.world
+    factors = weights / all_reduce_sum(weights.sum()).clamp(min=torch.finfo(weights.dtype).tiny)
+    factors = factors * dist_info.world_size
     for index, part in enumerate(zip(images.chunk(count), parts, factors, strict=True)):
-        yield MicroBatch(ranks.rank * count + index, *part, last=index == len(parts) - 1)
+        yield MicroBatch(dist_info.rank * count + index, *part, last=index == len(parts) - 1)
 
 
-def _no_sync_unless_last(model: nn.Module, batch: MicroBatch) -> AbstractContextManager[None]:
+def _no_sync_unless_last(
+    ddp_model: nn.Module | None, batch: MicroBatch
+) -> AbstractContextManager[None]:
     """Inside, ranks exchange gradients only in a step's last micro-batch."""
-    if isinstance(model, DistributedDataParallel) and not batch.last:
-        return model.no_sync()
+    if isinstance(ddp_model, DistributedDataParallel) and not batch.last:
+        return ddp_model.no_sync()
     return nullcontext()
 
 
 def reduce_step_stats(
-    loss: Tensor, model: nn.Module, ranks: Ranks, *, loss_scale: float, stop: bool, damaged: int
+    loss: Tensor, model: nn.Module, dist_info: DistInfo, *, stop: bool, finish: bool, corrupt: int
 ) -> StepStats:
     """The same stats on every rank: of the sum of their losses, and whether any is to stop.
 
@@ -193,10 +205,20 @@ def reduce_step_stats(
     not reach the weights.
     """
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients) / ranks.world  # it is the same on every rank
-    values = torch.stack([loss.float(), norm.float(), *loss.new_tensor([stop, damaged])])
-    total, mean_norm, stops, replaced = summed(values).tolist()
-    return StepStats(total / ranks.world, mean_norm, loss_scale, stops > 0, int(replaced))
+    # The gradient, and so its norm, is the same on every rank.
+    norm = torch.nn.utils.get_total_norm(gradients) / dist_info.world_size
+    values = torch.stack([loss.float(), norm.float(), *loss.new_tensor([stop, finish, corrupt])])
+    total, mean_norm, stops, finishes, replaced = all_reduce_sum(values).tolist()
+    return StepStats(
+        total / dist_info.world_size, mean_norm, stops > 0, finishes > 0, int(replaced)
+    )
+
+
+def clip_gradients(model: nn.Module, norm: float, max_norm: float | None) -> None:
+    """Scales the gradient down to `max_norm` where its L2 norm, `norm`, is larger."""
+    if max_norm is not None and norm > max_norm:
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        torch._foreach_mul_(gradients, max_norm / norm)
 
 
 def dropout_seed(seed: int, step: int, micro_batch: int) -> int:

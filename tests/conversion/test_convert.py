@@ -10,19 +10,19 @@ import torch
 from torch.nn.functional import interpolate
 
 import perpixel
-from perpixel.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from perpixel.checkpoints.format import Checkpoint, read_checkpoint, write_checkpoint
 from perpixel.cli.convert import convert
 from perpixel.conversion import from_state_dict, to_state_dict
-from perpixel.conversion.finding import TOOLKITS
+from perpixel.conversion.detect import TOOLKITS
+from perpixel.conversion.import_ import import_checkpoint
 from perpixel.conversion.names import to_theirs
-from perpixel.data.scenes import CLASSES
+from perpixel.data.datasets.synthetic import CLASSES
 from perpixel.errors import PerpixelError, UsageError
-from perpixel.importing import import_checkpoint
 from perpixel.inference.predictor import Predictor
 from perpixel.models.build import build
 from perpixel.recipes import recipe
-from perpixel.recipes.network import FCN as FCNHead
-from perpixel.recipes.network import Model, ResNet, SemanticFPN
+from perpixel.recipes.models import FCN as FCNHead
+from perpixel.recipes.models import Model, ResNet, SemanticFPN
 
 FCN = recipe("scenes/fcn_r18-d8")
 
@@ -30,8 +30,8 @@ FCN = recipe("scenes/fcn_r18-d8")
 @pytest.fixture(scope="module")
 def ours(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("ours") / "ours.safetensors"
-    network = build(FCN.model, classes=len(CLASSES))
-    write_checkpoint(path, Checkpoint(FCN, CLASSES.names, CLASSES.palette, network.state_dict()))
+    model = build(FCN.model, num_classes=len(CLASSES))
+    write_checkpoint(path, Checkpoint(FCN, CLASSES.names, CLASSES.palette, model.state_dict()))
     return path
 
 
@@ -45,12 +45,12 @@ def test_there_and_back(ours: Path, theirs: Path, tmp_path: Path, capsys):
     meta = torch.load(theirs, weights_only=True)["meta"]
     assert tuple(meta["CLASSES"]) == tuple(meta["dataset_meta"]["classes"]) == CLASSES.names
     convert(theirs, tmp_path / "back.safetensors")
-    assert "Classes and colours: the file's" in capsys.readouterr().out
+    assert "Classes and colors: the file's" in capsys.readouterr().out
     before, after = read_checkpoint(ours), read_checkpoint(tmp_path / "back.safetensors")
-    assert (after.names, after.palette) == (before.names, before.palette)
+    assert (after.class_names, after.palette) == (before.class_names, before.palette)
     assert after.recipe.name == "mmseg/theirs"
     assert after.recipe.model == before.recipe.model
-    assert after.recipe.inference.two_resizes
+    assert after.recipe.inference.resize_logits_twice
     assert after.weights.keys() == before.weights.keys()
     assert all(torch.equal(after.weights[name], before.weights[name]) for name in before.weights)
 
@@ -59,10 +59,10 @@ def test_half_as_large_it_predicts_the_same(ours: Path, tmp_path: Path):
     out = tmp_path / "half.safetensors"
     convert(ours, out, half=True)
     assert out.stat().st_size < 0.52 * ours.stat().st_size
-    picture = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
-    full, half = perpixel.load(ours).predict(picture), perpixel.load(out).predict(picture)
-    assert len(np.unique(full.classes)) > 1  # or agreeing would mean nothing
-    assert (full.classes == half.classes).mean() > 0.99
+    image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    full, half = perpixel.load(ours).predict(image), perpixel.load(out).predict(image)
+    assert len(np.unique(full.mask)) > 1  # or agreeing would mean nothing
+    assert (full.mask == half.mask).mean() > 0.99
     with pytest.raises(UsageError, match="either --toolkit mmseg or torchvision, or --half"):
         convert(ours, out, half=True, toolkit="mmseg")
 
@@ -91,7 +91,7 @@ def test_the_recipe_is_checked(theirs: Path, tmp_path: Path):
     out = tmp_path / "out.safetensors"
     convert(theirs, out, recipe=FCN.name)
     assert read_checkpoint(out).recipe == FCN
-    with pytest.raises(PerpixelError, match=r"head\.kind: semantic_fpn -> fcn"):
+    with pytest.raises(PerpixelError, match=r"head\.type: semantic_fpn -> fcn"):
         convert(theirs, tmp_path / "other.safetensors", recipe="scenes/semantic_fpn_r18")
     with pytest.raises(PerpixelError, match="output_stride: 8 -> 16"):
         convert(theirs, tmp_path / "other.safetensors", recipe=FCN.name, output_stride=16)
@@ -100,9 +100,9 @@ def test_the_recipe_is_checked(theirs: Path, tmp_path: Path):
 
 def test_a_files_own_mean_and_std_are_its_checkpoints(tmp_path: Path):
     """They go before the toolkit's, and must not be other than a recipe's."""
-    backbone = ResNet(depth=18, stride_in_1x1=True, frozen_norm=True)
-    head = SemanticFPN(neck_width=8, width=32, norm="group", dropout=0.0)
-    weights = build(Model(backbone=backbone, head=head), classes=3).state_dict()
+    backbone = ResNet(depth=18, stride_in_1x1=True, frozen_bn=True)
+    head = SemanticFPN(fpn_channels=8, channels=32, norm="group", dropout=0.0)
+    weights = build(Model(backbone=backbone, head=head), num_classes=3).state_dict()
     names = to_theirs(TOOLKITS["detectron2"].rows, weights)
     state = {names[name]: tensor for name, tensor in weights.items()}
     state["pixel_mean"] = torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1)
@@ -120,26 +120,25 @@ def test_a_files_own_mean_and_std_are_its_checkpoints(tmp_path: Path):
 def test_flips_average_what_the_toolkit_averages(toolkit: str, tmp_path: Path):
     """mmsegmentation class probabilities, sssegmentation logits (its base.py, inference)."""
     spec = Model(
-        backbone=ResNet(depth=18, output_stride=8), head=FCNHead(width=8, concat_input=True)
+        backbone=ResNet(depth=18, output_stride=8), head=FCNHead(channels=8, concat_input=True)
     )
     if toolkit == "sssegmentation":
-        spec = spec.model_copy(update={"head": FCNHead(width=8)})
-    network = build(spec, classes=3).eval()
-    torch.nn.init.normal_(network.head.classifier.weight)
-    weights = network.state_dict()
+        spec = spec.model_copy(update={"head": FCNHead(channels=8)})
+    model = build(spec, num_classes=3).eval()
+    torch.nn.init.normal_(model.head.classifier.weight)
+    weights = model.state_dict()
     names = to_theirs(TOOLKITS[toolkit].rows, weights)
     torch.save({names[name]: tensor for name, tensor in weights.items()}, tmp_path / "a.pth")
     checkpoint = import_checkpoint(tmp_path / "a.pth", output_stride=8).checkpoint
     flipped = checkpoint.recipe.inference.model_copy(update={"flip": True})
     image = np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8)
-    rows = Predictor(checkpoint, inference=flipped).probabilities(image)
-    found = np.concatenate([values for _, values in rows])
+    found = Predictor(checkpoint, inference=flipped).probabilities(image)
 
     fed = (image - np.array([123.675, 116.28, 103.53])) / np.array([58.395, 57.12, 57.375])
     fed = torch.from_numpy(fed).float().permute(2, 0, 1)[None]
     with torch.inference_mode():
         plain, mirrored = (
-            interpolate(network(images).main, size=(32, 48), mode="bilinear")
+            interpolate(model(images).logits, size=(32, 48), mode="bilinear")
             for images in (fed, fed.flip(3))
         )
     passes = torch.stack([plain[0], mirrored[0].flip(2)])
@@ -154,24 +153,24 @@ def test_classes_from_the_data_set_or_from_nowhere(ours: Path, tmp_path: Path, c
     convert(ours, source, toolkit="mmseg")
     torch.save(torch.load(source)["state_dict"], source)
     convert(source, out, recipe=FCN.name)
-    assert read_checkpoint(out).names == CLASSES.names
+    assert read_checkpoint(out).class_names == CLASSES.names
     capsys.readouterr()
     convert(source, out)
     assert "class_0 to class_6" in capsys.readouterr().out
     found = read_checkpoint(out)
-    assert found.names[:2] == ("class_0", "class_1")
+    assert found.class_names[:2] == ("class_0", "class_1")
     assert len(set(found.palette)) == len(CLASSES)
 
 
-def test_class_names_and_colours_that_no_checkpoint_holds(theirs: Path, tmp_path: Path, capsys):
+def test_class_names_and_colors_that_no_checkpoint_holds(theirs: Path, tmp_path: Path, capsys):
     content = torch.load(theirs)
     twins = [*CLASSES.names[:-2], CLASSES.names[0], CLASSES.names[0]]
     content["meta"] = {"CLASSES": twins, "PALETTE": [[0, 0, 300]] * len(twins)}
     torch.save(content, theirs)
     convert(theirs, tmp_path / "out.safetensors")
-    assert "Classes: the file's; colours: made up." in capsys.readouterr().out
+    assert "Classes: the file's; colors: made up." in capsys.readouterr().out
     first = CLASSES.names[0]
-    names = read_checkpoint(tmp_path / "out.safetensors").names
+    names = read_checkpoint(tmp_path / "out.safetensors").class_names
     assert names == (*CLASSES.names[:-2], f"{first}_2", f"{first}_3")
 
 
@@ -179,7 +178,7 @@ def test_torchvision_without_auxiliary_head_is_said_to_be_a_guess(tmp_path: Path
     model = FCN.model.model_copy(
         update={"backbone": FCN.model.backbone.model_copy(update={"output_stride": 32})}
     )
-    state = to_state_dict(build(model, classes=3), toolkit="torchvision")
+    state = to_state_dict(build(model, num_classes=3), toolkit="torchvision")
     torch.save(state, tmp_path / "flat.pth")
     convert(tmp_path / "flat.pth", tmp_path / "out.safetensors", output_stride=32)
     assert "torchvision's names too" in capsys.readouterr().out
@@ -194,7 +193,7 @@ def test_a_file_that_does_not_fit_leaves_nothing(theirs: Path, tmp_path: Path):
     with pytest.raises(PerpixelError, match=r"(?s)theirs\.pth: .*bn1\.weight is \[3\]"):
         convert(theirs, out)
     theirs.write_bytes(theirs.read_bytes()[:1000])
-    with pytest.raises(PerpixelError, match=r"theirs\.pth: a damaged file"):
+    with pytest.raises(PerpixelError, match=r"theirs\.pth: a corrupt file"):
         convert(theirs, out)
     assert not out.parent.exists()
 

@@ -19,7 +19,7 @@ from perpixel.errors import PerpixelError
 STATE = OrderedDict({"a.weight": torch.arange(20_000.0).view(100, 200), "a.bias": torch.ones(2)})
 ARRAYS = {name: tensor.numpy() for name, tensor in STATE.items()}
 OPTIMIZER = {"state": {0: {"momentum_buffer": torch.ones(2)}}, "param_groups": [{"lr": 0.1}]}
-NAMES, COLOURS = ("road", "bed "), [[128, 64, 128], [0, 1, 2]]
+NAMES, COLORS = ("road", "bed "), [[128, 64, 128], [0, 1, 2]]
 
 
 class Poison:
@@ -54,8 +54,8 @@ def test_layouts_of_torch_save(tmp_path: Path, content: dict, zipped: bool):
 @pytest.mark.parametrize(
     "meta",
     [
-        {"CLASSES": NAMES, "PALETTE": COLOURS},
-        {"dataset_meta": {"classes": NAMES, "palette": COLOURS}, "cfg": "model = dict()"},
+        {"CLASSES": NAMES, "PALETTE": COLORS},
+        {"dataset_meta": {"classes": NAMES, "palette": COLORS}, "cfg": "model = dict()"},
     ],
     ids=["0.x", "1.x"],
 )
@@ -138,13 +138,13 @@ def test_a_state_that_is_no_arrays_is_refused(tmp_path: Path, state: tuple):
     path = tmp_path / "forged.pkl"
     rebuild, said, _ = np.empty(0).__reduce__()
     path.write_bytes(pickle.dumps({"model": {"a": Reduced(rebuild, said, state)}}, protocol=2))
-    with pytest.raises(PerpixelError, match=r"forged\.pkl: a damaged file"):
+    with pytest.raises(PerpixelError, match=r"forged\.pkl: a corrupt file"):
         read_source(path)
 
 
 def test_numpy_in_the_meta(tmp_path: Path):
     path = tmp_path / "file.pth"
-    meta = {"best_score": np.float64(0.7), "PALETTE": np.array(COLOURS, np.uint8)}
+    meta = {"best_score": np.float64(0.7), "PALETTE": np.array(COLORS, np.uint8)}
     torch.save({"meta": meta, "state_dict": STATE}, path)
     before = set(torch.serialization.get_safe_globals())
     found = read_source(path)
@@ -189,7 +189,7 @@ def with_message_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     buffer = module.HistoryBuffer()
     buffer.history = np.ones(3)
     hub = {"log_scalars": OrderedDict(loss=buffer), "runtime_info": {"iter": 1}}
-    meta = {"dataset_meta": {"classes": NAMES, "palette": COLOURS}}
+    meta = {"dataset_meta": {"classes": NAMES, "palette": COLORS}}
     torch.save({"meta": meta, "state_dict": STATE, "message_hub": hub}, tmp_path / "hub.pth")
     return tmp_path / "hub.pth"
 
@@ -256,7 +256,7 @@ def test_a_truncated_file(tmp_path: Path, kind: str, share: float):
             save_file(dict(STATE), path)
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(PerpixelError, match=r"file\.pth: a damaged file, perhaps cut short"):
+    with pytest.raises(PerpixelError, match=r"file\.pth: a corrupt file, perhaps cut short"):
         read_source(path)
 
 

@@ -1,35 +1,39 @@
-"""Names to networks and back, for networks that no parity case holds."""
+"""Names to models and back, for models that no parity case holds."""
 
 import numpy as np
 import pytest
 import torch
 
-from perpixel.conversion import find, from_state_dict, network_of, to_state_dict
-from perpixel.conversion.finding import TOOLKITS
+from perpixel.conversion import find, from_state_dict, model_from_checkpoint, to_state_dict
+from perpixel.conversion.detect import TOOLKITS
 from perpixel.conversion.names import to_ours, to_theirs
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.models.build import build
-from perpixel.recipes.network import FCN, Auxiliary, Model, ResNet, SemanticFPN
+from perpixel.recipes.models import FCN, Auxiliary, Model, ResNet, SemanticFPN
 
 R18 = ResNet(depth=18, output_stride=8)
-SMALL = Model(backbone=R18, head=FCN(convs=2, width=8, concat_input=True))
+SMALL = Model(backbone=R18, head=FCN(num_convs=2, channels=8, concat_input=True))
 
-# toolkit, network, classes, in a few depths, stems, widths and heads
+# toolkit, model, classes, in a few depths, stems, widths and heads
 NETWORKS = [
     ("mmseg", SMALL, 3),
-    ("mmseg", SMALL.model_copy(update={"auxiliary": Auxiliary(convs=2, width=4)}), 150),
-    ("mmseg", Model(backbone=ResNet(depth=34, stem="deep"), head=FCN(convs=1, width=8)), 2),
-    ("mmseg", Model(backbone=R18, head=FCN(convs=0)), 5),
-    ("mmseg", Model(backbone=R18, head=FCN(convs=3, width=8, kernel=1)), 5),
-    ("mmseg", Model(backbone=ResNet(depth=34), head=SemanticFPN(neck_width=16, width=8)), 19),
-    ("mmseg", Model(backbone=ResNet(depth=50), head=SemanticFPN(neck_width=16, width=8)), 7),
-    ("sssegmentation", Model(backbone=R18, head=FCN(convs=3, width=8)), 21),
-    ("sssegmentation", Model(backbone=R18, head=FCN(convs=0), auxiliary=Auxiliary(convs=2)), 4),
+    ("mmseg", SMALL.model_copy(update={"aux_head": Auxiliary(num_convs=2, channels=4)}), 150),
+    ("mmseg", Model(backbone=ResNet(depth=34, stem="deep"), head=FCN(num_convs=1, channels=8)), 2),
+    ("mmseg", Model(backbone=R18, head=FCN(num_convs=0)), 5),
+    ("mmseg", Model(backbone=R18, head=FCN(num_convs=3, channels=8, kernel_size=1)), 5),
+    ("mmseg", Model(backbone=ResNet(depth=34), head=SemanticFPN(fpn_channels=16, channels=8)), 19),
+    ("mmseg", Model(backbone=ResNet(depth=50), head=SemanticFPN(fpn_channels=16, channels=8)), 7),
+    ("sssegmentation", Model(backbone=R18, head=FCN(num_convs=3, channels=8)), 21),
+    (
+        "sssegmentation",
+        Model(backbone=R18, head=FCN(num_convs=0), aux_head=Auxiliary(num_convs=2)),
+        4,
+    ),
     (
         "sssegmentation",
         Model(
             backbone=ResNet(depth=34, stem="deep"),
-            head=SemanticFPN(neck_width=8, width=8, neck_norm=True),
+            head=SemanticFPN(fpn_channels=8, channels=8, fpn_norm=True),
         ),
         9,
     ),
@@ -37,8 +41,8 @@ NETWORKS = [
         "torchvision",
         Model(
             backbone=ResNet(depth=34),
-            head=FCN(convs=1, width=128, dropout_kind="element"),
-            auxiliary=Auxiliary(width=64, dropout_kind="element"),
+            head=FCN(num_convs=1, channels=128, dropout_type="element"),
+            aux_head=Auxiliary(channels=64, dropout_type="element"),
         ),
         21,
     ),
@@ -46,7 +50,7 @@ NETWORKS = [
         "pytorch-auto-drive",
         Model(
             backbone=R18,
-            head=FCN(convs=1, width=128, dropout_kind="element"),
+            head=FCN(num_convs=1, channels=128, dropout_type="element"),
             align_corners=True,
         ),
         19,
@@ -54,16 +58,16 @@ NETWORKS = [
     (
         "detectron2",
         Model(
-            backbone=ResNet(depth=18, stride_in_1x1=True, frozen_norm=True),
-            head=SemanticFPN(neck_width=32, width=64, norm="group", dropout=0.0),
+            backbone=ResNet(depth=18, stride_in_1x1=True, frozen_bn=True),
+            head=SemanticFPN(fpn_channels=32, channels=64, norm="group", dropout=0.0),
         ),
         54,
     ),
     (
         "detectron2",
         Model(
-            backbone=ResNet(depth=50, stride_in_1x1=True, frozen_norm=False),
-            head=SemanticFPN(neck_width=8, width=8, norm="batch", dropout=0.0),
+            backbone=ResNet(depth=50, stride_in_1x1=True, frozen_bn=False),
+            head=SemanticFPN(fpn_channels=8, channels=8, norm="batch", dropout=0.0),
         ),
         2,
     ),
@@ -71,15 +75,15 @@ NETWORKS = [
 
 
 def named(toolkit: str, model: Model, classes: int) -> dict[str, torch.Tensor]:
-    """A network's weights, random, under a toolkit's names."""
+    """A model's weights, random, under a toolkit's names."""
     with torch.device("meta"):
-        own = build(model, classes=classes).state_dict()
+        own = build(model, num_classes=classes).state_dict()
     theirs = to_theirs(TOOLKITS[toolkit].rows, own)
     return {theirs[name]: torch.rand(tensor.shape).to(tensor.dtype) for name, tensor in own.items()}
 
 
 @pytest.mark.parametrize(("toolkit", "model", "classes"), NETWORKS)
-def test_names_and_shapes_tell_the_network(toolkit: str, model: Model, classes: int):
+def test_names_and_shapes_tell_the_model(toolkit: str, model: Model, classes: int):
     state = named(toolkit, model, classes)
     found = find(state, output_stride=model.backbone.output_stride)
     assert (found.toolkit.name, found.model, found.classes) == (toolkit, model, classes)
@@ -89,17 +93,17 @@ def test_names_and_shapes_tell_the_network(toolkit: str, model: Model, classes: 
 
 
 @pytest.mark.parametrize(
-    ("toolkit", "model", "classes"), [n for n in NETWORKS if n[0] in ("mmseg", "torchvision")]
+    ("toolkit", "spec", "classes"), [n for n in NETWORKS if n[0] in ("mmseg", "torchvision")]
 )
-def test_export_round_trip(toolkit: str, model: Model, classes: int):
-    network = build(model, classes=classes).eval()
-    state = to_state_dict(network, toolkit=toolkit)
+def test_export_round_trip(toolkit: str, spec: Model, classes: int):
+    model = build(spec, num_classes=classes).eval()
+    state = to_state_dict(model, toolkit=toolkit)
     back = from_state_dict(
-        state, output_stride=model.backbone.output_stride, align_corners=model.align_corners
+        state, output_stride=spec.backbone.output_stride, align_corners=spec.align_corners
     )
-    assert back.spec.backbone == model.backbone
+    assert back.spec.backbone == spec.backbone
     assert not back.training
-    for name, tensor in network.state_dict().items():
+    for name, tensor in model.state_dict().items():
         assert torch.equal(back.state_dict()[name], tensor)
     again = to_state_dict(back, toolkit=toolkit)
     assert list(again) == list(state)
@@ -107,7 +111,7 @@ def test_export_round_trip(toolkit: str, model: Model, classes: int):
 
 # Counted on the toolkits' own modules (key count, trainable values).
 PLAIN, DEEP = {"stem": "7x7"}, {"stem": "deep"}
-CAT, CAT18 = FCN(concat_input=True), FCN(width=128, concat_input=True)
+CAT, CAT18 = FCN(concat_input=True), FCN(channels=128, concat_input=True)
 COUNTED = [
     ("mmseg", ResNet(depth=18, **DEEP), CAT18, 64, 19, 160, 12_822_342),
     ("mmseg", ResNet(depth=18, **PLAIN), CAT18, 64, 19, 148, 12_803_110),
@@ -119,9 +123,9 @@ COUNTED = [
     ("mmseg", ResNet(depth=101, **DEEP), SemanticFPN(), None, 19, 696, 47_490_035),
     ("sssegmentation", ResNet(depth=50, **DEEP), FCN(), 512, 19, 352, 40_064_902),
     ("sssegmentation", ResNet(depth=101, **DEEP), FCN(), 512, 150, 658, 59_191_436),
-    ("sssegmentation", ResNet(**DEEP), SemanticFPN(neck_norm=True), None, 150, 422, 28_516_854),
-    ("pytorch-auto-drive", ResNet(depth=101), FCN(convs=1), None, 19, 632, 51_948_115),
-    ("torchvision", ResNet(depth=101), FCN(convs=1), 256, 21, 640, 54_314_346),
+    ("sssegmentation", ResNet(**DEEP), SemanticFPN(fpn_norm=True), None, 150, 422, 28_516_854),
+    ("pytorch-auto-drive", ResNet(depth=101), FCN(num_convs=1), None, 19, 632, 51_948_115),
+    ("torchvision", ResNet(depth=101), FCN(num_convs=1), 256, 21, 640, 54_314_346),
 ]
 
 
@@ -129,15 +133,15 @@ COUNTED = [
     ("toolkit", "backbone", "head", "auxiliary", "classes", "keys", "parameters"), COUNTED
 )
 def test_counts(toolkit, backbone, head, auxiliary, classes, keys, parameters):
-    model = Model(
+    spec = Model(
         backbone=backbone,
         head=head,
-        auxiliary=None if auxiliary is None else Auxiliary(width=auxiliary),
+        aux_head=None if auxiliary is None else Auxiliary(channels=auxiliary),
     )
     with torch.device("meta"):
-        network = build(model, classes=classes)
-    assert len(to_theirs(TOOLKITS[toolkit].rows, network.state_dict())) == keys
-    assert sum(p.numel() for p in network.parameters()) == parameters
+        model = build(spec, num_classes=classes)
+    assert len(to_theirs(TOOLKITS[toolkit].rows, model.state_dict())) == keys
+    assert sum(p.numel() for p in model.parameters()) == parameters
 
 
 def test_prefix_counters_halves_and_arrays():
@@ -157,20 +161,23 @@ def test_prefix_counters_halves_and_arrays():
 
 
 def test_auxiliary_head_of_another_class_count():
-    model = SMALL.model_copy(update={"auxiliary": Auxiliary(width=4, classes=19)})
-    network = from_state_dict(named("mmseg", model, 60), output_stride=8)
-    output = network(torch.zeros(1, 3, 32, 32), auxiliary=True)
-    assert (output.main.shape[1], output.auxiliary.shape[1]) == (60, 19)
-    assert network.spec.auxiliary.classes == 19
+    spec = SMALL.model_copy(update={"aux_head": Auxiliary(channels=4, num_classes=19)})
+    model = from_state_dict(named("mmseg", spec, 60), output_stride=8)
+    output = model(torch.zeros(1, 3, 32, 32), return_aux=True)
+    assert (output.logits.shape[1], output.aux_logits.shape[1]) == (60, 19)
+    assert model.spec.aux_head.num_classes == 19
 
 
 def test_dilations_are_those_of_the_network_it_is_like():
-    heads = {"head": FCN(convs=2, width=8, dilation=6), "auxiliary": Auxiliary(width=4, dilation=6)}
+    heads = {
+        "head": FCN(num_convs=2, channels=8, dilation=6),
+        "aux_head": Auxiliary(channels=4, dilation=6),
+    }
     like = SMALL.model_copy(update=heads)
-    state = to_state_dict(build(like, classes=3), toolkit="mmseg")
+    state = to_state_dict(build(like, num_classes=3), toolkit="mmseg")
     found = find(state, like=like)
     assert found.model == like
-    assert network_of(found).auxiliary.convs[0][0].dilation == (6, 6)
+    assert model_from_checkpoint(found).auxiliary.convs[0][0].dilation == (6, 6)
 
 
 def test_mean_and_std_in_old_detectron2_files():
@@ -185,12 +192,12 @@ def test_mean_and_std_in_old_detectron2_files():
 def test_the_network_is_its_own():
     state = named("mmseg", SMALL, 3)
     before = torch.get_rng_state()
-    network = from_state_dict(state)
+    model = from_state_dict(state)
     assert torch.equal(torch.get_rng_state(), before)
     with torch.no_grad():
-        network.head.classifier.weight.zero_()
+        model.head.classifier.weight.zero_()
     assert state["decode_head.conv_seg.weight"].any()
-    assert all(parameter.requires_grad for parameter in network.parameters())
+    assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 @pytest.mark.parametrize(
@@ -198,22 +205,22 @@ def test_the_network_is_its_own():
     [("mmseg", 8, False), ("sssegmentation", 8, False), ("torchvision", 8, False)],
 )
 def test_defaults_and_arguments(toolkit: str, stride: int, corners: bool):
-    state = named(toolkit, Model(backbone=R18, head=FCN(convs=1, width=128)), 3)
-    network = from_state_dict(state, toolkit=toolkit)
-    assert network.spec.backbone.output_stride == stride
-    assert network.spec.align_corners == corners
+    state = named(toolkit, Model(backbone=R18, head=FCN(num_convs=1, channels=128)), 3)
+    model = from_state_dict(state, toolkit=toolkit)
+    assert model.spec.backbone.output_stride == stride
+    assert model.spec.align_corners == corners
     other = from_state_dict(state, toolkit=toolkit, output_stride=16, align_corners=True)
     assert other.spec.backbone.output_stride == 16
     assert other.spec.align_corners
-    assert other(torch.zeros(1, 3, 64, 64)).main.shape[2:] == (4, 4)
+    assert other(torch.zeros(1, 3, 64, 64)).logits.shape[2:] == (4, 4)
 
 
 def test_align_corners_reaches_into_the_pyramid():
-    model = Model(backbone=ResNet(depth=18), head=SemanticFPN(neck_width=8, width=8))
-    state = to_state_dict(build(model, classes=3), toolkit="mmseg")
+    model = Model(backbone=ResNet(depth=18), head=SemanticFPN(fpn_channels=8, channels=8))
+    state = to_state_dict(build(model, num_classes=3), toolkit="mmseg")
     images = torch.rand(1, 3, 64, 96)
     plain, again, aligned = (
-        from_state_dict(state, align_corners=align)(images).main for align in (False, False, True)
+        from_state_dict(state, align_corners=align)(images).logits for align in (False, False, True)
     )
     assert plain.isfinite().all()
     assert torch.equal(plain, again)
@@ -262,7 +269,7 @@ def test_a_missing_block_and_a_wrong_class_count():
 
 
 def test_neck_without_norm_is_not_taken_for_one_with():
-    model = Model(backbone=ResNet(depth=18), head=SemanticFPN(neck_width=8, width=8))
+    model = Model(backbone=ResNet(depth=18), head=SemanticFPN(fpn_channels=8, channels=8))
     state = named("mmseg", model, 3)
     renamed = {name.replace("neck.", "fpn_neck.").replace("s.0.conv.", "s.0.0."): value
                for name, value in state.items()}  # fmt: skip
@@ -284,7 +291,7 @@ def test_neck_without_norm_is_not_taken_for_one_with():
         ({"module.a.bias": np.ones(2), "a.bias": np.ones(2)}, "with and without module"),
     ],
 )
-def test_no_network(state: dict, message: str):
+def test_no_model(state: dict, message: str):
     with pytest.raises(PerpixelError, match=message):
         from_state_dict(state)
 
@@ -292,7 +299,7 @@ def test_no_network(state: dict, message: str):
 def test_a_kernel_that_no_head_here_has():
     state = named("mmseg", SMALL, 3)
     state["decode_head.convs.0.conv.weight"] = torch.zeros(8, 512, 5, 5)
-    with pytest.raises(PerpixelError, match="kernel=5"):
+    with pytest.raises(PerpixelError, match="kernel_size=5"):
         from_state_dict(state)
 
 
@@ -309,24 +316,24 @@ def test_wrong_arguments():
 @pytest.mark.parametrize(
     ("toolkit", "model", "reason"),
     [
-        ("mmseg", Model(backbone=ResNet(depth=18, frozen_norm=True)), "frozen_norm"),
-        ("mmseg", Model(backbone=R18, head=SemanticFPN(neck_norm=True)), "neck_norm"),
+        ("mmseg", Model(backbone=ResNet(depth=18, frozen_bn=True)), "frozen_bn"),
+        ("mmseg", Model(backbone=R18, head=SemanticFPN(fpn_norm=True)), "fpn_norm"),
         ("mmseg", Model(backbone=R18, head=SemanticFPN(norm="group")), "GroupNorm"),
         ("torchvision", SMALL, "another head"),
         ("torchvision", Model(backbone=ResNet(depth=18), head=SemanticFPN()), "another head"),
-        ("torchvision", Model(backbone=R18, head=FCN(convs=1, width=128)), "dilated"),
+        ("torchvision", Model(backbone=R18, head=FCN(num_convs=1, channels=128)), "dilated"),
         (
             "torchvision",
-            Model(backbone=ResNet(depth=18, stem="deep"), auxiliary=Auxiliary(width=4)),
+            Model(backbone=ResNet(depth=18, stem="deep"), aux_head=Auxiliary(channels=4)),
             "deep stem.*another auxiliary head",
         ),
     ],
 )
 def test_what_a_toolkit_cannot_express(toolkit: str, model: Model, reason: str):
     with pytest.raises(PerpixelError, match=reason):
-        to_state_dict(build(model, classes=2), toolkit=toolkit)
+        to_state_dict(build(model, num_classes=2), toolkit=toolkit)
 
 
 def test_export_for_the_others_is_not_offered():
     with pytest.raises(UsageError, match="mmseg or torchvision"):
-        to_state_dict(build(SMALL, classes=2), toolkit="detectron2")
+        to_state_dict(build(SMALL, num_classes=2), toolkit="detectron2")

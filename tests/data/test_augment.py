@@ -5,20 +5,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perpixel.data import augment as steps
-from perpixel.images import scaled_size
+from perpixel.io.images import scaled_size
 from perpixel.recipes.base import Size
-from perpixel.recipes.spec import IGNORE, Augment, Input, Photometric
+from perpixel.recipes.schema import IGNORE_INDEX, Augment, Input, Photometric
 
 FED = Input()
-PLAIN = Augment(scale=(1, 1), max_class_share=1, flip=0, photometric=None)
+PLAIN = Augment(scale_range=(1, 1), cat_max_ratio=1, flip_prob=0, photometric=None)
 
 
 def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def picture(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """A picture whose red channel is its own label, so that both can be seen to move together."""
+def sample(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """An image whose red channel is its own label, so that both can be seen to move together."""
     label = np.random.default_rng(height * width).integers(0, 5, (height, width), np.uint8)
     image = np.repeat(label[..., None], 3, axis=2) * 40
     return image, label
@@ -28,7 +28,7 @@ def augmented(
     image: np.ndarray, label: np.ndarray, seed: int = 0, *, spec: Augment, crop: Size, fed=FED
 ) -> tuple[np.ndarray, np.ndarray]:
     draws = rng(seed)
-    window = steps.draw_window(label, draws, spec=spec, crop=crop)
+    window = steps.sample_crop(label, draws, spec=spec, crop=crop)
     return steps.augment(image, label, draws, window=window, spec=spec, crop=crop, fed=fed)
 
 
@@ -38,26 +38,26 @@ def augmented(
     crop=st.tuples(st.integers(1, 50), st.integers(1, 50)),
     seed=st.integers(0, 2**32),
 )
-def test_a_training_picture_is_exactly_the_crop(height, width, crop, seed):
-    image, label = picture(height, width)
+def test_a_training_image_is_exactly_the_crop(height, width, crop, seed):
+    image, label = sample(height, width)
     spec = Augment()
     first = augmented(image, label, seed, spec=spec, crop=crop)
     again = augmented(image, label, seed, spec=spec, crop=crop)
     assert first[0].shape == (*crop, 3)
     assert first[1].shape == crop
     assert first[0].dtype == first[1].dtype == np.uint8
-    assert set(np.unique(first[1])) <= {0, 1, 2, 3, 4, IGNORE}
+    assert set(np.unique(first[1])) <= {0, 1, 2, 3, 4, IGNORE_INDEX}
     assert (first[0] == again[0]).all()
     assert (first[1] == again[1]).all()
 
 
 @pytest.mark.parametrize("flip", [0.0, 1.0])
-def test_picture_and_label_move_together(flip: float):
-    image, label = picture(50, 60)
-    spec = PLAIN.model_copy(update={"flip": flip})
+def test_image_and_label_move_together(flip: float):
+    image, label = sample(50, 60)
+    spec = PLAIN.model_copy(update={"flip_prob": flip})
     found, moved = augmented(image, label, 3, spec=spec, crop=(20, 30))
     assert (found[..., 0] == moved * 40).all()
-    if flip:  # mirrored somewhere in the mirrored picture
+    if flip:  # mirrored somewhere in the mirrored image
         assert any(
             (label[top : top + 20, ::-1][:, left : left + 30] == moved).all()
             for top in range(31)
@@ -66,9 +66,9 @@ def test_picture_and_label_move_together(flip: float):
 
 
 def test_as_many_images_are_flipped_as_asked():
-    image, label = picture(8, 9)
+    image, label = sample(8, 9)
     for probability, least, most in ((0.5, 160, 240), (0.1, 16, 64)):  # of 400: four deviations
-        spec = PLAIN.model_copy(update={"flip": probability})
+        spec = PLAIN.model_copy(update={"flip_prob": probability})
         masks = [augmented(image, label, seed, spec=spec, crop=(8, 9))[1] for seed in range(400)]
         assert all((mask == label).all() or (mask == label[:, ::-1]).all() for mask in masks)
         assert least < sum((mask == label[:, ::-1]).all() for mask in masks) < most
@@ -104,10 +104,10 @@ def test_a_scaled_size_without_a_box_is_rounded_as_mmcv_does(size, factor, expec
 
 
 def test_scales_span_the_range():
-    _, label = picture(100, 200)
-    spec = Augment(scale=(0.5, 2))
+    _, label = sample(100, 200)
+    spec = Augment(scale_range=(0.5, 2))
     heights = [
-        steps.draw_window(label, rng(seed), spec=spec, crop=(8, 8)).size[0] for seed in range(2000)
+        steps.sample_crop(label, rng(seed), spec=spec, crop=(8, 8)).size[0] for seed in range(2000)
     ]
     assert 50 <= min(heights) < 52
     assert 198 < max(heights) <= 200
@@ -115,9 +115,9 @@ def test_scales_span_the_range():
 
 
 def test_windows_are_drawn_from_all_places_alike():
-    _, label = picture(60, 100)
+    _, label = sample(60, 100)
     windows = [
-        steps.draw_window(label, rng(seed), spec=PLAIN, crop=(40, 70)) for seed in range(2000)
+        steps.sample_crop(label, rng(seed), spec=PLAIN, crop=(40, 70)) for seed in range(2000)
     ]
     for places, last in (({w.top for w in windows}, 20), ({w.left for w in windows}, 30)):
         assert places == set(range(last + 1))
@@ -130,55 +130,55 @@ def test_windows_are_drawn_from_all_places_alike():
 def test_one_class_may_not_fill_a_crop(size: int):
     label = np.zeros((size, 2 * size), np.uint8)
     label[:, size * 3 // 2 :] = 1
-    spec = PLAIN.model_copy(update={"max_class_share": 0.75, "crop_tries": 100})
+    spec = PLAIN.model_copy(update={"cat_max_ratio": 0.75, "crop_attempts": 100})
     shares = []
     for seed in range(50):
-        window = steps.draw_window(label, rng(seed), spec=spec, crop=(size, size // 2))
+        window = steps.sample_crop(label, rng(seed), spec=spec, crop=(size, size // 2))
         found = label[:, window.left : window.left + window.width]
         shares.append((found == 0).mean())
     assert 0.7 < max(shares) < 0.76  # on a grid of at least 128 points a side
     assert min(shares) > 0.24
     one = np.zeros_like(label)  # no window suits: the last draw is taken
-    last = steps.draw_window(one, rng(), spec=spec, crop=(size, size // 2))
+    last = steps.sample_crop(one, rng(), spec=spec, crop=(size, size // 2))
     assert (last.height, last.width) == (size, size // 2)
 
 
 def test_void_does_not_count_towards_a_class_share():
-    label = np.full((8, 8), IGNORE, np.uint8)
+    label = np.full((8, 8), IGNORE_INDEX, np.uint8)
     label[0, 0], label[0, 1] = 0, 1
     assert steps._is_varied(label, 0.75)
-    label[0, 1] = IGNORE
+    label[0, 1] = IGNORE_INDEX
     assert not steps._is_varied(label, 0.75)
 
 
-def test_padding_is_unlabelled_and_where_it_is_asked_for():
-    image, label = picture(4, 6)
-    padded, unlabelled = steps.pad(image, label, (8, 10), colour=(1, 2, 3))
+def test_padding_is_unlabeled_and_where_it_is_asked_for():
+    image, label = sample(4, 6)
+    padded, unlabeled = steps.pad(image, label, (8, 10), color=(1, 2, 3))
     assert (padded[:4, :6] == image).all()
     assert (padded[4:] == (1, 2, 3)).all()
-    assert (unlabelled[4:] == IGNORE).all()
-    assert (unlabelled[:, 6:] == IGNORE).all()
-    centred, _ = steps.pad(image, label, (8, 10), colour=(0, 0, 0), centred=True)
-    assert (centred[2:6, 2:8] == image).all()
+    assert (unlabeled[4:] == IGNORE_INDEX).all()
+    assert (unlabeled[:, 6:] == IGNORE_INDEX).all()
+    centered, _ = steps.pad(image, label, (8, 10), color=(0, 0, 0), centered=True)
+    assert (centered[2:6, 2:8] == image).all()
 
 
-def test_padding_has_the_mean_colour_in_rgb_order():
-    image, label = picture(2, 2)
+def test_padding_has_the_mean_color_in_rgb_order():
+    image, label = sample(2, 2)
     fed = Input(mean=(103.53, 116.28, 123.675), channel_order="bgr")
     padded, _ = augmented(image, label, spec=PLAIN, crop=(4, 4), fed=fed)
     assert padded[3, 3].tolist() == [124, 116, 104]
 
 
-def test_colour_distortion_changes_a_copy_and_off_is_off():
+def test_color_distortion_changes_a_copy_and_off_is_off():
     image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
     before = image.copy()
     seen = {
-        steps.distort_colours(image, rng(seed), spec=Photometric()).tobytes() for seed in range(50)
+        steps.distort_colors(image, rng(seed), spec=Photometric()).tobytes() for seed in range(50)
     }
     assert len(seen) > 30
     assert (image == before).all()
     still = Photometric(brightness=0, contrast=(1, 1), saturation=(1, 1), hue=0)
-    assert (steps.distort_colours(image, rng(5), spec=still) == image).all()
+    assert (steps.distort_colors(image, rng(5), spec=still) == image).all()
 
 
 def test_hue_turns_by_at_most_what_is_asked():
@@ -186,20 +186,18 @@ def test_hue_turns_by_at_most_what_is_asked():
     spec = Photometric(brightness=0, contrast=(1, 1), saturation=(1, 1), hue=18)
     hues = [
         int(
-            cv2.cvtColor(steps.distort_colours(image, rng(s), spec=spec), cv2.COLOR_RGB2HSV)[
-                0, 0, 0
-            ]
+            cv2.cvtColor(steps.distort_colors(image, rng(s), spec=spec), cv2.COLOR_RGB2HSV)[0, 0, 0]
         )
         for s in range(400)
     ]
     turns = [hue if hue < 90 else hue - 180 for hue in hues]
     assert -19 <= min(turns) <= -17
     assert 16 <= max(turns) <= 18
-    assert turns.count(0) > 100  # half of the pictures keep theirs
+    assert turns.count(0) > 100  # half of the images keep theirs
 
 
 @given(st.integers(0, 10_000))
-def test_colour_steps_are_each_cut_and_truncated(seed):
+def test_color_steps_are_each_cut_and_truncated(seed):
     """Against the steps one after another, on floats, as mmsegmentation writes them."""
     image = np.random.default_rng(seed).integers(0, 256, (6, 5, 3), np.uint8)
     spec, draws = Photometric(), rng(seed)
@@ -224,11 +222,11 @@ def test_colour_steps_are_each_cut_and_truncated(seed):
         expected = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
     if not first:
         expected = linear(expected, contrast)
-    assert (steps.distort_colours(image, rng(seed), spec=spec) == expected).all()
+    assert (steps.distort_colors(image, rng(seed), spec=spec) == expected).all()
 
 
 def test_labels_are_resized_without_mixing():
-    _, label = picture(31, 47)
+    _, label = sample(31, 47)
     found = steps.resize(np.repeat(label[..., None], 3, axis=2), label, (62, 90))[1]
     assert set(np.unique(found)) <= set(np.unique(label))
     expected = cv2.resize(label, (90, 62), interpolation=cv2.INTER_NEAREST)

@@ -11,14 +11,14 @@ from typer.testing import CliRunner
 import perpixel
 from perpixel.cli.main import app
 from perpixel.data import cache as caches
-from perpixel.data.catalog import open_dataset, open_pairs
 from perpixel.data.loader import batches
-from perpixel.errors import DamagedFile, PerpixelError, UsageError
-from perpixel.images import write_image
+from perpixel.data.registry import open_dataset, open_pairs
+from perpixel.errors import CorruptFileError, PerpixelError, UsageError
+from perpixel.io.images import write_image
 
 RECIPE = perpixel.override(
     perpixel.recipe("camvid/semantic_fpn_r18"),
-    ["train.steps=5", "train.images_per_step=4", "train.crop=24x32"],
+    ["train.steps=5", "train.batch_size=4", "augment.crop_size=24x32"],
 )
 
 
@@ -59,7 +59,7 @@ def test_a_cached_split_is_the_split(root, tmp_path):
         assert len(here) == len(there)
         assert here.classes == there.classes
         for index in range(len(there)):
-            assert here.name(index) == there.name(index)
+            assert here.sample_id(index) == there.sample_id(index)
             assert (here.image(index) == there.image(index)).all()
             assert (here.label(index) == there.label(index)).all()
             part = here.image(index, rows=(7, 30))
@@ -78,9 +78,9 @@ def test_it_goes_on_where_it_was_and_renews_what_changed(root, tmp_path):
     cut = out / "arrays/train/04.png.pixels"
     cut.write_bytes(cut.read_bytes()[:200])
     (out / "arrays/train/05.png.pixels").write_bytes(b"")
-    with pytest.raises(DamagedFile, match=r"04\.png\.pixels: is cut short"):
+    with pytest.raises(CorruptFileError, match=r"04\.png\.pixels: is cut short"):
         open_dataset("camvid", out, "train").image(4)
-    with pytest.raises(DamagedFile, match=r"train/03\.png: is not in the cache"):
+    with pytest.raises(CorruptFileError, match=r"train/03\.png: is not in the cache"):
         open_dataset("camvid", out, "train").image(3)
     write_image(root / "train/06.png", np.full((48, 64, 3), 9, np.uint8))
     with pytest.raises(PerpixelError, match=r"train/06\.png: was changed since it was cached"):
@@ -109,14 +109,16 @@ def test_what_does_not_fit_is_said_before_it_starts(root, tmp_path, monkeypatch)
 
 
 def test_pairs_that_cannot_be_read_are_told_at_the_end(root, tmp_path):
-    (root / "train/02.png").write_bytes(b"no picture")
+    (root / "train/02.png").write_bytes(b"no image")
     Image.new("RGB", (9, 9)).save(root / "train/07.png")
-    with pytest.raises(PerpixelError, match=r"^2 pairs are not in the cache.*02\.png: not a pic"):
+    with pytest.raises(
+        PerpixelError, match=r"^2 pairs are not in the cache.*02\.png: not an image"
+    ):
         fill(root, tmp_path / "cache")
     assert len(list((tmp_path / "cache").rglob("*.pixels"))) == 2 * 13
     cached = open_dataset("camvid", tmp_path / "cache", "train")
     assert (cached.image(3) > 0).any()
-    with pytest.raises(DamagedFile, match=r"train/02\.png: is not in the cache"):
+    with pytest.raises(CorruptFileError, match=r"train/02\.png: is not in the cache"):
         cached.image(2)  # as the data set itself: a training lets another stand in for it
 
 

@@ -1,19 +1,19 @@
-"""CamVid: a miniature in SegNet's layout, and the real pictures where they are at hand."""
+"""CamVid: a miniature in SegNet's layout, and the real images where they are at hand."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from perpixel.data.camvid import CLASSES, open_camvid
 from perpixel.data.dataset import read_pair
+from perpixel.data.datasets.camvid import CLASSES, open_camvid
 from perpixel.errors import PerpixelError
-from perpixel.images import write_image
-from perpixel.recipes.spec import IGNORE
+from perpixel.io.images import write_image
+from perpixel.recipes.schema import IGNORE_INDEX
 
 
 @pytest.fixture
 def root(tmp_path):
-    """Three pictures to train, listed backwards, and one to validate; all twelve values."""
+    """Three images to train, listed backwards, and one to validate; all twelve values."""
     ids = np.arange(12, dtype=np.uint8).reshape(3, 4)
     for split, names in (("train", "cba"), ("val", "d")):
         for name in names:
@@ -31,7 +31,7 @@ def root(tmp_path):
 def test_the_pairs_of_a_split_come_in_the_lists_order(root):
     train = open_camvid(root, "train")
     assert len(train) == 3
-    assert [train.name(index) for index in range(3)] == [f"train/{name}.png" for name in "cba"]
+    assert [train.sample_id(index) for index in range(3)] == [f"train/{name}.png" for name in "cba"]
     assert [int(train.image(index)[0, 0, 0]) for index in range(3)] == [ord(name) for name in "cba"]
     assert len(open_camvid(root, "val")) == 1
 
@@ -42,7 +42,7 @@ def test_there_are_eleven_classes_and_the_twelfth_value_is_no_label(root):
     assert len(CLASSES) == 11
     assert len(set(CLASSES.palette)) == 11
     _, label = read_pair(train, 0)
-    assert label.ravel().tolist() == [*range(11), IGNORE]
+    assert label.ravel().tolist() == [*range(11), IGNORE_INDEX]
 
 
 def test_a_value_that_camvid_does_not_have_is_an_error(root):
@@ -62,7 +62,7 @@ def test_what_is_missing_is_named(root):
 
 
 @pytest.mark.parametrize(("split", "count"), [("train", 367), ("val", 101)])
-def test_the_real_pictures(camvid, split, count):
+def test_the_real_images(camvid, split, count):
     pairs = open_camvid(camvid, split)
     assert len(pairs) == count
     values = set()
@@ -71,4 +71,4 @@ def test_the_real_pictures(camvid, split, count):
         assert image.shape == (360, 480, 3)
         assert label.shape == (360, 480)
         values |= set(np.unique(label).tolist())
-    assert values == {*range(11), IGNORE}
+    assert values == {*range(11), IGNORE_INDEX}

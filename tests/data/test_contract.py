@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from miniatures import MINIATURES
 
-from perpixel.data.catalog import NAMES, open_dataset
 from perpixel.data.dataset import Dataset, read_pair
+from perpixel.data.registry import NAMES, open_dataset
 from perpixel.errors import UsageError
-from perpixel.recipes.spec import IGNORE
+from perpixel.recipes.schema import IGNORE_INDEX
 
 
 @pytest.fixture(params=["camvid", "folder", "scenes", *MINIATURES])
@@ -30,7 +30,7 @@ def dataset(request, mini: Path, tmp_path: Path) -> Dataset:
     return open_dataset(request.param, None if request.param == "scenes" else mini, "train")
 
 
-def test_every_sample_is_a_picture_with_classes(dataset: Dataset):
+def test_every_sample_is_a_image_with_classes(dataset: Dataset):
     assert len(dataset) >= 3
     assert len(dataset.classes.names) == len(set(dataset.classes.names)) >= 6
     assert len(dataset.classes.palette) == len(dataset.classes)
@@ -38,8 +38,8 @@ def test_every_sample_is_a_picture_with_classes(dataset: Dataset):
         image, label = read_pair(dataset, index)
         assert image.dtype == label.dtype == np.uint8
         assert image.shape == (*label.shape, 3)
-        assert set(np.unique(label)) <= {*range(len(dataset.classes)), IGNORE}
-    assert len({dataset.name(index) for index in range(len(dataset))}) == len(dataset)
+        assert set(np.unique(label)) <= {*range(len(dataset.classes)), IGNORE_INDEX}
+    assert len({dataset.sample_id(index) for index in range(len(dataset))}) == len(dataset)
 
 
 def test_reading_is_a_function_of_the_index(dataset: Dataset):
@@ -48,7 +48,7 @@ def test_reading_is_a_function_of_the_index(dataset: Dataset):
     assert all((a == b).all() for a, b in zip(first, read_pair(dataset, 2), strict=True))
     first[0][:] = 0
     first[1][:] = 0
-    assert dataset.image(2).any()  # what a caller does to a picture stays with the caller
+    assert dataset.image(2).any()  # what a caller does to an image stays with the caller
     assert dataset.label(2).any()
 
 

@@ -7,22 +7,22 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
-from perpixel.data.dataset import Classes, LabelTable, Pairs, read_pair
-from perpixel.data.places import require_folder
+from perpixel.data.dataset import Classes, LabelMapping, PairDataset, read_pair
+from perpixel.data.paths import require_folder
 from perpixel.errors import PerpixelError
-from perpixel.images import write_image, write_mask
-from perpixel.recipes.spec import IGNORE
+from perpixel.io.images import write_image, write_mask
+from perpixel.recipes.schema import IGNORE_INDEX
 
-INDICES = st.sampled_from([*range(5), IGNORE])
+INDICES = st.sampled_from([*range(5), IGNORE_INDEX])
 BYTES = st.integers(0, 255)
 SHAPES = array_shapes(min_dims=2, max_dims=2, max_side=6)
 FEW_IDS = st.sampled_from([0, 1, 2, 7, 128, 254, 255])
 MANY_IDS = st.sampled_from([0, 1, 255, 256, 257, 7000, 65535])
-COLOURS = st.tuples(*[st.sampled_from([0, 1, 128, 255])] * 3)
+COLORS = st.tuples(*[st.sampled_from([0, 1, 128, 255])] * 3)
 
 
 def _by_hand(mask, table):
-    """The class map and the values that `table` lacks, from a dictionary and two loops."""
+    """The mask and the values that `table` lacks, from a dictionary and two loops."""
     label = np.zeros(mask.shape[:2], int)
     unknown = []
     for row, column in np.ndindex(*mask.shape[:2]):
@@ -56,23 +56,23 @@ def test_ids_become_what_the_table_says(data, kind):
     table = data.draw(st.dictionaries(ids, INDICES, min_size=1))
     drawn = st.sampled_from(sorted(table)) if data.draw(st.booleans()) else ids
     mask = data.draw(arrays(dtype, SHAPES, elements=drawn))
-    _check(mask, table, lambda mask: LabelTable(ids=table).translate(mask, origin="a.png"))
+    _check(mask, table, lambda mask: LabelMapping(ids=table).translate(mask, origin="a.png"))
 
 
 @settings(deadline=None)
 @given(st.data())
-def test_colours_become_what_the_table_says(data):
-    table = data.draw(st.dictionaries(COLOURS, INDICES, min_size=1))
-    drawn = st.sampled_from(sorted(table)) if data.draw(st.booleans()) else COLOURS
+def test_colors_become_what_the_table_says(data):
+    table = data.draw(st.dictionaries(COLORS, INDICES, min_size=1))
+    drawn = st.sampled_from(sorted(table)) if data.draw(st.booleans()) else COLORS
     height, width = data.draw(SHAPES)
     pixels = data.draw(st.lists(drawn, min_size=height * width, max_size=height * width))
     mask = np.array(pixels, np.uint8).reshape(height, width, 3)
-    _check(mask, table, lambda mask: LabelTable(colours=table).translate(mask, origin="a.png"))
+    _check(mask, table, lambda mask: LabelMapping(colors=table).translate(mask, origin="a.png"))
 
 
 @given(st.tuples(BYTES, BYTES, BYTES), st.tuples(BYTES, BYTES, BYTES))
-def test_no_two_colours_are_taken_for_each_other(one, other):
-    table = LabelTable(colours={one: 3})
+def test_no_two_colors_are_taken_for_each_other(one, other):
+    table = LabelMapping(colors={one: 3})
     mask = np.array([[other]], np.uint8)
     if one == other:
         assert table.translate(mask, origin="a.png").tolist() == [[3]]
@@ -82,7 +82,7 @@ def test_no_two_colours_are_taken_for_each_other(one, other):
 
 
 def test_an_unknown_value_is_named_with_the_file_and_the_number_of_classes():
-    table = LabelTable(ids={0: 0, 1: 1, 2: 2, 3: 2, 255: IGNORE})
+    table = LabelMapping(ids={0: 0, 1: 1, 2: 2, 3: 2, 255: IGNORE_INDEX})
     mask = np.array([[0, 1, 77], [77, 255, 3]], np.uint8)
     with pytest.raises(PerpixelError) as error:
         table.translate(mask, origin="masks/a.png")
@@ -90,31 +90,31 @@ def test_an_unknown_value_is_named_with_the_file_and_the_number_of_classes():
     assert "3 classes; ids 0, 1, 2, 3, 255" in str(error.value)
 
 
-def test_an_unknown_colour_is_named_with_the_file_and_the_number_of_classes():
-    table = LabelTable(colours={(0, 0, 0): 0, (128, 64, 0): 1, (255, 255, 255): IGNORE})
+def test_an_unknown_color_is_named_with_the_file_and_the_number_of_classes():
+    table = LabelMapping(colors={(0, 0, 0): 0, (128, 64, 0): 1, (255, 255, 255): IGNORE_INDEX})
     with pytest.raises(PerpixelError) as error:
         table.translate(np.full((2, 3, 3), (128, 64, 1), np.uint8), origin="masks/a.png")
-    assert str(error.value).startswith("masks/a.png: label colour (128, 64, 1) at 6 pixels")
-    assert "2 classes; 3 colours" in str(error.value)
+    assert str(error.value).startswith("masks/a.png: label color (128, 64, 1) at 6 pixels")
+    assert "2 classes; 3 colors" in str(error.value)
 
 
 def test_of_many_unknown_values_only_some_are_listed():
     with pytest.raises(PerpixelError) as error:
-        LabelTable(ids={0: 0}).translate(np.arange(256, dtype=np.uint8)[None], origin="a.png")
+        LabelMapping(ids={0: 0}).translate(np.arange(256, dtype=np.uint8)[None], origin="a.png")
     assert "1, 2, 3, 4, 5, 6, 7, 8, ... at 255 pixels" in str(error.value)
 
 
 def test_the_kind_of_mask_has_to_be_the_tables():
-    with pytest.raises(PerpixelError, match=r"^a\.png: holds ids, but .* colours"):
-        LabelTable(colours={(0, 0, 0): 0}).translate(np.zeros((2, 2), np.uint8), origin="a.png")
-    with pytest.raises(PerpixelError, match=r"^a\.png: holds RGB colours, but .* ids"):
-        LabelTable(ids={0: 0}).translate(np.zeros((2, 2, 3), np.uint8), origin="a.png")
+    with pytest.raises(PerpixelError, match=r"^a\.png: holds ids, but .* colors"):
+        LabelMapping(colors={(0, 0, 0): 0}).translate(np.zeros((2, 2), np.uint8), origin="a.png")
+    with pytest.raises(PerpixelError, match=r"^a\.png: holds RGB colors, but .* ids"):
+        LabelMapping(ids={0: 0}).translate(np.zeros((2, 2, 3), np.uint8), origin="a.png")
 
 
-@pytest.mark.parametrize(("names", "colours"), [(0, 0), (2, 1), (255, 255)])
-def test_there_is_a_colour_for_every_class_and_room_for_ignore(names, colours):
-    with pytest.raises(ValueError, match=f"{names} names, {colours} colours"):
-        Classes(("a",) * names, ((0, 0, 0),) * colours)
+@pytest.mark.parametrize(("names", "colors"), [(0, 0), (2, 1), (255, 255)])
+def test_there_is_a_color_for_every_class_and_room_for_ignore(names, colors):
+    with pytest.raises(ValueError, match=f"{names} names, {colors} colors"):
+        Classes(("a",) * names, ((0, 0, 0),) * colors)
 
 
 # --- Pairs of files ------------------------------------------------------------------------------
@@ -128,12 +128,12 @@ def pairs(tmp_path):
         write_image(tmp_path / f"images/{name}.png", np.full((4, 6, 3), (9, 8, 7), np.uint8))
         write_mask(tmp_path / f"masks/{name}.png", np.ones(size, np.uint8), classes.palette)
     files = (("images/a.png", "masks/a.png"), ("images/b.png", "masks/b.png"))
-    return Pairs(tmp_path, files, classes, LabelTable(ids={0: 1, 1: 0, 255: IGNORE}))
+    return PairDataset(tmp_path, files, classes, LabelMapping(ids={0: 1, 1: 0, 255: IGNORE_INDEX}))
 
 
-def test_a_pair_is_a_picture_and_its_class_map(pairs):
+def test_a_pair_is_a_image_and_its_class_map(pairs):
     assert len(pairs) == 2
-    assert pairs.name(0) == "images/a.png"
+    assert pairs.sample_id(0) == "images/a.png"
     image, label = read_pair(pairs, 0)
     assert image.shape == (4, 6, 3)
     assert image[0, 0].tolist() == [9, 8, 7]
@@ -142,15 +142,18 @@ def test_a_pair_is_a_picture_and_its_class_map(pairs):
 
 
 def test_a_mask_of_another_size_is_refused_with_both_sizes(pairs):
-    with pytest.raises(PerpixelError, match=r"images/b\.png: the picture is 4x6 .* mask 6x4"):
+    with pytest.raises(PerpixelError, match=r"images/b\.png: the image is 4x6 .* mask 6x4"):
         read_pair(pairs, 1)
 
 
 def test_sixteen_bit_masks_are_translated(pairs):
     path = pairs.root / "masks/a.png"
     Image.fromarray(np.full((4, 6), 7000, np.uint16)).save(path)
-    table = LabelTable(ids={7000: 1})
-    assert Pairs(pairs.root, pairs.files, pairs.classes, table).label(0).tolist() == [[1] * 6] * 4
+    table = LabelMapping(ids={7000: 1})
+    assert (
+        PairDataset(pairs.root, pairs.files, pairs.classes, table).label(0).tolist()
+        == [[1] * 6] * 4
+    )
     with pytest.raises(PerpixelError, match=f"{path}: label value 7000 at 24 pixels"):
         pairs.label(0)
 

@@ -15,15 +15,15 @@ from PIL import Image
 
 from perpixel.cli import main
 from perpixel.data.cache import write_cache
-from perpixel.data.doctor import Report, check
-from perpixel.data.examination import Kind
-from perpixel.data.folder import open_folder
+from perpixel.data.check import Report, check
+from perpixel.data.check_pair import Kind
+from perpixel.data.datasets.folder import open_folder
 from perpixel.errors import PerpixelError, UsageError
-from perpixel.images import read_image, write_image
+from perpixel.io.images import read_image, write_image
 
 
 def names(root: Path, split: str) -> list[str]:
-    """The names of a split's pictures, in its list's order."""
+    """The names of a split's images, in its list's order."""
     lines = (root / f"{split}.txt").read_text().splitlines()
     return [Path(line.split()[0]).name for line in lines]
 
@@ -54,7 +54,7 @@ def damage(root: Path) -> dict[Kind, set[str]]:
     (mask / train[1]).unlink()
     cut = (image / train[2]).read_bytes()
     replace(image / train[2], cut[: len(cut) // 2])
-    replace(mask / train[3], b"this is no picture")
+    replace(mask / train[3], b"this is no image")
     change_mask(mask / train[4], lambda old: old[:-7])
     change_mask(mask / train[5], lambda old: filled(old, at=np.s_[:2, :3], value=77))
     change_mask(mask / train[6], lambda old: np.full_like(old, 11))
@@ -67,9 +67,9 @@ def damage(root: Path) -> dict[Kind, set[str]]:
         if (label == 3).any():  # the road
             change_mask(root / "valannot" / name, lambda old: filled(old, at=old == 3, value=4))
     return {
-        Kind.MISSING_PICTURE: {f"train/{train[0]}"},
+        Kind.MISSING_IMAGE: {f"train/{train[0]}"},
         Kind.MISSING_MASK: {f"trainannot/{train[1]}"},
-        Kind.UNREADABLE_PICTURE: {f"train/{train[2]}"},
+        Kind.UNREADABLE_IMAGE: {f"train/{train[2]}"},
         Kind.UNREADABLE_MASK: {f"trainannot/{train[3]}"},
         Kind.DIFFERENT_SIZES: {f"train/{train[4]}"},
         Kind.UNKNOWN_VALUES: {f"trainannot/{train[5]}"},
@@ -154,7 +154,7 @@ def test_the_report_does_not_depend_on_the_number_of_threads(root: Path, monkeyp
     damage(root)
     reports = []
     for count in (0, 4):
-        monkeypatch.setattr("perpixel.data.doctor.cores", lambda count=count: count)
+        monkeypatch.setattr("perpixel.data.check.cores", lambda count=count: count)
         reports.append(check("camvid", root).as_json())
     assert reports[0] == reports[1]
 
@@ -186,7 +186,7 @@ def test_the_real_camvid_damaged(camvid: Path, tmp_path: Path):
 
 
 def small(root: Path, masks: list[list[list[int]]], *, classes: str = '"a", "b", "c"') -> Path:
-    """A folder whose split "train" has these masks, and black pictures but for their numbers."""
+    """A folder whose split "train" has these masks, and black images but for their numbers."""
     for number, mask in enumerate(masks):
         label = np.array(mask, np.uint8)
         write_image(root / f"masks/{number}.png", label)
@@ -200,8 +200,8 @@ def small(root: Path, masks: list[list[list[int]]], *, classes: str = '"a", "b",
 def test_class_weights_are_the_papers(tmp_path: Path):
     root = small(tmp_path, [[[0, 0, 0, 1]], [[0, 255, 255, 255]], [[0, 1]]], classes='"a","b","c"')
     (train,) = check("folder", root).splits
-    assert (train.pixels, train.void, train.pictures) == ((5, 2, 0), 3, (3, 2, 0))
-    frequency = 5 / 7, 2 / 6  # of the labelled pixels of the pictures that show the class
+    assert (train.pixels, train.void, train.images) == ((5, 2, 0), 3, (3, 2, 0))
+    frequency = 5 / 7, 2 / 6  # of the labeled pixels of the images that show the class
     median = sum(frequency) / 2
     assert train.median_frequency == pytest.approx(
         [median / frequency[0], median / frequency[1], 1], rel=1e-3
@@ -223,7 +223,7 @@ def test_printed_class_weights_can_be_set(root: Path, command):
         assert len(recipe.loss.class_weights or ()) == 11
 
 
-def test_odd_pictures_are_noted_and_read(tmp_path: Path):
+def test_odd_images_are_noted_and_read(tmp_path: Path):
     root = small(tmp_path, [[[0, 1, 2], [0, 0, 0]]] * 4)
     images = tmp_path / "images"
     for path in images.iterdir():
@@ -308,7 +308,7 @@ def test_a_tiff_of_unmarked_bands_is_looked_at_like_others(tmp_path: Path, plane
     assert report.count("error") == 0
 
 
-def test_a_jpeg_that_opencv_fills_with_grey_is_damaged(tmp_path: Path, monkeypatch):
+def test_a_jpeg_that_opencv_fills_with_gray_is_damaged(tmp_path: Path, monkeypatch):
     root = small(tmp_path, [[[0, 1, 2]]])
     path = tmp_path / "images/0.jpg"
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
@@ -319,14 +319,14 @@ def test_a_jpeg_that_opencv_fills_with_grey_is_damaged(tmp_path: Path, monkeypat
         "perpixel.data.dataset.read_image", lambda path: np.zeros((1, 3, 3), np.uint8)
     )
     report = check("folder", root)
-    assert found(report) == {Kind.UNREADABLE_PICTURE: {"images/0.jpg"}}
-    assert "truncated" in detail(report, Kind.UNREADABLE_PICTURE)
+    assert found(report) == {Kind.UNREADABLE_IMAGE: {"images/0.jpg"}}
+    assert "truncated" in detail(report, Kind.UNREADABLE_IMAGE)
 
 
 # --- Sets that do not even open ------------------------------------------------------------------
 
 
-def test_a_folder_with_bare_pictures_and_lines_is_still_looked_at(tmp_path: Path, command):
+def test_a_folder_with_bare_images_and_lines_is_still_looked_at(tmp_path: Path, command):
     root = small(tmp_path, [[[0, 1, 2]], [[0, 1, 2]], [[0, 1, 9]]])
     (root / "masks/1.png").unlink()
     with (root / "dataset.toml").open("a") as file:
@@ -334,7 +334,7 @@ def test_a_folder_with_bare_pictures_and_lines_is_still_looked_at(tmp_path: Path
     (root / "train.txt").write_text("0\n1\n2\nnowhere\n")
     report = check("folder", root)
     assert found(report) == {
-        Kind.MISSING_PICTURE: {"images/nowhere.png"},
+        Kind.MISSING_IMAGE: {"images/nowhere.png"},
         Kind.MISSING_MASK: {"masks/1.png", "masks/nowhere.png"},
         Kind.UNKNOWN_VALUES: {"masks/2.png"},
     }
@@ -348,7 +348,7 @@ def test_a_split_that_does_not_open_leaves_the_others(root: Path):
     assert "val.txt" in detail(report, Kind.UNOPENED)
     assert [split.name for split in report.splits] == ["train"]
     (root / "val.txt").write_text("\n")
-    assert "lists no pictures" in detail(check("camvid", root), Kind.UNOPENED)
+    assert "lists no images" in detail(check("camvid", root), Kind.UNOPENED)
     (root / "val.txt").unlink()
     assert "no such list" in detail(check("camvid", root), Kind.UNOPENED)
 
@@ -358,10 +358,10 @@ def test_masks_of_the_wrong_kind_are_named(tmp_path: Path):
     write_image(root / "masks/1.png", np.zeros((1, 3, 3), np.uint8))
     report = check("folder", root)
     assert found(report) == {Kind.UNKNOWN_VALUES: {"masks/1.png"}}
-    assert detail(report, Kind.UNKNOWN_VALUES).startswith("holds RGB colours")
+    assert detail(report, Kind.UNKNOWN_VALUES).startswith("holds RGB colors")
 
 
-def test_only_one_split_and_its_neighbours_files(root: Path):
+def test_only_one_split_and_its_neighbors_files(root: Path):
     report = check("camvid", root, only=["val"])
     assert [split.name for split in report.splits] == ["val"]
     assert not report.findings
@@ -390,7 +390,7 @@ def test_wrong_commands_are_explained(root: Path, command, tmp_path: Path):
     assert (code, "no such folder" in out, "--data" in out) == (1, True, False)
 
 
-def test_large_pictures_and_masks_cause_no_warning(tmp_path: Path, monkeypatch):
+def test_large_images_and_masks_cause_no_warning(tmp_path: Path, monkeypatch):
     """Pillow's, of a "decompression bomb" from 89 megapixels on."""
     root = small(tmp_path, [[[0, 1, 2], [0, 0, 0]]])
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4)

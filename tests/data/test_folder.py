@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from perpixel.data.dataset import read_pair
-from perpixel.data.folder import open_folder
+from perpixel.data.datasets.folder import open_folder
 from perpixel.errors import PerpixelError
-from perpixel.images import distinct_palette, write_image
-from perpixel.recipes.spec import IGNORE
+from perpixel.io.images import distinct_palette, write_image
+from perpixel.recipes.schema import IGNORE_INDEX
 
 SPLIT = """
 [splits.train]
@@ -22,9 +22,9 @@ SHORTEST = 'classes = ["background", "building"]\n' + SPLIT
 IDS = np.array([[0, 1, 255], [1, 1, 0]], np.uint8)
 
 
-def _write(root, toml, *, pictures=("images/a.jpg",), masks=("masks/a.png",), mask=IDS):
+def _write(root, toml, *, images=("images/a.jpg",), masks=("masks/a.png",), mask=IDS):
     (root / "dataset.toml").write_text(toml, "utf-8")
-    for name in pictures:
+    for name in images:
         write_image(root / name, np.full((*mask.shape[:2], 3), 100, np.uint8))
     for name in masks:
         write_image(root / name, mask)
@@ -65,18 +65,18 @@ def test_every_key_at_once(tmp_path):
     mask_suffix = "_mask.png"
     ignored_ids = [0, 255]
     classes = [
-      { name = "road", colour = [128, 64, 128], ids = [7, 8] },
-      { name = "car", colour = [0, 0, 142], ids = 26 },
+      { name = "road", color = [128, 64, 128], ids = [7, 8] },
+      { name = "car", color = [0, 0, 142], ids = 26 },
     ]
     [splits.test]
     images = "images"
     masks = "masks"
     list = "lists/test.txt"
     """
-    pictures = ["images/a/1_rgb.jpg", "images/b/1_rgb.jpeg", "images/b/2_rgb.jpg", "images/x.jpg"]
+    images = ["images/a/1_rgb.jpg", "images/b/1_rgb.jpeg", "images/b/2_rgb.jpg", "images/x.jpg"]
     masks = ["masks/a/1_mask.png", "masks/b/1_mask.png", "masks/a/1_other.png"]
     mask = np.array([[7, 8, 26], [0, 255, 7]], np.uint8)
-    _write(tmp_path, toml, pictures=pictures, masks=masks, mask=mask)
+    _write(tmp_path, toml, images=images, masks=masks, mask=mask)
     (tmp_path / "lists").mkdir()
     (tmp_path / "lists/test.txt").write_text("\ufeffb/1\r\na/1\r\n\r\n", "utf-8")
     pairs = open_folder(tmp_path, "test")
@@ -85,26 +85,28 @@ def test_every_key_at_once(tmp_path):
         ("images/a/1_rgb.jpg", "masks/a/1_mask.png"),
     )
     assert pairs.classes.palette == ((128, 64, 128), (0, 0, 142))
-    assert pairs.label(0).tolist() == [[0, 0, 1], [IGNORE, IGNORE, 0]]
+    assert pairs.label(0).tolist() == [[0, 0, 1], [IGNORE_INDEX, IGNORE_INDEX, 0]]
 
 
-def test_without_a_list_every_picture_counts_in_the_order_of_names(tmp_path):
+def test_without_a_list_every_image_counts_in_the_order_of_names(tmp_path):
     names = ["b", "a", "sub/c", "sub/deep/d"]
     _write(
         tmp_path,
         SHORTEST,
-        pictures=[f"images/{name}.png" for name in names],
+        images=[f"images/{name}.png" for name in names],
         masks=[f"masks/{name}.png" for name in [*names, "unused"]],
     )
-    (tmp_path / "images/notes.txt").write_text("not a picture")
+    (tmp_path / "images/notes.txt").write_text("not an image")
     (tmp_path / "images/.hidden.png").write_text("nor this")
     pairs = open_folder(tmp_path, "train")
-    assert [pairs.name(index) for index in range(4)] == [f"images/{n}.png" for n in sorted(names)]
+    assert [pairs.sample_id(index) for index in range(4)] == [
+        f"images/{n}.png" for n in sorted(names)
+    ]
     assert pairs.files[3] == ("images/sub/deep/d.png", "masks/sub/deep/d.png")
 
 
 def test_folders_may_be_links(tmp_path):
-    _write(tmp_path, SHORTEST, pictures=["elsewhere/a.jpg"], masks=["masks/city/a.png"])
+    _write(tmp_path, SHORTEST, images=["elsewhere/a.jpg"], masks=["masks/city/a.png"])
     (tmp_path / "images").mkdir()
     (tmp_path / "images/city").symlink_to(tmp_path / "elsewhere")
     assert tuple(open_folder(tmp_path, "train").files) == (
@@ -113,7 +115,7 @@ def test_folders_may_be_links(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("images", "masks", "suffix", "picture", "mask"),
+    ("images", "masks", "suffix", "image", "mask"),
     [
         (".", ".", "_mask.png", "a.png", "a_mask.png"),
         (".", ".", ".png", "a.jpg", "a.png"),
@@ -123,12 +125,12 @@ def test_folders_may_be_links(tmp_path):
         ("images", ".", ".png", "images/a.png", "a.png"),
     ],
 )
-def test_masks_may_lie_among_the_pictures(tmp_path, images, masks, suffix, picture, mask):
+def test_masks_may_lie_among_the_images(tmp_path, images, masks, suffix, image, mask):
     toml = f'classes = ["a", "b"]\nmask_suffix = "{suffix}"\n' + SPLIT.replace(
         '"images"', f'"{images}"'
     ).replace('"masks"', f'"{masks}"')
-    _write(tmp_path, toml, pictures=[picture], masks=[mask])
-    assert tuple(open_folder(tmp_path, "train").files) == ((picture, mask),)
+    _write(tmp_path, toml, images=[image], masks=[mask])
+    assert tuple(open_folder(tmp_path, "train").files) == ((image, mask),)
 
 
 def test_255_is_ignored_unless_a_class_has_it(tmp_path):
@@ -146,42 +148,42 @@ def test_nothing_is_ignored_when_the_list_is_empty(tmp_path):
 RGB = np.array([[(9, 9, 9), (0, 0, 142)], [(0, 0, 70), (255, 255, 255)]], np.uint8)
 
 
-def test_rgb_masks_hold_the_colours(tmp_path):
+def test_rgb_masks_hold_the_colors(tmp_path):
     toml = """
-    ignored_colours = [255, 255, 255]
+    ignored_colors = [255, 255, 255]
     classes = [
-      { name = "road", colours = [9, 9, 9] },
-      { name = "car", colours = [[0, 0, 142], [0, 0, 70]] },
+      { name = "road", colors = [9, 9, 9] },
+      { name = "car", colors = [[0, 0, 142], [0, 0, 70]] },
     ]
     """
     _write(tmp_path, toml + SPLIT, mask=RGB)
-    assert _label(tmp_path) == [[0, 1], [1, IGNORE]]
+    assert _label(tmp_path) == [[0, 1], [1, IGNORE_INDEX]]
     assert open_folder(tmp_path, "train").classes.palette == ((9, 9, 9), (0, 0, 142))
     Image.fromarray(IDS).save(tmp_path / "masks/a.png")
-    with pytest.raises(PerpixelError, match=r"a\.png: holds ids, but .* colours"):
+    with pytest.raises(PerpixelError, match=r"a\.png: holds ids, but .* colors"):
         _label(tmp_path)
 
 
-COLOURED = """
-ignored_colours = [[255, 255, 255]]
+COLORED = """
+ignored_colors = [[255, 255, 255]]
 classes = [
-  { name = "a", colour = [9, 9, 9] },
-  { name = "b", colour = [0, 0, 142] },
-  { name = "c", colour = [0, 0, 70] },
+  { name = "a", color = [9, 9, 9] },
+  { name = "b", color = [0, 0, 142] },
+  { name = "c", color = [0, 0, 70] },
 ]
 """
 
 
-def test_with_nothing_but_display_colours_the_masks_may_hold_them_or_positions(tmp_path):
-    _write(tmp_path, COLOURED + SPLIT, mask=RGB)
-    assert _label(tmp_path) == [[0, 1], [2, IGNORE]]
+def test_with_nothing_but_display_colors_the_masks_may_hold_them_or_positions(tmp_path):
+    _write(tmp_path, COLORED + SPLIT, mask=RGB)
+    assert _label(tmp_path) == [[0, 1], [2, IGNORE_INDEX]]
     Image.fromarray(IDS).save(tmp_path / "masks/a.png")
     assert _label(tmp_path) == IDS.tolist()
 
 
-def test_generated_colours_are_not_expected_in_masks(tmp_path):
+def test_generated_colors_are_not_expected_in_masks(tmp_path):
     _write(tmp_path, SHORTEST, mask=RGB)
-    with pytest.raises(PerpixelError, match=r"a\.png: holds RGB colours, but .* ids"):
+    with pytest.raises(PerpixelError, match=r"a\.png: holds RGB colors, but .* ids"):
         _label(tmp_path)
 
 
@@ -202,25 +204,25 @@ def test_a_value_without_a_class_is_named_with_file_and_class_count(tmp_path):
         ("class = []\n" + SHORTEST, ["unknown key class.", "Did you mean classes?"]),
         (SHORTEST + 'mask = "x"', ["unknown key splits.train.mask.", "Did you mean masks?"]),
         (
-            'classes = [{name = "a", color = [1, 2, 3]}]' + SPLIT,
-            ["unknown key classes[0].color.", "name, colour, ids", "Did you mean colour?"],
+            'classes = [{name = "a", colour = [1, 2, 3]}]' + SPLIT,
+            ["unknown key classes[0].colour.", "name, color, ids", "Did you mean color?"],
         ),
         ("classes = [{ids = [1]}]" + SPLIT, ["classes[0].name is missing"]),
         ("classes = []" + SPLIT, ["classes = []", "at least 1 item"]),
         ('classes = ["a", ""]' + SPLIT, ["classes[1].name = ''"]),
-        ('classes = ["a", 3]' + SPLIT, ["classes[1] = 3: should be a table of name, colour"]),
+        ('classes = ["a", 3]' + SPLIT, ["classes[1] = 3: should be a table of name, color"]),
         ('classes = "a"' + SPLIT, ["classes = 'a'", "list"]),
         ('splits = "a"\nclasses = ["a"]', ["splits = 'a': should be a table"]),
         ('classes = ["a"]\n[splits]', ["splits = {}"]),
         ('classes = ["a"]\n[splits.x]\nimages = "a"', ["splits.x.masks is missing"]),
         ('classes = [{name = "a", ids = 65536}]' + SPLIT, ["classes[0].ids[0] = 65536"]),
         ('classes = [{name = "a", ids = []}]' + SPLIT, ["classes[0].ids = []"]),
-        ('classes = [{name = "a", colour = [1, 2]}]' + SPLIT, ["classes[0].colour[2] is missing"]),
-        ('classes = [{name = "a", colour = [1, 2, 256]}]' + SPLIT, ["colour[2] = 256"]),
+        ('classes = [{name = "a", color = [1, 2]}]' + SPLIT, ["classes[0].color[2] is missing"]),
+        ('classes = [{name = "a", color = [1, 2, 256]}]' + SPLIT, ["color[2] = 256"]),
         ('classes = ["a", "b", "a"]' + SPLIT, ["2 classes have the name 'a'"]),
         (
-            COLOURED.replace("142", "70") + SPLIT,
-            ["(0, 0, 70) is listed 2 times in the colours of the classes"],
+            COLORED.replace("142", "70") + SPLIT,
+            ["(0, 0, 70) is listed 2 times in the colors of the classes"],
         ),
         (
             'classes = [{name = "a", ids = [1, 2]}, {name = "b", ids = 2}]' + SPLIT,
@@ -231,10 +233,10 @@ def test_a_value_without_a_class_is_named_with_file_and_class_count(tmp_path):
             ["1 is listed 2 times in the ids of the classes and ignored_ids"],
         ),
         (
-            "ignored_colours = [[9, 9, 9]]" + COLOURED.partition("]]")[2] + SPLIT,
-            ["(9, 9, 9) is listed 2 times", "and ignored_colours"],
+            "ignored_colors = [[9, 9, 9]]" + COLORED.partition("]]")[2] + SPLIT,
+            ["(9, 9, 9) is listed 2 times", "and ignored_colors"],
         ),
-        ("ignored_colours = [[9, 9, 9], [9, 9, 9]]\n" + SHORTEST, ["2 times", "ignored_colours"]),
+        ("ignored_colors = [[9, 9, 9], [9, 9, 9]]\n" + SHORTEST, ["2 times", "ignored_colors"]),
         (
             'classes = ["a", {name = "b", ids = [1]}, "c"]' + SPLIT,
             ["2 of 3 classes have no ids (a, c)", "every class or to none"],
@@ -255,8 +257,8 @@ def test_a_mistake_in_the_file_is_named(tmp_path, toml, parts):
 
 
 def test_each_mistake_is_told_once_and_many_are_cut_short(tmp_path):
-    _write(tmp_path, 'classes = [{name = "a", color = [1, 2, 3]}]' + SPLIT)
-    assert _error(tmp_path).endswith("Did you mean colour?")
+    _write(tmp_path, 'classes = [{name = "a", colour = [1, 2, 3]}]' + SPLIT)
+    assert _error(tmp_path).endswith("Did you mean color?")
     _write(tmp_path, f"classes = {list(range(300, 310))}" + SPLIT)
     assert _error(tmp_path).count("should be a table") == 5
     assert _error(tmp_path).endswith("; and 5 more")
@@ -296,24 +298,24 @@ def test_folders_that_are_not_there_or_not_below_are_named(tmp_path, key):
         assert f"splits.train.{key} = '{outside}': write folders relative" in _error(tmp_path)
 
 
-def test_pictures_without_masks_are_counted_and_the_first_are_listed(tmp_path):
+def test_images_without_masks_are_counted_and_the_first_are_listed(tmp_path):
     names = [f"images/{index:02}.jpg" for index in range(12)]
-    _write(tmp_path, SHORTEST, pictures=names, masks=["masks/00.png"])
+    _write(tmp_path, SHORTEST, images=names, masks=["masks/00.png"])
     message = _error(tmp_path)
-    assert "splits.train: 11 of 12 pictures have no mask (images/01.jpg, images/02.jpg" in message
+    assert "splits.train: 11 of 12 images have no mask (images/01.jpg, images/02.jpg" in message
     assert "images/08.jpg, ...)" in message
     assert "masks/01.png" in message
     assert "mask_suffix" in message
 
 
-def test_a_folder_without_pictures_says_what_was_looked_for(tmp_path):
+def test_a_folder_without_images_says_what_was_looked_for(tmp_path):
     _write(tmp_path, 'image_suffixes = [".tga"]\n' + SHORTEST)
     message = _error(tmp_path)
-    assert "splits.train.images: images holds no pictures. They end in .tga" in message
+    assert "splits.train.images: images holds no images. They end in .tga" in message
 
 
-def test_pictures_that_would_share_a_mask_are_refused(tmp_path):
-    _write(tmp_path, SHORTEST, pictures=("images/a.jpg", "images/a.png"))
+def test_images_that_would_share_a_mask_are_refused(tmp_path):
+    _write(tmp_path, SHORTEST, images=("images/a.jpg", "images/a.png"))
     assert "images/a.jpg and images/a.png have the same stem" in _error(tmp_path)
 
 
@@ -322,7 +324,7 @@ def test_a_list_that_does_not_fit_is_named(tmp_path):
     assert "splits.train.list = 'train.txt': no such file" in _error(tmp_path)
     (tmp_path / "train.txt").write_text("a\nb.jpg\n")
     message = _error(tmp_path)
-    assert "splits.train.list: 1 of 2 lines of train.txt name no picture in images" in message
+    assert "splits.train.list: 1 of 2 lines of train.txt name no image in images" in message
     assert "b.jpg" in message
     assert "without its suffix" in message
 
@@ -330,7 +332,7 @@ def test_a_list_that_does_not_fit_is_named(tmp_path):
 def test_an_empty_list_is_named(tmp_path):
     _write(tmp_path, SHORTEST + 'list = "train.txt"')
     (tmp_path / "train.txt").write_text("\n")
-    assert "splits.train.list: train.txt names no pictures" in _error(tmp_path)
+    assert "splits.train.list: train.txt names no images" in _error(tmp_path)
 
 
 @pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"], ids=["plain", "marked"])
@@ -340,21 +342,21 @@ def test_a_list_may_hold_names_of_any_bytes(tmp_path, start):
     for folder, kind in (("images", "jpg"), ("masks", "png")):
         (tmp_path / f"{folder}/a.{kind}").rename(tmp_path / folder / f"{name}.{kind}")
     (tmp_path / "train.txt").write_bytes(start + b"caf\xe9\n")
-    assert open_folder(tmp_path, "train").name(0) == f"images/{name}.jpg"
+    assert open_folder(tmp_path, "train").sample_id(0) == f"images/{name}.jpg"
 
 
 @pytest.mark.parametrize("forms", [("NFC", "NFD", "NFD"), ("NFD", "NFC", "NFC")])
 def test_names_are_the_same_however_their_letters_are_composed(tmp_path, forms):
-    picture, mask, listed = (unicodedata.normalize(form, "Äpfel") for form in forms)
+    image, mask, listed = (unicodedata.normalize(form, "Äpfel") for form in forms)
     _write(
         tmp_path,
         SHORTEST + 'list = "train.txt"',
-        pictures=(f"images/{picture}.jpg",),
+        images=(f"images/{image}.jpg",),
         masks=(f"masks/{mask}.png",),
     )
     (tmp_path / "train.txt").write_text(f"{listed}\n", "utf-8")
     pairs = open_folder(tmp_path, "train")
-    assert tuple(pairs.files) == ((f"images/{picture}.jpg", f"masks/{mask}.png"),)
+    assert tuple(pairs.files) == ((f"images/{image}.jpg", f"masks/{mask}.png"),)
     assert pairs.label(0).shape == pairs.image(0).shape[:2]
 
 

@@ -12,16 +12,16 @@ import torch
 import perpixel
 from perpixel.data.augment import resize
 from perpixel.data.dataset import Classes
+from perpixel.data.datasets.synthetic import SyntheticStreets
 from perpixel.data.loader import batches
-from perpixel.data.scenes import Scenes
-from perpixel.errors import DamagedFile, PerpixelError
+from perpixel.errors import CorruptFileError, PerpixelError
 
 RECIPE = perpixel.override(
     perpixel.recipe("scenes/semantic_fpn_r18"),
-    ["train.steps=7", "train.images_per_step=3", "train.crop=32x40"],
+    ["train.steps=7", "train.batch_size=3", "augment.crop_size=32x40"],
 )
-SET = Scenes("train", count=5)
-NAMES = [SET.name(index) for index in range(5)]
+SET = SyntheticStreets("train", count=5)
+NAMES = [SET.sample_id(index) for index in range(5)]
 
 
 def run(*, workers: int = 0, first_step: int = 0) -> list:
@@ -40,8 +40,10 @@ def test_the_number_of_workers_changes_nothing():
 
 
 def test_every_epoch_augments_an_image_otherwise():
-    recipe = perpixel.override(RECIPE, ["train.images_per_step=1", "augment.flip=0"])
-    first, second = list(batches(Scenes("train", count=1), recipe, first_step=0, workers=0))[:2]
+    recipe = perpixel.override(RECIPE, ["train.batch_size=1", "augment.flip_prob=0"])
+    first, second = list(
+        batches(SyntheticStreets("train", count=1), recipe, first_step=0, workers=0)
+    )[:2]
     assert first.names == second.names
     assert not torch.equal(first.images, second.images)
     assert not torch.equal(first.labels, second.labels)
@@ -50,10 +52,10 @@ def test_every_epoch_augments_an_image_otherwise():
 @pytest.mark.parametrize("workers", [0, 4])
 def test_ranks_share_out_what_one_process_sees(workers: int):
     """Every pass of all ranks together is one pass of a single process."""
-    recipe = perpixel.override(RECIPE, ["train.images_per_step=8", "train.accumulate=2"])
+    recipe = perpixel.override(RECIPE, ["train.batch_size=8", "train.grad_accum_steps=2"])
     alone = list(batches(SET, recipe, first_step=3, workers=0))
     shares = [
-        list(batches(SET, recipe, first_step=3, workers=workers, share_of=(rank, 2)))
+        list(batches(SET, recipe, first_step=3, workers=workers, rank_info=(rank, 2)))
         for rank in range(2)
     ]
     for whole, first, second in zip(alone, *shares, strict=True):
@@ -64,16 +66,16 @@ def test_ranks_share_out_what_one_process_sees(workers: int):
             assert torch.equal(torch.cat(labels), whole.labels[4 * part : 4 * part + 4])
 
 
-def test_the_finish_shows_whole_pictures_as_they_are():
-    finish = {"share": 0.3, "crop": [96, 128]}
+def test_the_finish_shows_whole_images_as_they_are():
+    finish = {"fraction": 0.3, "crop_size": [96, 128]}
     recipe = perpixel.override(
-        RECIPE, ["train.steps=10", f"train.finish={json.dumps(finish)}", "augment.flip=0"]
+        RECIPE, ["train.steps=10", f"train.final_phase={json.dumps(finish)}", "augment.flip_prob=0"]
     )
     seen = list(batches(SET, recipe, first_step=0, workers=0))
     assert [tuple(batch.images.shape[1:3]) for batch in seen] == [(32, 40)] * 7 + [(96, 128)] * 3
     for batch in seen[7:]:
         for image, label, name in zip(batch.images, batch.labels, batch.names, strict=True):
-            index = [SET.name(place) for place in range(len(SET))].index(name)
+            index = [SET.sample_id(place) for place in range(len(SET))].index(name)
             assert np.array_equal(image, SET.image(index))
             assert np.array_equal(label, SET.label(index))
 
@@ -88,7 +90,7 @@ def test_the_seed_decides():
     assert names != [names for _, _, names in run()]
 
 
-def test_every_epoch_shows_every_picture_once():
+def test_every_epoch_shows_every_image_once():
     longer = perpixel.override(RECIPE, ["train.steps=10"])
     stream = [name for batch in batches(SET, longer, first_step=0, workers=0) for name in batch[2]]
     orders = {tuple(stream[first : first + 5]) for first in range(0, 30, 5)}
@@ -109,57 +111,57 @@ class Broken:
         raise AssertionError
 
     def label(self, index):
-        raise PerpixelError(f"{index}.png: damaged")
+        raise PerpixelError(f"{index}.png: corrupt")
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_bad_sample_is_one_readable_error(workers: int):
-    with pytest.raises(PerpixelError, match=r"^\d.png: damaged$"):
+    with pytest.raises(PerpixelError, match=r"^\d.png: corrupt$"):
         next(batches(Broken(), RECIPE, first_step=0, workers=workers))
 
 
-class Spotted(Scenes):
+class Spotted(SyntheticStreets):
     """Scenes of which some cannot be decoded."""
 
     bad = (1,)
 
     def image(self, index, *, rows=None):
         if index in self.bad:
-            raise DamagedFile(f"{index}.png: damaged")
+            raise CorruptFileError(f"{index}.png: corrupt")
         return super().image(index, rows=rows)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_damaged_picture_is_replaced_by_the_next_of_its_epoch(workers: int):
+def test_a_damaged_image_is_replaced_by_the_next_of_its_epoch(workers: int):
     whole = list(batches(SET, RECIPE, first_step=0, workers=0))
     spotted = list(batches(Spotted("train", count=5), RECIPE, first_step=0, workers=workers))
     epoch = (whole[0].names + whole[1].names)[:5]
-    at = epoch.index(SET.name(1))
+    at = epoch.index(SET.sample_id(1))
     stand_in = epoch[(at + 1) % 5]
     step, position = divmod(at, 3)
-    assert set(spotted[step].damaged) == {"1.png: damaged"}
+    assert set(spotted[step].corrupt) == {"1.png: corrupt"}
     assert spotted[step].names[position] == stand_in
     for before, after in zip(whole, spotted, strict=True):
         for index, name in enumerate(before.names):
-            if name != SET.name(1):
+            if name != SET.sample_id(1):
                 assert after.names[index] == name
                 assert torch.equal(after.images[index], before.images[index])
-    assert sum(len(batch.damaged) for batch in spotted) == 4  # of 21 samples of 5 pictures
+    assert sum(len(batch.corrupt) for batch in spotted) == 4  # of 21 samples of 5 images
 
 
-def test_pictures_that_are_all_damaged_are_an_error():
+def test_images_that_are_all_damaged_are_an_error():
     spotted = Spotted("train", count=5)
     spotted.bad = range(5)
-    with pytest.raises(PerpixelError, match=r"4 pictures in a row .* \d.png: damaged"):
+    with pytest.raises(PerpixelError, match=r"4 images in a row .* \d.png: corrupt"):
         next(batches(spotted, RECIPE, first_step=0, workers=0))
 
 
 def test_a_dead_worker_is_explained():
-    class Deadly(Scenes):
+    class Deadly(SyntheticStreets):
         def image(self, index, *, rows=None):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    with pytest.raises(PerpixelError, match="process that prepares pictures has died"):
+    with pytest.raises(PerpixelError, match="process that prepares images has died"):
         next(batches(Deadly("train", count=5), RECIPE, first_step=0, workers=1))
 
 
@@ -168,8 +170,8 @@ def test_an_error_that_is_kept_does_not_keep_the_process(tmp_path):
     (tmp_path / "kept.py").write_text(
         "import perpixel\n"
         "from perpixel.data.loader import batches\n"
-        "from perpixel.data.scenes import Scenes\n"
-        "class Wrong(Scenes):\n"
+        "from perpixel.data.datasets.synthetic import SyntheticStreets\n"
+        "class Wrong(SyntheticStreets):\n"
         "    def image(self, index, *, rows=None): raise ZeroDivisionError\n"
         "recipe = perpixel.recipe('scenes/fcn_r18-d8')\n"
         "next(batches(Wrong('train'), recipe, first_step=0, workers=2))\n"
@@ -181,12 +183,12 @@ def test_an_error_that_is_kept_does_not_keep_the_process(tmp_path):
 
 
 def test_an_empty_data_set_is_an_error():
-    with pytest.raises(PerpixelError, match="no pictures"):
-        next(batches(Scenes("train", count=0), RECIPE, first_step=0, workers=0))
+    with pytest.raises(PerpixelError, match="no images"):
+        next(batches(SyntheticStreets("train", count=0), RECIPE, first_step=0, workers=0))
 
 
 def test_a_resize_comes_before_scale_and_crop():
-    plain = ["augment.scale=[1, 1]", "augment.flip=0", "augment.photometric=null"]
+    plain = ["augment.scale_range=[1, 1]", "augment.flip_prob=0", "augment.photometric=null"]
     small = perpixel.override(RECIPE, ["data.resize=32x40", *plain])
     batch = next(batches(SET, small, first_step=0, workers=0))
     index = NAMES.index(batch.names[0])
@@ -201,7 +203,7 @@ import sys
 from pathlib import Path
 from pathlib import Path
 import perpixel
-from perpixel.data.catalog import open_pairs
+from perpixel.data.registry import open_pairs
 from perpixel.data.loader import batches
 multiprocessing.set_start_method("spawn", force=True)
 pairs = open_pairs("camvid", Path(sys.argv[1]), "train")
@@ -223,5 +225,5 @@ def test_a_script_that_every_process_would_run_is_told_so(mini, tmp_path):
     )
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
-    assert "PerpixelError: a process that was to read pictures has died as it started" in last
+    assert "PerpixelError: a process that was to read images has died as it started" in last
     assert 'if __name__ == "__main__":' in last

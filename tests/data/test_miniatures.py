@@ -9,12 +9,12 @@ from miniatures import MINIATURES
 from PIL import Image
 
 import perpixel
-from perpixel.data import ade20k, camvid, cityscapes, pascal_context, pascal_voc
-from perpixel.data.catalog import NAMES, classes, open_dataset
 from perpixel.data.dataset import read_pair
+from perpixel.data.datasets import ade20k, camvid, cityscapes, pascal_context, pascal_voc
+from perpixel.data.registry import NAMES, classes, open_dataset
 from perpixel.errors import PerpixelError, UsageError
-from perpixel.images import palette_table, read_mask, write_image
-from perpixel.recipes.spec import IGNORE
+from perpixel.io.images import palette_table, read_mask, write_image
+from perpixel.recipes.schema import IGNORE_INDEX
 
 SAMPLES = Path(__file__).parents[3] / "shared" / "data" / "samples"
 
@@ -53,7 +53,7 @@ def test_every_split_is_read_and_every_class_is_found(mini_set):
         for index in range(count):
             image, label = read_pair(dataset, index)
             assert image.shape == (*miniatures.SIZE, 3)
-            void = {IGNORE} & set(np.unique(label).tolist())
+            void = {IGNORE_INDEX} & set(np.unique(label).tolist())
             assert set(np.unique(label).tolist()) == {*range(len(dataset.classes))} | void
     with pytest.raises(UsageError, match=rf"{name[:6]}.* has no split 'tran'.*train"):
         open_dataset(name, root, "tran")
@@ -63,8 +63,8 @@ def test_two_steps_of_training(mini_set, narrow, tmp_path_factory):
     name, root = mini_set
     recipe = perpixel.override(
         perpixel.recipe("camvid/fcn_r18-d8"),
-        [f"data.name={name}", "train.steps=2", "train.images_per_step=2", "train.crop=32x32",
-         "train.precision=float32", "model.head.width=8", "model.auxiliary.width=8"],
+        [f"data.name={name}", "train.steps=2", "train.batch_size=2", "augment.crop_size=32x32",
+         "train.precision=float32", "model.head.channels=8", "model.aux_head.channels=8"],
     )  # fmt: skip
     run = perpixel.train(
         recipe, data=root, out=tmp_path_factory.mktemp("run"), device="cpu", workers=0
@@ -105,21 +105,21 @@ def _pairs(name):
     return classes(name).names, classes(name).palette
 
 
-def test_vocs_palette_is_its_colour_map():
+def test_vocs_palette_is_its_color_map():
     """The devkit's rule: bit k of each channel is bit 3k + channel of the index, from the top."""
-    for index, colour in enumerate(pascal_voc.CLASSES.palette):
+    for index, color in enumerate(pascal_voc.CLASSES.palette):
         expected = [
             sum((index >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(8))
             for channel in range(3)
         ]
-        assert list(colour) == expected
+        assert list(color) == expected
 
 
 @pytest.mark.parametrize("below", [".", "VOCdevkit", "VOCdevkit/VOC2012"])
 def test_voc_is_found_from_any_of_its_folders(tmp_path, below):
     miniatures.pascal_voc(tmp_path)
     train = pascal_voc.open_pascal_voc(tmp_path / below, "train")
-    assert [Path(train.name(i)).stem for i in range(3)] == list(miniatures.VOC_TRAIN)
+    assert [Path(train.sample_id(i)).stem for i in range(3)] == list(miniatures.VOC_TRAIN)
     assert train.label(0).shape == miniatures.SIZE
 
 
@@ -131,8 +131,8 @@ def test_trainaug_takes_vocs_masks_where_there_are_any_and_none_of_val(tmp_path)
         ("2008_000002", ".mat"), ("2008_000003", ".mat"),
     ]  # fmt: skip
     assert (read_mask(tmp_path / pairs.files[3][1]) == pairs.label(3)).all()
-    assert not (pairs.label(3) == IGNORE).any()
-    assert (pairs.label(0) == IGNORE).any()
+    assert not (pairs.label(3) == IGNORE_INDEX).any()
+    assert (pairs.label(0) == IGNORE_INDEX).any()
 
 
 def test_trainaug_reads_ready_made_masks_too(tmp_path):
@@ -141,7 +141,7 @@ def test_trainaug_reads_ready_made_masks_too(tmp_path):
     ready = tmp_path / "VOCdevkit/VOC2012/SegmentationClassAug"
     for name in {*miniatures.SBD_TRAIN, *miniatures.SBD_VAL}:
         mat = tmp_path / f"benchmark_RELEASE/dataset/cls/{name}.mat"
-        miniatures.grey(ready / f"{name}.png", read_mask(mat))
+        miniatures.gray(ready / f"{name}.png", read_mask(mat))
     pairs = pascal_voc.open_pascal_voc(tmp_path, "trainaug")
     assert [image for image, _ in pairs.files] == [image for image, _ in from_sbd.files]
     assert all(mask.endswith(".png") for _, mask in pairs.files)
@@ -191,10 +191,10 @@ def test_cityscapes_ids_become_train_ids_and_train_ids_are_read(tmp_path):
     label, raw = from_ids.label(1), read_mask(tmp_path / from_ids.files[1][1])
     for index, known in enumerate(cityscapes.LABEL_IDS):
         assert ((raw == known) == (label == index)).all()
-    assert ((label == IGNORE) == ~np.isin(raw, cityscapes.LABEL_IDS)).all()
+    assert ((label == IGNORE_INDEX) == ~np.isin(raw, cityscapes.LABEL_IDS)).all()
     for _, mask in from_ids.files:
         path = tmp_path / mask
-        miniatures.grey(Path(str(path).replace("labelIds", "labelTrainIds")), label)
+        miniatures.gray(Path(str(path).replace("labelIds", "labelTrainIds")), label)
     assert "labelIds" in cityscapes.open_cityscapes(tmp_path, "train").files[0][1]
     for _, mask in from_ids.files:
         (tmp_path / mask).unlink()
@@ -215,7 +215,9 @@ def test_cityscapes_ids_are_the_named_classes(tmp_path):
     write_image(tmp_path / "gtFine/val/a/a_gtFine_labelIds.png", raw)
     pairs = cityscapes.open_cityscapes(tmp_path, "val")
     found = dict(zip(raw[0].tolist(), pairs.label(0)[0].tolist(), strict=True))
-    named = {pairs.classes.names[index]: known for known, index in found.items() if index != IGNORE}
+    named = {
+        pairs.classes.names[index]: known for known, index in found.items() if index != IGNORE_INDEX
+    }
     assert named == ids
 
 
@@ -242,7 +244,7 @@ def test_a_real_cityscapes_frame(samples):
         assert published[y, x] in near
 
 
-def test_a_real_voc_picture(samples, tmp_path):
+def test_a_real_voc_image(samples, tmp_path):
     mask = samples / "voc/label.png"
     voc = tmp_path / "VOC2012"
     for folder, file in (("JPEGImages/a.jpg", "image.jpg"), ("SegmentationClass/a.png", mask.name)):
@@ -252,17 +254,17 @@ def test_a_real_voc_picture(samples, tmp_path):
     _, label = read_pair(pascal_voc.open_pascal_voc(tmp_path, "val"), 0)
     with Image.open(mask) as file:
         assert (label == np.asarray(file)).all()
-        colours = np.asarray(file.convert("RGB"))
-    known = label != IGNORE
-    assert (palette_table(pascal_voc.CLASSES.palette)[label][known] == colours[known]).all()
-    assert set(np.unique(label)) > {0, IGNORE}
+        colors = np.asarray(file.convert("RGB"))
+    known = label != IGNORE_INDEX
+    assert (palette_table(pascal_voc.CLASSES.palette)[label][known] == colors[known]).all()
+    assert set(np.unique(label)) > {0, IGNORE_INDEX}
 
 
 def test_ade_counts_from_one(tmp_path):
     miniatures.ade20k(tmp_path)
     pairs = ade20k.open_ade20k(tmp_path / "ADEChallengeData2016", "val")
     raw = read_mask(pairs.root / pairs.files[0][1])
-    assert (pairs.label(0) == np.where(raw == 0, IGNORE, raw.astype(int) - 1)).all()
+    assert (pairs.label(0) == np.where(raw == 0, IGNORE_INDEX, raw.astype(int) - 1)).all()
 
 
 def test_contexts_release_ids_are_the_named_classes(tmp_path):
@@ -277,25 +279,25 @@ def test_contexts_release_ids_are_the_named_classes(tmp_path):
     label, raw = sixty.label(0), read_mask(tmp_path / sixty.files[0][1])
     assert ((raw == 284) == (label == sixty.classes.names.index("person"))).all()
     assert ((label == 0) == ~np.isin(raw, pascal_context.RAW_IDS)).all()
-    assert (fifty_nine.label(0) == np.where(label == 0, IGNORE, label.astype(int) - 1)).all()
+    assert (fifty_nine.label(0) == np.where(label == 0, IGNORE_INDEX, label.astype(int) - 1)).all()
 
 
-def test_camvids_32_colours_are_grouped(tmp_path):
-    colours = camvid._APPROVED.colours
-    assert len(colours) == 32
-    assert set(colours.values()) == {*range(11), IGNORE}
-    for index, colour in enumerate(camvid.CLASSES.palette):
-        if camvid.CLASSES.names[index] != "pavement":  # SegNet's colour is not the release's
-            assert colours[colour] == index
-    assert colours[(0, 0, 192)] == camvid.CLASSES.names.index("pavement")
-    assert colours[(128, 0, 192)] == camvid.CLASSES.names.index("road")
-    assert colours[(0, 128, 64)] == camvid.CLASSES.names.index("building")  # a bridge
+def test_camvids_32_colors_are_grouped(tmp_path):
+    colors = camvid._APPROVED.colors
+    assert len(colors) == 32
+    assert set(colors.values()) == {*range(11), IGNORE_INDEX}
+    for index, color in enumerate(camvid.CLASSES.palette):
+        if camvid.CLASSES.names[index] != "pavement":  # SegNet's color is not the release's
+            assert colors[color] == index
+    assert colors[(0, 0, 192)] == camvid.CLASSES.names.index("pavement")
+    assert colors[(128, 0, 192)] == camvid.CLASSES.names.index("road")
+    assert colors[(0, 128, 64)] == camvid.CLASSES.names.index("building")  # a bridge
     miniatures.camvid_release(tmp_path)
     for split, names in miniatures.CAMVID_NAMES.items():
         pairs = camvid.open_camvid(tmp_path, split)
         assert sorted(Path(image).stem for image, _ in pairs.files) == sorted(names)
     (tmp_path / "train.txt").write_text("/SegNet/CamVid/train/0016E5_07959.png /x/y/z.png\n")
-    assert camvid.open_camvid(tmp_path, "train").name(0).endswith("0016E5_07959.png")
+    assert camvid.open_camvid(tmp_path, "train").sample_id(0).endswith("0016E5_07959.png")
     write_image(tmp_path / "701_StillsRaw_full/holiday.png", np.zeros((2, 2, 3), np.uint8))
     with pytest.raises(PerpixelError, match="holiday is not one of CamVid's"):
         camvid.open_camvid(tmp_path, "val")
@@ -337,7 +339,7 @@ def test_camvids_colors_are_the_named_classes(tmp_path):
 
 
 def test_camvids_splits_follow_from_the_names(camvid):  # the fixture: real files
-    from perpixel.data.camvid import split_of
+    from perpixel.data.datasets.camvid import split_of
 
     for split in ("train", "val"):
         names = [Path(line.split()[0]).stem for line in (camvid / f"{split}.txt").open()]
@@ -352,7 +354,7 @@ def test_an_empty_folder_of_masks_does_not_shrink_trainaug(tmp_path: Path):
     assert len(open_dataset("pascal_voc", tmp_path, "trainaug")) == len(before)
 
 
-def test_macos_own_files_are_no_pictures(tmp_path):
+def test_macos_own_files_are_no_images(tmp_path):
     miniatures.ade20k(tmp_path)
     root = tmp_path / "ADEChallengeData2016"
     before = tuple(ade20k.open_ade20k(root, "val").files)

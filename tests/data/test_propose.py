@@ -11,17 +11,17 @@ import pytest
 from PIL import Image
 
 from perpixel.data.dataset import read_pair
-from perpixel.data.folder import open_folder
-from perpixel.data.propose import propose, write_proposal
+from perpixel.data.datasets.folder import open_folder
+from perpixel.data.init import propose, write_proposal
 from perpixel.errors import PerpixelError
-from perpixel.images import write_image, write_mask
-from perpixel.recipes.spec import IGNORE
+from perpixel.io.images import write_image, write_mask
+from perpixel.recipes.schema import IGNORE_INDEX
 
 IDS = np.array([[0, 1, 2, 255], [2, 2, 2, 2]], np.uint8)
 TEN = [f"{index:03}" for index in range(10)]
 
 
-def _pictures(root, *names):
+def _images(root, *names):
     for name in names:
         write_image(root / name, np.full((2, 4, 3), 100, np.uint8))
 
@@ -51,7 +51,7 @@ def _size(root, split):
 # --- Layouts -------------------------------------------------------------------------------------
 
 LAYOUTS = [
-    # picture, mask, expected images, masks, image_suffixes, mask_suffix
+    # image, mask, expected images, masks, image_suffixes, mask_suffix
     ("images/*.jpg", "masks/*.png", "images", "masks", None, ".png"),
     ("img/*.jpg", "label/*.png", "img", "label", None, ".png"),
     ("data/rgb/*.PNG", "data/gt/*.TIF", "data/rgb", "data/gt", None, ".TIF"),
@@ -79,12 +79,12 @@ LAYOUTS = [
 
 
 @pytest.mark.parametrize(
-    ("picture", "mask", "images", "masks", "image_suffixes", "mask_suffix"), LAYOUTS
+    ("image", "mask", "images", "masks", "image_suffixes", "mask_suffix"), LAYOUTS
 )
 def test_folders_and_endings_are_found(
-    tmp_path, picture, mask, images, masks, image_suffixes, mask_suffix
+    tmp_path, image, mask, images, masks, image_suffixes, mask_suffix
 ):
-    _pictures(tmp_path, *[picture.replace("*", name) for name in TEN])
+    _images(tmp_path, *[image.replace("*", name) for name in TEN])
     _masks(tmp_path, *[mask.replace("*", name) for name in TEN])
     (tmp_path / "notes.txt").write_text("something else")
     described = _proposed(tmp_path)
@@ -97,7 +97,7 @@ def test_folders_and_endings_are_found(
 
 
 @pytest.mark.parametrize(
-    ("picture", "mask"),
+    ("image", "mask"),
     [
         ("SPLIT/*.png", "SPLITannot/*.png"),
         ("SPLIT/images/*.jpg", "SPLIT/masks/*.png"),
@@ -108,10 +108,10 @@ def test_folders_and_endings_are_found(
     ],
 )
 @pytest.mark.parametrize("words", [("train", "val", "test"), ("training", "validation", "testing")])
-def test_splits_are_found(tmp_path, picture, mask, words):
+def test_splits_are_found(tmp_path, image, mask, words):
     for word, names in zip(words, (TEN[:6], TEN[6:9], TEN[9:]), strict=True):
         for name in names:
-            _pictures(tmp_path, picture.replace("SPLIT", word).replace("*", name))
+            _images(tmp_path, image.replace("SPLIT", word).replace("*", name))
             _masks(tmp_path, mask.replace("SPLIT", word).replace("*", name))
     described = _proposed(tmp_path)
     assert list(described["splits"]) == ["train", "val", "test"]
@@ -121,9 +121,9 @@ def test_splits_are_found(tmp_path, picture, mask, words):
     ).removesuffix("/a")
 
 
-def test_without_a_val_split_every_fifth_picture_to_train_with_is_held_out(tmp_path):
+def test_without_a_val_split_every_fifth_image_to_train_with_is_held_out(tmp_path):
     for split, names in (("train", TEN), ("test", ["t"])):
-        _pictures(tmp_path, *[f"{split}/images/{name}.jpg" for name in names])
+        _images(tmp_path, *[f"{split}/images/{name}.jpg" for name in names])
         _masks(tmp_path, *[f"{split}/masks/{name}.png" for name in names])
     _proposed(tmp_path)
     assert (tmp_path / "val.txt").read_text() == "004\n009\n"
@@ -135,8 +135,8 @@ def test_without_a_val_split_every_fifth_picture_to_train_with_is_held_out(tmp_p
 
 
 @pytest.mark.parametrize(("count", "sizes"), [(1, (1, 1)), (2, (1, 1)), (6, (5, 1))])
-def test_a_few_pictures_can_be_divided(tmp_path, count, sizes):
-    _pictures(tmp_path, *[f"images/{name}.jpg" for name in TEN[:count]])
+def test_a_few_images_can_be_divided(tmp_path, count, sizes):
+    _images(tmp_path, *[f"images/{name}.jpg" for name in TEN[:count]])
     _masks(tmp_path, *[f"masks/{name}.png" for name in TEN[:count]])
     _proposed(tmp_path)
     assert (_size(tmp_path, "train"), _size(tmp_path, "val")) == sizes
@@ -144,8 +144,8 @@ def test_a_few_pictures_can_be_divided(tmp_path, count, sizes):
     assert ("# 1 pair: the same: its score says little" in text) == (count == 1)
 
 
-def test_lists_that_divide_the_pictures_are_used(tmp_path):
-    _pictures(tmp_path, *[f"JPEGImages/{name}.jpg" for name in [*TEN, "bare"]])
+def test_lists_that_divide_the_images_are_used(tmp_path):
+    _images(tmp_path, *[f"JPEGImages/{name}.jpg" for name in [*TEN, "bare"]])
     _masks(tmp_path, *[f"SegmentationClass/{name}.png" for name in TEN])
     _masks(tmp_path, *[f"SegmentationObject/{name}.png" for name in TEN])
     for folder, name, lines in (
@@ -164,7 +164,7 @@ def test_lists_that_divide_the_pictures_are_used(tmp_path):
 
 
 def test_a_list_file_of_another_kind_is_neither_used_nor_overwritten(tmp_path):
-    _pictures(tmp_path, *[f"images/{name}.jpg" for name in TEN])
+    _images(tmp_path, *[f"images/{name}.jpg" for name in TEN])
     _masks(tmp_path, *[f"masks/{name}.png" for name in TEN])
     (tmp_path / "train.txt").write_text("images/000.jpg masks/000.png\n")
     described = _proposed(tmp_path)
@@ -174,7 +174,7 @@ def test_a_list_file_of_another_kind_is_neither_used_nor_overwritten(tmp_path):
 
 def test_names_are_the_same_however_their_letters_are_composed(tmp_path):
     apart, whole = (unicodedata.normalize(form, "Äpfel") for form in ("NFD", "NFC"))
-    _pictures(tmp_path, *[f"images/{apart}{name}.jpg" for name in TEN])
+    _images(tmp_path, *[f"images/{apart}{name}.jpg" for name in TEN])
     _masks(tmp_path, *[f"masks/{whole}{name}.png" for name in TEN])
     for split, stems in (("train", TEN[:8]), ("val", TEN[8:])):
         (tmp_path / f"{split}.txt").write_text("".join(f"{apart}{name}\n" for name in stems))
@@ -183,22 +183,22 @@ def test_names_are_the_same_however_their_letters_are_composed(tmp_path):
     assert (_size(tmp_path, "train"), _size(tmp_path, "val")) == (8, 2)
 
 
-def test_pictures_without_masks_are_left_out_and_noted(tmp_path):
+def test_images_without_masks_are_left_out_and_noted(tmp_path):
     for split, names in (("train", [*TEN, "bare"]), ("val", TEN)):
-        _pictures(tmp_path, *[f"images/{split}/{name}.jpg" for name in names])
+        _images(tmp_path, *[f"images/{split}/{name}.jpg" for name in names])
         _masks(tmp_path, *[f"masks/{split}/{name}.png" for name in TEN])
-    _pictures(tmp_path, "images/test/x.jpg", "photos/y.jpg")
+    _images(tmp_path, "images/test/x.jpg", "photos/y.jpg")
     described = _proposed(tmp_path)
     assert "list" in described["splits"]["train"]
     assert "list" not in described["splits"]["val"]
     assert _size(tmp_path, "train") == 10
     notes = "\n".join(propose(tmp_path).notes)
-    assert "1 pictures in images/train have no mask" in notes
+    assert "1 images in images/train have no mask" in notes
     assert "images/test (1 files), photos (1 files)" in notes
 
 
-def test_class_masks_are_preferred_to_instances_and_pictures_of_masks(tmp_path):
-    _pictures(tmp_path, *[f"images/{name}.jpg" for name in TEN])
+def test_class_masks_are_preferred_to_instances_and_images_of_masks(tmp_path):
+    _images(tmp_path, *[f"images/{name}.jpg" for name in TEN])
     for kind in ("color", "instanceIds", "labelIds"):
         _masks(tmp_path, *[f"gt/{name}_{kind}.png" for name in TEN])
     assert _proposed(tmp_path)["mask_suffix"] == "_labelIds.png"
@@ -208,7 +208,7 @@ def test_class_masks_are_preferred_to_instances_and_pictures_of_masks(tmp_path):
 
 
 def _pair(root, mask):
-    _pictures(root, "images/a.png")
+    _images(root, "images/a.png")
     (root / "masks").mkdir()
     mask.save(root / "masks/a.png") if isinstance(mask, Image.Image) else _masks(
         root, "masks/a.png", mask=mask
@@ -228,7 +228,7 @@ def test_ids_become_classes_and_255_is_ignored(tmp_path):
     assert "ids = [2] },  # 62.50%" in toml
     assert "255 is for pixels without a label (12.50% of all)" in toml
     assert "read 1 of the 1 masks" in toml
-    assert open_folder(tmp_path, "train").label(0)[0].tolist() == [0, 1, 2, IGNORE]
+    assert open_folder(tmp_path, "train").label(0)[0].tolist() == [0, 1, 2, IGNORE_INDEX]
 
 
 @pytest.mark.parametrize(
@@ -255,42 +255,42 @@ def test_one_bit_masks_are_background_and_foreground(tmp_path):
     assert [one["ids"] for one in _proposed(tmp_path)["classes"]] == [[0], [1]]
 
 
-def test_a_palette_gives_the_colours(tmp_path):
-    _pictures(tmp_path, "images/a.png")
+def test_a_palette_gives_the_colors(tmp_path):
+    _images(tmp_path, "images/a.png")
     write_mask(tmp_path / "masks/a.png", IDS, ((0, 0, 0), (128, 0, 0), (0, 128, 0)))
     described = _proposed(tmp_path)
-    assert [one["colour"] for one in described["classes"]] == [[0, 0, 0], [128, 0, 0], [0, 128, 0]]
+    assert [one["color"] for one in described["classes"]] == [[0, 0, 0], [128, 0, 0], [0, 128, 0]]
     assert [one["ids"] for one in described["classes"]] == [[0], [1], [2]]
     assert described["ignored_ids"] == [255]
 
 
-def test_a_grey_or_ambiguous_palette_is_not_used(tmp_path):
-    _pictures(tmp_path, "images/a.png")
+def test_a_gray_or_ambiguous_palette_is_not_used(tmp_path):
+    _images(tmp_path, "images/a.png")
     for palette in [((0,) * 3, (1,) * 3, (2,) * 3), ((9, 0, 0), (9, 0, 0), (0, 0, 9))]:
         write_mask(tmp_path / "masks/a.png", IDS, palette)
         assert "made up, too" in propose(tmp_path).toml
 
 
-def _rgb(*colours):
-    return np.resize(np.array(colours, np.uint8), (2, 4, 3))
+def _rgb(*colors):
+    return np.resize(np.array(colors, np.uint8), (2, 4, 3))
 
 
-def test_rgb_masks_give_classes_by_colour_and_voc_void_is_ignored(tmp_path):
+def test_rgb_masks_give_classes_by_color_and_voc_void_is_ignored(tmp_path):
     _pair(tmp_path, _rgb((128, 0, 0), (0, 0, 0), (224, 224, 192), (0, 0, 128)))
     described = _proposed(tmp_path)
     assert described["classes"] == [
-        {"name": "class_0", "colour": [0, 0, 0]},
-        {"name": "class_1", "colour": [0, 0, 128]},
-        {"name": "class_2", "colour": [128, 0, 0]},
+        {"name": "class_0", "color": [0, 0, 0]},
+        {"name": "class_1", "color": [0, 0, 128]},
+        {"name": "class_2", "color": [128, 0, 0]},
     ]
-    assert described["ignored_colours"] == [[224, 224, 192]]
-    assert open_folder(tmp_path, "train").label(0)[0].tolist() == [2, 0, IGNORE, 1]
+    assert described["ignored_colors"] == [[224, 224, 192]]
+    assert open_folder(tmp_path, "train").label(0)[0].tolist() == [2, 0, IGNORE_INDEX, 1]
 
 
 def test_white_in_rgb_masks_is_a_class(tmp_path):
     _pair(tmp_path, _rgb((255, 255, 255), (255, 0, 0)))
     described = _proposed(tmp_path)
-    assert [one["colour"] for one in described["classes"]] == [[255, 0, 0], [255, 255, 255]]
+    assert [one["color"] for one in described["classes"]] == [[255, 0, 0], [255, 255, 255]]
 
 
 @pytest.mark.parametrize(
@@ -300,21 +300,21 @@ def test_white_in_rgb_masks_is_a_class(tmp_path):
         ((0, 1, 2, 255), ["class_0", "class_1", "class_2"], [[255, 255, 255]]),
     ],
 )
-def test_ids_that_were_saved_as_grey_rgb_are_shown_in_colours(tmp_path, values, names, ignored):
+def test_ids_that_were_saved_as_gray_rgb_are_shown_in_colors(tmp_path, values, names, ignored):
     _pair(tmp_path, _rgb(*[(value,) * 3 for value in values]))
     described = _proposed(tmp_path)
     assert [one["name"] for one in described["classes"]] == names
-    assert described["classes"][1]["colours"] == [[values[1]] * 3]
-    assert len(set(described["classes"][1]["colour"])) > 1
-    assert described.get("ignored_colours") == ignored
+    assert described["classes"][1]["colors"] == [[values[1]] * 3]
+    assert len(set(described["classes"][1]["color"])) > 1
+    assert described.get("ignored_colors") == ignored
 
 
 def test_a_spread_of_two_hundred_masks_is_read(tmp_path):
     names = [f"{index:03}" for index in range(450)]
-    _pictures(tmp_path, *[f"images/{name}.png" for name in names])
+    _images(tmp_path, *[f"images/{name}.png" for name in names])
     _masks(tmp_path, *[f"masks/{name}.png" for name in names])
     _masks(tmp_path, "masks/449.png", mask=np.full((2, 4), 7, np.uint8))
-    (tmp_path / "masks/001.png").write_text("damaged, but not in the sample")
+    (tmp_path / "masks/001.png").write_text("corrupt, but not in the sample")
     toml = propose(tmp_path).toml
     assert "read 200 of the 450 masks" in toml
     assert "class_7" in toml
@@ -357,13 +357,13 @@ def test_a_folder_without_masks_says_how_masks_are_told(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(PerpixelError, match=r"file: is a file, not a folder\. Name the"):
         propose(tmp_path / "file")
-    _pictures(tmp_path, "images/a.jpg", "b.png")
-    with pytest.raises(PerpixelError, match=r"found 2 pictures, but no masks .*dataset\.toml"):
+    _images(tmp_path, "images/a.jpg", "b.png")
+    with pytest.raises(PerpixelError, match=r"found 2 images, but no masks .*dataset\.toml"):
         propose(tmp_path)
 
 
 def test_jpeg_files_are_no_masks(tmp_path):
-    _pictures(tmp_path, "images/a.jpg", "masks/a.jpg")
+    _images(tmp_path, "images/a.jpg", "masks/a.jpg")
     with pytest.raises(PerpixelError, match="JPEG files cannot be masks"):
         propose(tmp_path)
 
@@ -376,7 +376,7 @@ def test_masks_with_too_many_values_are_named(tmp_path):
 
 def test_a_mask_whose_values_no_other_has_is_remarked_upon(tmp_path):
     smeared = np.arange(0, 200, 5, dtype=np.uint8).reshape(4, 10)
-    _pictures(tmp_path, *[f"images/{name}.jpg" for name in TEN])
+    _images(tmp_path, *[f"images/{name}.jpg" for name in TEN])
     _masks(tmp_path, *[f"masks/{name}.png" for name in TEN])
     assert not propose(tmp_path).notes
     _masks(tmp_path, "masks/003.png", mask=smeared)
@@ -385,7 +385,7 @@ def test_a_mask_whose_values_no_other_has_is_remarked_upon(tmp_path):
 
 
 def test_many_classes_in_few_masks_are_no_damage(tmp_path):
-    _pictures(tmp_path, "images/a.jpg", "images/b.jpg")
+    _images(tmp_path, "images/a.jpg", "images/b.jpg")
     for name, first in (("a", 0), ("b", 20)):
         mask = np.arange(first, first + 20, dtype=np.uint8).repeat(10).reshape(10, 20)
         _masks(tmp_path, f"masks/{name}.png", mask=mask)
@@ -395,7 +395,7 @@ def test_many_classes_in_few_masks_are_no_damage(tmp_path):
 def test_black_and_white_masks_that_were_jpeg_files_once_are_remarked_upon(tmp_path):
     mask = np.repeat(np.array([0, 255], np.uint8), 5000)
     mask[:30] = np.arange(1, 31)  # what a lossy file makes of the edges
-    _pictures(tmp_path, *[f"images/{name}.jpg" for name in TEN])
+    _images(tmp_path, *[f"images/{name}.jpg" for name in TEN])
     _masks(tmp_path, *[f"masks/{name}.png" for name in TEN], mask=mask.reshape(100, 100))
     (note,) = propose(tmp_path).notes
     assert "24 of their 32 values make up 0.2% of the pixels" in note
@@ -408,18 +408,18 @@ def test_black_and_white_masks_with_soft_edges_keep_their_foreground(tmp_path, r
     _pair(tmp_path, np.dstack([mask] * 3) if rgb else mask)
     proposal = propose(tmp_path)
     (note,) = proposal.notes
-    assert "black and white with soft edges, 15 greys beside 0 and 255" in note
+    assert "black and white with soft edges, 15 grays beside 0 and 255" in note
     described = tomllib.loads(proposal.toml)
     assert "ignored_ids" not in described
-    assert "ignored_colours" not in described
+    assert "ignored_colors" not in described
     assert len(described["classes"]) == 17
 
 
-def test_black_and_white_masks_with_every_grey_at_their_edges_are_refused(tmp_path):
+def test_black_and_white_masks_with_every_gray_at_their_edges_are_refused(tmp_path):
     mask = np.repeat(np.array([0, 255], np.uint8), 5000)
     mask[:254] = np.arange(254)
     _pair(tmp_path, mask.reshape(100, 100))
-    with pytest.raises(PerpixelError, match=r"masks/a\.png: .* soft edges, 253 greys"):
+    with pytest.raises(PerpixelError, match=r"masks/a\.png: .* soft edges, 253 grays"):
         propose(tmp_path)
 
 
@@ -435,13 +435,13 @@ def test_many_classes_beside_much_background_are_no_soft_edges(tmp_path):
 
 def test_masks_of_two_kinds_are_named(tmp_path):
     _pair(tmp_path, IDS)
-    _pictures(tmp_path, "images/b.png", "masks/b.png")
-    with pytest.raises(PerpixelError, match=r"masks/a\.png and .*b\.png: one holds RGB colours"):
+    _images(tmp_path, "images/b.png", "masks/b.png")
+    with pytest.raises(PerpixelError, match=r"masks/a\.png and .*b\.png: one holds RGB colors"):
         propose(tmp_path)
 
 
 def test_a_damaged_mask_is_named(tmp_path):
     _pair(tmp_path, IDS)
     (tmp_path / "masks/a.png").write_text("not a mask")
-    with pytest.raises(PerpixelError, match=r"masks/a\.png: not a picture"):
+    with pytest.raises(PerpixelError, match=r"masks/a\.png: not an image"):
         propose(tmp_path)

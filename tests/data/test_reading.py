@@ -1,11 +1,11 @@
-"""How many threads read pictures."""
+"""How many threads read images."""
 
 import os
 import sys
 
 import pytest
 
-from perpixel.data.reading import cores
+from perpixel.data.prefetch import cores
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems tell of no such set")

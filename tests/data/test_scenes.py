@@ -1,4 +1,4 @@
-"""The built-in scenes: the same everywhere, well mixed, and not to be told apart by colour."""
+"""The built-in scenes: the same everywhere, well mixed, and not to be told apart by color."""
 
 import subprocess
 import sys
@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from perpixel.data.dataset import read_pair
-from perpixel.data.scenes import CLASSES, Scenes
+from perpixel.data.datasets.synthetic import CLASSES, SyntheticStreets
 from perpixel.errors import UsageError
-from perpixel.recipes.spec import IGNORE
+from perpixel.recipes.schema import IGNORE_INDEX
 
 DIGEST = """
 from hashlib import sha256
-from perpixel.data.scenes import Scenes
+from perpixel.data.datasets.synthetic import SyntheticStreets
 
-val = Scenes("val")
+val = SyntheticStreets("val")
 digest = sha256()
 for index in range(5, 9):
     digest.update(val.image(index).tobytes() + val.label(index).tobytes())
@@ -31,28 +31,28 @@ def _stacked(scenes):
 
 @pytest.fixture(scope="module")
 def train():
-    return _stacked(Scenes("train", count=200))
+    return _stacked(SyntheticStreets("train", count=200))
 
 
 @pytest.fixture(scope="module")
 def val():
-    return _stacked(Scenes("val"))
+    return _stacked(SyntheticStreets("val"))
 
 
 def test_splits_have_names_and_lengths():
-    assert (len(Scenes("train")), len(Scenes("val"))) == (800, 60)
-    assert len(Scenes("train", count=3)) == 3
-    assert Scenes("val").name(12) == "val/00012.png"
+    assert (len(SyntheticStreets("train")), len(SyntheticStreets("val"))) == (800, 60)
+    assert len(SyntheticStreets("train", count=3)) == 3
+    assert SyntheticStreets("val").sample_id(12) == "val/00012.png"
 
 
 def test_an_unknown_split_is_answered_with_the_splits():
     with pytest.raises(UsageError, match=r"no split 'test'.*train, val"):
-        Scenes("test")
+        SyntheticStreets("test")
 
 
 @pytest.mark.parametrize("size", [(96, 128), (64, 64), (97, 131), (240, 320)])
-def test_pictures_have_the_size_asked_for(size):
-    image, label = read_pair(Scenes("train", count=1, size=size), 0)
+def test_images_have_the_size_asked_for(size):
+    image, label = read_pair(SyntheticStreets("train", count=1, size=size), 0)
 
     assert image.shape == (*size, 3)
     assert label.shape == size
@@ -61,17 +61,17 @@ def test_pictures_have_the_size_asked_for(size):
 
 def test_an_index_beyond_the_last_scene_is_an_error():
     with pytest.raises(IndexError):
-        Scenes("train", count=3).image(3)
+        SyntheticStreets("train", count=3).image(3)
 
 
 def test_a_scene_depends_on_its_index_alone():
-    scenes = Scenes("train")
+    scenes = SyntheticStreets("train")
     image, label = read_pair(scenes, 7)
     kept = image.copy(), label.copy()
     image[:], label[:] = 0, 0  # what a caller does to its arrays must not reach later reads
     again = scenes.label(7), scenes.image(7)
-    _stacked(Scenes("train", count=6))
-    later = read_pair(Scenes("train", count=8), 7)
+    _stacked(SyntheticStreets("train", count=6))
+    later = read_pair(SyntheticStreets("train", count=8), 7)
 
     for image, label in (again[::-1], later):
         np.testing.assert_array_equal(image, kept[0])
@@ -90,25 +90,25 @@ def test_another_process_draws_the_same_scenes(val):
 
 
 def test_no_scene_comes_twice(train, val):
-    pictures = [image.tobytes() for image in (*train[0], *val[0])]
-    class_maps = [label.tobytes() for label in (*train[1], *val[1])]
+    images = [image.tobytes() for image in (*train[0], *val[0])]
+    masks = [label.tobytes() for label in (*train[1], *val[1])]
 
-    assert len(set(pictures)) == len(set(class_maps)) == len(pictures)
+    assert len(set(images)) == len(set(masks)) == len(images)
 
 
 def test_labels_hold_classes_and_outlines(train):
     labels = train[1]
 
-    assert set(np.unique(labels)) == {*range(len(CLASSES)), IGNORE}
-    assert 0.05 < (labels == IGNORE).mean() < 0.2
-    assert ((labels == IGNORE).mean((1, 2)) > 0.01).all()
+    assert set(np.unique(labels)) == {*range(len(CLASSES)), IGNORE_INDEX}
+    assert 0.05 < (labels == IGNORE_INDEX).mean() < 0.2
+    assert ((labels == IGNORE_INDEX).mean((1, 2)) > 0.01).all()
 
 
 def test_classes_never_touch_without_an_outline(train):
     labels = train[1].astype(int)
     for axis in (1, 2):
         here, there = np.delete(labels, -1, axis), np.delete(labels, 0, axis)
-        known = (here != IGNORE) & (there != IGNORE)
+        known = (here != IGNORE_INDEX) & (there != IGNORE_INDEX)
         np.testing.assert_array_equal(here[known], there[known])
 
 
@@ -120,12 +120,12 @@ def test_every_class_is_common(train):
     assert (shares > 0.001).mean(1).min() > 0.85
 
 
-def test_colour_alone_does_not_tell_the_classes_apart(train, val):
+def test_color_alone_does_not_tell_the_classes_apart(train, val):
     images, labels = (part.reshape(-1, *part.shape[3:]) for part in train)
     means = np.stack([images[labels == index].mean(0) for index in range(len(CLASSES))])
-    # argmin |x - m|^2 = argmin |m|^2 - 2 x.m, without an array of pixels by classes by colours
+    # argmin |x - m|^2 = argmin |m|^2 - 2 x.m, without an array of pixels by classes by colors
     scores = (means**2).sum(1) - 2 * val[0].astype(np.float32) @ means.T.astype(np.float32)
-    nearest, known = scores.argmin(-1), val[1] != IGNORE
+    nearest, known = scores.argmin(-1), val[1] != IGNORE_INDEX
 
     ious = []
     for index in range(len(CLASSES)):

@@ -16,11 +16,11 @@ import miniatures
 import pytest
 from filelock import FileLock
 
-from perpixel import download
-from perpixel.data import sources
-from perpixel.data.catalog import open_dataset
-from perpixel.data.sources import ARCHIVES, Archive
+import perpixel.data.download as data_download
+from perpixel.data.download import ARCHIVES, Archive
+from perpixel.data.registry import open_dataset
 from perpixel.errors import PerpixelError, UsageError
+from perpixel.io import download
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
@@ -108,13 +108,13 @@ def test_a_data_set_arrives_ready_to_open(handler, shelf, tmp_path, monkeypatch,
     write, split, count = WRITERS[name]
     write(tmp_path / "source")
     stock(monkeypatch, shelf, tmp_path / "source", name)
-    sources.download(name, tmp_path / "root")
+    data_download.download(name, tmp_path / "root")
     dataset = open_dataset(name, tmp_path / "root", split)
     assert len(dataset) == count
     assert dataset.label(0).shape == dataset.image(0).shape[:2]
     asked = len(handler.asked)
     assert asked == len(ARCHIVES[name])
-    sources.download(name, tmp_path / "root")  # again: all there
+    data_download.download(name, tmp_path / "root")  # again: all there
     assert len(handler.asked) == asked
     left = {path.name for path in (tmp_path / "root").iterdir()}
     assert left == {Path(archive.to).parts[0] for archive in ARCHIVES[name]}
@@ -125,11 +125,11 @@ def test_a_broken_download_goes_on(handler, shelf, tmp_path, monkeypatch):
     stock(monkeypatch, shelf, tmp_path / "source", "ade20k")
     handler.cut = 1000
     with pytest.raises(PerpixelError, match="cannot be downloaded"):
-        sources.download("ade20k", tmp_path / "root")
+        data_download.download("ade20k", tmp_path / "root")
     part = tmp_path / "root/.perpixel-downloads/ADEChallengeData2016.zip.part"
     assert part.stat().st_size == 5000
     handler.cut = None
-    sources.download("ade20k", tmp_path / "root")
+    data_download.download("ade20k", tmp_path / "root")
     assert len(open_dataset("ade20k", tmp_path / "root", "val")) == 2
 
 
@@ -139,7 +139,7 @@ def test_another_file_than_the_published_one_is_refused(handler, shelf, tmp_path
     with (shelf / "ADEChallengeData2016.zip").open("ab") as file:
         file.write(b"more")
     with pytest.raises(PerpixelError, match="sha1"):
-        sources.download("ade20k", tmp_path / "root")
+        data_download.download("ade20k", tmp_path / "root")
     assert not (tmp_path / "root/ADEChallengeData2016").exists()
 
 
@@ -194,7 +194,7 @@ def test_an_archive_that_is_damaged_or_malicious_leaves_nothing(
     monkeypatch.setitem(ARCHIVES, "ade20k", (Archive(f"http://far.invalid/{name}", "set"),))
     root = tmp_path / "below/root"
     with pytest.raises(PerpixelError, match="not an archive that can be unpacked"):
-        sources.download("ade20k", root)
+        data_download.download("ade20k", root)
     assert not (root / "set").exists()
     assert not list(tmp_path.rglob("outside"))
     assert not list((root / ".perpixel-downloads").glob("*.*[rpz]"))
@@ -205,7 +205,7 @@ def test_a_zip_file_writes_nothing_outside_of_its_folder(shelf, tmp_path, monkey
         file.writestr("set/../../outside", "x")
     monkeypatch.setenv("PERPIXEL_MIRROR", str(shelf))
     monkeypatch.setitem(ARCHIVES, "ade20k", (Archive("http://far.invalid/a.zip", "set"),))
-    sources.download("ade20k", tmp_path / "below/root")
+    data_download.download("ade20k", tmp_path / "below/root")
     assert [path.name for path in (tmp_path / "below/root").iterdir()] == ["set"]
     assert [path.parent.name for path in tmp_path.rglob("outside")] == ["set"]
 
@@ -216,19 +216,19 @@ def test_a_truncated_archive_is_fetched_again(handler, shelf, tmp_path, monkeypa
     whole = (shelf / "CamVid.zip").read_bytes()
     (shelf / "CamVid.zip").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(PerpixelError, match="fetches it again"):
-        sources.download("camvid", tmp_path / "root")
+        data_download.download("camvid", tmp_path / "root")
     (shelf / "CamVid.zip").write_bytes(whole)
-    sources.download("camvid", tmp_path / "root")
+    data_download.download("camvid", tmp_path / "root")
     assert len(open_dataset("camvid", tmp_path / "root", "test")) == 2
 
 
 def test_what_has_no_archive_is_explained(tmp_path):
     with pytest.raises(PerpixelError, match=r"needs a login.*gtFine_trainvaltest\.zip"):
-        sources.download("cityscapes", tmp_path)
+        data_download.download("cityscapes", tmp_path)
     with pytest.raises(UsageError, match=r"scenes is not downloaded.*pascal_voc"):
-        sources.download("scenes", tmp_path)
+        data_download.download("scenes", tmp_path)
     with pytest.raises(UsageError, match="Did you mean ade20k"):
-        sources.download("ade20", tmp_path)
+        data_download.download("ade20", tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -242,7 +242,7 @@ def test_the_targets_parents_are_made_and_a_full_disk_is_named(shelf, tmp_path, 
 
     monkeypatch.setattr(shutil, "copyfileobj", full)
     with pytest.raises(PerpixelError, match="cannot be written"):
-        sources.download("ade20k", tmp_path / "root")
+        data_download.download("ade20k", tmp_path / "root")
 
 
 def test_two_downloads_at_once_do_not_meet(handler, shelf, tmp_path, monkeypatch):
@@ -252,6 +252,6 @@ def test_two_downloads_at_once_do_not_meet(handler, shelf, tmp_path, monkeypatch
     (root / ".perpixel-downloads").mkdir(parents=True)
     elsewhere = FileLock(root / ".perpixel-downloads" / "lock")
     with elsewhere, pytest.raises(PerpixelError, match="another process is downloading there"):
-        sources.download("ade20k", root)
-    sources.download("ade20k", root)
+        data_download.download("ade20k", root)
+    data_download.download("ade20k", root)
     assert len(open_dataset("ade20k", root, "val")) == 2

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from perpixel.data.catalog import classes
-from perpixel.data.cityscapes import LABEL_IDS
+from perpixel.data.datasets.cityscapes import LABEL_IDS
+from perpixel.data.registry import classes
 from perpixel.data.submission import submission
 from perpixel.errors import PerpixelError, UsageError
 
@@ -32,7 +32,7 @@ def test_a_servers_file_holds_its_ids(tmp_path, name):
         assert (np.asarray(file) == ids(label.astype(int))).all()
         if mode == "P":
             assert file.getpalette()[: 3 * count] == [
-                part for colour in classes(name).palette for part in colour
+                part for color in classes(name).palette for part in color
             ]
 
 

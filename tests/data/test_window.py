@@ -4,15 +4,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from perpixel.data.window import Window, cut_label, cut_picture, source_rows
-from perpixel.images import read_image
+from perpixel.data.window import Window, crop_image, crop_mask, source_rows
+from perpixel.io.images import read_image
 
 LENGTH = st.integers(1, 90)
 
 
 @st.composite
 def windows(draw, *, most: int = 90) -> tuple[tuple[int, int], Window]:
-    """A picture's size and a window of it, resized."""
+    """An image's size and a window of it, resized."""
     side = st.integers(1, most)
     size = (draw(side), draw(side))
     resized = (draw(side), draw(side))
@@ -33,9 +33,9 @@ def whole(image: np.ndarray, window: Window, how: int) -> np.ndarray:
 def test_labels_are_those_of_resize_then_crop(given_window):
     size, window = given_window
     label = np.random.default_rng(0).integers(0, 256, size, np.uint8)
-    found = cut_label(label, window)
+    found = crop_mask(label, window)
     assert (found == whole(label, window, cv2.INTER_NEAREST)).all()
-    assert (cut_label(label, window, every=3) == found[::3, ::3]).all()
+    assert (crop_mask(label, window, every=3) == found[::3, ::3]).all()
 
 
 @given(windows())
@@ -43,11 +43,11 @@ def test_labels_are_those_of_resize_then_crop(given_window):
 @example(((8, 1), Window((9, 1), 1, 0, 1, 1)))
 @example(((400, 500), Window((401, 501), 10, 300, 200, 100)))
 @example(((90, 1), Window((1, 1), 0, 0, 1, 1)))
-def test_pictures_are_those_of_resize_then_crop_within_two_levels(given_window):
-    """On noise, the worst case: neighbours differ by up to 255 levels."""
+def test_images_are_those_of_resize_then_crop_within_two_levels(given_window):
+    """On noise, the worst case: neighbors differ by up to 255 levels."""
     size, window = given_window
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
-    found = cut_picture(image, window)
+    found = crop_image(image, window)
     expected = whole(image, window, cv2.INTER_LINEAR)
     assert found.shape == expected.shape
     assert cv2.absdiff(found, np.ascontiguousarray(expected)).max() <= 2
@@ -60,7 +60,7 @@ def test_no_other_rows_are_read(given_window):
     first, end = source_rows(window, size)
     dark = np.zeros_like(image)
     dark[first:end] = image[first:end]
-    assert (cut_picture(dark, window) == cut_picture(image, window)).all()
+    assert (crop_image(dark, window) == crop_image(image, window)).all()
 
 
 def test_less_than_the_whole_is_read():
@@ -77,7 +77,7 @@ def test_photographs_are_within_one_level(camvid, scale: float):
         top, left = random.integers(size[0] - 180), random.integers(size[1] - 240)
         window = Window(size, int(top), int(left), 180, 240)
         expected = np.ascontiguousarray(whole(image, window, cv2.INTER_LINEAR))
-        difference = cv2.absdiff(cut_picture(image, window), expected)
+        difference = cv2.absdiff(crop_image(image, window), expected)
         assert difference.max() <= 1
         shares.append((difference > 0).mean())
     assert np.mean(shares) < 0.1

@@ -7,16 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from perpixel.evaluation.confusion import areas, confusion, scores
 from perpixel.evaluation.files import write_scores
-from perpixel.recipes.spec import IGNORE
+from perpixel.evaluation.metrics import areas, confusion, scores
+from perpixel.recipes.schema import IGNORE_INDEX
 
 
 @st.composite
 def maps(draw):
     classes = draw(st.integers(1, 6))
     shape = (draw(st.integers(1, 7)), draw(st.integers(1, 7)))
-    labels = st.one_of(st.integers(0, classes - 1), st.just(IGNORE))
+    labels = st.one_of(st.integers(0, classes - 1), st.just(IGNORE_INDEX))
     label = draw(arrays(np.uint8, shape, elements=labels))
     prediction = draw(arrays(np.uint8, shape, elements=st.integers(0, classes - 1)))
     return classes, label, prediction
@@ -27,9 +27,9 @@ def test_counts_equal_a_plain_loop(case):
     classes, label, prediction = case
     expected = np.zeros((classes, classes), np.int64)
     for place in np.ndindex(*label.shape):
-        if label[place] != IGNORE:
+        if label[place] != IGNORE_INDEX:
             expected[label[place], prediction[place]] += 1
-    found = confusion(label, prediction, classes=classes)
+    found = confusion(label, prediction, num_classes=classes)
     assert found.dtype == np.int64
     assert (found == expected).all()
 
@@ -38,8 +38,8 @@ def test_counts_equal_a_plain_loop(case):
 def test_scores_equal_their_definitions(case):
     classes, label, prediction = case
     names = tuple(f"c{index}" for index in range(classes))
-    found = scores(confusion(label, prediction, classes=classes), names=names)
-    known = label != IGNORE
+    found = scores(confusion(label, prediction, num_classes=classes), names=names)
+    known = label != IGNORE_INDEX
     ious, recalls = [], []
     for index, name in enumerate(names):
         truth, guess = known & (label == index), known & (prediction == index)
@@ -65,8 +65,8 @@ def test_scores_equal_their_definitions(case):
 def test_precision_dice_and_weighted_iou_equal_their_definitions(case):
     classes, label, prediction = case
     names = tuple(f"c{index}" for index in range(classes))
-    found = scores(confusion(label, prediction, classes=classes), names=names)
-    known = label != IGNORE
+    found = scores(confusion(label, prediction, num_classes=classes), names=names)
+    known = label != IGNORE_INDEX
     weighted = 0.0
     for index, name in enumerate(names):
         truth, guess = known & (label == index), known & (prediction == index)
@@ -83,9 +83,9 @@ def test_precision_dice_and_weighted_iou_equal_their_definitions(case):
     assert abs(found.frequency_weighted_iou - weighted / max(known.sum(), 1)) < 1e-9
 
 
-def test_nothing_labelled_scores_nothing():
-    label = np.full((3, 3), IGNORE, np.uint8)
-    found = scores(confusion(label, np.zeros_like(label), classes=2), names=("a", "b"))
+def test_nothing_labeled_scores_nothing():
+    label = np.full((3, 3), IGNORE_INDEX, np.uint8)
+    found = scores(confusion(label, np.zeros_like(label), num_classes=2), names=("a", "b"))
     assert (found.miou, found.pixel_accuracy, found.iou) == (0.0, 0.0, {"a": None, "b": None})
 
 
@@ -98,27 +98,27 @@ def test_counts_beyond_float32_are_exact():
 
 def test_counts_beyond_what_one_histogram_holds_are_exact():
     label = np.zeros((4100, 4100), np.uint8)  # more than 2^24 pixels
-    label[0, 0] = IGNORE
-    found = confusion(label, np.zeros_like(label), classes=2)
+    label[0, 0] = IGNORE_INDEX
+    found = confusion(label, np.zeros_like(label), num_classes=2)
     assert found.tolist() == [[4100 * 4100 - 1, 0], [0, 0]]
 
 
 def test_maps_that_are_views_are_counted():
     label = np.arange(24, dtype=np.uint8).reshape(4, 6) % 3
-    found = confusion(label[::-1, ::2], label[::-1, ::2], classes=3)
+    found = confusion(label[::-1, ::2], label[::-1, ::2], num_classes=3)
     assert found.sum() == found.trace() == 12
 
 
-def test_a_picture_has_scores_of_its_own():
-    label = np.array([[0, 0, 1, IGNORE]], np.uint8)
-    counts = confusion(label, np.array([[0, 1, 1, 1]], np.uint8), classes=3)
-    blank = confusion(np.full_like(label, IGNORE), label % 2, classes=3)
+def test_a_image_has_scores_of_its_own():
+    label = np.array([[0, 0, 1, IGNORE_INDEX]], np.uint8)
+    counts = confusion(label, np.array([[0, 1, 1, 1]], np.uint8), num_classes=3)
+    blank = confusion(np.full_like(label, IGNORE_INDEX), label % 2, num_classes=3)
     found = scores(
         counts + blank,
         names=("a", "b", "c"),
-        pictures=[("x.png", areas(counts)), ("y.png", areas(blank))],
+        images=[("x.png", areas(counts)), ("y.png", areas(blank))],
     )
-    first, second = found.pictures
+    first, second = found.per_image
     assert (first.name, first.miou, first.iou) == ("x.png", 50.0, {"a": 50.0, "b": 50.0, "c": None})
     assert first.pixel_accuracy == 100 * 2 / 3
     assert (second.miou, second.pixel_accuracy) == (None, None)
@@ -127,8 +127,8 @@ def test_a_picture_has_scores_of_its_own():
 
 
 def test_files_hold_every_score(tmp_path):
-    counts = confusion(np.array([[0, 1]], np.uint8), np.array([[0, 0]], np.uint8), classes=3)
-    found = scores(counts, names=("a", "b,c", "d"), pictures=[("x.png", areas(counts))])
+    counts = confusion(np.array([[0, 1]], np.uint8), np.array([[0, 0]], np.uint8), num_classes=3)
+    found = scores(counts, names=("a", "b,c", "d"), images=[("x.png", areas(counts))])
     write_scores(tmp_path, found)
     assert json.loads((tmp_path / "evaluate.json").read_text())["miou"] == found.miou
     rows = list(csv.reader((tmp_path / "confusion.csv").open()))
@@ -136,13 +136,13 @@ def test_files_hold_every_score(tmp_path):
         ["label", "a", "b,c", "d"], ["a", "1", "0", "0"], ["b,c", "1", "0", "0"],
         ["d", "0", "0", "0"],
     ]  # fmt: skip
-    header, row = csv.reader((tmp_path / "pictures.csv").open())
+    header, row = csv.reader((tmp_path / "images.csv").open())
     assert header == ["image", "miou", "pixel_accuracy", "a", "b,c", "d"]
     assert row == ["x.png", "25.0", "50.0", "50.0", "0.0", ""]
 
 
 def test_file_names_may_be_of_any_bytes(tmp_path):
-    counts = confusion(np.array([[0]], np.uint8), np.array([[0]], np.uint8), classes=1)
+    counts = confusion(np.array([[0]], np.uint8), np.array([[0]], np.uint8), num_classes=1)
     name = os.fsdecode(b"caf\xe9.png")
-    write_scores(tmp_path, scores(counts, names=("a",), pictures=[(name, areas(counts))]))
-    assert b"caf\xe9.png,100.0" in (tmp_path / "pictures.csv").read_bytes()
+    write_scores(tmp_path, scores(counts, names=("a",), images=[(name, areas(counts))]))
+    assert b"caf\xe9.png,100.0" in (tmp_path / "images.csv").read_bytes()

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import perpixel
-from perpixel.checkpoint import Checkpoint, write_checkpoint
+from perpixel.checkpoints.format import Checkpoint, write_checkpoint
 from perpixel.cli.main import main
-from perpixel.data.catalog import classes
-from perpixel.images import read_mask
+from perpixel.data.registry import classes
+from perpixel.io.images import read_mask
 
 ANY_PORT = ("--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0")
 
@@ -32,8 +32,8 @@ def torchrun(*command: object, how: tuple[str, ...] = ()) -> subprocess.Complete
 @pytest.fixture
 def model(tmp_path) -> Path:
     known = classes("camvid")
-    recipe = perpixel.override(perpixel.recipe("camvid/fcn_r18-d8"), ["model.head.width=8"])
-    weights = perpixel.build(recipe, classes=len(known)).state_dict()
+    recipe = perpixel.override(perpixel.recipe("camvid/fcn_r18-d8"), ["model.head.channels=8"])
+    weights = perpixel.build(recipe, num_classes=len(known)).state_dict()
     path = tmp_path / "model.safetensors"
     write_checkpoint(path, Checkpoint(recipe, known.names, known.palette, weights))
     return path
@@ -61,22 +61,22 @@ def test_two_ranks_score_what_one_process_scores(mini, model, tmp_path, monkeypa
         torch.set_num_threads(threads)
     assert not left.value.code
     assert without_time(tmp_path / "two") == without_time(tmp_path / "one")
-    for name in ("confusion.csv", "pictures.csv"):
+    for name in ("confusion.csv", "images.csv"):
         assert (tmp_path / "two" / name).read_text() == (tmp_path / "one" / name).read_text()
 
 
-def test_two_ranks_share_the_pictures_to_predict(mini, model, tmp_path):
-    pictures = sorted((mini / "val").iterdir())
+def test_two_ranks_share_the_images_to_predict(mini, model, tmp_path):
+    images = sorted((mini / "val").iterdir())
     (tmp_path / "broken.png").write_bytes(b"x")
     found = torchrun(
         "predict", model, mini / "val", tmp_path / "broken.png", "--out", tmp_path / "o",
         how=ANY_PORT,
     )  # fmt: skip
     assert found.returncode == 1
-    assert f"{len(pictures)} of {len(pictures) + 1} pictures written" in found.stdout
+    assert f"{len(images)} of {len(images) + 1} images written" in found.stdout
     assert "broken.png" in found.stderr
-    assert sorted(p.name for p in (tmp_path / "o").iterdir()) == [p.name for p in pictures]
+    assert sorted(p.name for p in (tmp_path / "o").iterdir()) == [p.name for p in images]
     alone = perpixel.load(model)
-    for picture in pictures:
-        found = read_mask(tmp_path / "o" / picture.name)
-        assert (found == alone.predict(picture).classes).mean() > 0.99
+    for image in images:
+        found = read_mask(tmp_path / "o" / image.name)
+        assert (found == alone.predict(image).mask).mean() > 0.99

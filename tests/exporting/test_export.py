@@ -14,17 +14,17 @@ import torch
 from PIL import Image
 
 import perpixel
-from perpixel.checkpoint import Checkpoint
-from perpixel.data.camvid import CLASSES
-from perpixel.data.scenes import Scenes
+from perpixel.checkpoints.format import Checkpoint
+from perpixel.data.datasets.camvid import CLASSES
+from perpixel.data.datasets.synthetic import SyntheticStreets
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.exporting import graph as graphs
 from perpixel.exporting.check import Comparison, onnx_runner
-from perpixel.exporting.export import Exported, export
-from perpixel.images import read_image, read_mask, write_image
+from perpixel.exporting.export import ExportResult, export
 from perpixel.inference.predictor import Predictor
-from perpixel.models.inputs import normalise
-from perpixel.recipes.spec import Recipe
+from perpixel.io.images import read_image, read_mask, write_image
+from perpixel.models.normalize import normalize
+from perpixel.recipes.schema import Recipe
 
 onnx = pytest.importorskip("onnx", reason="the extra [export] is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra [export] is not installed")
@@ -33,28 +33,28 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "onnx_predict.py"
 LIVELY = "model.backbone.zero_init_residual=false"  # random weights of every branch count
 FPN = perpixel.override(
     perpixel.recipe("camvid/semantic_fpn_r18"),
-    [LIVELY, "model.head.neck_width=32", "model.head.width=32"],
+    [LIVELY, "model.head.fpn_channels=32", "model.head.channels=32"],
 )
 FCN = perpixel.override(perpixel.recipe("camvid/fcn_r18-d8"), LIVELY)
-SMALL = ["model.head.width=16", "model.auxiliary=null"]
+SMALL = ["model.head.channels=16", "model.aux_head=null"]
 pytestmark = pytest.mark.usefixtures("narrow")
 
 
 def checkpoint_of(recipe: Recipe) -> Checkpoint:
-    """Random weights, and batch-norm statistics of real enough pictures, so that classes vary."""
+    """Random weights, and batch-norm statistics of real enough images, so that classes vary."""
     torch.manual_seed(0)
-    network = perpixel.build(recipe, classes=11).train()
-    scenes = Scenes("train", count=4, size=(96, 128))
-    pictures = torch.from_numpy(np.stack([scenes.image(index) for index in range(4)]))
+    model = perpixel.build(recipe, num_classes=11).train()
+    scenes = SyntheticStreets("train", count=4, size=(96, 128))
+    images = torch.from_numpy(np.stack([scenes.image(index) for index in range(4)]))
     with torch.no_grad():
-        torch.nn.init.normal_(network.head.classifier.weight)
+        torch.nn.init.normal_(model.head.classifier.weight)
         for _ in range(20):
-            network(normalise(pictures, recipe.input))
-    return Checkpoint(recipe, CLASSES.names, CLASSES.palette, network.state_dict())
+            model(normalize(images, recipe.input))
+    return Checkpoint(recipe, CLASSES.names, CLASSES.palette, model.state_dict())
 
 
 @pytest.fixture(scope="module")
-def fpn(tmp_path_factory) -> tuple[Checkpoint, Exported]:
+def fpn(tmp_path_factory) -> tuple[Checkpoint, ExportResult]:
     """Semantic FPN R-18 for any size."""
     checkpoint = checkpoint_of(FPN)
     out = tmp_path_factory.mktemp("fpn") / "fpn.onnx"
@@ -62,10 +62,10 @@ def fpn(tmp_path_factory) -> tuple[Checkpoint, Exported]:
 
 
 @pytest.fixture(scope="module")
-def fcn(tmp_path_factory) -> tuple[Checkpoint, Exported]:
+def fcn(tmp_path_factory) -> tuple[Checkpoint, ExportResult]:
     """FCN R-50-D8 for any size, with every padding there is, and all that is not the default."""
     changes = [
-        "model.head.width=16", "model.auxiliary.width=16",
+        "model.head.channels=16", "model.aux_head.channels=16",
         "model.backbone.depth=50", "input.size_divisor=32", "inference.pad_to=70x80",
         "model.align_corners=true", "input.mean=[103.53, 116.28, 123.675]",
         "input.std=[50, 60, 70]", "input.channel_order=bgr",
@@ -75,14 +75,14 @@ def fcn(tmp_path_factory) -> tuple[Checkpoint, Exported]:
     return checkpoint, export(checkpoint, out, size=(64, 96), dynamic=True, seconds=0)
 
 
-def agreements(checkpoint: Checkpoint, path: Path, pictures: list[np.ndarray]) -> list[float]:
+def agreements(checkpoint: Checkpoint, path: Path, images: list[np.ndarray]) -> list[float]:
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     predictor = Predictor(checkpoint)
     shares = []
-    for picture in pictures:
-        (classes,) = session.run(["classes"], {"pictures": picture[None]})
+    for image in images:
+        (classes,) = session.run(["mask"], {"images": image[None]})
         assert classes.dtype == np.uint8
-        wanted = predictor.predict(picture).classes
+        wanted = predictor.predict(image).mask
         assert len(np.unique(wanted)) > 1  # or agreeing would mean nothing
         shares.append(float((classes[0] == wanted).mean()))
     return shares
@@ -91,8 +91,10 @@ def agreements(checkpoint: Checkpoint, path: Path, pictures: list[np.ndarray]) -
 @pytest.mark.parametrize("made", ["fcn", "fpn"])
 def test_any_size_is_as_predict_has_it(made, request):
     checkpoint, done = request.getfixturevalue(made)
-    pictures = [Scenes("val", count=1, size=s).image(0) for s in ((64, 96), (97, 131), (33, 200))]
-    assert min(agreements(checkpoint, done.path, pictures)) >= 0.999
+    images = [
+        SyntheticStreets("val", count=1, size=s).image(0) for s in ((64, 96), (97, 131), (33, 200))
+    ]
+    assert min(agreements(checkpoint, done.path, images)) >= 0.999
     assert {one.size for one in done.comparisons} == {(64, 96), (49, 73), (81, 121)}
     assert all(0 <= one.difference < 1e-4 * one.largest for one in done.comparisons)
     assert [timing.size for timing in done.timings] == [(64, 96), (49, 73), (81, 121)]
@@ -101,24 +103,24 @@ def test_any_size_is_as_predict_has_it(made, request):
 
 
 @pytest.mark.parametrize("made", ["fcn", "fpn"])
-def test_camvid_pictures_agree_at_three_sizes(made, request, camvid):
+def test_camvid_images_agree_at_three_sizes(made, request, camvid):
     checkpoint, done = request.getfixturevalue(made)
-    pictures = []
+    images = []
     for path in sorted((camvid / "val").glob("*.png"))[:1]:
         full = Image.fromarray(read_image(path))
         for width, height in ((480, 360), (361, 271), (256, 192)):
-            pictures.append(np.array(full.resize((width, height))))
-    assert min(agreements(checkpoint, done.path, pictures)) >= 0.999
+            images.append(np.array(full.resize((width, height))))
+    assert min(agreements(checkpoint, done.path, images)) >= 0.999
 
 
-def test_several_pictures_at_once(fpn):
+def test_several_images_at_once(fpn):
     checkpoint, done = fpn
-    scenes = Scenes("val", count=3, size=(50, 70))
-    pictures = np.stack([scenes.image(index) for index in range(3)])
+    scenes = SyntheticStreets("val", count=3, size=(50, 70))
+    images = np.stack([scenes.image(index) for index in range(3)])
     run = onnx_runner(done.path.read_bytes(), graphs.graph_of(checkpoint, logits=False))
-    together, logits = run(torch.from_numpy(pictures))
+    together, logits = run(torch.from_numpy(images))
     assert logits.shape == (3, 11, 13, 18)
-    apart = [run(torch.from_numpy(picture[None]))[0][0] for picture in pictures]
+    apart = [run(torch.from_numpy(image[None]))[0][0] for image in images]
     assert (together == np.stack(apart)).mean() >= 0.999
 
 
@@ -127,8 +129,8 @@ def test_the_file_says_what_its_classes_are(fpn):
     model = onnx.load(done.path)
     onnx.checker.check_model(model)
     about = {one.key: json.loads(one.value) for one in model.metadata_props}
-    assert tuple(about["classes"]) == CLASSES.names
-    assert [tuple(colour) for colour in about["palette"]] == list(CLASSES.palette)
+    assert tuple(about["class_names"]) == CLASSES.names
+    assert [tuple(color) for color in about["palette"]] == list(CLASSES.palette)
     assert about["recipe"] == "camvid/semantic_fpn_r18"
     assert about["input"]["mean"] == list(checkpoint.recipe.input.mean)
     names = [[d.dim_param or d.dim_value for d in one.type.tensor_type.shape.dim]
@@ -153,9 +155,9 @@ def test_the_file_says_how_its_images_are_to_be_seen(fcn):
 
 def test_the_example_needs_neither_perpixel_nor_torch(fpn, tmp_path):
     checkpoint, done = fpn
-    pictures = [tmp_path / "wide.png", tmp_path / "tall.png"]
-    for path, size in zip(pictures, ((60, 90), (101, 77)), strict=True):
-        write_image(path, Scenes("val", count=1, size=size).image(0))
+    images = [tmp_path / "wide.png", tmp_path / "tall.png"]
+    for path, size in zip(images, ((60, 90), (101, 77)), strict=True):
+        write_image(path, SyntheticStreets("val", count=1, size=size).image(0))
     blocked = (
         "import runpy, sys\n"
         "sys.modules.update(dict.fromkeys(['perpixel', 'torch', 'cv2', 'onnx']))\n"
@@ -168,17 +170,17 @@ def test_the_example_needs_neither_perpixel_nor_torch(fpn, tmp_path):
         blocked,
         EXAMPLE,
         done.path,
-        *pictures,
+        *images,
         "--out",
         tmp_path / "o",
     ]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    for path in pictures:
+    for path in images:
         wanted = Predictor(checkpoint).predict(path)
-        assert (read_mask(tmp_path / "o" / path.name) == wanted.classes).mean() >= 0.999
+        assert (read_mask(tmp_path / "o" / path.name) == wanted.mask).mean() >= 0.999
         with Image.open(tmp_path / "o" / path.name) as mask:
-            assert mask.getpalette()[:33] == [v for colour in CLASSES.palette for v in colour]
-        largest = max(wanted.shares(), key=wanted.shares().__getitem__)
+            assert mask.getpalette()[:33] == [v for color in CLASSES.palette for v in color]
+        largest = max(wanted.class_fractions, key=wanted.class_fractions.__getitem__)
         assert f"{path.name}: {largest} " in said
 
 
@@ -186,7 +188,7 @@ def test_a_fixed_size_through_the_example(tmp_path, monkeypatch, capsys):
     checkpoint = checkpoint_of(perpixel.override(FCN, SMALL))
     done = export(checkpoint, tmp_path / "fixed.onnx", size=(40, 56), seconds=0)
     assert [one.size for one in done.comparisons] == [(40, 56)] * 2
-    write_image(tmp_path / "a.png", Scenes("val", count=1, size=(80, 112)).image(0))
+    write_image(tmp_path / "a.png", SyntheticStreets("val", count=1, size=(80, 112)).image(0))
     words = ["onnx_predict.py", done.path, tmp_path / "a.png", "--out", tmp_path]
     monkeypatch.setattr(sys, "argv", [*map(str, words)])
     runpy.run_path(str(EXAMPLE), run_name="__main__")
@@ -202,17 +204,17 @@ def test_a_pt2_file_with_logits(tmp_path):
     assert max(one.difference for one in done.comparisons) < 1e-4
     about = {"metadata.json": ""}
     program = torch.export.load(io.BytesIO(done.path.read_bytes()), extra_files=about)
-    assert json.loads(json.loads(about["metadata.json"])["classes"]) == list(CLASSES.names)
+    assert json.loads(json.loads(about["metadata.json"])["class_names"]) == list(CLASSES.names)
     images = torch.rand(3, 3, 45, 67)
     (logits,) = program.module()(images)
-    wanted = Predictor(checkpoint).network(images).main
+    wanted = Predictor(checkpoint).model(images).logits
     torch.testing.assert_close(logits, wanted, rtol=1e-3, atol=1e-3)
 
 
 def test_a_file_that_disagrees_is_not_kept(tmp_path, monkeypatch):
     out = tmp_path / "wrong.pt2"
     checkpoint = checkpoint_of(perpixel.override(FCN, SMALL))
-    monkeypatch.setattr(graphs, "normalise", lambda p, spec: p.permute(0, 3, 1, 2).float())
+    monkeypatch.setattr(graphs, "normalize", lambda p, spec: p.permute(0, 3, 1, 2).float())
     with pytest.raises(PerpixelError, match=r"wrong.pt2: not written.*of the pixels agree"):
         export(checkpoint, out, size=(48, 64))
     assert not any(tmp_path.iterdir())
@@ -226,8 +228,8 @@ def test_a_file_of_other_weights_is_not_kept(logits: bool, tmp_path, monkeypatch
     def trace_changed(graph, size, *, dynamic):
         changed = deepcopy(graph)
         with torch.no_grad():
-            changed.network.head.classifier.weight.mul_(1.005)
-            changed.network.head.classifier.bias.mul_(1.005)
+            changed.model.head.classifier.weight.mul_(1.005)
+            changed.model.head.classifier.bias.mul_(1.005)
         return graphs.trace(changed, size, dynamic=dynamic)
 
     monkeypatch.setattr("perpixel.exporting.export.trace", trace_changed)
@@ -245,18 +247,20 @@ def test_what_agrees(difference, agreement, agrees):
     assert one.agrees == agrees
 
 
-def test_it_is_compared_on_the_pictures_it_is_given(tmp_path):
+def test_it_is_compared_on_the_images_it_is_given(tmp_path):
     checkpoint = checkpoint_of(perpixel.override(FCN, SMALL))
     for name in ("b.png", "a.jpg"):
-        write_image(tmp_path / "in" / name, Scenes("val", count=1, size=(70, 90)).image(0))
+        write_image(
+            tmp_path / "in" / name, SyntheticStreets("val", count=1, size=(70, 90)).image(0)
+        )
     words = {"size": (48, 64), "seconds": 0}
     done = export(checkpoint, tmp_path / "o.pt2", check_on=tmp_path / "in", **words)
-    assert [(one.picture, one.size) for one in done.comparisons] == [
+    assert [(one.image, one.size) for one in done.comparisons] == [
         ("a.jpg", (48, 64)),
         ("b.png", (48, 64)),
     ]
     (tmp_path / "none").mkdir()
-    with pytest.raises(UsageError, match="no pictures there"):
+    with pytest.raises(UsageError, match="no images there"):
         export(checkpoint, tmp_path / "o.pt2", check_on=tmp_path / "none", **words)
 
 

@@ -8,15 +8,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from perpixel.bilinear import Taps, compose, taps
-from perpixel.inference.enlargement import Enlargement, band, bands, best_class
+from perpixel.ops.bilinear import ResizeWeights, compose, resize_weights
+from perpixel.ops.upsample_argmax import Enlargement, row_chunk, row_chunks, upsample_argmax
 
 CPU = torch.device("cpu")
 side = st.integers(1, 12)
 
 
-def tables(small, large, align_corners: bool) -> tuple[Taps, ...]:
-    return tuple(taps(a, b, align_corners=align_corners) for a, b in zip(small, large, strict=True))
+def tables(small, large, align_corners: bool) -> tuple[ResizeWeights, ...]:
+    return tuple(
+        resize_weights(a, b, align_corners=align_corners) for a, b in zip(small, large, strict=True)
+    )
 
 
 def last(logits: Tensor) -> Tensor:
@@ -32,7 +34,7 @@ def sure(wanted: Tensor) -> Tensor:
 
 
 def blobs(classes: int, size: tuple[int, int]) -> Tensor:
-    """Logits with large areas of one class, as a trained network's; [classes, h, w]."""
+    """Logits with large areas of one class, as a trained model's; [classes, h, w]."""
     rough = torch.randn(1, classes, 3, 4)
     return interpolate(rough, size=size, mode="bicubic")[0] * 4
 
@@ -49,7 +51,7 @@ def test_class_maps_are_interpolate_then_argmax(small, large, classes, align_cor
     torch.manual_seed(seed)
     logits = blobs(classes, small) if seed % 2 else torch.randn(classes, *small)
     wanted = interpolate(logits[None], size=large, mode="bilinear", align_corners=align_corners)[0]
-    found = best_class(Enlargement(last(logits), *tables(small, large, align_corners)))
+    found = upsample_argmax(Enlargement(last(logits), *tables(small, large, align_corners)))
     assert found.dtype == torch.uint8
     assert (found.long() == wanted.argmax(0))[sure(wanted)].all()
 
@@ -73,10 +75,10 @@ def test_two_resizes_are_one(small, middle, large, align_corners):
         )
     )
     given_ = Enlargement(last(logits), rows, columns)
-    assert (best_class(given_).long() == wanted[0].argmax(0))[sure(wanted[0])].all()
+    assert (upsample_argmax(given_).long() == wanted[0].argmax(0))[sure(wanted[0])].all()
     found = torch.cat(
         [
-            band(*given_, top=top, bottom=bottom)
+            row_chunk(*given_, top=top, bottom=bottom)
             for top, bottom in ((0, large[0] // 2), (large[0] // 2, large[0]))
         ]
     )
@@ -87,14 +89,14 @@ def test_two_resizes_are_one(small, middle, large, align_corners):
 def test_other_number_formats_are_compared_in_float32(dtype):
     logits = blobs(9, (10, 12)).to(dtype)
     wanted = interpolate(logits.float()[None], size=(80, 96), mode="bilinear")[0]
-    found = best_class(Enlargement(last(logits), *tables((10, 12), (80, 96), False)))
+    found = upsample_argmax(Enlargement(last(logits), *tables((10, 12), (80, 96), False)))
     assert (found.long() == wanted.argmax(0))[sure(wanted)].all()
 
 
 def test_many_candidates_in_a_cell_are_all_looked_at():
     logits = torch.randn(200, 4, 4) * 0.01  # every class may win somewhere
     wanted = interpolate(logits[None], size=(64, 64), mode="bilinear")[0]
-    found = best_class(Enlargement(last(logits), *tables((4, 4), (64, 64), False)))
+    found = upsample_argmax(Enlargement(last(logits), *tables((4, 4), (64, 64), False)))
     best, second = wanted.topk(2, dim=0).values
     assert (found.long() == wanted.argmax(0))[best - second > 1e-7].all()
 
@@ -102,14 +104,14 @@ def test_many_candidates_in_a_cell_are_all_looked_at():
 def test_equal_scores_go_to_the_lowest_class():
     logits = torch.zeros(5, 3, 3)
     logits[3:, 1] = 1
-    found = best_class(Enlargement(last(logits), *tables((3, 3), (24, 24), False)))
+    found = upsample_argmax(Enlargement(last(logits), *tables((3, 3), (24, 24), False)))
     assert set(np.unique(found.numpy())) == {0, 3}
 
 
 def test_bands_cover_a_map_once_in_order():
-    found = list(bands((1000, 700), classes=150, device=CPU))
+    found = list(row_chunks((1000, 700), num_classes=150, device=CPU))
     assert found[0][0] == 0
     assert found[-1][1] == 1000
     assert all(a[1] == b[0] for a, b in pairwise(found))
     assert len(found) > 10
-    assert list(bands((2, 10**9), classes=150, device=CPU)) == [(0, 1), (1, 2)]
+    assert list(row_chunks((2, 10**9), num_classes=150, device=CPU)) == [(0, 1), (1, 2)]

@@ -2,14 +2,14 @@ import numpy as np
 import pytest
 
 import perpixel
-from perpixel.checkpoint import Checkpoint, write_checkpoint
+from perpixel.checkpoints.format import Checkpoint, write_checkpoint
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.inference.geotiff import predict_geotiff
 
 rasterio = pytest.importorskip("rasterio", reason="rasterio is not installed")
 
 RECIPE = perpixel.override(
-    perpixel.recipe("camvid/fcn_r18-d8"), ["model.head.width=8", "train.crop=48x64"]
+    perpixel.recipe("camvid/fcn_r18-d8"), ["model.head.channels=8", "augment.crop_size=48x64"]
 )
 pytestmark = pytest.mark.usefixtures("narrow")
 PLACE = rasterio.transform.from_origin(500_000, 5_600_000, 0.2, 0.2)
@@ -17,10 +17,10 @@ PLACE = rasterio.transform.from_origin(500_000, 5_600_000, 0.2, 0.2)
 
 @pytest.fixture
 def model(tmp_path):
-    network = perpixel.build(RECIPE, classes=3)
-    colours = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
+    model = perpixel.build(RECIPE, num_classes=3)
+    colors = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
     path = tmp_path / "model.safetensors"
-    write_checkpoint(path, Checkpoint(RECIPE, ("a", "b", "c"), colours, network.state_dict()))
+    write_checkpoint(path, Checkpoint(RECIPE, ("a", "b", "c"), colors, model.state_dict()))
     return path
 
 
@@ -36,10 +36,10 @@ def tiff(path, *, bands=3, dtype="uint8", size=(130, 170)):
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_a_map_in_windows_is_the_whole_pictures_and_keeps_its_place(model, tmp_path, flip):
+def test_a_map_in_windows_is_the_whole_images_and_keeps_its_place(model, tmp_path, flip):
     pixels = tiff(tmp_path / "x.tif", bands=4)[..., :3].copy()
     predictor = perpixel.load(
-        model, settings=["inference.windows=blend", f"inference.flip={str(flip).lower()}"]
+        model, settings=["inference.mode=blend", f"inference.flip={str(flip).lower()}"]
     )
     rows = []
     predict_geotiff(
@@ -49,7 +49,7 @@ def test_a_map_in_windows_is_the_whole_pictures_and_keeps_its_place(model, tmp_p
         progress=lambda *at: rows.append(at),
     )
     with rasterio.open(tmp_path / "o" / "m.tif") as found:
-        assert (found.read(1) == predictor.predict(pixels).classes).all()
+        assert (found.read(1) == predictor.predict(pixels).mask).all()
         assert found.crs.to_epsg() == 32632
         assert found.transform == PLACE
         assert found.colormap(1)[1][:3] == (0, 255, 0)
@@ -58,7 +58,7 @@ def test_a_map_in_windows_is_the_whole_pictures_and_keeps_its_place(model, tmp_p
 
 
 def test_files_and_models_that_cannot_are_named(model, tmp_path):
-    sliding = perpixel.load(model, settings=["inference.windows=slide"])
+    sliding = perpixel.load(model, settings=["inference.mode=slide"])
     tiff(tmp_path / "deep.tif", dtype="uint16")
     with pytest.raises(PerpixelError, match=r"deep\.tif: has 3 bands of uint16"):
         predict_geotiff(sliding, tmp_path / "deep.tif", tmp_path / "m.tif")
@@ -66,7 +66,7 @@ def test_files_and_models_that_cannot_are_named(model, tmp_path):
     with pytest.raises(PerpixelError, match=r"broken\.tif"):
         predict_geotiff(sliding, tmp_path / "broken.tif", tmp_path / "m.tif")
     assert not (tmp_path / "m.tif").exists()
-    with pytest.raises(UsageError, match="--windows slide or blend"):
+    with pytest.raises(UsageError, match="--mode slide or blend"):
         predict_geotiff(perpixel.load(model), tmp_path / "deep.tif", tmp_path / "m.tif")
 
 
@@ -77,7 +77,7 @@ def test_where_there_is_no_data_there_is_no_class(model, tmp_path):
         pixels[:, :, :40] = 0
         file.write(pixels)
         file.nodata = 0
-    predictor = perpixel.load(model, settings=["inference.windows=slide"])
+    predictor = perpixel.load(model, settings=["inference.mode=slide"])
     predict_geotiff(predictor, tmp_path / "x.tif", tmp_path / "m.tif")
     with rasterio.open(tmp_path / "m.tif") as found:
         assert found.nodata == 255
@@ -89,18 +89,18 @@ def test_a_palettes_indices_are_refused(model, tmp_path):
     tiff(tmp_path / "x.tif", bands=1)
     with rasterio.open(tmp_path / "x.tif", "r+") as file:
         file.write_colormap(1, {0: (1, 2, 3)})
-    sliding = perpixel.load(model, settings=["inference.windows=slide"])
+    sliding = perpixel.load(model, settings=["inference.mode=slide"])
     with pytest.raises(PerpixelError, match="indices of a palette"):
         predict_geotiff(sliding, tmp_path / "x.tif", tmp_path / "m.tif")
 
 
-def test_one_band_is_grey(model, tmp_path):
+def test_one_band_is_gray(model, tmp_path):
     pixels = tiff(tmp_path / "x.tif", bands=1)
-    predictor = perpixel.load(model, settings=["inference.windows=slide"])
+    predictor = perpixel.load(model, settings=["inference.mode=slide"])
     predict_geotiff(predictor, tmp_path / "x.tif", tmp_path / "m.tif")
     with rasterio.open(tmp_path / "m.tif") as found:
-        grey = np.repeat(pixels, 3, axis=2)
-        assert (found.read(1) == predictor.predict(grey).classes).all()
+        gray = np.repeat(pixels, 3, axis=2)
+        assert (found.read(1) == predictor.predict(gray).mask).all()
 
 
 def test_control_points_are_kept(model, tmp_path):
@@ -114,7 +114,7 @@ def test_control_points_are_kept(model, tmp_path):
     ) as file:  # fmt: skip
         file.write(np.moveaxis(pixels, 2, 0))
         file.gcps = points, rasterio.crs.CRS.from_epsg(32632)
-    sliding = perpixel.load(model, settings=["inference.windows=slide"])
+    sliding = perpixel.load(model, settings=["inference.mode=slide"])
     predict_geotiff(sliding, tmp_path / "gcps.tif", tmp_path / "m.tif")
     with rasterio.open(tmp_path / "m.tif") as found:
         kept, crs = found.gcps

@@ -5,44 +5,44 @@ import torch
 from PIL import Image
 
 import perpixel
-from perpixel.checkpoint import Checkpoint, network_of, write_checkpoint
-from perpixel.errors import OutOfMemory, PerpixelError, UsageError
+from perpixel.checkpoints.format import Checkpoint, model_from_checkpoint, write_checkpoint
+from perpixel.errors import OutOfMemoryError, PerpixelError, UsageError
 from perpixel.inference.predictor import Predictor
 
-RECIPE = perpixel.override(perpixel.recipe("camvid/fcn_r18-d8"), ["model.head.width=8"])
+RECIPE = perpixel.override(perpixel.recipe("camvid/fcn_r18-d8"), ["model.head.channels=8"])
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
 
 
 @pytest.fixture(scope="module")
 def predictor() -> Predictor:
-    network = perpixel.build(RECIPE, classes=2)
-    weights = network.state_dict()
+    model = perpixel.build(RECIPE, num_classes=2)
+    weights = model.state_dict()
     return Predictor(Checkpoint(RECIPE, ("a", "b"), ((255, 0, 0), (0, 0, 255)), weights))
 
 
-def test_paths_arrays_and_pil_pictures_give_the_same(predictor: Predictor, tmp_path):
+def test_paths_arrays_and_pil_images_give_the_same(predictor: Predictor, tmp_path):
     Image.fromarray(IMAGE).save(tmp_path / "x.png")
-    expected = predictor.predict(IMAGE).classes
+    expected = predictor.predict(IMAGE).mask
     assert expected.shape == (40, 50)
     assert expected.dtype == np.uint8
     for given in (tmp_path / "x.png", str(tmp_path / "x.png"), Image.fromarray(IMAGE)):
-        assert (predictor.predict(given).classes == expected).all()
+        assert (predictor.predict(given).mask == expected).all()
 
 
 def test_a_batchs_results_come_in_the_images_order():
-    """Also where sizes alternate, of which each goes through the network together."""
-    network = perpixel.build(RECIPE, classes=4)
-    torch.nn.init.normal_(network.head.classifier.weight)
+    """Also where sizes alternate, of which each goes through the model together."""
+    model = perpixel.build(RECIPE, num_classes=4)
+    torch.nn.init.normal_(model.head.classifier.weight)
     colors = ((1, 1, 1), (2, 2, 2), (3, 3, 3), (4, 4, 4))
-    predictor = Predictor(Checkpoint(RECIPE, tuple("abcd"), colors, network.state_dict()))
+    predictor = Predictor(Checkpoint(RECIPE, tuple("abcd"), colors, model.state_dict()))
     draws = np.random.default_rng(0)
     sizes = ((40, 50), (33, 64), (40, 50), (33, 64), (40, 50))
     images = [draws.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
-    alone = [predictor.predict(image).classes for image in images]
+    alone = [predictor.predict(image).mask for image in images]
     assert len({mask.tobytes() for mask in alone}) == len(images)
     for image, expected, found in zip(images, alone, predictor.predict_batch(images), strict=True):
         assert (found.image == image).all()
-        assert (found.classes == expected).mean() > 0.999
+        assert (found.mask == expected).mean() > 0.999
 
 
 def test_a_turned_photo_is_turned_however_it_comes(predictor: Predictor, tmp_path):
@@ -50,18 +50,18 @@ def test_a_turned_photo_is_turned_however_it_comes(predictor: Predictor, tmp_pat
     exif[0x0112] = 6
     Image.fromarray(IMAGE).save(tmp_path / "x.jpg", exif=exif)
     with Image.open(tmp_path / "x.jpg") as opened:
-        assert predictor.predict(opened).classes.shape == (50, 40)
-    assert predictor.predict(tmp_path / "x.jpg").classes.shape == (50, 40)
+        assert predictor.predict(opened).mask.shape == (50, 40)
+    assert predictor.predict(tmp_path / "x.jpg").mask.shape == (50, 40)
 
 
-def test_a_result_knows_names_shares_and_colours(predictor: Predictor):
+def test_a_result_knows_names_shares_and_colors(predictor: Predictor):
     result = predictor.predict(IMAGE)
-    assert result.names == ("a", "b")
-    assert sum(result.shares().values()) == pytest.approx(1)
+    assert result.class_names == ("a", "b")
+    assert sum(result.class_fractions.values()) == pytest.approx(1)
     assert (result.overlay(opacity=0) == IMAGE).all()
     full = result.overlay(opacity=1)
-    assert (full[result.classes == 0] == (255, 0, 0)).all()
-    assert (full[result.classes == 1] == (0, 0, 255)).all()
+    assert (full[result.mask == 0] == (255, 0, 0)).all()
+    assert (full[result.mask == 1] == (0, 0, 255)).all()
 
 
 @pytest.mark.parametrize("shape", [(4, 4), (4, 4, 4), (0, 4, 3), (4, 4, 1)])
@@ -86,7 +86,7 @@ def test_an_unknown_device_is_an_error(tmp_path):
         perpixel.load(tmp_path, device="cuda:77")
 
 
-def test_only_how_a_model_sees_pictures_can_be_changed(predictor: Predictor, tmp_path):
+def test_only_how_a_model_sees_images_can_be_changed(predictor: Predictor, tmp_path):
     source = tmp_path / "model.safetensors"
     write_checkpoint(source, predictor.checkpoint)
     assert perpixel.load(source, settings="inference.flip=true").recipe.inference.flip
@@ -98,21 +98,21 @@ def test_only_how_a_model_sees_pictures_can_be_changed(predictor: Predictor, tmp
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_it_holds_a_folded_network_in_its_own_format(predictor: Predictor, dtype: torch.dtype):
-    """Which sees what the checkpoint's network sees."""
+    """Which sees what the checkpoint's model sees."""
     held = Predictor(predictor.checkpoint, dtype=dtype)
-    kinds = {type(module) for module in held.network.modules()}
+    kinds = {type(module) for module in held.model.modules()}
     assert torch.nn.BatchNorm2d not in kinds
-    assert {tensor.dtype for tensor in held.network.state_dict().values()} == {dtype}
+    assert {tensor.dtype for tensor in held.model.state_dict().values()} == {dtype}
     given = torch.randn(1, 3, 64, 64)
     with torch.inference_mode(), torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
-        wanted = network_of(predictor.checkpoint)(given).main.float()
-        found = held.network(given).main.float()
+        wanted = model_from_checkpoint(predictor.checkpoint)(given).logits.float()
+        found = held.model(given).logits.float()
     near = 1e-5 if dtype == torch.float32 else 0.05
     assert (found - wanted).abs().max() < near * wanted.abs().max()
-    assert held.predict(IMAGE).classes.shape == (40, 50)
+    assert held.predict(IMAGE).mask.shape == (40, 50)
 
 
-def test_compiling_is_asked_of_the_network(predictor: Predictor, monkeypatch):
+def test_compiling_is_asked_of_the_model(predictor: Predictor, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(UsageError, match="no-such-compiler"):
         Predictor(predictor.checkpoint, compiled=True)
@@ -125,12 +125,12 @@ def test_too_little_memory_is_told_with_the_size(predictor: Predictor, monkeypat
         "NumPy": lambda *_: np.empty(1 << 60, np.uint8),
         "OpenCV": lambda *_: cv2.resize(IMAGE, (1 << 29, 1 << 29)),
     }
-    monkeypatch.setattr(predictor.network, "forward", wants_too_much[library])
-    with pytest.raises(OutOfMemory, match="1 of 40x50 pixels: too little memory; in windows"):
+    monkeypatch.setattr(predictor.model, "forward", wants_too_much[library])
+    with pytest.raises(OutOfMemoryError, match="1 of 40x50 pixels: too little memory; in windows"):
         predictor.predict(IMAGE)
 
 
 def test_other_errors_of_the_network_keep_their_traceback(predictor: Predictor, monkeypatch):
-    monkeypatch.setattr(predictor.network, "forward", lambda *_: torch.ones(2) @ torch.ones(3))
+    monkeypatch.setattr(predictor.model, "forward", lambda *_: torch.ones(2) @ torch.ones(3))
     with pytest.raises(RuntimeError, match="size"):
         predictor.predict(IMAGE)

@@ -6,19 +6,19 @@ import pytest
 import torch
 
 import perpixel
-from perpixel.checkpoint import Checkpoint
+from perpixel.checkpoints.format import Checkpoint
 from perpixel.errors import PerpixelError
-from perpixel.images import read_mask
 from perpixel.inference.predictor import Predictor
 from perpixel.inference.video import _writer, predict_video
-from perpixel.models.inputs import normalise
+from perpixel.io.images import read_mask
+from perpixel.models.normalize import normalize
 
-RECIPE = perpixel.override(perpixel.recipe("camvid/fcn_r18-d8"), ["model.head.width=8"])
+RECIPE = perpixel.override(perpixel.recipe("camvid/fcn_r18-d8"), ["model.head.channels=8"])
 
 
 @pytest.fixture(scope="module")
 def predictor() -> Predictor:
-    weights = perpixel.build(RECIPE, classes=2).state_dict()
+    weights = perpixel.build(RECIPE, num_classes=2).state_dict()
     return Predictor(Checkpoint(RECIPE, ("a", "b"), ((255, 0, 0), (0, 0, 255)), weights))
 
 
@@ -48,7 +48,7 @@ def test_every_frame_has_a_mask_and_its_place_in_the_overlay(predictor, video, t
     frames = cv2.VideoCapture(str(video))
     for index in range(5):
         frame = cv2.cvtColor(frames.read()[1], cv2.COLOR_BGR2RGB)
-        expected = predictor.predict(frame).classes
+        expected = predictor.predict(frame).mask
         assert (read_mask(tmp_path / "m" / f"{index:06}.png") == expected).mean() > 0.99
     drawn = cv2.VideoCapture(str(tmp_path / "o.mp4"))
     assert int(drawn.get(cv2.CAP_PROP_FRAME_COUNT)) == 30
@@ -62,18 +62,18 @@ def test_colors_are_the_images_on_the_way_in_and_out(tmp_path):
     for _ in range(5):
         writer.write(cv2.cvtColor(red, cv2.COLOR_RGB2BGR))
     writer.release()
-    network = perpixel.build(RECIPE, classes=2).eval()
+    model = perpixel.build(RECIPE, num_classes=2).eval()
     with torch.no_grad():  # the class is the one that red images, unlike blue ones, have
-        network.head.classifier.weight[1] = -network.head.classifier.weight[0]
-        network.head.classifier.bias.zero_()
+        model.head.classifier.weight[1] = -model.head.classifier.weight[0]
+        model.head.classifier.bias.zero_()
         logits = [
-            network(normalise(torch.from_numpy(image.copy())[None], RECIPE.input)).main[0, 0].mean()
+            model(normalize(torch.from_numpy(image.copy())[None], RECIPE.input)).logits[0, 0].mean()
             for image in (red, red[..., ::-1])
         ]
-        network.head.classifier.bias[0] = -sum(logits) / 2
+        model.head.classifier.bias[0] = -sum(logits) / 2
     colors = ((0, 0, 250), (0, 250, 0))
-    predictor = Predictor(Checkpoint(RECIPE, ("a", "b"), colors, network.state_dict()))
-    expected, other = (predictor.predict(i.copy()).classes for i in (red, red[..., ::-1]))
+    predictor = Predictor(Checkpoint(RECIPE, ("a", "b"), colors, model.state_dict()))
+    expected, other = (predictor.predict(i.copy()).mask for i in (red, red[..., ::-1]))
     assert (expected == other).mean() < 0.5
     predict_video(predictor, path, masks=tmp_path / "m", overlay=tmp_path / "o.mp4")
     for index in range(5):

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from perpixel.bilinear import compose, taps
-from perpixel.kernels.argmax import best_class
+from perpixel.ops.bilinear import compose, resize_weights
+from perpixel.ops.triton.upsample_argmax import upsample_argmax
 
 
 @pytest.mark.parametrize("align_corners", [False, True])
@@ -18,11 +18,11 @@ def test_the_kernel_is_interpolate_then_argmax(classes, small, large, align_corn
     best = wanted.topk(min(2, classes), dim=1).values
     sure = (best[:, 0] - best[:, -1] > 1e-5)[0] if classes > 1 else torch.ones(large).bool()
     rows, columns = (
-        taps(a, b, align_corners=align_corners) for a, b in zip(small, large, strict=True)
+        resize_weights(a, b, align_corners=align_corners) for a, b in zip(small, large, strict=True)
     )
     if dtype != torch.float32:
         logits = logits.contiguous(memory_format=torch.channels_last)
-    found = best_class(logits[0].permute(1, 2, 0), rows, columns)
+    found = upsample_argmax(logits[0].permute(1, 2, 0), rows, columns)
     assert found.dtype == torch.uint8
     assert (found.long() == wanted.argmax(1)[0])[sure].all()
     assert sure.float().mean() > 0.97
@@ -33,13 +33,15 @@ def test_two_resizes_are_one_kernel(device):
     middle = interpolate(logits, size=(12, 16), mode="bilinear")
     wanted = interpolate(middle, size=(10, 13), mode="bilinear").argmax(1)[0]
     rows, columns = (
-        compose(taps(a, b, align_corners=False), taps(b, c, align_corners=False))
+        compose(
+            resize_weights(a, b, align_corners=False), resize_weights(b, c, align_corners=False)
+        )
         for a, b, c in ((3, 12, 10), (4, 16, 13))
     )
-    found = best_class(logits[0].permute(1, 2, 0), rows, columns)
+    found = upsample_argmax(logits[0].permute(1, 2, 0), rows, columns)
     assert (found.long() == wanted).all()
 
 
 def test_equal_scores_go_to_the_lowest_class(device):
-    rows = columns = taps(2, 6, align_corners=False)
-    assert (best_class(torch.zeros(2, 2, 4, device=device), rows, columns) == 0).all()
+    rows = columns = resize_weights(2, 6, align_corners=False)
+    assert (upsample_argmax(torch.zeros(2, 2, 4, device=device), rows, columns) == 0).all()

@@ -10,8 +10,9 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
-from perpixel.bilinear import taps
-from perpixel.kernels import argmax, cross_entropy
+from perpixel.ops.bilinear import resize_weights
+from perpixel.ops.triton import cross_entropy
+from perpixel.ops.triton import upsample_argmax
 
 
 class Absent:
@@ -40,7 +41,8 @@ def compile_only(kernel, grid):
 
 
 JITFunction.__getitem__ = compile_only
-rows, columns = taps(8, 64, align_corners=False), taps(16, 128, align_corners=False)
+rows = resize_weights(8, 64, align_corners=False)
+columns = resize_weights(16, 128, align_corners=False)
 labels = torch.zeros(2, 64, 128, dtype=torch.uint8)
 for architecture, classes, dtype, smoothing in CASES:
     driver.set_active(Absent(architecture))
@@ -49,7 +51,7 @@ for architecture, classes, dtype, smoothing in CASES:
     how = {"align_corners": False, "smoothing": smoothing}
     losses, log_sums = cross_entropy.forward(logits, labels, **how)
     cross_entropy.backward(losses, logits, labels, log_sums, **how)
-    argmax.best_class(logits[0].permute(1, 2, 0), rows, columns)
+    upsample_argmax.upsample_argmax(logits[0].permute(1, 2, 0), rows, columns)
 """
 
 CASES = [

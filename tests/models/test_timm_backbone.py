@@ -1,22 +1,27 @@
-"""timm's backbones under our heads: recipes everywhere, networks where timm imports."""
+"""timm's backbones under our heads: recipes everywhere, models where timm imports."""
 
 import pytest
 import torch
 
 import perpixel
-from perpixel import zoo
-from perpixel.checkpoint import Checkpoint, network_of, read_checkpoint, write_checkpoint
+from perpixel.checkpoints import zoo
+from perpixel.checkpoints.format import (
+    Checkpoint,
+    model_from_checkpoint,
+    read_checkpoint,
+    write_checkpoint,
+)
 from perpixel.conversion import to_state_dict
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.models import timm_backbone
 from perpixel.models.build import build
-from perpixel.profiling.counting import count
-from perpixel.recipes import settings
-from perpixel.recipes.network import ResNet, Timm
+from perpixel.profiling.flops import count
+from perpixel.recipes import overrides
+from perpixel.recipes.models import ResNet, Timm
 
 FPN = perpixel.recipe("camvid/semantic_fpn_r18")
 FCN = perpixel.recipe("camvid/fcn_r18-d8")
-KIND = ["model.backbone.kind=timm"]
+KIND = ["model.backbone.type=timm"]
 
 try:
     import timm
@@ -28,38 +33,34 @@ else:
 needs_timm = pytest.mark.skipif(timm is None, reason=REASON)
 
 
-def test_the_kind_changes_by_a_setting_and_back():
+def test_the_type_changes_by_a_setting_and_back():
     recipe = perpixel.override(FPN, [*KIND, "model.backbone.name=resnet18"])
     assert recipe.model.backbone == Timm(name="resnet18")
     assert recipe.model.head == FPN.model.head
-    back = perpixel.override(recipe, ["model.backbone.kind=resnet", "model.backbone.depth=50"])
+    back = perpixel.override(recipe, ["model.backbone.type=resnet", "model.backbone.depth=50"])
     assert back.model.backbone == ResNet(depth=50)
-    head = perpixel.override(FPN, ["model.head.kind=fcn", "model.head.width=8"]).model.head
-    assert (head.kind, head.width) == ("fcn", 8)
-    same = perpixel.override(FPN, ["model.backbone.kind=resnet"])
-    assert same == FPN  # a kind that stays forgets nothing
+    head = perpixel.override(FPN, ["model.head.type=fcn", "model.head.channels=8"]).model.head
+    assert (head.type, head.channels) == ("fcn", 8)
+    same = perpixel.override(FPN, ["model.backbone.type=resnet"])
+    assert same == FPN  # a type that stays forgets nothing
 
 
-def test_settings_of_the_other_kind_are_unknown():
+def test_settings_of_the_other_type_are_unknown():
     with pytest.raises(UsageError, match=r"unknown setting 'model.backbone.depth'"):
         perpixel.override(FPN, [*KIND, "model.backbone.depth=50"])
-    with pytest.raises(UsageError, match=r"model\.backbone\.kind.*'resnets'"):
-        perpixel.override(FPN, ["model.backbone.kind=resnets"])
+    with pytest.raises(UsageError, match=r"model\.backbone\.type.*'resnets'"):
+        perpixel.override(FPN, ["model.backbone.type=resnets"])
 
 
-def test_recipes_of_before_there_were_kinds_are_of_a_resnet():
-    text = settings.dump(FPN)
-    old = text.replace('"kind": "resnet",', "", 1)
-    assert old != text
-    assert settings.load(old, origin="old") == FPN
+def test_a_timm_backbone_is_written_and_read():
     recipe = perpixel.override(FPN, KIND)
-    assert settings.load(settings.dump(recipe), origin="new") == recipe
+    assert overrides.load(overrides.dump(recipe), origin="new") == recipe
 
 
 def test_without_timm_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "timm", None)
     with pytest.raises(PerpixelError, match=r'pip install "perpixel\[timm\]"'):
-        build(perpixel.override(FPN, KIND).model, classes=3)
+        build(perpixel.override(FPN, KIND).model, num_classes=3)
 
 
 def test_init_timm_is_for_timm_backbones(monkeypatch):
@@ -85,24 +86,26 @@ def test_init_timm_is_for_timm_backbones(monkeypatch):
 def test_backbones_train_under_our_heads(recipe, name, stride, tmp_path):
     backbone = [*KIND, f"model.backbone.name={name}", f"model.backbone.output_stride={stride}"]
     recipe = perpixel.override(recipe, backbone)
-    network = build(recipe.model, classes=5).train()
-    output = network(torch.rand(2, 3, 64, 96), auxiliary=True)
-    assert output.main.shape == (2, 5, *((16, 24) if recipe.model.head.kind == "semantic_fpn"
+    model = build(recipe.model, num_classes=5).train()
+    output = model(torch.rand(2, 3, 64, 96), return_aux=True)
+    assert output.logits.shape == (2, 5, *((16, 24) if recipe.model.head.type == "semantic_fpn"
                                          else (64 // stride, 96 // stride)))  # fmt: skip
-    (output.main.sum() + (0 if output.auxiliary is None else output.auxiliary.sum())).backward()
-    untrained = [n for n, p in network.named_parameters() if p.grad is None]
+    (output.logits.sum() + (0 if output.aux_logits is None else output.aux_logits.sum())).backward()
+    untrained = [n for n, p in model.named_parameters() if p.grad is None]
     assert not [n for n in untrained if n.startswith("head.")]
-    counted = count(recipe.model, classes=5, size=(64, 96))
-    every = sum(p.numel() for p in network.parameters())
+    counted = count(recipe.model, num_classes=5, size=(64, 96))
+    every = sum(p.numel() for p in model.parameters())
     assert counted.params + counted.params_auxiliary == every
     path, names = tmp_path / "c.safetensors", tuple("abcde")
     palette = tuple((v, v, v) for v in range(5))
-    write_checkpoint(path, Checkpoint(recipe, names, palette, network.state_dict()))
+    write_checkpoint(path, Checkpoint(recipe, names, palette, model.state_dict()))
     images = torch.rand(1, 3, 64, 64)
-    network.eval()
-    assert torch.equal(network_of(read_checkpoint(path))(images).main, network(images).main)
+    model.eval()
+    assert torch.equal(
+        model_from_checkpoint(read_checkpoint(path))(images).logits, model(images).logits
+    )
     with pytest.raises(UsageError, match="the recipe's backbone is timm's"):
-        to_state_dict(network, toolkit="mmseg")
+        to_state_dict(model, toolkit="mmseg")
 
 
 @needs_timm
@@ -114,12 +117,12 @@ def test_features_of_other_orders_are_turned():
 
 
 @needs_timm
-def test_the_backbones_own_initialisation_stays():
+def test_the_backbones_own_initialization_stays():
     spec = perpixel.override(FPN, [*KIND, "model.backbone.name=convnext_atto"]).model
     torch.manual_seed(0)
     alone = timm_backbone.TimmBackbone(spec.backbone).state_dict()
     torch.manual_seed(0)
-    built = build(spec, classes=5).backbone.state_dict()
+    built = build(spec, num_classes=5).backbone.state_dict()
     assert all(torch.equal(alone[name], built[name]) for name in alone)
 
 
@@ -136,7 +139,7 @@ def test_published_weights_are_asked_for_under_our_names(monkeypatch):
     spec = perpixel.override(FPN, [*KIND, "model.backbone.name=resnet10t"]).model
     weights = timm_backbone.pretrained_weights(spec.backbone)
     assert asked == [("resnet10t", True)]
-    own = build(spec, classes=5).state_dict()
+    own = build(spec, num_classes=5).state_dict()
     assert {name for name in own if name.startswith("backbone.")} == set(weights)
 
 
@@ -148,7 +151,7 @@ def test_what_timm_cannot_make_is_refused():
     ):
         spec = FPN.model.model_copy(update={"backbone": backbone})
         with pytest.raises(UsageError, match=complaint):
-            build(spec, classes=5)
+            build(spec, num_classes=5)
     three = FPN.model.model_copy(update={"backbone": Timm(name="vit_tiny_patch16_224")})
     with pytest.raises(UsageError, match="features at four strides"):
-        build(three, classes=5)
+        build(three, num_classes=5)

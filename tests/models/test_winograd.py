@@ -159,10 +159,10 @@ def test_an_exported_network_has_its_convolutions(
 
 
 def test_logits_of_a_network_keep_within_1e_4_and_gradients_within_2e_3(monkeypatch):
-    network = build(recipe("mmseg/fcn_r50-d8_512x512_20k_voc12aug").model, classes=5)
-    network = to_device(network, "cpu").eval()
-    pictures = random(1, 3, 256, 256, dtype=torch.float32)
-    weight = network.backbone.layer2[0].conv1.weight
+    model = build(recipe("mmseg/fcn_r50-d8_512x512_20k_voc12aug").model, num_classes=5)
+    model = to_device(model, "cpu").eval()
+    images = random(1, 3, 256, 256, dtype=torch.float32)
+    weight = model.backbone.layer2[0].conv1.weight
     taken = []
     own = winograd.pays
 
@@ -171,11 +171,11 @@ def test_logits_of_a_network_keep_within_1e_4_and_gradients_within_2e_3(monkeypa
         return taken[-1]
 
     monkeypatch.setattr(winograd, "pays", noting)
-    fast = network(pictures).main
+    fast = model(images).logits
     fast_gradient = torch.autograd.grad(fast.square().sum(), weight)[0]
     assert sum(taken) >= 8
     monkeypatch.setattr(winograd, "pays", lambda *_, **__: False)
-    direct = network(pictures).main
+    direct = model(images).logits
     direct_gradient = torch.autograd.grad(direct.square().sum(), weight)[0]
     assert (fast - direct).abs().max() < 1e-4 * direct.abs().max()
     far = (fast_gradient - direct_gradient).abs().max()  # where a ReLU's input was about zero

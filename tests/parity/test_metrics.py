@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from perpixel.evaluation.confusion import Scores, confusion, scores
-from perpixel.recipes.spec import IGNORE
+from perpixel.evaluation.metrics import Scores, confusion, scores
+from perpixel.recipes.schema import IGNORE_INDEX
 
 from . import weights
 
@@ -26,7 +26,7 @@ OURS = {
 def case(request: pytest.FixtureRequest) -> tuple[dict, Scores]:
     said = request.param
     classes = said["num_classes"]
-    matrix = sum(confusion(*_pair(said, k), classes=classes) for k in range(said["pairs"]))
+    matrix = sum(confusion(*_pair(said, k), num_classes=classes) for k in range(said["pairs"]))
     return said, scores(matrix, names=tuple(str(index) for index in range(classes)))
 
 
@@ -57,8 +57,8 @@ def _pair(said: dict, k: int) -> tuple[np.ndarray, np.ndarray]:
     label = _classes(said, first, channel=0)
     switch = weights.image(height, width, 100 * said["seed"] + 50 + k)[..., 2] > 100
     prediction = np.where(switch, label, _classes(said, first + 1, channel=1))
-    label[:4] = IGNORE
-    label[np.isin(label, said["absent"])] = IGNORE
+    label[:4] = IGNORE_INDEX
+    label[np.isin(label, said["absent"])] = IGNORE_INDEX
     return label, prediction.astype(np.uint8)
 
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from perpixel.models.build import build
-from perpixel.recipes.network import FCN, Model, ResNet
-from perpixel.recipes.spec import Optimizer
+from perpixel.recipes.models import FCN, Model, ResNet
+from perpixel.recipes.schema import Optimizer
 from perpixel.training.optimizer import make_optimizer, set_learning_rate
 
 pytestmark = pytest.mark.usefixtures("narrow")
@@ -34,26 +34,30 @@ def adamw(weight: np.ndarray, gradients: list, spec: Optimizer, *, scale: float,
     return weight
 
 
-@pytest.mark.parametrize("decay_norms", [True, False])
+@pytest.mark.parametrize("decay_norm_and_bias", [True, False])
 @pytest.mark.parametrize(
     ("formula", "settings"),
     [
-        (sgd, {"algorithm": "sgd", "momentum": 0.8}),
-        (adamw, {"algorithm": "adamw", "betas": (0.7, 0.95)}),
+        (sgd, {"name": "sgd", "momentum": 0.8}),
+        (adamw, {"name": "adamw", "betas": (0.7, 0.95)}),
     ],
     ids=["sgd", "adamw"],
 )
-def test_three_steps(formula, settings, decay_norms: bool):
+def test_three_steps(formula, settings, decay_norm_and_bias: bool):
     """Decay of a size that shows; norms and biases with and without it; a slower backbone."""
-    spec = Optimizer(**settings, weight_decay=0.5, decay_norms=decay_norms, backbone_lr_scale=0.1)
-    network = build(Model(backbone=ResNet(depth=18), head=FCN(convs=1, width=8)), classes=3)
-    named = dict(network.named_parameters())
+    spec = Optimizer(
+        **settings, weight_decay=0.5, decay_norm_and_bias=decay_norm_and_bias, backbone_lr_mult=0.1
+    )
+    model = build(
+        Model(backbone=ResNet(depth=18), head=FCN(num_convs=1, channels=8)), num_classes=3
+    )
+    named = dict(model.named_parameters())
     with torch.no_grad():  # norms' shifts and biases begin at 0, where decay does nothing
         for parameter in named.values():
             parameter.normal_()
     before = {name: parameter.detach().double().numpy() for name, parameter in named.items()}
     gradients: dict[str, list] = {name: [] for name in named}
-    optimizer = make_optimizer(network, spec)
+    optimizer = make_optimizer(model, spec)
     for lr in RATES:
         set_learning_rate(optimizer, lr)
         for name, parameter in named.items():
@@ -62,6 +66,6 @@ def test_three_steps(formula, settings, decay_norms: bool):
         optimizer.step()
     for name, parameter in named.items():
         scale = 0.1 if name.startswith("backbone.") else 1.0
-        decay = 0.5 if decay_norms or parameter.ndim > 1 else 0.0
+        decay = 0.5 if decay_norm_and_bias or parameter.ndim > 1 else 0.0
         expected = formula(before[name], gradients[name], spec, scale=scale, decay=decay)
         np.testing.assert_allclose(parameter.detach().numpy(), expected, rtol=1e-4, atol=1e-5)

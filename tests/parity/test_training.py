@@ -9,37 +9,37 @@ import torch
 
 from perpixel.conversion import from_state_dict, to_state_dict
 from perpixel.losses import segmentation_loss
-from perpixel.models.inputs import normalise
 from perpixel.models.layers import dropout
-from perpixel.recipes.spec import Data, Input, Loss, Optimizer, Recipe, Schedule
+from perpixel.models.normalize import normalize
+from perpixel.recipes.schema import Data, Input, Loss, Optimizer, Recipe, Schedule
 from perpixel.training.optimizer import learning_rate, make_optimizer, set_learning_rate
 from perpixel.training.step import loss_from_logits
 
 from . import weights
 
 SAID = json.loads((Path(__file__).parent / "cases" / "train_mmseg_fcn_r18-d8.json").read_text())
-LOSS = Loss(mean="all", auxiliary_weight=0.4)
+LOSS = Loss(avg_non_ignore=False, aux_weight=0.4)
 OPTIMIZER = Optimizer(lr=0.01, momentum=0.9, weight_decay=5e-4)
-SCHEDULE = Schedule(power=0.9, floor=1e-4, reaches_floor=True)
+SCHEDULE = Schedule(power=0.9, min_lr=1e-4, min_lr_at_last_step=True)
 DATA = Data(name="folder")
 
 
 def test_ten_steps():
-    network = from_state_dict(weights.fill(SAID["shapes"]), align_corners=False).train()
-    recipe = Recipe(name="case", source="", data=DATA, model=network.spec, loss=LOSS)
-    for head in (network.head, network.auxiliary):
+    model = from_state_dict(weights.fill(SAID["shapes"]), align_corners=False).train()
+    recipe = Recipe(name="case", source="", data=DATA, model=model.spec, loss=LOSS)
+    for head in (model.head, model.auxiliary):
         head.dropout = dropout(0.0, kind="channel")
-    optimizer = make_optimizer(network, OPTIMIZER)
+    optimizer = make_optimizer(model, OPTIMIZER)
     images, labels = _batch()
     steps = len(SAID["steps"])
     for index, said in enumerate(SAID["steps"]):
         lr = learning_rate(index, steps=steps, lr=OPTIMIZER.lr, schedule=SCHEDULE)
         assert lr == pytest.approx(said["lr"], rel=1e-6)
         set_learning_rate(optimizer, lr)
-        output = network(images, auxiliary=True)
-        main = segmentation_loss(output.main, labels, LOSS)
-        auxiliary = LOSS.auxiliary_weight * segmentation_loss(output.auxiliary, labels, LOSS)
-        # Batch norm on two small pictures amplifies rounding from step to step, so that CPUs and
+        output = model(images, return_aux=True)
+        main = segmentation_loss(output.logits, labels, LOSS)
+        auxiliary = LOSS.aux_weight * segmentation_loss(output.aux_logits, labels, LOSS)
+        # Batch norm on two small images amplifies rounding from step to step, so that CPUs and
         # numbers of threads differ: the first steps are held to more than the later ones.
         near, points = (1e-4, 0.2) if index < 3 else (1e-3, 0.5)
         assert main.item() == pytest.approx(said["loss_decode"], rel=near)
@@ -47,12 +47,12 @@ def test_ten_steps():
         whole = loss_from_logits(output, labels, recipe)
         assert whole.item() == pytest.approx(said["loss"], rel=near)
         print(f"loss {whole.item() / said['loss'] - 1:+.1e}")
-        assert _accuracy(output.main, labels) == pytest.approx(said["acc"], abs=points)
+        assert _accuracy(output.logits, labels) == pytest.approx(said["acc"], abs=points)
         optimizer.zero_grad(set_to_none=True)
         whole.backward()
         optimizer.step()
 
-    state = to_state_dict(network, toolkit="mmseg")
+    state = to_state_dict(model, toolkit="mmseg")
     norms = {name: state[name].double().norm().item() for name in SAID["final_norms"]}
     print(f"norms {max(abs(norms[n] / said - 1) for n, said in SAID['final_norms'].items()):.1e}")
     assert norms == pytest.approx(SAID["final_norms"], rel=1.5e-3)
@@ -65,9 +65,9 @@ def _batch() -> tuple[torch.Tensor, torch.Tensor]:
     labels = np.stack([weights.image(height, width, seed)[..., 0] for seed in (3, 4)])
     labels = labels.astype(np.int64) * SAID["num_classes"] // 256
     labels[:, :5] = 255
-    # Laid out as the toolkit's own: ten steps of batch norm on two small pictures amplify the
+    # Laid out as the toolkit's own: ten steps of batch norm on two small images amplify the
     # rounding of another layout's kernels to a few 1e-4.
-    return normalise(torch.from_numpy(images), Input()).contiguous(), torch.from_numpy(labels)
+    return normalize(torch.from_numpy(images), Input()).contiguous(), torch.from_numpy(labels)
 
 
 def _accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float:

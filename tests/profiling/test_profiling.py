@@ -1,4 +1,4 @@
-"""Counts against published figures and PyTorch's own counter; time and memory on small networks."""
+"""Counts against published figures and PyTorch's own counter; time and memory on small models."""
 
 import json
 
@@ -7,18 +7,18 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import perpixel
+import perpixel.profiling.latency as latency_module
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.models.build import build
-from perpixel.profiling import timing
-from perpixel.profiling.counting import count
+from perpixel.profiling.flops import count
+from perpixel.profiling.latency import inference_pass, latency, write_trace
 from perpixel.profiling.memory import TOO_LITTLE, Memory, Request, peak_memory
 from perpixel.profiling.profile import profile
-from perpixel.profiling.timing import inference_pass, latency, write_trace
 
 CPU = torch.device("cpu")
 PUBLISHED = "pytorch-auto-drive/fcn_resnet101_cityscapes_256x512"
 SMALL = perpixel.override(
-    perpixel.recipe("camvid/fcn_r18-d8"), ["model.head.width=16", "model.auxiliary.width=16"]
+    perpixel.recipe("camvid/fcn_r18-d8"), ["model.head.channels=16", "model.aux_head.channels=16"]
 )
 
 
@@ -32,7 +32,7 @@ SMALL = perpixel.override(
 )
 def test_counts_are_pytorch_auto_drives(size, macs):
     recipe = perpixel.recipe(PUBLISHED)
-    counted = count(recipe.model, classes=19, size=size)
+    counted = count(recipe.model, num_classes=19, size=size)
     assert (counted.params, counted.params_auxiliary, counted.macs) == (51_948_115, 0, macs)
     (row,) = (row for row in recipe.published.profiles if row.size == size)
     assert round(2 * counted.macs / 1e9, 2) == row.gflops
@@ -52,37 +52,37 @@ def test_convolutions_alone(name, classes, size, convolutions):
     spec = perpixel.recipe(name).model
     if name.startswith("sssegmentation"):  # counted with 21 classes there
         classes = 21
-    counted = count(spec, classes=classes, size=size)
+    counted = count(spec, num_classes=classes, size=size)
     assert round(counted.macs_convolutions / 1e6) == convolutions
     with torch.device("meta"):
-        network, pictures = build(spec, classes=classes).eval(), torch.empty(1, 3, *size)
+        model, images = build(spec, num_classes=classes).eval(), torch.empty(1, 3, *size)
     with FlopCounterMode(display=False) as counter:
-        network(pictures)
+        model(images)
     assert counter.get_total_flops() == 2 * counted.macs_convolutions
 
 
-def test_layers_add_up_and_pictures_multiply():
-    one = count(SMALL.model, classes=11, size=(64, 96))
+def test_layers_add_up_and_images_multiply():
+    one = count(SMALL.model, num_classes=11, size=(64, 96))
     assert sum(layer.params for layer in one.layers) == one.params
     first = one.layers[0]
     assert (first.name, first.kind, first.output) == ("backbone.conv1", "Conv2d", (1, 64, 32, 48))
     assert first.macs == first.macs_convolutions == 64 * 32 * 48 * 3 * 7 * 7
     classifier = one.layers[-1]
     assert classifier.macs - classifier.macs_convolutions == 11 * 8 * 12
-    assert count(SMALL.model, classes=11, size=(64, 96), batch=3).macs == 3 * one.macs
-    every = sum(p.numel() for p in build(SMALL.model, classes=11).parameters())
+    assert count(SMALL.model, num_classes=11, size=(64, 96), batch=3).macs == 3 * one.macs
+    every = sum(p.numel() for p in build(SMALL.model, num_classes=11).parameters())
     assert one.params + one.params_auxiliary == every
 
 
 def test_frozen_norms_count_as_norms():
-    frozen = perpixel.override(SMALL, ["model.backbone.frozen_norm=true"])
-    counts = [count(recipe.model, classes=11, size=(64, 64)).macs for recipe in (SMALL, frozen)]
+    frozen = perpixel.override(SMALL, ["model.backbone.frozen_bn=true"])
+    counts = [count(recipe.model, num_classes=11, size=(64, 64)).macs for recipe in (SMALL, frozen)]
     assert counts[0] == counts[1]
 
 
 def test_a_profile_has_every_figure(tmp_path):
     trace, size = tmp_path / "t.json", (64, 96)
-    found = profile(SMALL, classes=11, size=size, device=CPU, seconds=0.05, trace=trace)
+    found = profile(SMALL, num_classes=11, size=size, device=CPU, seconds=0.05, trace=trace)
     assert found.latency is not None
     assert 0 < found.latency.p50 <= found.latency.p90
     assert len(found.latency.passes) == 3
@@ -101,9 +101,9 @@ def test_a_profile_has_every_figure(tmp_path):
 
 def test_the_best_trial_is_its_mean_and_the_distribution_is_of_all(monkeypatch):
     trials = iter([[10.0, 20.0], [30.0, 30.0, 30.0], [10.0, 100.0]])
-    monkeypatch.setattr(timing, "_trial", lambda run, seconds: next(trials))
+    monkeypatch.setattr(latency_module, "_trial", lambda run, seconds: next(trials))
     found = latency(lambda: None, CPU)
-    assert found == timing.Latency(best=15, p50=30, p90=100, passes=(2, 3, 2))
+    assert found == latency_module.Latency(best=15, p50=30, p90=100, passes=(2, 3, 2))
 
 
 def test_a_trial_ends_at_its_passes_or_its_time():
@@ -114,31 +114,31 @@ def test_a_trial_ends_at_its_passes_or_its_time():
 
 
 def test_what_is_timed_is_the_enlarged_logits():
-    network = build(SMALL.model, classes=11).eval()
+    model = build(SMALL.model, num_classes=11).eval()
     images = torch.rand(2, 3, 40, 56)
-    run = inference_pass(network, images, dtype=torch.float32)
+    run = inference_pass(model, images, dtype=torch.float32)
     logits = run()
     assert logits.shape == (2, 11, 40, 56)
-    small = network(images).main
+    small = model(images).logits
     wanted = torch.nn.functional.interpolate(small, size=(40, 56), mode="bilinear")
     assert torch.equal(logits, wanted)
 
 
 def test_only_counting_runs_nothing(monkeypatch):
     monkeypatch.setattr("perpixel.profiling.profile.build", None)
-    found = profile(SMALL, classes=11, size=(64, 64), device=CPU, seconds=0)
+    found = profile(SMALL, num_classes=11, size=(64, 64), device=CPU, seconds=0)
     assert (found.latency, found.inference, found.training) == (None, None, None)
     assert found.count.macs > 0
 
 
 def test_what_cannot_be_measured_is_said(tmp_path):
     shallow = perpixel.override(SMALL, ["model.head.concat_input=false"])
-    found = profile(shallow, classes=3, size=(8, 8), device=CPU, seconds=0.01)
+    found = profile(shallow, num_classes=3, size=(8, 8), device=CPU, seconds=0.01)
     assert found.training is not None
     assert found.training.bytes is None
     assert "more than 1 value per channel" in found.training.note
-    with pytest.raises(UsageError, match="size 10000000000x10000000000 is not for this network"):
-        profile(SMALL, classes=3, size=(10**10, 10**10), device=CPU)
+    with pytest.raises(UsageError, match="size 10000000000x10000000000 is not for this model"):
+        profile(SMALL, num_classes=3, size=(10**10, 10**10), device=CPU)
     file = tmp_path / "file"
     file.touch()
     with pytest.raises(PerpixelError, match="cannot be written"):
@@ -150,20 +150,20 @@ def test_too_little_memory_is_an_error_before_anything_runs_here(monkeypatch):
 
     monkeypatch.setattr(module, "peak_memory", lambda request: Memory(None, TOO_LITTLE))
     with pytest.raises(PerpixelError, match="64x64: there is too little memory for a batch of 2"):
-        profile(SMALL, classes=3, size=(64, 64), batch=2, device=CPU)
+        profile(SMALL, num_classes=3, size=(64, 64), batch=2, device=CPU)
 
 
 def test_running_out_of_memory_ends_the_measuring_process_alone(monkeypatch):
     request = Request(
-        recipe=SMALL, classes=3, size=(1_000_000, 1_000_000), batch=1, device="cpu",
-        precision="float32", training=False,
+        recipe=SMALL, num_classes=3, size=(1_000_000, 1_000_000), batch=1, device="cpu",
+        dtype="float32", training=False,
     )  # fmt: skip
     assert peak_memory(request) == Memory(None, TOO_LITTLE)
 
 
 def test_norms_that_hold_layers_are_counted(monkeypatch):
     """timm's batch norms hold their dropout and ReLU."""
-    plain = count(SMALL.model, classes=4, size=(64, 64))
+    plain = count(SMALL.model, num_classes=4, size=(64, 64))
 
     class NormAct(torch.nn.BatchNorm2d):
         def __init__(self, channels: int) -> None:
@@ -171,6 +171,6 @@ def test_norms_that_hold_layers_are_counted(monkeypatch):
             self.act = torch.nn.Identity()
 
     monkeypatch.setattr(torch.nn, "BatchNorm2d", NormAct)
-    other = count(SMALL.model, classes=4, size=(64, 64))
+    other = count(SMALL.model, num_classes=4, size=(64, 64))
     assert (other.macs, other.params) == (plain.macs, plain.params)
     assert sum(layer.params for layer in other.layers) == sum(x.params for x in plain.layers)

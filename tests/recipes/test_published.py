@@ -12,10 +12,10 @@ import pytest
 import torch
 
 import perpixel
-from perpixel.data import catalog
+from perpixel.data import registry
 from perpixel.models.build import build
 from perpixel.recipes.published import steps
-from perpixel.recipes.spec import Recipe
+from perpixel.recipes.schema import Recipe
 
 HERE = Path(__file__).parent
 TABLES = HERE.parents[2] / "shared" / "recipes.csv"
@@ -49,12 +49,12 @@ def test_figures_length_and_network_are_the_sources(name: str):
     assert recipe.train.steps == int(row["steps"])
     assert recipe.source.startswith(TOOLKIT[name.partition("/")[0]])
     assert f"table {row['table']}" in recipe.source
-    classes = catalog.classes(recipe.data.name)
+    classes = registry.classes(recipe.data.name)
     assert classes is not None
     assert len(classes) == int(row["classes"])
     with torch.device("meta"):
-        network = build(recipe.model, classes=int(row["classes"]))
-    assert sum(p.numel() for p in network.parameters()) == int(row["parameters"])
+        model = build(recipe.model, num_classes=int(row["classes"]))
+    assert sum(p.numel() for p in model.parameters()) == int(row["parameters"])
 
 
 def test_a_rows_source_is_its_own():
@@ -106,19 +106,19 @@ def _same(recipe: Recipe, row: dict[str, str]) -> None:
     assert published.memory_gb == number(row["mem_gb"])
     assert published.fps == number(row["fps"])
 
-    assert model.head.kind == {"FCN": "fcn", "SemanticFPN": "semantic_fpn"}[row["method"]]
+    assert model.head.type == {"FCN": "fcn", "SemanticFPN": "semantic_fpn"}[row["method"]]
     assert model.backbone.depth == int(row["backbone"].removeprefix("ResNet-").removesuffix("b"))
     assert model.backbone.output_stride == int(row["output_stride"])
     assert model.backbone.stem == ("7x7" if row["stem"] == "7x7" else "deep")
     assert model.align_corners == (row["align_corners"] == "True")
     if row["aux_head"] == "none":
-        assert model.auxiliary is None
+        assert model.aux_head is None
     else:
-        assert model.auxiliary is not None
+        assert model.aux_head is not None
         width = re.fullmatch(r"layer3:1conv:(\d+)ch:w0.4", row["aux_head"])
         assert width is not None
-        assert model.auxiliary.width == int(width[1])
-        assert (model.auxiliary.convs, recipe.loss.auxiliary_weight) == (1, 0.4)
+        assert model.aux_head.channels == int(width[1])
+        assert (model.aux_head.num_convs, recipe.loss.aux_weight) == (1, 0.4)
 
     name = {
         "VOC2012": "pascal_voc", "ADE20K": "ade20k", "Cityscapes": "cityscapes",
@@ -130,21 +130,21 @@ def _same(recipe: Recipe, row: dict[str, str]) -> None:
         row["train_split"],
         row["eval_split"],
     )
-    assert train.crop == (int(row["crop_h"]), int(row["crop_w"]))
-    assert train.images_per_step == int(row["batch_size"])
+    assert recipe.augment.crop_size == (int(row["crop_h"]), int(row["crop_w"]))
+    assert train.batch_size == int(row["batch_size"])
     assert recipe.optimizer.lr == float(row["lr"])
     assert recipe.optimizer.momentum == float(row["momentum"])
     assert recipe.optimizer.weight_decay == float(row["weight_decay"])
-    assert (recipe.schedule.power, recipe.schedule.floor) == (
+    assert (recipe.schedule.power, recipe.schedule.min_lr) == (
         float(row["power"]),
         float(row["min_lr"]),
     )
-    assert recipe.inference.windows == row["test_mode"].partition("(")[0]
+    assert recipe.inference.mode == row["test_mode"].partition("(")[0]
     assert (train.precision == "float32") == (row["amp"] == "no")
 
 
 @pytest.mark.parametrize(
-    ("epochs", "pictures", "images_per_step", "ranks", "drop_last", "expected"),
+    ("epochs", "images", "batch_size", "ranks", "drop_last", "expected"),
     [
         (60, 10_582, 16, 4, True, 39_660),
         (60, 10_582, 16, 1, True, 39_660),
@@ -155,11 +155,11 @@ def _same(recipe: Recipe, row: dict[str, str]) -> None:
         (60, 2_975, 8, 1, False, 22_320),
     ],
 )
-def test_epochs_become_steps(epochs, pictures, images_per_step, ranks, drop_last, expected):
+def test_epochs_become_steps(epochs, images, batch_size, ranks, drop_last, expected):
     found = steps(
         epochs=epochs,
-        pictures=pictures,
-        images_per_step=images_per_step,
+        images=images,
+        batch_size=batch_size,
         ranks=ranks,
         drop_last=drop_last,
     )
@@ -172,22 +172,22 @@ def test_what_the_toolkits_do_differently_is_said():
     first = perpixel.recipe("sssegmentation-legacy/fcn_resnet50os8_voc")
     drive = perpixel.recipe("pytorch-auto-drive/fcn_resnet101_pascalvoc_321x321")
     four = (mmseg, later, first, drive)
-    assert [r.loss.mean for r in four] == ["all", "valid", "valid", "valid"]
-    assert [r.model.head.dropout_kind for r in four] == ["channel"] * 3 + ["element"]
+    assert [r.loss.avg_non_ignore for r in four] == [False, True, True, True]
+    assert [r.model.head.dropout_type for r in four] == ["channel"] * 3 + ["element"]
     assert [(r.augment.pad, r.augment.pad_value) for r in four] == [
-        ("bottom-right", "mean"), ("centre", "mean"), ("centre", "mean"), ("bottom-right", "black"),
+        ("bottom-right", "mean"), ("center", "mean"), ("center", "mean"), ("bottom-right", "black"),
     ]  # fmt: skip
-    assert [r.augment.crop_tries for r in four[:3]] == [11, 10, 10]
+    assert [r.augment.crop_attempts for r in four[:3]] == [11, 10, 10]
     assert [r.augment.base_size for r in four] == [(2048, 512)] * 3 + [None]
-    assert [r.augment.scale for r in four] == [(0.5, 2.0)] * 3 + [(0.5, 1.5)]
+    assert [r.augment.scale_range for r in four] == [(0.5, 2.0)] * 3 + [(0.5, 1.5)]
     assert [r.augment.photometric is None for r in four] == [False] * 3 + [True]
     assert [r.model.align_corners for r in four] == [False, False, True, True]
-    assert [r.optimizer.backbone_lr_scale for r in four] == [1.0, 1.0, 0.1, 1.0]
-    assert not any(r.schedule.reaches_floor for r in four)
-    assert [r.inference.two_resizes for r in four] == [True, False, False, False]
+    assert [r.optimizer.backbone_lr_mult for r in four] == [1.0, 1.0, 0.1, 1.0]
+    assert not any(r.schedule.min_lr_at_last_step for r in four)
+    assert [r.inference.resize_logits_twice for r in four] == [True, False, False, False]
     assert drive.inference.pad_to == (505, 505)
     ade = perpixel.recipe("sssegmentation-legacy/fcn_resnet50os8_ade20k")
-    assert ade.optimizer.backbone_lr_scale == 1.0
+    assert ade.optimizer.backbone_lr_mult == 1.0
 
 
 @pytest.mark.parametrize(
@@ -199,12 +199,12 @@ def test_what_the_toolkits_do_differently_is_said():
 )
 def test_windows_slide_where_mmsegmentations_did(name, base, crop, stride):
     inference = perpixel.recipe(f"mmseg/{name}").inference
-    assert (inference.base_size, inference.crop, inference.stride) == (base, crop, stride)
+    assert (inference.base_size, inference.window_size, inference.stride) == (base, crop, stride)
 
 
 def test_the_backbone_starts_from_the_toolkits_imagenet_file():
     urls = {
-        perpixel.recipe(name).train.init.url.rpartition("/")[2]
+        perpixel.recipe(name).train.pretrained.url.rpartition("/")[2]
         for name in PUBLISHED
         if name.startswith("mmseg/")
     }
@@ -213,5 +213,5 @@ def test_the_backbone_starts_from_the_toolkits_imagenet_file():
         "resnet18-f37072fd.pth", "resnet50-0676ba61.pth", "resnet101-63fe2227.pth",
     }  # fmt: skip
     for name in PUBLISHED:
-        init = perpixel.recipe(name).train.init
+        init = perpixel.recipe(name).train.pretrained
         assert init.url.endswith(f"-{init.sha256}.pth")

@@ -2,7 +2,7 @@ import pytest
 
 import perpixel
 from perpixel.errors import PerpixelError, UsageError
-from perpixel.recipes import settings
+from perpixel.recipes import overrides
 
 RECIPE = perpixel.recipe("camvid/fcn_r18-d8")
 
@@ -11,7 +11,7 @@ RECIPE = perpixel.recipe("camvid/fcn_r18-d8")
 def test_every_recipe_survives_json(name: str):
     recipe = perpixel.recipe(name)
     assert recipe.name == name
-    assert settings.load(settings.dump(recipe), origin="test") == recipe
+    assert overrides.load(overrides.dump(recipe), origin="test") == recipe
 
 
 def test_settings_reach_every_depth():
@@ -19,25 +19,25 @@ def test_settings_reach_every_depth():
         RECIPE,
         [
             "train.steps=7",
-            "train.crop=96x128",
+            "augment.crop_size=96x128",
             "optimizer.lr=0.5",
             "model.backbone.depth=50",
             "model.backbone.stem=deep",
             "model.backbone.stem=7x7",
-            "model.auxiliary=none",
-            "augment.scale=[0.5, 1]",
+            "model.aux_head=none",
+            "augment.scale_range=[0.5, 1]",
             "evaluate.every=null",
             "train.precision=float32",
             "data.eval_split=2",
         ],
     )
     assert changed.train.steps == 7
-    assert changed.train.crop == (96, 128)
+    assert changed.augment.crop_size == (96, 128)
     assert changed.optimizer.lr == 0.5
     assert changed.model.backbone.depth == 50
     assert changed.model.backbone.stem == "7x7"
-    assert changed.model.auxiliary is None
-    assert changed.augment.scale == (0.5, 1.0)
+    assert changed.model.aux_head is None
+    assert changed.augment.scale_range == (0.5, 1.0)
     assert changed.evaluate.every is None
     assert changed.train.precision == "float32"
     assert changed.data.eval_split == "2"
@@ -49,18 +49,26 @@ def test_settings_reach_every_depth():
     [
         ("train.stepz=1", "Did you mean train.steps"),
         ("trian.steps=1", "Did you mean train.steps"),
+        ("train.images_per_step=8", "Did you mean train.batch_size, of all ranks"),
+        ("data.samples_per_gpu=8", "Did you mean train.batch_size"),
+        ("lr=0.1", "Did you mean optimizer.lr"),
+        ("epochs=3", "Did you mean train.steps, which is epochs x images"),
+        ("imgsz=512", "Did you mean augment.crop_size"),
+        ("batch=8", "Did you mean train.batch_size"),
+        ("model.num_classes=4", "the data set says how many"),
+        ("train.crop_size=64x64", "Did you mean augment.crop_size"),
         ("train.steps", "path=value"),
         ("train.steps=many", "train.steps='many'"),
         ("train.steps=0", "train.steps=0"),
         ("model.backbone.depth=19", "^model.backbone.depth=19: .*18, 34, 50 or 101"),
-        ("model.head.neck_norm=true", "unknown setting"),
+        ("model.head.fpn_norm=true", "unknown setting"),
         ("train.steps.more=1", "has no parts"),
-        ("augment.scale=[2, 1]", "from small to large"),
-        ("inference.stride=8x8", "needs a crop"),
-        ("model.head.width=0", "^model.head.width=0"),
-        ("model.backbone.kind=vit", "^model.backbone.kind='vit': there are 'resnet', 'timm'$"),
-        ("model.backbone=timm", "^model.backbone='timm': Set model.backbone.kind, to one of"),
-        ("train.crop=64", "train.crop=64: .*512x1024"),
+        ("augment.scale_range=[2, 1]", "from small to large"),
+        ("inference.stride=8x8", "needs a window_size"),
+        ("model.head.channels=0", "^model.head.channels=0"),
+        ("model.backbone.type=vit", "^model.backbone.type='vit': there are 'resnet', 'timm'$"),
+        ("model.backbone=timm", "^model.backbone='timm': .*dictionary"),
+        ("augment.crop_size=64", "augment.crop_size=64: .*512x1024"),
         ("input.mean=[1]", "^input.mean=[1]: There are too few numbers$"),
         ("inference.scales=[1,1000]", "inference.scales.1=1000: "),
         ("input.std=[1,0,1]", "input.std.1=0: .*greater than 0"),
@@ -76,17 +84,17 @@ def test_a_wrong_setting_is_named(setting: str, says: str):
         perpixel.override(RECIPE, [setting])
 
 
-def test_pictures_of_ones_own_have_no_other_crop_at_the_end():
+def test_images_of_ones_own_have_no_other_crop_at_the_end():
     for name in perpixel.recipes("folder/*"):
-        recipe = perpixel.override(perpixel.recipe(name), ["train.crop=64x64"])
-        assert recipe.train.last_crop == (64, 64)
+        recipe = perpixel.override(perpixel.recipe(name), ["augment.crop_size=64x64"])
+        assert recipe.last_crop_size == (64, 64)
 
 
-def test_a_finish_of_no_step_is_none():
-    train = perpixel.override(RECIPE, ["train.steps=1", "train.crop=32x32"]).train
-    assert (train.finish_steps, train.last_crop) == (0, (32, 32))
-    train = perpixel.override(RECIPE, ["train.steps=10", "train.crop=32x32"]).train
-    assert (train.finish_steps, train.last_crop) == (1, (360, 480))
+def test_a_final_phase_of_no_step_is_none():
+    one = perpixel.override(RECIPE, ["train.steps=1", "augment.crop_size=32x32"])
+    assert (one.train.final_phase_steps, one.last_crop_size) == (0, (32, 32))
+    ten = perpixel.override(RECIPE, ["train.steps=10", "augment.crop_size=32x32"])
+    assert (ten.train.final_phase_steps, ten.last_crop_size) == (1, (360, 480))
 
 
 def test_an_unknown_recipe_gets_a_suggestion():
@@ -114,15 +122,15 @@ def test_a_recipe_can_come_from_a_file(tmp_path):
 
 
 def test_differences_name_the_paths():
-    changed = perpixel.override(RECIPE, ["train.steps=7", "model.auxiliary=none"])
-    found = settings.differences(RECIPE, changed)
+    changed = perpixel.override(RECIPE, ["train.steps=7", "model.aux_head=none"])
+    found = overrides.differences(RECIPE, changed)
     assert "train.steps: 40000 -> 7" in found
-    assert any(line.startswith("model.auxiliary.width: 64 -> None") for line in found)
-    assert settings.differences(RECIPE, RECIPE) == []
+    assert any(line.startswith("model.aux_head.channels: 64 -> None") for line in found)
+    assert overrides.differences(RECIPE, RECIPE) == []
 
 
 def test_a_damaged_recipe_file_is_an_error():
     with pytest.raises(PerpixelError, match=r"run/recipe\.json"):
-        settings.load('{"name": 1}', origin="run/recipe.json")
+        overrides.load('{"name": 1}', origin="run/recipe.json")
     with pytest.raises(PerpixelError, match=r"recipe\.json: not a recipe: Invalid JSON"):
-        settings.load("{\n", origin="recipe.json")
+        overrides.load("{\n", origin="recipe.json")

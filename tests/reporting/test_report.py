@@ -18,10 +18,10 @@ from PIL import Image
 import perpixel
 from perpixel.cli import main
 from perpixel.errors import PerpixelError, UsageError
-from perpixel.evaluation.confusion import confusion, scores
 from perpixel.evaluation.files import write_scores
-from perpixel.recipes import settings
-from perpixel.recipes.spec import IGNORE
+from perpixel.evaluation.metrics import confusion, scores
+from perpixel.recipes import overrides
+from perpixel.recipes.schema import IGNORE_INDEX
 from perpixel.reporting import curves
 from perpixel.reporting.reading import read_source
 from perpixel.reporting.report import named, render
@@ -64,7 +64,7 @@ def data_of(html: str) -> dict:
     return json.loads(found[1])
 
 
-def picture(uri: str) -> np.ndarray:
+def image(uri: str) -> np.ndarray:
     with Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) as file:
         return np.asarray(file.convert("RGB"))
 
@@ -89,21 +89,21 @@ def run(mini, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "mini"
     recipe = perpixel.override(
         perpixel.recipe("camvid/fcn_r18-d8"),
-        ["train.steps=4", "train.images_per_step=2", "train.crop=32x32", "train.log_every=1",
-         "evaluate.every=2", "model.head.width=8"],
+        ["train.steps=4", "train.batch_size=2", "augment.crop_size=32x32", "train.log_every=1",
+         "evaluate.every=2", "model.head.channels=8"],
     )  # fmt: skip
     perpixel.train(recipe, data=mini, out=out, device="cpu")
     write_scores(out, perpixel.evaluate(out, data=mini))
     return out
 
 
-def evaluation(folder: Path, names: tuple[str, ...], pictures: list[str]) -> Path:
+def evaluation(folder: Path, names: tuple[str, ...], images: list[str]) -> Path:
     """A small evaluation's files, as `eval --out` writes them."""
     rng = np.random.default_rng(0)
     label = rng.integers(0, len(names), (8, 8), np.uint8)
-    counts = confusion(label, rng.integers(0, len(names), (8, 8), np.uint8), classes=len(names))
+    counts = confusion(label, rng.integers(0, len(names), (8, 8), np.uint8), num_classes=len(names))
     own = np.stack([counts.diagonal(), counts.sum(1), counts.sum(0)])
-    write_scores(folder, scores(counts, names=names, pictures=[(name, own) for name in pictures]))
+    write_scores(folder, scores(counts, names=names, images=[(name, own) for name in images]))
     return folder
 
 
@@ -134,26 +134,26 @@ def test_a_run_is_told_whole(command, run, mini, tmp_path):
     assert "Not in this report" not in page.text
 
 
-def test_pictures_are_those_of_the_data_set_and_the_model(command, run, mini, tmp_path):
+def test_images_are_those_of_the_data_set_and_the_model(command, run, mini, tmp_path):
     file = tmp_path / "report.html"
-    words = ("report", run, "--data", mini, "--out", file, "--device", "cpu", "--pictures", 1)
+    words = ("report", run, "--data", mini, "--out", file, "--device", "cpu", "--images", 1)
     assert command(*words)[0] == 0
     page = require_self_contained(file.read_text())
-    rows = (run / "pictures.csv").read_text().splitlines()[1:]
+    rows = (run / "images.csv").read_text().splitlines()[1:]
     mious = sorted((float(row.split(",")[1]), row.split(",")[0]) for row in rows)
     assert [mious[0][1], mious[-1][1]] == re.findall(r"val/\d\d\.png", page.text)
     assert [each["alt"] for each in page.images] == [
-        "Picture", "Truth", "Prediction of mini", "Errors of mini",
+        "Image", "Truth", "Prediction of mini", "Errors of mini",
     ] * 2  # fmt: skip
     predictor = perpixel.load(run)
     result = predictor.predict(mini / mious[0][1])
     table = np.array([*result.palette, *[(0, 0, 0)] * (255 - len(result.palette)), (255,) * 3])
-    assert (picture(page.images[2]["src"]) == table[result.classes]).all()
+    assert (image(page.images[2]["src"]) == table[result.mask]).all()
 
 
-def test_errors_are_red_and_unlabelled_pixels_dark():
+def test_errors_are_red_and_unlabeled_pixels_dark():
     image = np.full((1, 3, 3), 100, np.uint8)
-    label, prediction = np.array([[1, 1, IGNORE]], np.uint8), np.array([[1, 0, 0]], np.uint8)
+    label, prediction = np.array([[1, 1, IGNORE_INDEX]], np.uint8), np.array([[1, 0, 0]], np.uint8)
     right, wrong, unknown = errors(image, label, prediction)[0].tolist()
     assert right == [170, 170, 170]
     assert wrong[0] > 200
@@ -161,7 +161,7 @@ def test_errors_are_red_and_unlabelled_pixels_dark():
     assert max(unknown) < 60
 
 
-def test_worst_and_best_share_no_picture():
+def test_worst_and_best_share_no_image():
     mious = {"a": 3.0, "b": 1.0, "c": None, "d": 2.0}
     assert worst_and_best(mious, 6) == (["b", "d"], ["a"])
     assert worst_and_best(mious, 1) == (["b"], ["a"])
@@ -171,9 +171,9 @@ def test_worst_and_best_share_no_picture():
 def test_two_are_compared(command, run, mini, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(run, other)
-    recipe = settings.load((run / "recipe.json").read_text(), origin="")
+    recipe = overrides.load((run / "recipe.json").read_text(), origin="")
     changed = perpixel.override(recipe, ["optimizer.lr=0.5"])
-    (other / "recipe.json").write_text(settings.dump(changed))
+    (other / "recipe.json").write_text(overrides.dump(changed))
     said = json.loads((other / "evaluate.json").read_text())
     said["iou"]["road"] = said["iou"]["road"] + 1.25
     (other / "evaluate.json").write_text(json.dumps(said))
@@ -218,7 +218,7 @@ def test_names_cannot_break_out(tmp_path, name):
         ("environment.json", "environment (environment.json)"),
         ("evaluate.json", "perpixel eval MODEL --data ROOT --out"),
         ("confusion.csv", "class frequencies and confusion matrix"),
-        ("pictures.csv", "worst and best pictures"),
+        ("images.csv", "worst and best images"),
     ],
 )
 def test_a_missing_file_is_said_with_its_command(command, run, tmp_path, absent, says):
@@ -228,7 +228,7 @@ def test_a_missing_file_is_said_with_its_command(command, run, tmp_path, absent,
     assert command("report", folder, "--device", "cpu")[0] == 0
     page = require_self_contained((folder / "report.html").read_text())
     assert says in page.text
-    if absent != "pictures.csv":
+    if absent != "images.csv":
         assert "name the folder of camvid with --data ROOT" in page.text
 
 
@@ -249,7 +249,7 @@ def test_an_evaluation_alone_is_a_report_and_takes_a_model(command, run, mini, t
     assert "confusion.csv" in (tmp_path / "report.html").read_text()
 
 
-def test_pictures_of_another_split_are_an_error(command, run, mini, tmp_path):
+def test_images_of_another_split_are_an_error(command, run, mini, tmp_path):
     words = ("report", run, "--data", mini, "--split", "train", "--out", tmp_path / "r.html")
     code, said = command(*words, "--device", "cpu")
     assert code == 1
@@ -266,8 +266,8 @@ def test_pictures_of_another_split_are_an_error(command, run, mini, tmp_path):
         ("confusion.csv", "label,a,b\na,1,2\n"),
         ("confusion.csv", "label,a,b\na,1,x\nb,1,1\n"),
         ("confusion.csv", ""),
-        ("pictures.csv", "image\na.png\n"),
-        ("pictures.csv", "image,miou\na.png,high\n"),
+        ("images.csv", "image\na.png\n"),
+        ("images.csv", "image,miou\na.png,high\n"),
         ("metrics.jsonl", "[1]\n"),
         ("recipe.json", "{}"),
         ("environment.json", "7"),

@@ -11,8 +11,8 @@ import pytest
 import uvicorn
 
 import perpixel
-from perpixel.checkpoint import Checkpoint, write_checkpoint
-from perpixel.data import camvid
+from perpixel.checkpoints.format import Checkpoint, write_checkpoint
+from perpixel.data.datasets import camvid
 from perpixel.inference.predictor import Predictor
 from perpixel.serving.app import make_app
 from perpixel.serving.pool import Limits
@@ -20,11 +20,11 @@ from perpixel.serving.pool import Limits
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory) -> Path:
-    """A checkpoint whose network knows CamVid's classes and nothing else."""
+    """A checkpoint whose model knows CamVid's classes and nothing else."""
     recipe = perpixel.override(
-        perpixel.recipe("camvid/fcn_r18-d8"), ["model.head.width=8", "model.auxiliary=null"]
+        perpixel.recipe("camvid/fcn_r18-d8"), ["model.head.channels=8", "model.aux_head=null"]
     )
-    state = perpixel.build(recipe, classes=11).state_dict()
+    state = perpixel.build(recipe, num_classes=11).state_dict()
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
     classes = camvid.CLASSES
     write_checkpoint(path, Checkpoint(recipe, classes.names, classes.palette, state))

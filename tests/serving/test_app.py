@@ -19,15 +19,15 @@ from browser import wait
 from PIL import Image
 
 from perpixel.cli import main
-from perpixel.errors import OutOfMemory
-from perpixel.images import IMAGE_SUFFIXES, write_image
+from perpixel.errors import OutOfMemoryError
 from perpixel.inference.predictor import Predictor
+from perpixel.io.images import IMAGE_SUFFIXES, write_image
 from perpixel.serving.pool import Limits
 
 PNG = {"Content-Type": "image/png"}
 
 
-def picture(height: int = 48, width: int = 64, kind: str = "PNG") -> bytes:
+def image(height: int = 48, width: int = 64, kind: str = "PNG") -> bytes:
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     content = io.BytesIO()
     Image.fromarray(pixels).save(content, kind)
@@ -50,7 +50,7 @@ def bomb(height: int, width: int) -> bytes:
 
 
 def predicted(model: Path, folder: Path, monkeypatch) -> dict[str, bytes]:
-    """The files that `perpixel predict` writes, by the pictures' names."""
+    """The files that `perpixel predict` writes, by the images' names."""
     out = folder / "masks"
     words = ["perpixel", "predict", model, folder, "--out", out, "--device", "cpu"]
     monkeypatch.setattr(sys, "argv", [str(word) for word in words])
@@ -60,7 +60,7 @@ def predicted(model: Path, folder: Path, monkeypatch) -> dict[str, bytes]:
 
 
 class Slow(Predictor):
-    """A predictor that waits to be let go, so that tests decide how long a picture takes."""
+    """A predictor that waits to be let go, so that tests decide how long an image takes."""
 
     def __init__(self, predictor: Predictor) -> None:
         self.__dict__ = dict(predictor.__dict__)
@@ -100,15 +100,17 @@ def test_masks_are_predicts_files_byte_for_byte(client, model, tmp_path, monkeyp
 
 
 def test_multipart_json_and_run_lengths_agree(client, predictor):
-    sent = picture()
+    sent = image()
     result = predictor.predict(Image.open(io.BytesIO(sent)))
     found = client.post("/v1/segment?format=json", files={"image": ("a b.png", sent)}).json()
     assert (found["width"], found["height"]) == (64, 48)
-    assert [each["name"] for each in found["classes"]] == list(predictor.names)
+    assert [each["name"] for each in found["classes"]] == list(predictor.class_names)
     assert "rle" not in found["classes"][0]
-    assert {e["name"]: e["share"] for e in found["classes"]} == pytest.approx(result.shares())
+    assert {e["name"]: e["share"] for e in found["classes"]} == pytest.approx(
+        result.class_fractions
+    )
     with Image.open(io.BytesIO(base64.b64decode(found["mask"]))) as mask:
-        assert (np.asarray(mask) == result.classes).all()
+        assert (np.asarray(mask) == result.mask).all()
     accept = {"Accept": "application/vnd.perpixel.rle+json"}
     shapes = client.post("/v1/segment", content=sent, headers=PNG | accept)
     assert shapes.headers["content-type"] == accept["Accept"]
@@ -118,31 +120,31 @@ def test_multipart_json_and_run_lengths_agree(client, predictor):
         assert each["rle"]["size"] == [48, 64]
         counts = each["rle"]["counts"]
         again[np.repeat(np.arange(len(counts)) % 2 == 1, counts)] = each["index"]
-    assert (again.reshape(48, 64, order="F") == result.classes).all()
+    assert (again.reshape(48, 64, order="F") == result.mask).all()
 
 
 @pytest.mark.parametrize(
     ("request_", "status", "says"),
     [
-        ({"content": picture(), "headers": {"Content-Type": "text/plain"}}, 415, "text/plain"),
+        ({"content": image(), "headers": {"Content-Type": "text/plain"}}, 415, "text/plain"),
         ({"data": {"image": "x"}}, 415, "urlencoded"),
         ({"content": b"", "headers": PNG}, 422, "empty"),
-        ({"content": b"no picture", "headers": PNG}, 422, "not a picture that can be read"),
-        ({"content": picture()[:600], "headers": PNG}, 422, "decoded"),
-        ({"content": picture(48, 64, "GIF")}, 422, "PNG, JPEG, BMP, TIFF, WEBP"),
+        ({"content": b"no image", "headers": PNG}, 422, "not an image that can be read"),
+        ({"content": image()[:600], "headers": PNG}, 422, "decoded"),
+        ({"content": image(48, 64, "GIF")}, 422, "PNG, JPEG, BMP, TIFF, WEBP"),
         ({"content": bytes(40_001), "headers": PNG}, 413, "40000 bytes"),
         ({"content": iter([bytes(30_000)] * 2), "headers": PNG}, 413, "40000 bytes"),
         ({"files": {"image": bytes(40_000)}}, 413, "40000 bytes"),
-        ({"content": picture(120, 100)}, 413, "120x100 pixels"),
+        ({"content": image(120, 100)}, 413, "120x100 pixels"),
         ({"content": bomb(60_000, 60_000)}, 413, "far too many pixels"),
         ({"content": bomb(12_000, 12_000)}, 413, "12000x12000 pixels"),
         ({"content": bomb(2**31 - 1, 2**31 - 1)}, 413, "far too many"),
-        ({"content": picture(1, 200)}, 413, "1x200 pixels"),
-        ({"content": picture(), "params": {"format": "gif"}}, 422, "format"),
-        ({"content": picture(), "headers": {"Accept": "text/html"}}, 406, "image/png"),
-        ({"files": {"picture": picture()}}, 422, "no file called image"),
+        ({"content": image(1, 200)}, 413, "1x200 pixels"),
+        ({"content": image(), "params": {"format": "gif"}}, 422, "format"),
+        ({"content": image(), "headers": {"Accept": "text/html"}}, 406, "image/png"),
+        ({"files": {"photo": image()}}, 422, "no file called image"),
         ({"files": {"image": (None, "text")}}, 400, "fields"),
-        ({"files": [("image", picture()), ("image", picture())]}, 400, "files"),
+        ({"files": [("image", image()), ("image", image())]}, 400, "files"),
         ({"content": b"--x", "headers": {"Content-Type": "multipart/form-data"}}, 400, "boundary"),
     ],
 )  # fmt: skip
@@ -178,19 +180,19 @@ def test_a_bomb_is_refused_before_it_is_decoded(serve, predictor, monkeypatch):
 def test_too_many_at_once_wait_or_are_refused(serve, slow):
     client = serve(slow, Limits(concurrency=1, waiting=2))
     with ThreadPoolExecutor(3) as threads:
-        jobs = [threads.submit(client.post, "/v1/segment", content=picture()) for _ in range(3)]
+        jobs = [threads.submit(client.post, "/v1/segment", content=image()) for _ in range(3)]
         assert slow.begun.acquire(timeout=30)
         wait(
             lambda: "perpixel_in_progress 3" in client.get("/metrics").text,
             "perpixel_in_progress 3",
         )
-        refused = client.post("/v1/segment", content=picture())
+        refused = client.post("/v1/segment", content=image())
         assert refused.status_code == 503
         assert int(refused.headers["retry-after"]) >= 1
         assert client.get("/healthz").status_code == 200  # the event loop is free meanwhile
         slow.go.set()
         assert [job.result().status_code for job in jobs] == [200, 200, 200]
-    assert client.post("/v1/segment", content=picture()).status_code == 200
+    assert client.post("/v1/segment", content=image()).status_code == 200
     text = client.get("/metrics").text
     assert 'perpixel_requests_total{path="/v1/segment",status="503"} 1' in text
     assert 'perpixel_requests_total{path="/v1/segment",status="200"} 4' in text
@@ -201,40 +203,40 @@ def test_too_many_at_once_wait_or_are_refused(serve, slow):
 
 def test_work_whose_time_is_up_keeps_its_place_until_it_ends(serve, slow):
     client = serve(slow, Limits(concurrency=1, waiting=1, seconds=1.5))
-    late = client.post("/v1/segment", content=picture())
+    late = client.post("/v1/segment", content=image())
     assert (late.status_code, "1.5 seconds" in late.text) == (504, True)
     # The thread is still at work: one more may wait, and is given up before it begins.
-    assert client.post("/v1/segment", content=picture()).status_code == 504
+    assert client.post("/v1/segment", content=image()).status_code == 504
     assert slow.calls == 1
     assert "perpixel_in_progress 1" in client.get("/metrics").text
     slow.go.set()
     wait(lambda: "perpixel_in_progress 0" in client.get("/metrics").text, "perpixel_in_progress 0")
-    assert client.post("/v1/segment", content=picture()).status_code == 200
+    assert client.post("/v1/segment", content=image()).status_code == 200
 
 
-def test_a_picture_that_does_not_arrive_gives_its_place_back(serve, predictor):
+def test_a_image_that_does_not_arrive_gives_its_place_back(serve, predictor):
     client = serve(predictor, Limits(concurrency=1, waiting=0, seconds=1.5))
     held = threading.Event()
 
     def drip():
-        yield picture()[:100]
+        yield image()[:100]
         held.wait(timeout=30)
 
     with ThreadPoolExecutor(1) as threads:
         job = threads.submit(client.post, "/v1/segment", content=drip(), headers=PNG)
         wait(lambda: 'status="408"' in client.get("/metrics").text, 'status="408"')
-        assert client.post("/v1/segment", content=picture()).status_code == 200
+        assert client.post("/v1/segment", content=image()).status_code == 200
         held.set()
         job.exception()  # an answer, or a connection that was closed while it sent
 
 
-@pytest.mark.parametrize("error", [MemoryError, OutOfMemory])
+@pytest.mark.parametrize("error", [MemoryError, OutOfMemoryError])
 def test_too_little_memory_is_an_answer(serve, predictor, monkeypatch, error):
     def fail(self, image):
         raise error
 
     monkeypatch.setattr(Predictor, "predict", fail)
-    answer = serve(predictor, Limits()).post("/v1/segment", content=picture())
+    answer = serve(predictor, Limits()).post("/v1/segment", content=image())
     assert (answer.status_code, "memory" in answer.text) == (413, True)
 
 
@@ -244,7 +246,7 @@ def test_a_bug_shows_nothing_and_is_counted(serve, predictor, monkeypatch):
 
     monkeypatch.setattr(Predictor, "predict", fail)
     client = serve(predictor, Limits())
-    answer = client.post("/v1/segment", content=picture())
+    answer = client.post("/v1/segment", content=image())
     assert answer.status_code == 500
     assert "secret" not in answer.text
     client.close()  # after a bug the server ends the connection, in its own time
@@ -254,7 +256,7 @@ def test_a_bug_shows_nothing_and_is_counted(serve, predictor, monkeypatch):
 
 def test_two_hundred_at_once(serve, predictor):
     client = serve(predictor, Limits(concurrency=2, waiting=30))
-    sent = picture(8, 8)
+    sent = image(8, 8)
 
     async def flood():
         limits = httpx.Limits(max_connections=None)
@@ -272,7 +274,7 @@ def test_two_hundred_at_once(serve, predictor):
     assert "perpixel_in_progress 0" in client.get("/metrics").text
 
 
-def test_the_schema_tells_every_status_and_needs_no_network(client):
+def test_the_schema_tells_every_status_and_needs_no_model(client):
     schema = client.get("/openapi.json").json()
     segment = schema["paths"]["/v1/segment"]["post"]
     assert set(segment["responses"]) == {
@@ -286,7 +288,7 @@ def test_the_schema_tells_every_status_and_needs_no_network(client):
         assert outside not in page.text
     model = client.get("/v1/model").json()
     assert model["name"] == "camvid/fcn_r18-d8"
-    assert model["classes"][0] == {"name": "sky", "colour": "#808080"}
+    assert model["classes"][0] == {"name": "sky", "color": "#808080"}
 
 
 def test_every_reference_in_the_schema_leads_somewhere(client):

@@ -13,7 +13,7 @@ from browser import chromium, wait
 from PIL import Image
 
 from perpixel.cli import main
-from perpixel.images import overlay, read_image
+from perpixel.io.images import overlay, read_image
 from perpixel.serving.pool import Limits
 
 
@@ -34,7 +34,7 @@ def downloaded(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def test_a_picture_is_dropped_seen_and_saved(serve, predictor, mini, masks, tmp_path):
+def test_a_image_is_dropped_seen_and_saved(serve, predictor, mini, masks, tmp_path):
     client = serve(predictor, Limits(max_bytes=10**6))
     sent = mini / "val/00.png"
     with chromium(tmp_path / "browser") as page:
@@ -42,10 +42,10 @@ def test_a_picture_is_dropped_seen_and_saved(serve, predictor, mini, masks, tmp_
         wait(lambda: "CamVid" in page.text("main") or "sky" in page.text("#legend"), "the legend")
         assert page.text("#model") == "camvid/fcn_r18-d8"
         page.type("#file", str(sent))
-        wait(lambda: "64 x 48" in page.text("#status"), "the picture is segmented")
+        wait(lambda: "64 x 48" in page.text("#status"), "the image is segmented")
 
         result = predictor.predict(sent)
-        shares = [(name, share) for name, share in result.shares().items() if share > 0]
+        shares = [(name, share) for name, share in result.class_fractions.items() if share > 0]
         shares.sort(key=lambda each: -each[1])
         shown = page.run(
             "return [...document.querySelectorAll('#legend li:not(.absent)')].map(row => "
@@ -53,20 +53,20 @@ def test_a_picture_is_dropped_seen_and_saved(serve, predictor, mini, masks, tmp_
             " row.querySelector('.swatch').style.background])"
         )
         assert [name for name, _, _ in shown] == [name for name, _ in shares]
-        colours = dict(zip(result.names, result.palette, strict=True))
-        for (name, share), (_, percent, colour) in zip(shares, shown, strict=True):
-            assert colour == "rgb({}, {}, {})".format(*colours[name])
+        colors = dict(zip(result.class_names, result.palette, strict=True))
+        for (name, share), (_, percent, color) in zip(shares, shown, strict=True):
+            assert color == "rgb({}, {}, {})".format(*colors[name])
             assert percent in (f"{100 * share:.1f} %", "< 0.1 %")
         assert len(page.run("return [...document.querySelectorAll('#legend li')]")) == 11
 
-        # What is seen: the mask over the picture, as opaque as the slider says, moved by keys.
+        # What is seen: the mask over the image, as opaque as the slider says, moved by keys.
         assert page.run("return getComputedStyle(mask).opacity") == "0.5"
         page.run("document.getElementById('opacity').focus()")
         page.press(*["\ue014"] * 20)  # right
         assert page.run("return getComputedStyle(mask).opacity") == "0.7"
         assert page.text("#percent") == "70%"
         together = page.run(
-            "const [a, b] = [picture, mask].map(each => each.getBoundingClientRect());"
+            "const [a, b] = [image, mask].map(each => each.getBoundingClientRect());"
             "return a.width > 0 && a.width === b.width && a.height === b.height && a.x === b.x"
         )
         assert together
@@ -79,21 +79,21 @@ def test_a_picture_is_dropped_seen_and_saved(serve, predictor, mini, masks, tmp_
         drawn = downloaded(tmp_path / "browser/downloads/00_overlay.png")
         with Image.open(io.BytesIO(drawn)) as file:
             found = np.asarray(file.convert("RGB")).astype(int)
-        wanted = overlay(read_image(sent), result.classes, result.palette, opacity=0.7)
+        wanted = overlay(read_image(sent), result.mask, result.palette, opacity=0.7)
         assert np.abs(found - wanted).max() <= 2  # the browser blends in 8 bits
         assert [line for line in page.messages() if "SEVERE" in line or "rror" in line] == []
 
 
 def test_what_cannot_be_segmented_is_said(serve, predictor, mini, tmp_path):
     client = serve(predictor, Limits(max_bytes=20_000))
-    (tmp_path / "<b>bad<b>.png").write_bytes(b"no picture")
+    (tmp_path / "<b>bad<b>.png").write_bytes(b"no image")
     (tmp_path / "long.png").write_bytes(bytes(20_001))
     Image.open(mini / "val/00.png").save(tmp_path / "odd.tiff")
     with chromium(tmp_path / "browser") as page:
         page.open(str(client.base_url))
         wait(lambda: "sky" in page.text("#legend"), "the legend")
         page.type("#file", str(tmp_path / "<b>bad<b>.png"))
-        wait(lambda: "not a picture" in page.text("#status"), "a bad picture is refused")
+        wait(lambda: "not an image" in page.text("#status"), "a bad image is refused")
         assert page.text("#status").startswith("<b>bad<b>.png")
         page.type("#file", str(tmp_path / "long.png"))
         wait(lambda: "20001 bytes; this server takes 20000" in page.text("#status"), "too long")
@@ -102,7 +102,7 @@ def test_what_cannot_be_segmented_is_said(serve, predictor, mini, tmp_path):
         assert page.run("return getComputedStyle(mask).opacity") == "1"
 
 
-def test_a_picture_can_be_dropped_anywhere(serve, predictor, mini, tmp_path):
+def test_a_image_can_be_dropped_anywhere(serve, predictor, mini, tmp_path):
     client = serve(predictor, Limits())
     content = base64.b64encode((mini / "val/01.png").read_bytes()).decode()
     with chromium(tmp_path / "browser", width=420, height=900) as page:

@@ -6,23 +6,23 @@ from test_run import TINY, losses, same, weights
 
 import perpixel
 import perpixel.training.step
-from perpixel.errors import OutOfMemory, UsageError
+from perpixel.errors import OutOfMemoryError, UsageError
 from perpixel.models.build import build
 from perpixel.models.recomputing import recomputed
 from perpixel.models.timm_backbone import TimmBackbone
-from perpixel.recipes.network import FCN, Model, ResNet
-from perpixel.recipes.spec import Optimizer, Train
+from perpixel.recipes.models import FCN, Model, ResNet
+from perpixel.recipes.schema import Optimizer, Train
 from perpixel.training.economy import economise
 from perpixel.training.optimizer import make_optimizer, set_learning_rate
 
-SMALL = Model(backbone=ResNet(depth=18), head=FCN(convs=1, width=8))
+SMALL = Model(backbone=ResNet(depth=18), head=FCN(num_convs=1, channels=8))
 pytestmark = pytest.mark.usefixtures("narrow")
 
 
-@pytest.mark.parametrize("change", ["recompute_stages=[2,3,4]", "recompute_activations=true"])
+@pytest.mark.parametrize("change", ["stages", "norms"])
 def test_a_run_that_recomputes_is_the_same_run(change: str, mini, tmp_path):
     short = perpixel.override(TINY, ["train.steps=2"])
-    changed = perpixel.override(short, [f"train.{change}"])
+    changed = perpixel.override(short, [f"train.activation_checkpointing={change}"])
     for name, recipe in (("usual", short), ("again", changed)):
         perpixel.train(recipe, data=mini, out=tmp_path / name, device="cpu")
     assert len(losses(tmp_path / "usual")) == 2
@@ -31,40 +31,43 @@ def test_a_run_that_recomputes_is_the_same_run(change: str, mini, tmp_path):
 
 
 def test_another_backbone_has_no_stages_to_recompute():
-    network = build(SMALL, classes=2)
-    network.backbone = TimmBackbone.__new__(TimmBackbone)
-    torch.nn.Module.__init__(network.backbone)
-    with pytest.raises(UsageError, match=r"recompute_stages=\[1\] needs a ResNet"):
-        economise(network, Train(recompute_stages=(1,)))
+    model = build(SMALL, num_classes=2)
+    model.backbone = TimmBackbone.__new__(TimmBackbone)
+    torch.nn.Module.__init__(model.backbone)
+    with pytest.raises(UsageError, match=r"activation_checkpointing=stages needs a ResNet"):
+        economise(model, Train(activation_checkpointing="stages"))
 
 
 def test_compiled_code_keeps_what_torch_chooses():
-    with pytest.raises(UsageError, match=r"recompute_activations=true with train\.compile=default"):
-        economise(build(SMALL, classes=2), Train(compile="default", recompute_activations=True))
+    train = Train(compile="default", activation_checkpointing="norms")
+    with pytest.raises(UsageError, match=r"=norms with train\.compile=default"):
+        economise(build(SMALL, num_classes=2), train)
 
 
 def test_compiling_is_asked_for_with_the_mode(monkeypatch):
     asked = []
-    network = build(SMALL, classes=2)
-    monkeypatch.setattr(network, "compile", lambda **named: asked.append(named))
-    economise(network, Train())
+    model = build(SMALL, num_classes=2)
+    monkeypatch.setattr(model, "compile", lambda **named: asked.append(named))
+    economise(model, Train())
     assert asked == []
     monkeypatch.setenv("CXX", "python3")  # any program that there is
-    economise(network, Train(compile="reduce-overhead"))
+    economise(model, Train(compile="reduce-overhead"))
     assert asked == [{"mode": "reduce-overhead", "dynamic": False}]
 
 
 def test_adamw_is_its_formula_and_spares_norms_and_biases():
     """Algorithm 2 of Loshchilov and Hutter in float64: decay on the weights, not in the moments."""
     betas, decay, lr = (0.8, 0.9), 0.1, 0.01
-    spec = Optimizer(algorithm="adamw", lr=lr, betas=betas, weight_decay=decay, decay_norms=False)
-    network = build(SMALL, classes=2)
-    optimizer = make_optimizer(network, spec)
-    wanted = {name: p.detach().double() for name, p in network.named_parameters()}
+    spec = Optimizer(
+        name="adamw", lr=lr, betas=betas, weight_decay=decay, decay_norm_and_bias=False
+    )
+    model = build(SMALL, num_classes=2)
+    optimizer = make_optimizer(model, spec)
+    wanted = {name: p.detach().double() for name, p in model.named_parameters()}
     first = {name: torch.zeros_like(value) for name, value in wanted.items()}
     second = {name: torch.zeros_like(value) for name, value in wanted.items()}
     for step in range(1, 4):
-        for name, parameter in network.named_parameters():
+        for name, parameter in model.named_parameters():
             parameter.grad = torch.randn_like(parameter)
             slope = parameter.grad.double()
             first[name] = betas[0] * first[name] + (1 - betas[0]) * slope
@@ -74,28 +77,28 @@ def test_adamw_is_its_formula_and_spares_norms_and_biases():
             kept = 1 - lr * decay if parameter.ndim > 1 else 1
             wanted[name] = kept * wanted[name] - lr * mean / spread
         optimizer.step()
-    for name, parameter in network.named_parameters():
+    for name, parameter in model.named_parameters():
         assert torch.allclose(parameter.detach().double(), wanted[name], atol=1e-5), name
 
 
 def test_the_optimizer_is_sgd_by_its_formula():
     """v = m v + (g + d w), w = w - lr v, in float64; one pass over the weights does it all."""
-    spec = Optimizer(lr=0.1, momentum=0.9, weight_decay=0.01, backbone_lr_scale=0.5)
-    network = build(SMALL, classes=2)
-    optimizer = make_optimizer(network, spec)
-    wanted = {name: p.detach().double() for name, p in network.named_parameters()}
+    spec = Optimizer(lr=0.1, momentum=0.9, weight_decay=0.01, backbone_lr_mult=0.5)
+    model = build(SMALL, num_classes=2)
+    optimizer = make_optimizer(model, spec)
+    wanted = {name: p.detach().double() for name, p in model.named_parameters()}
     speed = {name: torch.zeros_like(value) for name, value in wanted.items()}
     for step in range(3):
         lr = 0.1 / (step + 1)
         set_learning_rate(optimizer, lr)
-        for name, parameter in network.named_parameters():
+        for name, parameter in model.named_parameters():
             parameter.grad = torch.randn_like(parameter)
             slope = parameter.grad.double() + 0.01 * wanted[name]
             speed[name] = 0.9 * speed[name] + slope
             scale = 0.5 if name.startswith("backbone.") else 1.0
             wanted[name] = wanted[name] - lr * scale * speed[name]
         optimizer.step()
-    for name, parameter in network.named_parameters():
+    for name, parameter in model.named_parameters():
         error = (parameter.detach().double() - wanted[name]).abs().max()
         assert error < 1e-6 * wanted[name].abs().max().clamp(min=1), name
     assert all(group["fused"] for group in optimizer.param_groups)
@@ -115,8 +118,8 @@ def test_recomputed_stages_compile():
 
 
 def test_cuda_graphs_take_one_pass_a_step():
-    with pytest.raises(UsageError, match=r"reduce-overhead with train\.accumulate"):
-        economise(build(SMALL, classes=2), Train(compile="reduce-overhead", accumulate=2))
+    with pytest.raises(UsageError, match=r"reduce-overhead with train\.grad_accum_steps"):
+        economise(build(SMALL, num_classes=2), Train(compile="reduce-overhead", grad_accum_steps=2))
 
 
 def test_too_little_memory_says_what_takes_less(mini, tmp_path, monkeypatch):
@@ -124,5 +127,7 @@ def test_too_little_memory_says_what_takes_less(mini, tmp_path, monkeypatch):
         return torch.empty(1 << 60, dtype=torch.uint8)
 
     monkeypatch.setattr(perpixel.training.step, "loss_from_logits", hungry)
-    with pytest.raises(OutOfMemory, match=r"2 crops of 32x32 at once, on cpu: .*accumulate=2"):
+    with pytest.raises(
+        OutOfMemoryError, match=r"2 crops of 32x32 at once, on cpu: .*grad_accum_steps=2"
+    ):
         perpixel.train(TINY, data=mini, out=tmp_path, device="cpu")

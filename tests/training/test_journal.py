@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from perpixel.errors import PerpixelError
-from perpixel.training import journal as journals
-from perpixel.training.journal import Clock, Journal, bound_by
-from perpixel.training.state import Progress
+from perpixel.training import run_logger as journals
+from perpixel.training.checkpoint import Progress
+from perpixel.training.run_logger import RunLogger, ThroughputMeter, bottleneck
 
 
 def scalars(folder) -> dict[str, list[tuple[int, float]]]:
@@ -29,34 +29,34 @@ def scalars(folder) -> dict[str, list[tuple[int, float]]]:
 
 def test_event_files_hold_the_rows_and_a_resumed_run_replaces_them(tmp_path):
     pytest.importorskip("tensorboard")
-    with Journal(tmp_path, Progress(0), steps=4, tensorboard=True) as journal:
+    with RunLogger(tmp_path, Progress(0), steps=4, tensorboard=True) as logger:
         for step in (1, 2, 3):
-            journal.record({"step": step, "loss": step / 2}, "a line")
-        journal.record({"step": 3, "miou": 50.0}, "a line")
+            logger.log_metrics({"step": step, "loss": step / 2}, "a line")
+        logger.log_metrics({"step": 3, "miou": 50.0}, "a line")
     assert scalars(tmp_path / "tensorboard") == {
         "loss": [(1, 0.5), (2, 1.0), (3, 1.5)], "miou": [(3, 50.0)],
     }  # fmt: skip
-    with Journal(tmp_path, Progress(2), steps=4, tensorboard=True) as journal:
-        journal.record({"step": 3, "loss": 9.0}, "a line")
+    with RunLogger(tmp_path, Progress(2), steps=4, tensorboard=True) as logger:
+        logger.log_metrics({"step": 3, "loss": 9.0}, "a line")
     assert scalars(tmp_path / "tensorboard")["loss"] == [(1, 0.5), (2, 1.0), (3, 9.0)]
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3]
 
 
 def test_without_being_asked_for_there_are_none(tmp_path):
-    with Journal(tmp_path, Progress(0), steps=1) as journal:
-        journal.record({"step": 1, "loss": 1.0}, "a line")
+    with RunLogger(tmp_path, Progress(0), steps=1) as logger:
+        logger.log_metrics({"step": 1, "loss": 1.0}, "a line")
     assert not (tmp_path / "tensorboard").exists()
 
 
 def test_a_missing_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(PerpixelError, match=r"perpixel\[tensorboard\]"):
-        Journal(tmp_path, Progress(0), steps=1, tensorboard=True)
+        RunLogger(tmp_path, Progress(0), steps=1, tensorboard=True)
 
 
 def test_the_environment_is_written_down(tmp_path):
-    with Journal(tmp_path, Progress(0), steps=1):
+    with RunLogger(tmp_path, Progress(0), steps=1):
         pass
     found = json.loads((tmp_path / "environment.json").read_text())
     assert found["torch"] == torch.__version__
@@ -68,7 +68,7 @@ def test_the_environment_is_written_down(tmp_path):
 def test_the_clock_tells_waiting_from_working(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    clock = Clock(torch.device("cpu"), pictures=2)
+    clock = ThroughputMeter(torch.device("cpu"), images=2)
     for _ in range(4):
         with clock.waiting():
             now[0] += 0.3
@@ -98,21 +98,21 @@ def test_on_a_gpu_only_its_own_idle_time_counts(monkeypatch):
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
-    clock = Clock(torch.device("cuda"), pictures=1)
+    clock = ThroughputMeter(torch.device("cuda"), images=1)
     busy_until[0] = 102.0
     with clock.waiting():
         now[0] += 3
     now[0] += 1
     assert clock.read() == pytest.approx((0.25, 0.25))  # idle from 102 to 103, of 4 s
     busy_until[0] = 200.0
-    with clock.waiting():  # pictures come while it still computes
+    with clock.waiting():  # images come while it still computes
         now[0] += 50
     assert clock.read()[1] == 0
 
 
 def test_the_bottleneck_is_said_in_words():
-    assert bound_by(0.034) == "data 3%, bound by compute"
-    assert bound_by(0.43) == "data 43%, bound by data"
+    assert bottleneck(0.034) == "data 3%, bound by compute"
+    assert bottleneck(0.43) == "data 43%, bound by data"
     assert 0 < journals._MUCH < 0.5
 
 
@@ -122,12 +122,12 @@ def test_it_goes_on_when_nobody_reads_what_it_says(tmp_path, monkeypatch, ends):
     monkeypatch.setenv("TERM", "xterm")
     with os.fdopen(writer, "w") as stream:
         monkeypatch.setattr(sys, "stderr", stream)
-        with Journal(tmp_path, Progress(0), steps=2) as journal:
-            journal.record({"step": 1, "loss": 1.0}, "heard")
+        with RunLogger(tmp_path, Progress(0), steps=2) as logger:
+            logger.log_metrics({"step": 1, "loss": 1.0}, "heard")
             os.close(reader)
-            journal.advance(2)
-            journal.say("unheard")
-            journal.record({"step": 2, "loss": 1.0}, "unheard, too")
+            logger.set_step(2)
+            logger.info("unheard")
+            logger.log_metrics({"step": 2, "loss": 1.0}, "unheard, too")
         print("what others write there", file=stream, flush=True)
     log = (tmp_path / "log.txt").read_text()
     assert [line.split(maxsplit=1)[1] for line in log.splitlines()] == [
@@ -143,8 +143,8 @@ def test_a_terminal_that_goes_away_stops_no_live_line(tmp_path, monkeypatch):
     monkeypatch.setattr(threading, "excepthook", failed.append)
     with os.fdopen(writer, "w") as stream:
         monkeypatch.setattr(sys, "stderr", stream)
-        with Journal(tmp_path, Progress(0), steps=2) as journal:
+        with RunLogger(tmp_path, Progress(0), steps=2) as logger:
             os.close(reader)
-            journal._bar.live.refresh()
+            logger._bar.live.refresh()
             time.sleep(0.3)  # it draws ten times a second
     assert failed == []

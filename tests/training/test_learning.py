@@ -17,30 +17,30 @@ from test_ranks import torchrun
 from test_run import losses, same, weights
 
 import perpixel
-from perpixel.distributed import Ranks
+from perpixel.errors import PerpixelError
 from perpixel.models.build import build
-from perpixel.recipes import settings
-from perpixel.recipes.spec import Recipe
-from perpixel.training.step import make_train_state, train_step
+from perpixel.recipes import overrides
+from perpixel.recipes.schema import Recipe
+from perpixel.training.step import StepStats, make_train_state, train_step
 
 FLOOR = 15
-"""mIoU that every run must reach; about 30 is usual."""
+"""mIoU that every run must reach; 22 to 33 are usual."""
 BASE = perpixel.override(
     perpixel.recipe("scenes/semantic_fpn_r18"),
     [
         "train.steps=60",
-        "train.crop=48x64",
+        "augment.crop_size=48x64",
         "train.log_every=1",
         "train.save_every=20",
         "evaluate.every=null",
-        "optimizer.algorithm=adamw",
+        "optimizer.name=adamw",
         "optimizer.lr=0.003",
-        "model.head.width=32",
-        "model.head.neck_width=32",
+        "model.head.channels=32",
+        "model.head.fpn_channels=32",
     ],
 )
 PRECISIONS = ("float32", "bfloat16", "float16")
-OVERFLOWING = ("train.precision=float16", "loss.cross_entropy=50", "train.max_skipped=0")
+OVERFLOWING = ("train.precision=float16", "loss.cross_entropy=50", "train.max_nonfinite_steps=0")
 """Gradients too large for float16 with the first loss scale, so that it is halved a few times."""
 pytestmark = pytest.mark.usefixtures("narrow")
 
@@ -87,7 +87,7 @@ def overflowed(tmp_path_factory) -> Path:
 def test_it_learns_in_every_precision(plain, precision: str):
     run, miou = plain[precision]
     assert miou > FLOOR
-    assert last_loss(run) == pytest.approx(last_loss(plain["float32"][0]), rel=0.05)
+    assert last_loss(run) == pytest.approx(last_loss(plain["float32"][0]), rel=0.1)
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
@@ -99,19 +99,16 @@ def test_the_precision_reaches_the_arithmetic(plain, precision: str):
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("change", ["recompute_activations=true", "recompute_stages=[1,2,3,4]"])
+@pytest.mark.parametrize("change", ["norms", "stages"])
 def test_activation_checkpointing_changes_no_bit(plain, tmp_path, precision: str, change: str):
-    recipe = variant(f"train.precision={precision}", f"train.{change}", "train.steps=20")
-    train(recipe, tmp_path)
-    assert losses(tmp_path)[0] == losses(plain[precision][0])[0]
-    short = variant(f"train.precision={precision}", "train.steps=20")
-    train(short, tmp_path / "plain")
-    assert losses(tmp_path) == losses(tmp_path / "plain")
+    recipe = variant(f"train.precision={precision}", f"train.activation_checkpointing={change}")
+    assert train(recipe, tmp_path) > FLOOR
+    assert losses(tmp_path) == losses(plain[precision][0])
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_the_moving_average_learns(plain, tmp_path, precision: str):
-    miou = train(variant(f"train.precision={precision}", "train.ema=0.9"), tmp_path)
+    miou = train(variant(f"train.precision={precision}", "train.ema_decay=0.9"), tmp_path)
     assert miou > FLOOR
     assert losses(tmp_path) == losses(plain[precision][0])
     assert not same(weights(tmp_path), weights(plain[precision][0]))
@@ -119,29 +116,29 @@ def test_the_moving_average_learns(plain, tmp_path, precision: str):
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_it_learns_in_micro_batches(plain, tmp_path, precision: str):
-    miou = train(variant(f"train.precision={precision}", "train.accumulate=2"), tmp_path)
+    miou = train(variant(f"train.precision={precision}", "train.grad_accum_steps=2"), tmp_path)
     assert miou > FLOOR
     assert last_loss(tmp_path) == pytest.approx(last_loss(plain[precision][0]), rel=0.1)
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-@pytest.mark.parametrize("precision", ["bfloat16", "float16"])  # tests/models have float32
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_it_learns_compiled(plain, tmp_path, precision: str):
     miou = train(variant(f"train.precision={precision}", "train.compile=default"), tmp_path)
     assert miou > FLOOR
-    assert last_loss(tmp_path) == pytest.approx(last_loss(plain[precision][0]), rel=0.05)
+    assert last_loss(tmp_path) == pytest.approx(last_loss(plain[precision][0]), rel=0.1)
 
 
 SCRIPT = f"""{narrow.CODE}
 import sys
 import torch
 import perpixel
-from perpixel.distributed import group
-from perpixel.recipes import settings
+from perpixel.runtime.distributed import process_group
+from perpixel.recipes import overrides
 
-with group(torch.device("cpu")):
+with process_group(torch.device("cpu")):
     for run in sys.argv[1:]:
-        recipe = settings.load(open(f"{{run}}.json").read(), origin="test")
+        recipe = overrides.load(open(f"{{run}}.json").read(), origin="test")
         perpixel.train(recipe, out=run, device="cpu")
 """
 
@@ -153,7 +150,7 @@ def two_ranks(tmp_path_factory) -> Path:
     recipes = {precision: variant(f"train.precision={precision}") for precision in PRECISIONS}
     recipes["overflowed"] = variant(*OVERFLOWING)
     for name, recipe in recipes.items():
-        (folder / f"{name}.json").write_text(settings.dump(recipe))
+        (folder / f"{name}.json").write_text(overrides.dump(recipe))
     (folder / "script.py").write_text(SCRIPT)
     torchrun(folder / "script.py", *(folder / name for name in recipes))
     return folder
@@ -164,7 +161,7 @@ def test_two_ranks_learn(plain, two_ranks: Path, precision: str):
     scores = json.loads((two_ranks / precision / "evaluate.json").read_text())
     assert scores["miou"] > FLOOR
     assert last_loss(two_ranks / precision) == pytest.approx(
-        last_loss(plain[precision][0]), rel=0.05
+        last_loss(plain[precision][0]), rel=0.1
     )
 
 
@@ -172,7 +169,7 @@ def test_two_ranks_learn(plain, two_ranks: Path, precision: str):
 def test_a_killed_run_resumes_bit_for_bit(plain, tmp_path, precision: str):
     straight = plain[precision][0]
     _train_and_kill(variant(f"train.precision={precision}"), tmp_path / "run", after="step 30 ")
-    train(variant(f"train.precision={precision}"), tmp_path / "run", resume=True)
+    train(variant(f"train.precision={precision}"), tmp_path / "run", resume="must")
     assert losses(tmp_path / "run") == losses(straight)
     assert same(weights(tmp_path / "run"), weights(straight))
 
@@ -180,7 +177,7 @@ def test_a_killed_run_resumes_bit_for_bit(plain, tmp_path, precision: str):
 def check_overflows(run: Path) -> None:
     """Some steps left the weights and halved the scale, which the log tells; the run learned.
 
-    With train.max_skipped=0 a step that counts as not finite would have ended it.
+    With train.max_nonfinite_steps=0 a step that counts as not finite would have ended it.
     """
     scales = loss_scales(run)
     skipped = 60 - len(scales)
@@ -199,22 +196,22 @@ def test_a_lowered_loss_scale_is_no_failed_step(overflowed: Path):
 def test_the_loss_scale_is_resumed(overflowed: Path, tmp_path):
     recipe = variant(*OVERFLOWING)
     _train_and_kill(recipe, tmp_path / "run", after="step 30 ")
-    train(recipe, tmp_path / "run", resume=True)
+    train(recipe, tmp_path / "run", resume="must")
     assert loss_scales(tmp_path / "run") == loss_scales(overflowed)
     assert same(weights(tmp_path / "run"), weights(overflowed))
 
 
 def test_ranks_agree_on_the_loss_scale(overflowed: Path, two_ranks: Path):
     check_overflows(two_ranks / "overflowed")
-    assert last_loss(two_ranks / "overflowed") == pytest.approx(last_loss(overflowed), rel=0.05)
+    assert last_loss(two_ranks / "overflowed") == pytest.approx(last_loss(overflowed), rel=0.1)
 
 
 def _train_and_kill(recipe: Recipe, out: Path, *, after: str) -> None:
     """Trains in another process, which is killed once it has said a line that begins so."""
     script = out.parent / "recipe.py"
     script.write_text(
-        "from perpixel.recipes import settings\n"
-        f"r = settings.load({settings.dump(recipe)!r}, origin='test')\n"
+        "from perpixel.recipes import overrides\n"
+        f"r = overrides.load({overrides.dump(recipe)!r}, origin='test')\n"
     )
     words = [
         sys.executable,
@@ -244,7 +241,7 @@ LOSSES = {
     "OHEM": ['loss.ohem={"threshold": 0.7, "min_kept": 1000}'],
     "class weights": ["loss.class_weights=[1,1,2,1,1,3,1]"],
     "label smoothing": ["loss.label_smoothing=0.1"],
-    "auxiliary head": ['model.auxiliary={"convs": 1, "width": 8}'],
+    "auxiliary head": ['model.aux_head={"num_convs": 1, "channels": 8}'],
 }
 
 
@@ -253,28 +250,35 @@ def test_every_loss_term_teaches(tmp_path, term: str):
     assert train(variant("train.precision=float32", *LOSSES[term]), tmp_path) > FLOOR
 
 
-def test_a_programs_own_autocast_changes_nothing(plain, tmp_path):
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_programs_own_autocast_changes_nothing(plain, tmp_path, precision: str):
     """torch keeps cast weights until the outermost autocast ends, which here is the program's."""
+    run, miou = plain[precision]
     with torch.autocast("cpu", torch.bfloat16):
-        for precision in ("float32", "bfloat16"):
-            train(variant(f"train.precision={precision}"), tmp_path / precision)
-    for precision in ("float32", "bfloat16"):
-        assert losses(tmp_path / precision) == losses(plain[precision][0])
-        assert same(weights(tmp_path / precision), weights(plain[precision][0]))
+        assert train(variant(f"train.precision={precision}"), tmp_path) == miou
+        assert perpixel.evaluate(tmp_path).miou == miou
+    assert losses(tmp_path) == losses(run)
+    assert same(weights(tmp_path), weights(run))
+
+
+def test_it_learns_with_another_default_dtype(tmp_path):
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert train(variant("train.precision=float32"), tmp_path) > FLOOR
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(tensor.dtype != torch.float64 for tensor in weights(tmp_path).values())
 
 
 def test_every_step_draws_another_dropout():
     """The same images and weights: only dropout moves the loss, and the step decides it."""
-    still = variant("train.precision=float32", "optimizer.lr=1e-30", "schedule.floor=0")
-    model = build(still.model, classes=7)
+    still = variant("train.precision=float32", "optimizer.lr=1e-30", "schedule.min_lr=0")
+    model = build(still.model, num_classes=7)
     state = make_train_state(model, still, device=torch.device("cpu"), dtype=torch.float32)
     images = torch.randint(0, 256, (2, 48, 64, 3), dtype=torch.uint8)
     labels = torch.randint(0, 7, (2, 48, 64), dtype=torch.uint8)
     first, second, again = (
-        train_step(
-            state, model, images, labels, still, step=step, dtype=torch.float32, ranks=Ranks()
-        ).loss
-        for step in (0, 1, 0)
+        train_step(state, images, labels, still, step=step).loss for step in (0, 1, 0)
     )
     assert first == again
     assert first != second
@@ -287,3 +291,22 @@ def test_the_best_weights_are_those_of_the_best_score(tmp_path):
     assert len(mious) == 10
     best = perpixel.evaluate(tmp_path / "checkpoints" / "best.safetensors")
     assert best.miou == max(mious)
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("loss", "norm", "scale", "overflowed"),
+    [(1, INF, 2, True), (1, INF, 1, False), (NAN, NAN, 65536, False), (1, 1, 65536, False)],
+)
+def test_what_only_the_loss_scale_made_infinite_is_an_overflow(loss, norm, scale, overflowed):
+    stats = StepStats(loss, norm, stop=False, finish=False, corrupt=0, loss_scale=scale)
+    assert stats.overflowed == overflowed
+    assert stats.is_finite == (norm == 1)
+
+
+def test_a_loss_that_is_not_finite_ends_a_float16_run(tmp_path):
+    wild = variant("train.precision=float16", "optimizer.lr=1e30", "schedule.min_lr=0")
+    with pytest.raises(PerpixelError, match=r"train\.precision=bfloat16 or float32"):
+        train(wild, tmp_path)

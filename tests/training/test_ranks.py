@@ -11,25 +11,25 @@ import pytest
 import torch
 
 import perpixel
-from perpixel.checkpoint import read_checkpoint
+from perpixel.checkpoints.format import read_checkpoint
 from perpixel.errors import UsageError
 from perpixel.losses import mean_weight, segmentation_loss
-from perpixel.recipes import settings
-from perpixel.recipes.spec import Loss
-from perpixel.training.parallel import require_even_shares
+from perpixel.recipes import overrides
+from perpixel.recipes.schema import Loss
+from perpixel.training.parallel import check_batch_divides
 
 # No dropout: its random numbers differ from rank to rank.
 EIGHT = perpixel.override(
     perpixel.recipe("camvid/fcn_r18-d8"),
     [
         "train.steps=4",
-        "train.images_per_step=8",
-        "train.crop=32x32",
+        "train.batch_size=8",
+        "augment.crop_size=32x32",
         "train.log_every=1",
-        "model.head.width=8",
+        "model.head.channels=8",
         "model.head.dropout=0",
-        "model.auxiliary.width=8",
-        "model.auxiliary.dropout=0",
+        "model.aux_head.channels=8",
+        "model.aux_head.dropout=0",
         "train.precision=float32",
         "optimizer.lr=0.05",
     ],
@@ -39,19 +39,19 @@ pytestmark = pytest.mark.usefixtures("narrow")
 
 CHANGES = {
     "plain": [],
-    "accumulated": ["train.accumulate=2", "loss.class_weights=[1,2,0.5,1,1,3,1,1,1,1,1]"],
+    "accumulated": ["train.grad_accum_steps=2", "loss.class_weights=[1,2,0.5,1,1,3,1,1,1,1,1]"],
 }
 BOTH = f"""{narrow.CODE}
 import sys
 import torch
 import perpixel
-from perpixel.distributed import group
-from perpixel.recipes import settings
+from perpixel.runtime.distributed import process_group
+from perpixel.recipes import overrides
 
 data, *runs = sys.argv[1:]
-with group(torch.device("cpu")):
+with process_group(torch.device("cpu")):
     for run in runs:
-        recipe = settings.load(open(f"{{run}}.json").read(), origin="test")
+        recipe = overrides.load(open(f"{{run}}.json").read(), origin="test")
         perpixel.train(recipe, data=data, out=run, device="cpu", workers=1)
 """
 
@@ -73,7 +73,7 @@ def ranked(mini: Path, tmp_path_factory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("ranked")
     for name, changes in CHANGES.items():
         recipe = perpixel.override(EIGHT, changes)
-        (folder / f"{name}.json").write_text(settings.dump(recipe))
+        (folder / f"{name}.json").write_text(overrides.dump(recipe))
     (folder / "both.py").write_text(BOTH)
     return folder, torchrun(folder / "both.py", mini, *(folder / name for name in CHANGES))
 
@@ -88,7 +88,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("kind", CHANGES)
-def test_two_ranks_of_four_pictures_are_one_of_eight(mini: Path, ranked, tmp_path, kind: str):
+def test_two_ranks_of_four_images_are_one_of_eight(mini: Path, ranked, tmp_path, kind: str):
     """To 1e-4 in every loss: the sums are taken in another order."""
     recipe = perpixel.override(EIGHT, CHANGES[kind])
     perpixel.train(recipe, data=mini, out=tmp_path, device="cpu")
@@ -106,7 +106,7 @@ def test_two_ranks_of_four_pictures_are_one_of_eight(mini: Path, ranked, tmp_pat
 def test_without_shared_statistics_ranks_would_differ(mini: Path, tmp_path):
     """What the tolerance above must be able to see."""
     perpixel.train(EIGHT, data=mini, out=tmp_path / "eight", device="cpu")
-    halves = perpixel.override(EIGHT, ["train.accumulate=2"])
+    halves = perpixel.override(EIGHT, ["train.grad_accum_steps=2"])
     perpixel.train(halves, data=mini, out=tmp_path / "halves", device="cpu")
     apart = zip(losses(tmp_path / "eight"), losses(tmp_path / "halves"), strict=True)
     assert max(abs(a / b - 1) for a, b in apart) > 3e-4
@@ -116,7 +116,7 @@ def test_without_shared_statistics_ranks_would_differ(mini: Path, tmp_path):
     "spec",
     [
         Loss(),
-        Loss(mean="all"),
+        Loss(avg_non_ignore=False),
         Loss(class_weights=(1, 0, 3)),
         Loss(focal=1, cross_entropy=0.5),
     ],
@@ -135,17 +135,17 @@ def test_weighted_means_of_parts_are_the_mean_of_the_whole(spec: Loss):
 
 
 def test_shares_that_do_not_divide_are_refused():
-    with pytest.raises(UsageError, match=r"images_per_step=8 .* by 3 ranks .* multiple of 3"):
-        require_even_shares(EIGHT, 3)
-    with pytest.raises(UsageError, match=r"accumulate=4 passes: make it a multiple of 16"):
-        require_even_shares(perpixel.override(EIGHT, ["train.accumulate=4"]), 4)
-
-
-def test_one_tiny_picture_is_too_little_for_batch_norm(mini: Path, tmp_path):
-    tiny = perpixel.override(EIGHT, ["train.images_per_step=1", "train.crop=8x8"])
+    with pytest.raises(UsageError, match=r"batch_size=8 .* by 3 ranks .* multiple of 3"):
+        check_batch_divides(EIGHT, 3)
     with pytest.raises(
-        UsageError, match=r"images_per_step=1 in .*crops of 8x8 leave batch norm a sing"
+        UsageError, match=r"grad_accum_steps=4 micro-batches: make it a multiple of 16"
     ):
+        check_batch_divides(perpixel.override(EIGHT, ["train.grad_accum_steps=4"]), 4)
+
+
+def test_one_tiny_image_is_too_little_for_batch_norm(mini: Path, tmp_path):
+    tiny = perpixel.override(EIGHT, ["train.batch_size=1", "augment.crop_size=8x8"])
+    with pytest.raises(UsageError, match=r"batch_size=1 in .*crops of 8x8 leave batch norm a sing"):
         perpixel.train(tiny, data=mini, out=tmp_path / "run", device="cpu")
     assert not (tmp_path / "run").exists()
 
@@ -153,8 +153,8 @@ def test_one_tiny_picture_is_too_little_for_batch_norm(mini: Path, tmp_path):
 def test_seeds_follow_one_another_in_one_group(mini: Path, tmp_path):
     short = perpixel.override(EIGHT, ["train.steps=1"])
     (tmp_path / "short.py").write_text(
-        "from perpixel.recipes import settings\n"
-        f"r = settings.load({settings.dump(short)!r}, origin='test')\n"
+        "from perpixel.recipes import overrides\n"
+        f"r = overrides.load({overrides.dump(short)!r}, origin='test')\n"
     )
     words = [f"{tmp_path}/short.py:r", "--data", mini, "--out", tmp_path / "seeds", "--seeds", 2]
     torchrun(narrow.__file__, "train", *words, "--device", "cpu")

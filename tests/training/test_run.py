@@ -15,24 +15,24 @@ import torch
 from filelock import FileLock
 
 import perpixel
-from perpixel.checkpoint import read_checkpoint
+from perpixel.checkpoints.format import read_checkpoint
 from perpixel.errors import PerpixelError
-from perpixel.recipes import settings
+from perpixel.recipes import overrides
 from perpixel.training.optimizer import learning_rate
 
 TINY = perpixel.override(
     perpixel.recipe("camvid/fcn_r18-d8"),
     [
         "train.steps=6",
-        "train.images_per_step=2",
-        "train.crop=32x32",
-        "train.finish=null",
-        "train.ema=0",  # tests/training/test_averaging.py has it
+        "train.batch_size=2",
+        "augment.crop_size=32x32",
+        "train.final_phase=null",
+        "train.ema_decay=0",  # tests/training/test_averaging.py has it
         "train.log_every=1",
         "train.save_every=2",
         "evaluate.every=null",
-        "model.head.width=8",
-        "model.auxiliary.width=8",
+        "model.head.channels=8",
+        "model.aux_head.channels=8",
         "train.precision=float32",
     ],
 )
@@ -64,7 +64,7 @@ def test_a_run_leaves_everything_behind(straight: Path):
     names = {str(path.relative_to(straight)) for path in straight.rglob("[!.]*") if path.is_file()}
     assert names == {
         "recipe.json", "metrics.jsonl", "log.txt", "environment.json",
-        "evaluate.json", "confusion.csv", "pictures.csv",
+        "evaluate.json", "confusion.csv", "images.csv",
         "checkpoints/last.safetensors", "checkpoints/last-1.safetensors",
         "checkpoints/best.safetensors", "checkpoints/model.safetensors",
     }  # fmt: skip
@@ -95,22 +95,22 @@ def test_the_number_of_workers_changes_no_loss(mini: Path, straight: Path, tmp_p
 def test_killed_in_the_middle_it_resumes_exactly(straight: Path, mini: Path, tmp_path):
     script = (
         f"{narrow.CODE}import os, sys, perpixel\n"
-        "from perpixel.recipes import settings\n"
-        "from perpixel.training import loop\n"
-        "recipe = settings.load(open(sys.argv[1]).read(), origin='test')\n"
-        "write = loop.write_state\n"
+        "from perpixel.recipes import overrides\n"
+        "from perpixel.training import train\n"
+        "recipe = overrides.load(open(sys.argv[1]).read(), origin='test')\n"
+        "write = train.save_checkpoint\n"
         "def write_and_die(folder, *rest, progress, **named):\n"
         "    if progress.step == 4:\n"
         "        (folder / '.next.safetensors.part').write_bytes(b'half')\n"
         "        os.kill(os.getpid(), 9)\n"
         "    write(folder, *rest, progress=progress, **named)\n"
-        "loop.write_state = write_and_die\n"
+        "train.save_checkpoint = write_and_die\n"
         "perpixel.train(recipe, data=sys.argv[3], out=sys.argv[2], device='cpu')\n"
     )
     recipe = straight / "recipe.json"
     killed = subprocess.run([sys.executable, "-c", script, recipe, tmp_path, mini], check=False)
     assert killed.returncode == -9
-    perpixel.train(TINY, data=mini, out=tmp_path, resume=True, device="cpu")
+    perpixel.train(TINY, data=mini, out=tmp_path, resume="must", device="cpu")
     assert losses(tmp_path) == losses(straight)
     assert same(weights(tmp_path), weights(straight))
     assert not list(tmp_path.rglob("*.part"))
@@ -120,8 +120,8 @@ def test_a_signal_to_the_whole_group_saves_the_run(straight: Path, mini: Path, t
     """As a job scheduler sends it: to the workers too."""
     long = perpixel.override(TINY, ["train.steps=100000", "train.save_every=100000"])
     (tmp_path / "recipe.py").write_text(
-        "from perpixel.recipes import settings\n"
-        f"r = settings.load({settings.dump(long)!r}, origin='test')\n"
+        "from perpixel.recipes import overrides\n"
+        f"r = overrides.load({overrides.dump(long)!r}, origin='test')\n"
     )
     command = [
         sys.executable, narrow.__file__, "train", f"{tmp_path}/recipe.py:r", "--data", mini,
@@ -152,20 +152,20 @@ def test_resuming_on_other_data_is_refused(straight: Path, mini: Path, tmp_path)
     shutil.copytree(mini, tmp_path / "data")
     listing = tmp_path / "data" / "train.txt"
     listing.write_text("\n".join(listing.read_text().splitlines()[:-1]))
-    with pytest.raises(PerpixelError, match="pictures: 12 -> 11"):
-        perpixel.train(TINY, data=tmp_path / "data", out=straight, resume=True, device="cpu")
+    with pytest.raises(PerpixelError, match="images: 12 -> 11"):
+        perpixel.train(TINY, data=tmp_path / "data", out=straight, resume="must", device="cpu")
 
 
 def test_no_checkpoint_ever_holds_nan(mini: Path, tmp_path, monkeypatch):
-    from perpixel.training import loop
+    from perpixel.training import train
 
     def wild(optimizer: torch.optim.Optimizer, lr: float) -> None:
         for group in optimizer.param_groups:
             group["lr"] = float("inf")
 
     often = perpixel.override(TINY, ["train.save_every=1"])
-    monkeypatch.setattr(loop, "set_learning_rate", wild)
-    with pytest.raises(PerpixelError, match="no number after step 1: lower"):
+    monkeypatch.setattr(train, "set_learning_rate", wild)
+    with pytest.raises(PerpixelError, match="not finite after step 1: lower"):
         perpixel.train(often, data=mini, out=tmp_path, device="cpu")
     assert not (tmp_path / "checkpoints").exists()
 
@@ -173,9 +173,9 @@ def test_no_checkpoint_ever_holds_nan(mini: Path, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "setting",
     [
-        "loss.auxiliary_weight=0", "loss.mean=all", "model.align_corners=true",
-        "optimizer.backbone_lr_scale=0.1", "optimizer.momentum=0", "optimizer.weight_decay=0.1",
-        "augment.flip=0", "input.channel_order=bgr", "schedule.policy=poly", "train.seed=1",
+        "loss.aux_weight=0", "loss.avg_non_ignore=false", "model.align_corners=true",
+        "optimizer.backbone_lr_mult=0.1", "optimizer.momentum=0", "optimizer.weight_decay=0.1",
+        "augment.flip_prob=0", "input.channel_order=bgr", "schedule.policy=poly", "train.seed=1",
     ],
 )  # fmt: skip
 def test_every_setting_reaches_the_run(setting: str, mini: Path, straight: Path, tmp_path):
@@ -185,7 +185,7 @@ def test_every_setting_reaches_the_run(setting: str, mini: Path, straight: Path,
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_at_the_next_step(mini: Path, straight: Path, tmp_path, monkeypatch, number):
-    from perpixel.training import journal
+    from perpixel.training import run_logger
 
     def stop_after_three(self, step: int) -> None:
         if step == 3:
@@ -194,11 +194,11 @@ def test_a_signal_saves_at_the_next_step(mini: Path, straight: Path, tmp_path, m
     usual = signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler
     signal.signal(number, usual)  # a shell's background jobs ignore SIGINT
     with monkeypatch.context() as patch:
-        patch.setattr(journal.Journal, "advance", stop_after_three)
+        patch.setattr(run_logger.RunLogger, "set_step", stop_after_three)
         with pytest.raises(PerpixelError, match="stopped after step 3 of 6"):
             perpixel.train(TINY, data=mini, out=tmp_path, device="cpu")
     assert signal.getsignal(number) == usual
-    perpixel.train(TINY, data=mini, out=tmp_path, resume=True, device="cpu")
+    perpixel.train(TINY, data=mini, out=tmp_path, resume="must", device="cpu")
     assert losses(tmp_path) == losses(straight)
     assert same(weights(tmp_path), weights(straight))
 
@@ -211,13 +211,13 @@ def test_a_run_is_not_overwritten(mini: Path, straight: Path):
 def test_resuming_with_another_recipe_is_refused(mini: Path, straight: Path):
     other = perpixel.override(TINY, ["optimizer.lr=0.5"])
     with pytest.raises(PerpixelError, match=r"optimizer.lr: 0.05 -> 0.5"):
-        perpixel.train(other, data=mini, out=straight, resume=True, device="cpu")
+        perpixel.train(other, data=mini, out=straight, resume="must", device="cpu")
     assert read_checkpoint(straight / "checkpoints" / "model.safetensors").recipe == TINY
 
 
 def test_resuming_nothing_is_an_error(mini: Path, tmp_path):
     with pytest.raises(PerpixelError, match="nothing to resume"):
-        perpixel.train(TINY, data=mini, out=tmp_path / "new", resume=True, device="cpu")
+        perpixel.train(TINY, data=mini, out=tmp_path / "new", resume="must", device="cpu")
     assert not (tmp_path / "new").exists()
 
 
@@ -227,17 +227,17 @@ def test_a_damaged_checkpoint_is_named(mini: Path, straight: Path, tmp_path):
     whole = (straight / "checkpoints" / "last.safetensors").read_bytes()
     last.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(PerpixelError, match=r"last\.safetensors: not a safetensors file"):
-        perpixel.train(TINY, data=mini, out=tmp_path, resume=True, device="cpu")
+        perpixel.train(TINY, data=mini, out=tmp_path, resume="must", device="cpu")
 
 
 def test_a_loss_that_is_no_number_stops_the_run(mini: Path, tmp_path):
-    wild = perpixel.override(TINY, ["optimizer.lr=1e30", "schedule.floor=0"])
+    wild = perpixel.override(TINY, ["optimizer.lr=1e30", "schedule.min_lr=0"])
     with pytest.raises(PerpixelError, match=r"at step 5 \(and in 3 before\): lower optimizer.lr"):
         perpixel.train(wild, data=mini, out=tmp_path, device="cpu")
 
 
 def test_a_run_can_start_from_another_or_from_a_backbone(straight: Path, mini: Path, tmp_path):
-    started = perpixel.override(TINY, ["train.steps=1", "optimizer.lr=1e-30", "schedule.floor=0"])
+    started = perpixel.override(TINY, ["train.steps=1", "optimizer.lr=1e-30", "schedule.min_lr=0"])
     perpixel.train(started, data=mini, out=tmp_path / "all", init=straight, device="cpu")
     assert (
         "initial weights for the backbone and the head and the auxiliary"
@@ -247,7 +247,7 @@ def test_a_run_can_start_from_another_or_from_a_backbone(straight: Path, mini: P
     learned = [name for name in source if "running_" not in name and "num_batches" not in name]
     assert all(torch.equal(trained[name], source[name]) for name in learned)
 
-    wider = perpixel.override(started, ["model.head.width=12", "model.auxiliary=none"])
+    wider = perpixel.override(started, ["model.head.channels=12", "model.aux_head=none"])
     perpixel.train(wider, data=mini, out=tmp_path / "part", init=straight, device="cpu")
     log = (tmp_path / "part" / "log.txt").read_text()
     assert "initial weights for the backbone; the head from random numbers" in log
@@ -259,10 +259,10 @@ def test_a_run_can_start_from_another_or_from_a_backbone(straight: Path, mini: P
 
 
 def test_the_imagenet_file_a_recipe_names_is_downloaded(mini: Path, tmp_path, monkeypatch):
-    network = perpixel.build(TINY, classes=3)
+    model = perpixel.build(TINY, num_classes=3)
     state = {
         name.removeprefix("backbone."): tensor
-        for name, tensor in network.state_dict().items()
+        for name, tensor in model.state_dict().items()
         if name.startswith("backbone.") and "num_batches" not in name
     }
     file = tmp_path / "mirror" / "resnet18-00000000.pth"
@@ -275,7 +275,8 @@ def test_the_imagenet_file_a_recipe_names_is_downloaded(mini: Path, tmp_path, mo
         TINY,
         [
             "train.steps=1",
-            f'train.init={{"url": "http://far.invalid/{file.name}", "sha256": "{digest[:8]}"}}',
+            f'train.pretrained={{"url": "http://far.invalid/{file.name}", '
+            f'"sha256": "{digest[:8]}"}}',
         ],
     )
     perpixel.train(named, data=mini, out=tmp_path / "run", device="cpu")
@@ -285,6 +286,6 @@ def test_the_imagenet_file_a_recipe_names_is_downloaded(mini: Path, tmp_path, mo
     assert "random initial weights" in (tmp_path / "fresh" / "log.txt").read_text()
     file.write_bytes(b"<html>")
     monkeypatch.setenv("PERPIXEL_CACHE", str(tmp_path / "empty"))
-    with pytest.raises(PerpixelError, match="damaged on the way"):
+    with pytest.raises(PerpixelError, match="corrupt on the way"):
         perpixel.train(named, data=mini, out=tmp_path / "bad", device="cpu")
     assert not (tmp_path / "bad").exists()

@@ -4,7 +4,7 @@ import pytest
 
 import perpixel
 from perpixel.models.build import build
-from perpixel.recipes.spec import Optimizer, Schedule
+from perpixel.recipes.schema import Optimizer, Schedule
 from perpixel.training.optimizer import learning_rate, make_optimizer, set_learning_rate
 
 
@@ -20,18 +20,18 @@ def test_poly_is_the_toolkits_closed_form():
 
 
 def test_only_mmsegmentation_1_reaches_the_floor():
-    assert rates(Schedule(reaches_floor=True), 10)[-1] == pytest.approx(1e-4, rel=1e-12)
+    assert rates(Schedule(min_lr_at_last_step=True), 10)[-1] == pytest.approx(1e-4, rel=1e-12)
     assert rates(Schedule(), 10)[-1] > 1e-3
-    assert rates(Schedule(floor=0), 10)[-1] > 0
-    assert rates(Schedule(reaches_floor=True), 1) == [0.01]
+    assert rates(Schedule(min_lr=0), 10)[-1] > 0
+    assert rates(Schedule(min_lr_at_last_step=True), 1) == [0.01]
 
 
 def test_cosine_is_its_formula_and_falls_from_the_rate_to_the_floor():
-    found = rates(Schedule(policy="cosine", floor=1e-3), 1000)
+    found = rates(Schedule(policy="cosine", min_lr=1e-3), 1000)
     for step in (0, 250, 500, 999):
         expected = 1e-3 + 0.5 * (0.01 - 1e-3) * (1 + math.cos(math.pi * step / 1000))
         assert found[step] == pytest.approx(expected, rel=1e-12)
-    assert rates(Schedule(policy="cosine", floor=0, reaches_floor=True), 10)[-1] == 0
+    assert rates(Schedule(policy="cosine", min_lr=0, min_lr_at_last_step=True), 10)[-1] == 0
 
 
 @pytest.mark.parametrize("policy", ["poly", "cosine"])
@@ -44,14 +44,14 @@ def test_warm_up_rises_in_even_steps_and_then_changes_nothing(policy: str):
 
 
 def test_a_floor_above_the_rate_does_not_raise_it():
-    assert rates(Schedule(floor=0.1), 5) == [0.01] * 5
+    assert rates(Schedule(min_lr=0.1), 5) == [0.01] * 5
 
 
 def test_the_backbone_may_learn_more_slowly():
-    network = build(perpixel.recipe("camvid/fcn_r18-d8").model, classes=3)
-    optimizer = make_optimizer(network, Optimizer(lr=1, backbone_lr_scale=0.1))
+    model = build(perpixel.recipe("camvid/fcn_r18-d8").model, num_classes=3)
+    optimizer = make_optimizer(model, Optimizer(lr=1, backbone_lr_mult=0.1))
     set_learning_rate(optimizer, 0.5)
     rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
-    assert len(rate) == len(list(network.parameters()))
-    for name, parameter in network.named_parameters():
+    assert len(rate) == len(list(model.parameters()))
+    for name, parameter in model.named_parameters():
         assert rate[id(parameter)] == (0.05 if name.startswith("backbone.") else 0.5)

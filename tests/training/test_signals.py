@@ -7,15 +7,15 @@ import sys
 
 import pytest
 
-from perpixel.training.signals import stop_flag
+from perpixel.training.preemption import preemption_flag
 
 
 def test_without_a_stderr_no_file_gets_the_message(tmp_path):
     """Where descriptor 2 was closed, the next file that is opened has it."""
     script = (
         "import os, signal, sys\n"
-        "from perpixel.training.signals import stop_flag\n"
-        "with open(sys.argv[1], 'wb') as file, stop_flag() as flag:\n"
+        "from perpixel.training.preemption import preemption_flag\n"
+        "with open(sys.argv[1], 'wb') as file, preemption_flag() as flag:\n"
         "    assert file.fileno() == 2\n"
         "    signal.raise_signal(signal.SIGTERM)\n"
         "    assert flag.is_set()\n"
@@ -34,7 +34,7 @@ def test_a_message_that_nobody_reads_stops_nothing(monkeypatch, closed: bool):
         monkeypatch.setattr(sys, "stderr", stream)
         if closed:
             stream.close()
-        with stop_flag() as flag:
+        with preemption_flag() as flag:
             signal.raise_signal(signal.SIGTERM)
             assert flag.is_set()
 
@@ -46,6 +46,6 @@ def test_a_handler_from_c_is_left_alone(monkeypatch):
     monkeypatch.setattr(signal, "getsignal", handler)
     set_for = []
     monkeypatch.setattr(signal, "signal", lambda number, _: set_for.append(number))
-    with stop_flag():
+    with preemption_flag():
         pass
     assert set(set_for) == {signal.SIGINT}

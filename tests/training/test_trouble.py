@@ -16,22 +16,21 @@ import torch
 from test_run import TINY, losses, same, weights
 
 import perpixel
-from perpixel import zoo
-from perpixel.checkpoint import read_checkpoint, read_tensors, write_tensors
+from perpixel.checkpoints import zoo
+from perpixel.checkpoints.format import read_checkpoint, read_tensors, write_tensors
 from perpixel.cli.main import main
 from perpixel.errors import Interrupted, PerpixelError, UsageError
 from perpixel.evaluation.evaluate import evaluate
-from perpixel.images import write_image
+from perpixel.io.images import write_image
 from perpixel.models.build import build
-from perpixel.recipes import settings
-from perpixel.recipes.network import FCN, Model, ResNet
-from perpixel.training import loop, step
-from perpixel.training.initial import start_from
-from perpixel.training.replay import replay
-from perpixel.training.state import below, states, write_state
+from perpixel.recipes import overrides
+from perpixel.recipes.models import FCN, Model, ResNet
+from perpixel.training import step, train
+from perpixel.training.checkpoint import list_checkpoints, save_checkpoint
+from perpixel.training.pretrained import load_pretrained
 from perpixel.training.step import loss_from_logits
 
-OFTEN = perpixel.override(TINY, ["train.save_every=1", "train.keep=3"])
+OFTEN = perpixel.override(TINY, ["train.save_every=1", "train.keep_last=3"])
 pytestmark = pytest.mark.usefixtures("narrow")
 
 
@@ -47,7 +46,7 @@ def straight(mini: Path, tmp_path_factory) -> Path:
 def half(mini: Path, tmp_path, monkeypatch) -> Path:
     """A run that was stopped after four of its six steps."""
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "learning_rate", _stop_in_step(3))
+        patch.setattr(train, "learning_rate", _stop_in_step(3))
         with pytest.raises(PerpixelError, match="stopped after step 4"):
             perpixel.train(OFTEN, data=mini, out=tmp_path / "run", device="cpu")
     return tmp_path / "run"
@@ -69,11 +68,11 @@ def names(run: Path) -> list[str]:
 
 
 def test_the_last_states_are_kept(straight: Path):
-    found = [path.name for path in states(straight / "checkpoints")]
+    found = [path.name for path in list_checkpoints(straight / "checkpoints")]
     assert found == ["last.safetensors", "last-1.safetensors", "last-2.safetensors"]
     steps = [
         json.loads(read_tensors(path)[0]["perpixel-run"])["step"]
-        for path in states(straight / "checkpoints")
+        for path in list_checkpoints(straight / "checkpoints")
     ]
     assert steps == [6, 5, 4]
 
@@ -94,38 +93,42 @@ def test_a_damaged_state_makes_way_for_an_older_one(
     else:
         last = last.replace(last.with_name("next.safetensors"))
         last.write_bytes(content[:-1])
-    perpixel.train(OFTEN, data=mini, out=half, resume=True, device="cpu")
+    perpixel.train(OFTEN, data=mini, out=half, resume="must", device="cpu")
     log = (half / "log.txt").read_text()
     assert f"{last}: " in log
     assert "going on from an older state\n" in log
     assert "resumed after step 3" in log
     assert losses(half) == losses(straight)
     assert same(weights(half), weights(straight))
-    assert last.with_suffix(".damaged").exists()
+    assert last.with_suffix(".corrupt").exists()
 
 
 def test_a_state_that_was_only_to_be_renamed_is_the_newest(half: Path, mini: Path, straight: Path):
     last = half / "checkpoints" / "last.safetensors"
     last.replace(last.with_name("next.safetensors"))
-    perpixel.train(OFTEN, data=mini, out=half, resume=True, device="cpu")
+    perpixel.train(OFTEN, data=mini, out=half, resume="must", device="cpu")
     assert "resumed after step 4" in (half / "log.txt").read_text()
     assert same(weights(half), weights(straight))
 
 
 def test_without_any_whole_state_all_are_named(half: Path, mini: Path):
-    for path in states(half / "checkpoints"):
+    for path in list_checkpoints(half / "checkpoints"):
         path.write_bytes(b"x")
     with pytest.raises(PerpixelError) as caught:
-        perpixel.train(OFTEN, data=mini, out=half, resume=True, device="cpu")
+        perpixel.train(OFTEN, data=mini, out=half, resume="must", device="cpu")
     for name in ("last.safetensors: ", "last-1.safetensors: ", "last-2.safetensors: "):
         assert name in str(caught.value)
 
 
 def test_changes_are_allowed_when_told(half: Path, mini: Path):
-    longer = perpixel.override(OFTEN, ["train.steps=8", "train.keep=1"])
-    with pytest.raises(PerpixelError, match=r"train\.keep: 3 -> 1; recipe\.train\.steps: 6 -> 8"):
-        perpixel.train(longer, data=mini, out=half, resume=True, device="cpu")
-    perpixel.train(longer, data=mini, out=half, resume=True, allow_changes=True, device="cpu")
+    longer = perpixel.override(OFTEN, ["train.steps=8", "train.keep_last=1"])
+    with pytest.raises(
+        PerpixelError, match=r"train\.keep_last: 3 -> 1; recipe\.train\.steps: 6 -> 8"
+    ):
+        perpixel.train(longer, data=mini, out=half, resume="must", device="cpu")
+    perpixel.train(
+        longer, data=mini, out=half, resume="must", allow_config_change=True, device="cpu"
+    )
     assert len(losses(half)) == 8
     assert "changed: recipe.train.steps: 6 -> 8" in (half / "log.txt").read_text()
     assert names(half) == ["last.safetensors"]
@@ -135,9 +138,13 @@ def test_fewer_steps_than_are_done_are_refused_and_as_many_are_scored(half: Path
     before = {path: path.read_bytes() for path in half.rglob("*") if path.is_file()}
     three, four = (perpixel.override(OFTEN, [f"train.steps={steps}"]) for steps in (3, 4))
     with pytest.raises(UsageError, match=r"4 steps are done, train\.steps=3 .* give 4 or more"):
-        perpixel.train(three, data=mini, out=half, resume=True, allow_changes=True, device="cpu")
+        perpixel.train(
+            three, data=mini, out=half, resume="must", allow_config_change=True, device="cpu"
+        )
     assert {path: path.read_bytes() for path in before} == before
-    run = perpixel.train(four, data=mini, out=half, resume=True, allow_changes=True, device="cpu")
+    run = perpixel.train(
+        four, data=mini, out=half, resume="must", allow_config_change=True, device="cpu"
+    )
     assert run.scores.images == 3
 
 
@@ -147,17 +154,17 @@ def test_a_run_that_goes_on_after_its_end_has_no_final_weights(
 ):
     """Until it ends again; the best so far stand for it."""
     short, long = (perpixel.override(OFTEN, [f"train.steps={steps}"]) for steps in (2, 6))
-    ends = ["evaluate.json", "confusion.csv", "pictures.csv", "checkpoints/model.safetensors"]
+    ends = ["evaluate.json", "confusion.csv", "images.csv", "checkpoints/model.safetensors"]
     perpixel.train(short, data=mini, out=tmp_path, device="cpu")
     if not best:
         (tmp_path / "checkpoints/best.safetensors").unlink()
-    named = {"data": mini, "out": tmp_path, "resume": True, "allow_changes": True}
+    named = {"data": mini, "out": tmp_path, "resume": "must", "allow_config_change": True}
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "learning_rate", lambda *_, **__: 1 / 0)
+        patch.setattr(train, "learning_rate", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):  # before it has come any further
             perpixel.train(long, **named, device="cpu")
         assert all((tmp_path / name).exists() for name in ends)
-        patch.setattr(loop, "learning_rate", _stop_in_step(3))
+        patch.setattr(train, "learning_rate", _stop_in_step(3))
         with pytest.raises(Interrupted):
             perpixel.train(long, **named, device="cpu")
     assert not any((tmp_path / name).exists() for name in ends)
@@ -171,28 +178,28 @@ def test_a_run_that_goes_on_after_its_end_has_no_final_weights(
 
 def test_resume_if_begun_starts_or_goes_on(half: Path, mini: Path, straight: Path, tmp_path):
     for out in (half, tmp_path / "new"):
-        perpixel.train(OFTEN, data=mini, out=out, resume="if-begun", device="cpu")
+        perpixel.train(OFTEN, data=mini, out=out, resume="auto", device="cpu")
         assert same(weights(out), weights(straight))
 
 
-def test_resuming_at_step_100_000_reads_no_more_pictures(half: Path, mini: Path, monkeypatch):
+def test_resuming_at_step_100_000_reads_no_more_images(half: Path, mini: Path, monkeypatch):
     """As many as its one step has, and those of the evaluation."""
     last = half / "checkpoints" / "last.safetensors"
     header, tensors = read_tensors(last)
     far = perpixel.override(OFTEN, ["train.steps=100001"])
     said = json.loads(header["perpixel-run"])
-    said["step"], said["course"]["recipe"]["train"]["steps"] = 100_000, 100_001
+    said["step"], said["fingerprint"]["recipe"]["train"]["steps"] = 100_000, 100_001
     write_tensors(last, tensors, {"perpixel-run": json.dumps(said)})
     from perpixel.data import loader
 
-    read, plain = [], loader.read_picture
+    read, plain = [], loader.read_dataset_image
 
     def counted(dataset, index: int, **named):
         read.append(index)
         return plain(dataset, index, **named)
 
-    monkeypatch.setattr(loader, "read_picture", counted)
-    perpixel.train(far, data=mini, out=half, resume=True, device="cpu")
+    monkeypatch.setattr(loader, "read_dataset_image", counted)
+    perpixel.train(far, data=mini, out=half, resume="must", device="cpu")
     assert len(read) == 2
 
 
@@ -200,11 +207,11 @@ def test_a_file_too_large_for_the_disk_leaves_the_states(
     half: Path, mini: Path, monkeypatch, capsys
 ):
     """A limit on file sizes stands for a full disk: the writing fails half-way."""
-    before = {path: path.read_bytes() for path in states(half / "checkpoints")}
+    before = {path: path.read_bytes() for path in list_checkpoints(half / "checkpoints")}
     assert min(map(len, before.values())) > 2**20
     (half / "recipe.py").write_text(
-        "from perpixel.recipes import settings\n"
-        f"r = settings.load({settings.dump(OFTEN)!r}, origin='test')\n"
+        "from perpixel.recipes import overrides\n"
+        f"r = overrides.load({overrides.dump(OFTEN)!r}, origin='test')\n"
     )
     words = ["train", f"{half}/recipe.py:r", "--data", mini, "--out", half, "--resume"]
     monkeypatch.setattr(sys, "argv", ["perpixel", *map(str, words), "--device", "cpu"])
@@ -219,7 +226,7 @@ def test_a_file_too_large_for_the_disk_leaves_the_states(
     said = capsys.readouterr().err
     assert "next.safetensors: cannot be written (File too large)" in said
     assert "Traceback" not in said
-    assert {path: path.read_bytes() for path in states(half / "checkpoints")} == before
+    assert {path: path.read_bytes() for path in list_checkpoints(half / "checkpoints")} == before
 
 
 class Spoilt:
@@ -233,39 +240,26 @@ class Spoilt:
         if self.calls not in self.steps:
             return loss_from_logits(output, labels, recipe)
         if self.gradient:
-            return (output.main - output.main).abs().sum().sqrt()  # 0, and 0 / 0 as its gradient
+            zero = (output.logits - output.logits).abs().sum()
+            return zero.sqrt()  # whose gradient is 0 / 0
         return loss_from_logits(output, labels, recipe) * float("nan")
 
 
 @pytest.mark.parametrize("gradient", [False, True], ids=["loss", "gradient"])
-def test_a_step_without_a_number_is_skipped(
-    mini: Path, tmp_path, monkeypatch, capsys, gradient: bool
+def test_a_nonfinite_step_is_skipped_and_its_images_are_named(
+    mini: Path, tmp_path, monkeypatch, gradient: bool
 ):
     recipe = perpixel.override(TINY, ["train.save_every=1"])
     with monkeypatch.context() as patch:
         patch.setattr(step, "loss_from_logits", Spoilt({3}, gradient=gradient).loss)
-        perpixel.train(recipe, data=mini, out=tmp_path / "run", device="cpu")
-    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").open()]
+        perpixel.train(recipe, data=mini, out=tmp_path, device="cpu")
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
     assert [row["step"] for row in rows if "loss" in row] == [1, 2, 4, 5, 6]
-    assert [row["step"] for row in rows if "skipped" in row] == [3]
-    assert all(tensor.isfinite().all() for tensor in weights(tmp_path / "run").values())
-
-    record = tmp_path / "run" / "replay" / "step-3.json"
-    said = json.loads(record.read_text())
-    assert (said["step"], said["seed"]) == (2, 0)
-    assert said["gradient_norm"] == "nan"
-    assert said["loss"] == ("0.0" if gradient else "nan")
-    monkeypatch.setattr(
-        sys, "argv",
-        ["perpixel", "train", "--replay", str(record), "--data", str(mini), "--device", "cpu"],
-    )  # fmt: skip
-    with pytest.raises(SystemExit) as left:
-        main()
-    assert left.value.code == 0
-    shown = capsys.readouterr().out
-    assert "step 3 of camvid/fcn_r18-d8: loss 3.3" in shown  # the step itself was sound
-    for part in (*said["pictures"], "backbone.layer4", "head.classifier"):
-        assert f"  {part}\n" in shown
+    assert [row["step"] for row in rows if "nonfinite_steps" in row] == [3]
+    assert all(tensor.isfinite().all() for tensor in weights(tmp_path).values())
+    (line,) = (line for line in (tmp_path / "log.txt").open() if "step 3 skipped" in line)
+    assert f"the loss is {'0.0' if gradient else 'nan'} and the gradient norm nan" in line
+    assert line.count("train/") == 2
 
 
 def test_a_skipped_step_leaves_no_trace(mini: Path, tmp_path, monkeypatch):
@@ -274,58 +268,39 @@ def test_a_skipped_step_leaves_no_trace(mini: Path, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(step, "loss_from_logits", Spoilt({3}, gradient=False).loss)
         perpixel.train(short, data=mini, out=tmp_path, device="cpu")
-    (record,) = (tmp_path / "replay").glob("weights-*.safetensors")
     before = read_tensors(tmp_path / "checkpoints" / "last-1.safetensors")[1]
     after = read_tensors(tmp_path / "checkpoints" / "last.safetensors")[1]
-    assert same(below("network.", after), dict(read_checkpoint(record).weights))
     assert same(before, after)
 
 
-def test_the_replay_shows_the_picture_that_spoilt_the_step(mini: Path, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(step, "loss_from_logits", Spoilt({2, 3, 4}, gradient=False).loss)
-        perpixel.train(TINY, data=mini, out=tmp_path, device="cpu")
-    folder = tmp_path / "replay"
-    files = {path.name for path in folder.iterdir()}
-    assert files == {"step-2.json", "step-3.json", "step-4.json", "weights-2.safetensors"}
-    shown = replay(folder / "step-4.json", data=mini, device="cpu")
-    assert "(in the run: nan, nan)" in shown
-    (folder / "weights-2.safetensors").unlink()
-    with pytest.raises(PerpixelError, match="made way for those of a later step"):
-        replay(folder / "step-4.json", data=mini, device="cpu")
-    (folder / "step-4.json").write_text("{}")
-    with pytest.raises(PerpixelError, match=r"step-4\.json: not a replay file"):
-        replay(folder / "step-4.json", data=mini, device="cpu")
-
-
 def test_skipped_steps_in_a_row_are_counted_over_a_resume(mini: Path, tmp_path, monkeypatch):
-    recipe = perpixel.override(TINY, ["train.save_every=1", "train.max_skipped=2"])
+    recipe = perpixel.override(TINY, ["train.save_every=1", "train.max_nonfinite_steps=2"])
     with monkeypatch.context() as patch:
         patch.setattr(step, "loss_from_logits", Spoilt({2, 3}, gradient=False).loss)
-        patch.setattr(loop, "learning_rate", _stop_in_step(2))
+        patch.setattr(train, "learning_rate", _stop_in_step(2))
         with pytest.raises(PerpixelError, match="stopped after step 3"):
             perpixel.train(recipe, data=mini, out=tmp_path, device="cpu")
     monkeypatch.setattr(step, "loss_from_logits", Spoilt({1}, gradient=False).loss)
     with pytest.raises(PerpixelError, match=r"at step 4 \(and in 2 before\)"):
-        perpixel.train(recipe, data=mini, out=tmp_path, resume=True, device="cpu")
+        perpixel.train(recipe, data=mini, out=tmp_path, resume="must", device="cpu")
 
 
 @pytest.mark.parametrize(("share", "bearable"), [(0.2, True), (0.01, False)])
-def test_damaged_pictures_are_borne_up_to_a_share(
-    mini: Path, tmp_path, share: float, bearable: bool
-):
+def test_damaged_images_are_borne_up_to_a_share(mini: Path, tmp_path, share: float, bearable: bool):
     data = tmp_path / "data"
     subprocess.run(["cp", "-r", mini, data], check=True)
-    (data / "train" / "03.png").write_bytes(b"not a picture")
-    recipe = perpixel.override(TINY, [f"train.max_damaged={share}"])
+    (data / "train" / "03.png").write_bytes(b"not an image")
+    recipe = perpixel.override(TINY, [f"train.max_corrupt_fraction={share}"])
     if bearable:
         perpixel.train(recipe, data=data, out=tmp_path / "run", device="cpu")
         assert len(losses(tmp_path / "run")) == 6
     else:
-        with pytest.raises(PerpixelError, match=r"1 pictures .* train.max_damaged=0.01 of 12"):
+        with pytest.raises(
+            PerpixelError, match=r"1 images .* train.max_corrupt_fraction=0.01 of 12"
+        ):
             perpixel.train(recipe, data=data, out=tmp_path / "run", device="cpu")
     log = (tmp_path / "run" / "log.txt").read_text()
-    assert "train/03.png: not a picture that can be decoded" in log
+    assert "train/03.png: not an image that can be decoded" in log
 
 
 def test_a_second_signal_ends_the_run_at_once(mini: Path, tmp_path, monkeypatch):
@@ -334,7 +309,7 @@ def test_a_second_signal_ends_the_run_at_once(mini: Path, tmp_path, monkeypatch)
         os.kill(os.getpid(), signal.SIGINT)
         raise AssertionError("still running")
 
-    monkeypatch.setattr(loop, "learning_rate", impatient)
+    monkeypatch.setattr(train, "learning_rate", impatient)
     usual = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
     try:
         with pytest.raises(KeyboardInterrupt):
@@ -351,7 +326,7 @@ def test_deterministic_kernels_are_asked_for(mini: Path, tmp_path, monkeypatch, 
         seen.append((torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark))
         return 0.01
 
-    monkeypatch.setattr(loop, "learning_rate", look)
+    monkeypatch.setattr(train, "learning_rate", look)
     short = perpixel.override(TINY, ["train.steps=1"])
     perpixel.train(short, data=mini, out=tmp_path, device="cpu", deterministic=deterministic)
     assert seen == [(deterministic, not deterministic)]
@@ -374,16 +349,16 @@ def test_an_evaluation_that_was_broken_off_is_made_up_for(
         return evaluate(*given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "evaluate", breaks_off)
+        patch.setattr(train, "evaluate", breaks_off)
         with pytest.raises(PerpixelError, match="power"):
             perpixel.train(recipe, data=mini, out=tmp_path / "broken", device="cpu")
     for _ in range(2):  # the second time nothing is left to do
-        perpixel.train(recipe, data=mini, out=tmp_path / "broken", device="cpu", resume=True)
-        whole, mended = (
+        perpixel.train(recipe, data=mini, out=tmp_path / "broken", device="cpu", resume="must")
+        whole, fixed = (
             [json.loads(line).get("miou") for line in (run / "metrics.jsonl").open()]
             for run in (tmp_path / "whole", tmp_path / "broken")
         )
-        assert mended == whole
+        assert fixed == whole
         assert (tmp_path / "broken/checkpoints/best.safetensors").exists()
 
 
@@ -392,17 +367,17 @@ def test_an_evaluation_is_written_down_once_however_often_the_run_is_killed_afte
 ):
     recipe = perpixel.override(OFTEN, ["evaluate.every=3"])
 
-    def killed(*given: object, again: bool, **named: object) -> None:
-        if again:  # as the evaluated state
+    def killed(*given: object, overwrite: bool, **named: object) -> None:
+        if overwrite:  # as the evaluated state
             raise KeyboardInterrupt
-        write_state(*given, again=again, **named)
+        save_checkpoint(*given, overwrite=overwrite, **named)
 
-    for resume in (False, True, True):
+    for resume in ("never", "must", "must"):
         with monkeypatch.context() as patch:
-            patch.setattr(loop, "write_state", killed)
+            patch.setattr(train, "save_checkpoint", killed)
             with pytest.raises(KeyboardInterrupt):
                 perpixel.train(recipe, data=mini, out=tmp_path, device="cpu", resume=resume)
-    perpixel.train(recipe, data=mini, out=tmp_path, device="cpu", resume=True)
+    perpixel.train(recipe, data=mini, out=tmp_path, device="cpu", resume="must")
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
     assert [row["step"] for row in rows if "miou" in row] == [3, 6]
     assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4, 5, 6]
@@ -415,29 +390,31 @@ def test_labels_that_are_all_void_are_told(straight: Path, mini: Path, tmp_path)
         write_image(mask, np.full((48, 64), 11, np.uint8))  # CamVid's void
     perpixel.train(TINY, data=data, out=tmp_path / "run", device="cpu")
     told, as_usual = ((run / "log.txt").read_text() for run in (tmp_path / "run", straight))
-    assert told.count("nothing to learn: is any pixel labelled?\n") == TINY.train.steps
-    assert told.count("the split 'val' has no labelled pixel: its scores mean nothing\n") == 1
+    assert told.count("nothing to learn: is any pixel labeled?\n") == TINY.train.steps
+    assert told.count("the split 'val' has no labeled pixel: its scores mean nothing\n") == 1
     assert "nothing" not in as_usual
 
 
 def test_a_users_copy_of_a_state_is_left_alone(half: Path, mini: Path):
     last = half / "checkpoints" / "last.safetensors"
     (half / "checkpoints" / "last-good.safetensors").write_bytes(last.read_bytes())
-    perpixel.train(OFTEN, data=mini, out=half, device="cpu", resume=True)
+    perpixel.train(OFTEN, data=mini, out=half, device="cpu", resume="must")
     assert "last-good.safetensors" in names(half)
 
 
 @pytest.mark.parametrize("counted", [True, False])
 def test_a_frozen_norm_starts_from_any_backbone(counted: bool):
-    frozen = Model(backbone=ResNet(depth=18, frozen_norm=True), head=FCN(convs=1, width=8))
-    given = build(frozen.model_copy(update={"backbone": ResNet(depth=18)}), classes=2).state_dict()
+    frozen = Model(backbone=ResNet(depth=18, frozen_bn=True), head=FCN(num_convs=1, channels=8))
+    given = build(
+        frozen.model_copy(update={"backbone": ResNet(depth=18)}), num_classes=2
+    ).state_dict()
     if not counted:  # as files of 2018 and before
         given = {key: value for key, value in given.items() if "num_batches" not in key}
     for spec in (frozen, frozen.model_copy(update={"backbone": ResNet(depth=18)})):
-        network = build(spec, classes=2)
-        assert "the backbone and the head" in start_from(network, given)
+        model = build(spec, num_classes=2)
+        assert "the backbone and the head" in load_pretrained(model, given)
         assert torch.equal(
-            network.state_dict()["backbone.conv1.weight"], given["backbone.conv1.weight"]
+            model.state_dict()["backbone.conv1.weight"], given["backbone.conv1.weight"]
         )
 
 
@@ -447,8 +424,8 @@ def test_a_run_goes_on_when_the_reader_of_its_messages_is_gone(mini: Path, tmp_p
     steps = 100_000 if stopped else 30
     recipe = perpixel.override(TINY, [f"train.steps={steps}", "train.save_every=100000"])
     (tmp_path / "recipe.py").write_text(
-        "from perpixel.recipes import settings\n"
-        f"r = settings.load({settings.dump(recipe)!r}, origin='test')\n"
+        "from perpixel.recipes import overrides\n"
+        f"r = overrides.load({overrides.dump(recipe)!r}, origin='test')\n"
     )
     command = [
         sys.executable, narrow.__file__, "train", f"{tmp_path}/recipe.py:r", "--data", mini,
@@ -463,5 +440,5 @@ def test_a_run_goes_on_when_the_reader_of_its_messages_is_gone(mini: Path, tmp_p
     if stopped:
         process.send_signal(signal.SIGTERM)
     assert process.wait() == (75 if stopped else 0)
-    assert states(tmp_path / "run" / "checkpoints")
+    assert list_checkpoints(tmp_path / "run" / "checkpoints")
     assert stopped or "done: mIoU" in (tmp_path / "run" / "log.txt").read_text()

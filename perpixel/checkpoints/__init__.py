@@ -1,0 +1,1 @@
+"""Model checkpoints: format, zoo, Hugging Face Hub."""

@@ -1,0 +1,191 @@
+"""Models on the Hugging Face Hub: model.safetensors, config.json and a model card in README.md.
+
+model.safetensors is an ordinary checkpoint and holds all that is needed; config.json repeats it in
+words that other tools look for. Only downloading and uploading need the extra [hub].
+"""
+
+import json
+import re
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from perpixel.checkpoints.format import Checkpoint, write_checkpoint
+from perpixel.errors import PerpixelError, UsageError, needs_extra
+from perpixel.io.atomic import atomic_write, mute_logger
+from perpixel.recipes.models import METHODS
+
+WEIGHTS = "model.safetensors"
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_FILES = (".safetensors", ".pth", ".pt", ".pkl", ".onnx", ".pt2", ".json", ".py")
+_SCORES = (("miou", "mean_iou", "mIoU"), ("pixel_accuracy", "accuracy", "pixel accuracy"))
+_CARD = """\
+---
+{front}
+---
+
+# {name}
+
+{summary}
+
+```python
+import perpixel
+
+model = perpixel.load("{repository}")
+model.predict("image.jpg").mask
+```
+
+Classes: {classes}.
+
+## Licence
+
+{license_text}
+Whoever uses them is bound by the terms of the data they were trained on, too.
+
+## Recipe
+
+```json
+{recipe}
+```
+"""
+
+
+def is_repository(name: str) -> bool:
+    """Whether `name` reads as OWNER/NAME, and not as a file's or as below a folder that is here."""
+    path = Path(name)
+    return bool(_NAME.fullmatch(name)) and path.suffix not in _FILES and not path.parent.exists()
+
+
+def save_pretrained(
+    checkpoint: Checkpoint,
+    folder: Path,
+    *,
+    license: str | None = None,
+    repository: str = "OWNER/NAME",
+) -> None:
+    """Writes the three files into `folder`, to be uploaded as `repository`.
+
+    `license` is for the card, such as "cc-by-4.0". The card has the scores of the run that the
+    checkpoint is the end of. Raises PerpixelError when a file cannot be written.
+    """
+    write_checkpoint(folder / WEIGHTS, checkpoint)
+    config = {
+        "library_name": "perpixel",
+        "id2label": dict(enumerate(checkpoint.class_names)),
+        "label2id": {name: index for index, name in enumerate(checkpoint.class_names)},
+        "palette": checkpoint.palette,
+        "step": checkpoint.step,
+        "recipe": checkpoint.recipe.model_dump(mode="json"),
+    }
+    atomic_write(folder / "config.json", json.dumps(config, indent=2).encode())
+    atomic_write(folder / "README.md", _card(checkpoint, license, repository).encode())
+
+
+def download(repository: str, *, revision: str | None = None) -> Path:
+    """The path of the repository's checkpoint, downloaded into huggingface_hub's cache once.
+
+    Raises PerpixelError when there is no such repository or file, or no way to reach it.
+    """
+    client = _client()
+    fetch = client.hf_hub_download  # its lazy import sets the logger's level: before `quiet`
+    try:
+        with mute_logger("huggingface_hub"):  # the error says what came of its attempts
+            if client.try_to_load_from_cache(repository, WEIGHTS, revision=revision) is None:
+                say = f"{repository}: no such folder here; asking the Hugging Face Hub ..."
+                print(say, file=sys.stderr, flush=True)
+                # Once, as the download tries for half a minute to reach what is not reached.
+                with suppress(client.errors.HfHubHTTPError):  # an answer; the download will tell
+                    client.file_exists(repository, WEIGHTS, revision=revision)
+            return Path(fetch(repository, WEIGHTS, revision=revision))
+    except Exception as error:  # of many kinds, and the HTTP library's own
+        raise PerpixelError(
+            f"{repository}: no {WEIGHTS} from the Hub: {_first_line(error)}"
+        ) from None
+
+
+def push_to_hub(
+    checkpoint: Checkpoint, repository: str, *, private: bool = False, license: str | None = None
+) -> str:
+    """Uploads the three files to OWNER/NAME, made where it is not there; returns its address.
+
+    The token is huggingface_hub's (HF_TOKEN, or `hf auth login`). Raises PerpixelError.
+    """
+    if not _NAME.fullmatch(repository):
+        raise UsageError(f"{repository!r}: a repository on the Hub is called OWNER/NAME")
+    client = _client()
+    with tempfile.TemporaryDirectory() as folder:
+        save_pretrained(checkpoint, Path(folder), license=license, repository=repository)
+        try:
+            api = client.HfApi()
+            address = str(api.create_repo(repository, private=private, exist_ok=True))
+            api.upload_folder(
+                repo_id=repository, folder_path=folder, commit_message="Upload by perpixel"
+            )
+        except Exception as error:  # of many kinds, and the HTTP library's own
+            raise PerpixelError(f"{repository}: not uploaded: {_first_line(error)}") from None
+    return address
+
+
+def _card(checkpoint: Checkpoint, license: str | None, repository: str) -> str:
+    """The model card. JSON is YAML, too, so that the front matter needs no YAML library."""
+    recipe, scores = checkpoint.recipe, _scores(checkpoint)
+    method = METHODS[recipe.model.head.type]
+    front: dict[str, Any] = {
+        "library_name": "perpixel",
+        "pipeline_tag": "image-segmentation",
+        "tags": ["semantic-segmentation", recipe.model.head.type, recipe.data.name],
+    }
+    license_text = "Its author states no license for the weights."
+    if license is not None:
+        front["license"] = license
+        license_text = f"The weights: {license}."
+    figures = ""
+    if scores:
+        result = {
+            "task": {"type": "image-segmentation"},
+            "dataset": {"type": recipe.data.name, "name": recipe.data.name},
+            "metrics": [
+                {"type": kind, "name": title, "value": scores[key]} for key, kind, title in _SCORES
+            ],
+        }
+        front["model-index"] = [{"name": recipe.name, "results": [result]}]
+        told = ", ".join(f"{title} {scores[key]:.2f}" for key, _, title in _SCORES)
+        figures = f"\n\nOn `{recipe.data.name}` {recipe.data.eval_split}: {told}."
+    return _CARD.format(
+        front="\n".join(f"{key}: {json.dumps(value)}" for key, value in front.items()),
+        name=recipe.name,
+        summary=f"{method}, {len(checkpoint.class_names)} classes. {recipe.source}.{figures}",
+        repository=repository,
+        classes=", ".join(checkpoint.class_names),
+        license_text=license_text,
+        recipe=recipe.model_dump_json(indent=2),
+    )
+
+
+def _scores(checkpoint: Checkpoint) -> dict[str, float]:
+    """The evaluation that the checkpoint's run ended with; empty for any other checkpoint."""
+    origin = checkpoint.origin
+    if origin is None or origin.parent.name != "checkpoints" or origin.name != WEIGHTS:
+        return {}
+    path = origin.parent.parent / "evaluate.json"
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text())
+        return {key: float(found[key]) for key, _, _ in _SCORES}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise PerpixelError(f"{path}: not an evaluation's scores ({error!r})") from None
+
+
+def _client() -> ModuleType:
+    with needs_extra("the Hugging Face Hub", "hub"):
+        import huggingface_hub
+    module: ModuleType = huggingface_hub
+    return module
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"

@@ -1,0 +1,227 @@
+"""From another toolkit's state dict to the model it belongs to."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from perpixel.checkpoints.format import mismatches
+from perpixel.conversion.detectron2 import DETECTRON2
+from perpixel.conversion.mmseg import MMSEG
+from perpixel.conversion.names import to_ours, to_theirs
+from perpixel.conversion.sssegmentation import SSSEGMENTATION
+from perpixel.conversion.structure import Shapes, is_pyramid, read_model, resnet_of
+from perpixel.conversion.toolkit import Toolkit
+from perpixel.conversion.torchvision import PYTORCH_AUTO_DRIVE, TORCHVISION
+from perpixel.errors import PerpixelError, UsageError
+from perpixel.models.build import build
+from perpixel.models.segmenter import Segmenter
+from perpixel.recipes.models import METHODS, Model, SemanticFPN
+from perpixel.recipes.overrides import require_known
+from perpixel.recipes.schema import IGNORE_INDEX, Input
+
+TOOLKITS = {
+    toolkit.name: toolkit
+    for toolkit in (MMSEG, SSSEGMENTATION, PYTORCH_AUTO_DRIVE, TORCHVISION, DETECTRON2)
+}
+
+_CLASSIFICATION = ("fc.weight", "fc1000_w")  # torchvision, open-mmlab; Caffe2
+_CLASSIFIER = {"fc.weight", "fc.bias", "head.fc.weight", "head.fc.bias"}
+_COUNTER = "num_batches_tracked"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a state dict turned out to be: the model, and its weights under our names, float32.
+
+    `input` is None unless the state dict itself holds mean and std (detectron2's of 2020).
+    """
+
+    toolkit: Toolkit
+    model: Model
+    classes: int
+    weights: Mapping[str, Tensor]
+    input: Input | None = None
+
+
+def from_state_dict(
+    state: Mapping[str, Any],
+    toolkit: str = "auto",
+    output_stride: int | None = None,
+    align_corners: bool | None = None,
+) -> Segmenter:
+    """The model of another toolkit's state dict, holding its weights, in evaluation mode.
+
+    state: {name: tensor or NumPy array}; "module." in front of names is ignored, half precision
+    becomes float32. toolkit: "mmseg", "sssegmentation", "torchvision", "pytorch-auto-drive",
+    "detectron2", or "auto" to go by the names (those of torchvision without an auxiliary head are
+    taken for pytorch-auto-drive's). output_stride: 8, 16 or 32; None is 8 for FCN and 32 for
+    Semantic FPN. align_corners: None is the toolkit's habit, True for pytorch-auto-drive alone.
+    The model's `spec` holds both. Raises UsageError for such an argument, PerpixelError for a
+    state dict that does not fit any model, listing every name that is missing or left over.
+    """
+    finding = find(state, toolkit=toolkit, output_stride=output_stride, align_corners=align_corners)
+    return model_from_checkpoint(finding)
+
+
+def model_from_checkpoint(finding: Finding) -> Segmenter:
+    """The found model, holding its weights, in evaluation mode."""
+    with torch.device("meta"):  # no memory, and no random numbers drawn from the caller's stream
+        model = build(finding.model, num_classes=finding.classes)
+    model.load_state_dict(dict(finding.weights), assign=True)
+    return model.eval()
+
+
+def find(
+    state: Mapping[str, Any],
+    *,
+    toolkit: str = "auto",
+    output_stride: int | None = None,
+    align_corners: bool | None = None,
+    like: Model | None = None,
+) -> Finding:
+    """Everything `from_state_dict` finds out. Raises as it does.
+
+    What names and shapes do not tell (dilations, dropout, ...) is taken from `like`, else from the
+    toolkit's own models.
+    """
+    tensors = plain_tensors(state)
+    chosen = _choose(toolkit, tensors)
+    fed = None
+    if chosen.constants is not None and all(name in tensors for name in chosen.constants):
+        mean, std = (tensors.pop(name).flatten().tolist() for name in chosen.constants)
+        fed = chosen.input.model_copy(update={"mean": tuple(mean), "std": tuple(std)})
+    placed = to_ours(chosen.rows, tensors)
+    shapes = {ours: tuple(tensors[theirs].shape) for theirs, ours in placed.items()}
+    example = _with_arguments(_example(chosen, shapes, like), output_stride, align_corners)
+    model, classes = read_model(shapes, example)
+
+    if classes >= IGNORE_INDEX:
+        raise PerpixelError(f"{classes} classes; masks hold at most {IGNORE_INDEX - 1}")
+    with torch.device("meta"):
+        own = build(model, num_classes=classes).state_dict()
+    theirs = to_theirs(chosen.rows, own)
+    for name in theirs.values():  # files of before 2018 lack it; only momentum=None would use it
+        if name.endswith(_COUNTER) and name not in tensors:
+            tensors[name] = torch.zeros((), dtype=torch.int64)
+    problems = mismatches({theirs[name]: own[name] for name in own}, tensors)
+    if problems:
+        raise PerpixelError(
+            f"these are {chosen.name}'s names, but they do not fit its nearest model, "
+            f"{title(model)} ({len(problems)} in all):\n  " + "\n  ".join(problems)
+        )
+    weights = {name: tensors[theirs[name]] for name in own}
+    return Finding(chosen, model, classes, weights, fed)
+
+
+def backbone_weights(state: Mapping[str, Any]) -> dict[str, Tensor] | None:
+    """A classification ResNet's weights as our "backbone.*", its classifier left out; else None.
+
+    torchvision's and open-mmlab's (v1c) names are ours without that prefix, mmpretrain's have it,
+    too. Raises PerpixelError for entries that are no tensors.
+    """
+    names = {plain_name(key) for key in state} - _CLASSIFIER
+    prefix = "backbone." if all(name.startswith("backbone.") for name in names) else ""
+    if f"{prefix}layer1.0.conv1.weight" not in names:
+        return None
+    return {
+        f"backbone.{name.removeprefix('backbone.')}": tensor
+        for name, tensor in plain_tensors(state).items()
+        if name not in _CLASSIFIER
+    }
+
+
+def title(model: Model) -> str:
+    """What to call a model of a ResNet, as "FCN on ResNet-50"."""
+    return f"{METHODS[model.head.type]} on ResNet-{resnet_of(model).depth}"
+
+
+def plain_name(key: object) -> str:
+    """A weight's name without what DataParallel and torch.compile add to it."""
+    return str(key).replace("_orig_mod.", "").removeprefix("module.")
+
+
+def plain_tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Copies of the weights, as float32 (counters as int64), by their plain names.
+
+    Raises PerpixelError that lists the entries which are no such thing.
+    """
+    tensors, problems = {}, []
+    for key, value in state.items():
+        name = plain_name(key)
+        if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "fiu":
+            value = torch.from_numpy(np.array(value, "f4" if value.dtype.kind == "f" else "i8"))
+        if not isinstance(value, Tensor):
+            problems.append(f"{key} is {type(value).__name__}, not a tensor")
+        elif not value.is_floating_point() and not name.endswith(_COUNTER):
+            problems.append(f"{key} holds {value.dtype}, not floating-point numbers")
+        elif name in tensors:
+            problems.append(f"{name} is there with and without module. in front")
+        else:
+            dtype = torch.float32 if value.is_floating_point() else torch.int64
+            tensors[name] = value.detach().to("cpu", dtype, copy=True).contiguous()
+    if problems:
+        raise PerpixelError("this is not a state dict:\n  " + "\n  ".join(problems))
+    return tensors
+
+
+def _choose(toolkit: str, tensors: Mapping[str, Tensor]) -> Toolkit:
+    """The toolkit asked for, if its names are in use; for "auto" the one that places most names."""
+    require_known(toolkit, ("auto", *TOOLKITS), f"no toolkit is called {toolkit!r}")
+    placed = {name: to_ours(known.rows, tensors) for name, known in TOOLKITS.items()}
+    heads = {
+        name for name, ours in placed.items() if any(n.startswith("head.") for n in ours.values())
+    }
+    if toolkit in heads:
+        return TOOLKITS[toolkit]
+    if not heads:
+        raise PerpixelError(_unknown(tensors))
+    if toolkit != "auto":
+        raise PerpixelError(f"these are not {toolkit}'s names, but {' or '.join(sorted(heads))}'s")
+    if len(heads - {"torchvision"}) > 1:  # its names are pytorch-auto-drive's too
+        raise PerpixelError(
+            f"a mixture of {' and '.join(sorted(heads))} names: name one toolkit to see what is "
+            f"left over"
+        )
+    return TOOLKITS[max(TOOLKITS, key=lambda name: len(placed[name]) if name in heads else -1)]
+
+
+def _unknown(tensors: Mapping[str, Tensor]) -> str:
+    if any(name.endswith(_CLASSIFICATION) for name in tensors):
+        return (
+            "this is a classification model, such as ImageNet pre-training gives, without a "
+            "segmentation head to convert; `perpixel train --init` takes a ResNet's by "
+            "torchvision's or open-mmlab's names"
+        )
+    some = ", ".join(list(tensors)[:3]) or "none at all"
+    return (
+        f"no FCN or Semantic FPN head among the names, as {', '.join(TOOLKITS)} name them; the "
+        f"{len(tensors)} names begin with {some}"
+    )
+
+
+def _example(toolkit: Toolkit, shapes: Shapes, like: Model | None) -> Model:
+    """The model that stands for what names and shapes do not tell."""
+    pyramid = is_pyramid(shapes) or toolkit.fcn is None
+    if like is not None and isinstance(like.head, SemanticFPN) == pyramid:
+        return like
+    example = toolkit.semantic_fpn if pyramid else toolkit.fcn
+    assert example is not None  # every toolkit builds one of the two
+    return example
+
+
+def _with_arguments(example: Model, output_stride: int | None, align_corners: bool | None) -> Model:
+    if output_stride not in (None, 8, 16, 32):
+        raise UsageError(f"output_stride is 8, 16 or 32, not {output_stride!r}")
+    backbone = resnet_of(example)
+    return example.model_copy(
+        update={
+            "backbone": backbone.model_copy(
+                update={"output_stride": output_stride or backbone.output_stride}
+            ),
+            "align_corners": example.align_corners if align_corners is None else align_corners,
+        }
+    )

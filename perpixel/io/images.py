@@ -1,0 +1,310 @@
+"""Images and masks in and out of files, palettes and overlays.
+
+Images are uint8 RGB, [height, width, 3]. OpenCV reads them, as the toolkits do (its bilinear
+and JPEG results are the reference's); Pillow reads and writes masks, because a palette PNG must
+give its indices and not its colors.
+"""
+
+import colorsys
+import hashlib
+import io
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
+
+from perpixel.errors import CorruptFileError, PerpixelError
+from perpixel.io import png, tiff
+
+Array = npt.NDArray[np.uint8]
+Palette = tuple[tuple[int, int, int], ...]
+Size = tuple[int, int]
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+
+_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
+
+_LARGE = 2**27
+"""Pixels of a file that could be meant to fill the memory, as its header alone costs nothing."""
+
+UNREADABLE = (OSError, SyntaxError, ValueError, OverflowError, Image.DecompressionBombError)
+"""What Pillow raises of a file that it cannot read."""
+
+_UNKNOWN = "not an image in a format that can be read"
+_NO_IMAGE = (
+    "which cannot be decoded: an image's bands are 1, 3 or 4 of 8 or 16 bits. Convert it, as with "
+    "gdal_translate -ot Byte -scale, and -b 1 -b 2 -b 3 for three of many bands"
+)
+_NO_MASK = (
+    "which cannot be read: a mask's is one of 8 or 16 bits, or three of 8, marked as RGB. "
+    "Convert it, as with gdal_translate -b 1"
+)
+
+_PLAIN_MODES = {"LA": "L", "RGBA": "RGB", "CMYK": "RGB", "YCbCr": "RGB"}
+
+
+def read_image(path: Path, *, rows: int | None = None) -> Array:
+    """The image at `path`, uint8 RGB, [height, width, 3], turned as its EXIF tag says.
+
+    Gray is repeated over the channels, alpha is dropped and 16 bits are scaled to 8; of a TIFF's
+    bands that nothing marks as colors the first three are taken for red, green and blue. With
+    `rows`, only so many from the top are wanted, and those below may be left black.
+    Raises PerpixelError naming the file when there is none, DamagedFile when it cannot be decoded.
+    """
+    content = _bytes(path)
+    top = None if rows is None else _top_of_png(content, rows)
+    return decode_image(content, origin=str(path)) if top is None else top
+
+
+def decode_image(content: Array, *, origin: str) -> Array:
+    """The image that a file's bytes, uint8 [n], hold, as `read_image` gives it.
+
+    Raises PerpixelError naming `origin` when they cannot be decoded.
+    """
+    bands = tiff.header(content.data)
+    image = None if bands is None else _without_alpha(content)
+    if image is None:
+        if bands is not None and bands.is_unmarked:  # OpenCV would show the first in gray
+            content = np.frombuffer(tiff.marked_as_rgb(content.data), np.uint8)
+        image = _decode(content)
+    if image is None:
+        if bands is not None and not bands.is_usual:
+            raise CorruptFileError(f"{origin}: a TIFF of {bands}, {_NO_IMAGE}")
+        raise CorruptFileError(f"{origin}: not an image that can be decoded, or a corrupt one")
+    return image
+
+
+def header_size(content: bytes, *, origin: str) -> Size:
+    """Height and width as the header of a PNG, JPEG, BMP, TIFF or WebP file says; none is decoded.
+
+    A TIFF's are those of its tiles where they are larger, since whole tiles are decoded. Raises
+    PerpixelError naming `origin` when there is no such header, and Pillow's
+    DecompressionBombError for more than twice its MAX_IMAGE_PIXELS (89,478,485).
+    """
+    try:
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as file:
+            tags = getattr(file, "tag_v2", {})
+            return (
+                max(file.height, tags.get(TiffImagePlugin.TILELENGTH, 0)),
+                max(file.width, tags.get(TiffImagePlugin.TILEWIDTH, 0)),
+            )
+    except Image.DecompressionBombError:
+        raise
+    except Exception:  # a header made to do harm can make Pillow raise almost anything
+        formats = ", ".join(_FORMATS)
+        raise PerpixelError(f"{origin}: not an image that can be read ({formats})") from None
+
+
+def read_mask(path: Path) -> npt.NDArray[np.uint8 | np.uint16]:
+    """A mask as its file holds it: ids, [height, width], or colors, [height, width, 3] RGB.
+
+    A palette PNG gives its indices, a file of 1, 2 or 4 bits its numbers; alpha is dropped. A
+    MATLAB file gives GTcls.Segmentation (SBD) or LabelMap (Pascal Context). Raises PerpixelError
+    naming the file.
+    """
+    if path.suffix == ".mat":
+        return _read_matlab(path)
+    content = _bytes(path)
+    told, bands = png.header(content.data), tiff.header(content.data)
+    # OpenCV reads these as they are, and faster; Pillow refuses those that are too large.
+    if told and told.depth == 8 and told.color == png.GRAY and told.width * told.height < _LARGE:
+        gray = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
+        if gray is not None and gray.ndim == 2:
+            return np.asarray(gray, np.uint8)
+    try:
+        with Image.open(io.BytesIO(content.data)) as file:
+            mask = np.asarray(file.convert(_PLAIN_MODES.get(file.mode, file.mode)))
+            bits = told.depth if told else bands.bits if bands else 8
+            if file.mode == "L" and bits in (2, 4):  # Pillow spreads them over 0 to 255
+                mask = mask // (255 // (2**bits - 1))
+    except UnidentifiedImageError:
+        what = f"a TIFF of {bands}, {_NO_MASK}" if bands else _UNKNOWN
+        raise CorruptFileError(f"{path}: {what}") from None
+    except UNREADABLE as error:
+        # A single band of 16 bits that is said to lie apart from others is too much for Pillow.
+        single = "unknown raw mode" in str(error) and bands is not None and bands.bands == 1
+        gray = cv2.imdecode(content, cv2.IMREAD_UNCHANGED) if single else None
+        if gray is None:
+            raise CorruptFileError(f"{path}: not a mask that can be decoded ({error})") from None
+        mask = np.asarray(gray)
+    if mask.dtype.kind not in "biu" or mask.shape[2:] not in ((), (3,)):
+        raise PerpixelError(f"{path}: a mask is 8 or 16 bits of gray, a palette or RGB colors")
+    if mask.itemsize > 1 and (mask.min() < 0 or mask.max() >= 2**16):
+        raise PerpixelError(
+            f"{path}: holds values from {mask.min()} to {mask.max()}; a mask's are 0 to 65535"
+        )
+    return mask.astype(np.uint8 if mask.itemsize == 1 else np.uint16)
+
+
+def read_palette(path: Path) -> Palette | None:
+    """The colors a palette file gives its indices, in their order; None for any other file."""
+    try:
+        with Image.open(path) as file:
+            values = file.getpalette() if file.mode == "P" else None
+    except UNREADABLE:
+        raise PerpixelError(f"{path}: {_UNKNOWN}") from None
+    if values is None:
+        return None
+    return tuple(zip(values[::3], values[1::3], values[2::3], strict=True))
+
+
+def scaled_size(size: Size, factor: float, *, box: Size | None) -> Size:
+    """The size (height, width) of an image of `size`, scaled by `factor`.
+
+    A `box` (long side, short side, whichever way the image lies) is scaled, its sides cut to
+    whole numbers, and the image fitted into it, keeping its shape. Without one the image is
+    fitted into its own scaled and rounded size (mmcv transforms/processing.py, Resize). Sides are
+    rounded half up (mmcv image/geometric.py, rescale_size) and never below 1.
+    """
+    if box is None:
+        sides = [_rounded(side * factor) for side in size]
+    else:
+        sides = [int(side * factor) for side in box]
+    fit = min(max(sides) / max(size), min(sides) / min(size))
+    return _rounded(size[0] * fit), _rounded(size[1] * fit)
+
+
+def resize_image(image: Array, size: Size) -> Array:
+    """The image at `size` (height, width), bilinear; itself where that is its own."""
+    if image.shape[:2] == size:
+        return image
+    return np.asarray(cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR), np.uint8)
+
+
+def _rounded(side: float) -> int:
+    return max(int(side + 0.5), 1)
+
+
+def write_image(path: Path, image: Array) -> None:
+    """Writes an image, uint8 RGB [height, width, 3]; the suffix decides the format."""
+    _write(path, Image.fromarray(image))
+
+
+def write_mask(path: Path, mask: Array, palette: Palette) -> None:
+    """Writes a mask, uint8 [height, width], as a PNG of indices with `palette`'s colors."""
+    _write(path, _palette_file(mask, palette))
+
+
+def encode_mask(mask: Array, palette: Palette) -> bytes:
+    """The bytes of the PNG that `write_mask` writes."""
+    content = io.BytesIO()
+    _palette_file(mask, palette).save(content, "PNG")
+    return content.getvalue()
+
+
+def palette_table(palette: Palette) -> Array:
+    """All 256 colors, uint8 [256, 3]: the palette's, then black; 255 (no label) is white."""
+    table = np.zeros((256, 3), np.uint8)
+    table[: len(palette)] = palette
+    table[255] = 255
+    return table
+
+
+def distinct_palette(count: int) -> Palette:
+    """`count` different colors, 1 to 255, neighbors far apart; for classes that have none."""
+    # Steps of the golden ratio spread any number of hues; the brightness tells near hues apart.
+    hsv = ((index * 0.618034 % 1, 0.85, (1.0, 0.7, 0.45)[index % 3]) for index in range(count))
+    colors = (colorsys.hsv_to_rgb(*color) for color in hsv)
+    return tuple((round(r * 255), round(g * 255), round(b * 255)) for r, g, b in colors)
+
+
+def colorize(mask: Array, palette: Palette) -> Array:
+    """A mask, uint8 [height, width], in its palette's colors, uint8 [height, width, 3]."""
+    return palette_table(palette)[mask]
+
+
+def overlay(image: Array, mask: Array, palette: Palette, *, opacity: float = 0.5) -> Array:
+    """The image with its mask' colors laid over it; `opacity` 0 shows the image alone."""
+    return np.asarray(
+        cv2.addWeighted(image, 1 - opacity, colorize(mask, palette), opacity, 0), np.uint8
+    )
+
+
+def _decode(content: Array) -> Array | None:
+    """The image, uint8 RGB [height, width, 3]; None when OpenCV cannot decode it."""
+    try:
+        image = cv2.imdecode(content, cv2.IMREAD_COLOR_RGB)
+    except cv2.error:  # more pixels than OpenCV admits, for one
+        return None
+    return None if image is None else np.asarray(image, np.uint8)
+
+
+def _without_alpha(content: Array) -> Array | None:
+    """A TIFF's colors where it has alpha, by which OpenCV would multiply them; else None.
+
+    What GDAL writes of four bands has it: an infrared one goes by that name.
+    """
+    try:
+        with Image.open(io.BytesIO(content.data)) as file:
+            if file.mode not in ("RGBA", "LA"):
+                return None
+            return np.asarray(ImageOps.exif_transpose(file).convert("RGB"), np.uint8)
+    except Exception:  # a corrupt file makes Pillow raise almost anything; OpenCV decides
+        return None
+
+
+def _top_of_png(content: Array, rows: int) -> Array | None:
+    """An image of which only the first `rows` rows are there; None if it is read as a whole."""
+    told, cut = png.header(content.data), png.first_rows(content.data, rows)
+    if told is None or cut is None or told.width * told.height >= _LARGE:
+        return None
+    top = _decode(np.frombuffer(cut, np.uint8))
+    if top is None:
+        return None
+    image = np.zeros((told.height, told.width, 3), np.uint8)
+    image[:rows] = top
+    return image
+
+
+def _read_matlab(path: Path) -> npt.NDArray[np.uint16]:
+    from scipy.io import loadmat  # here, as few need it
+
+    content = io.BytesIO(_bytes(path).tobytes())
+    try:
+        found = loadmat(content, variable_names=("GTcls", "LabelMap"), simplify_cells=True)
+    except Exception as error:  # a corrupt file makes scipy raise almost anything
+        raise CorruptFileError(f"{path}: not a MATLAB file that can be read ({error})") from None
+    mask = found["GTcls"].get("Segmentation") if "GTcls" in found else found.get("LabelMap")
+    if mask is None or np.ndim(mask) != 2 or not (mask == np.asarray(mask, np.uint16)).all():
+        raise PerpixelError(
+            f"{path}: holds no mask of whole numbers called GTcls.Segmentation or LabelMap"
+        )
+    return np.asarray(mask, np.uint16)
+
+
+def _bytes(path: Path) -> Array:
+    try:
+        content = np.fromfile(path, np.uint8)
+    except FileNotFoundError:
+        raise PerpixelError(f"{path}: no such file") from None
+    except OSError as error:
+        raise CorruptFileError(f"{path}: cannot be read ({error.strerror or error})") from None
+    if content.size == 0:
+        raise CorruptFileError(f"{path}: the file is empty")
+    return content
+
+
+def _palette_file(mask: Array, palette: Palette) -> Image.Image:
+    file = Image.fromarray(mask)
+    file.putpalette(palette_table(palette).tobytes())
+    return file
+
+
+def _write(path: Path, file: Image.Image) -> None:
+    """Writes the file as a whole or not at all: a part of it would pass for a result."""
+    path = path.resolve()  # a link stays a link
+    name = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]  # of a length that always fits
+    part = path.with_name(f".{name}.part{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file.save(part)
+        part.replace(path)
+    except (OSError, ValueError) as error:
+        raise PerpixelError(f"{path}: cannot be written ({error})") from None
+    finally:
+        with suppress(OSError):
+            part.unlink()

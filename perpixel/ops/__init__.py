@@ -1,0 +1,1 @@
+"""The numeric core: resize weights, fused losses, upsampling."""

@@ -1,0 +1,119 @@
+"""The model of a recipe."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from perpixel.recipes.base import PositiveInt, Spec, UnitInterval
+
+
+class ResNet(Spec):
+    """ResNet (He et al., 2015, table 1), dilated to the wanted output stride.
+
+    `stem` "deep" is three 3x3 convolutions of 32, 32 and 64 channels (the "v1c" of open-mmlab).
+    `stride_in_1x1` puts a bottleneck's stride in its first 1x1 convolution (Caffe, detectron2).
+    `frozen_bn` holds batch norm's statistics and scale as constants (detectron2).
+    `zero_init_residual` starts every residual branch at zero (Goyal et al., 2017, section 5.1);
+    it says nothing where norms are frozen.
+    """
+
+    type: Literal["resnet"] = "resnet"
+    depth: Literal[18, 34, 50, 101] = 50
+    stem: Literal["7x7", "deep"] = "7x7"
+    output_stride: Literal[8, 16, 32] = 32
+    stride_in_1x1: bool = False
+    frozen_bn: bool = False
+    zero_init_residual: bool = False
+
+
+class Timm(Spec):
+    """A backbone of the timm library by its name there, with features at four strides or fewer.
+
+    Its weights and normalization are timm's matter: `input` is to say what they were trained on.
+    """
+
+    type: Literal["timm"] = "timm"
+    name: str = "convnext_tiny"
+    output_stride: Literal[8, 16, 32] = 32
+
+
+Backbone = Annotated[ResNet | Timm, Field(discriminator="type")]
+
+
+class FCN(Spec):
+    """Convolutions on the last stage and a 1x1 classifier (Long et al., 2015; the toolkits' heads).
+
+    `concat_input` appends the backbone's features to the head's and fuses them with one more
+    convolution (mmsegmentation). `dropout_type` "channel" drops whole feature maps (Dropout2d),
+    "element" single values (torchvision).
+    """
+
+    type: Literal["fcn"] = "fcn"
+    num_convs: Annotated[int, Field(ge=0, le=16)] = 2
+    channels: PositiveInt = 512
+    kernel_size: Literal[1, 3] = 3
+    dilation: PositiveInt = 1
+    concat_input: bool = False
+    dropout: UnitInterval = 0.1
+    dropout_type: Literal["channel", "element"] = "channel"
+
+    @model_validator(mode="after")
+    def _fuse_needs_convs(self) -> "FCN":
+        if self.concat_input and self.num_convs == 0:
+            raise ValueError("concat_input needs at least one convolution (num_convs >= 1)")
+        return self
+
+
+class SemanticFPN(Spec):
+    """A feature pyramid merged at stride 4 (Kirillov et al., 2019, "Panoptic FPN", section 3).
+
+    `fpn_norm` gives the neck's convolutions batch norm and ReLU in place of a bias
+    (sssegmentation). `norm` "group" uses GroupNorm with 32 groups in the scale heads (detectron2).
+    """
+
+    type: Literal["semantic_fpn"] = "semantic_fpn"
+    fpn_channels: PositiveInt = 256
+    fpn_norm: bool = False
+    channels: PositiveInt = 128
+    norm: Literal["batch", "group"] = "batch"
+    dropout: UnitInterval = 0.1
+
+    @model_validator(mode="after")
+    def _groups_divide_width(self) -> "SemanticFPN":
+        if self.norm == "group" and self.channels % 32:
+            raise ValueError(
+                f"norm=group has 32 groups: channels={self.channels} is no multiple of 32"
+            )
+        return self
+
+
+METHODS = {"fcn": "FCN", "semantic_fpn": "Semantic FPN"}
+"""What a model is called, by its head's type."""
+
+
+class Auxiliary(Spec):
+    """A small FCN head on the third stage, used in training only.
+
+    `num_classes` is set only where a published checkpoint's auxiliary head has other classes than
+    its main head (mmsegmentation's Pascal Context files of 2020).
+    """
+
+    num_convs: Annotated[int, Field(gt=0, le=16)] = 1
+    channels: PositiveInt = 256
+    dilation: PositiveInt = 1
+    dropout: UnitInterval = 0.1
+    dropout_type: Literal["channel", "element"] = "channel"
+    num_classes: PositiveInt | None = None
+
+
+class Model(Spec):
+    """A model.
+
+    `align_corners` holds for every bilinear resize of its logits, in training and testing, and
+    inside Semantic FPN's head.
+    """
+
+    backbone: Backbone = ResNet()
+    head: Annotated[FCN | SemanticFPN, Field(discriminator="type")] = FCN()
+    aux_head: Auxiliary | None = None
+    align_corners: bool = False

@@ -1,0 +1,314 @@
+"""The vocabulary of a recipe: frozen, typed values, with no torch and no I/O.
+
+A recipe says everything that decides the numbers of a run and nothing about the machine it runs on.
+Sizes are (height, width) unless a field says otherwise.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, model_validator
+
+from perpixel.recipes.base import HalfOpenUnit, PositiveInt, Size, Spec, UnitInterval
+from perpixel.recipes.models import Model
+
+IGNORE_INDEX = 255
+"""The label of a pixel without a class, in every mask."""
+
+
+class Input(Spec):
+    """The values a model is given: (pixel - mean) / std on 0..255 values, in this channel order.
+
+    Images are padded at the bottom and right with normalized zeros to a multiple of
+    `size_divisor`.
+    """
+
+    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (58.395, 57.12, 57.375)
+    channel_order: Literal["rgb", "bgr"] = "rgb"
+    size_divisor: PositiveInt = 1
+
+
+class Data(Spec):
+    """Which data set, and which of its splits to train and evaluate on.
+
+    `resize` brings every image and mask to this size before anything else, in training and in
+    evaluation, so that scores count the resized masks' pixels; a prediction still has its image's
+    own size.
+    """
+
+    name: str
+    train_split: str = "train"
+    eval_split: str = "val"
+    resize: Size | None = None
+
+
+class Photometric(Spec):
+    """Random color distortion, each kind with probability 1/2 (SSD, Liu et al., 2016, 2.2)."""
+
+    brightness: Annotated[float, Field(ge=0)] = 32
+    contrast: tuple[float, float] = (0.5, 1.5)
+    saturation: tuple[float, float] = (0.5, 1.5)
+    hue: Annotated[int, Field(ge=0, le=89)] = 18
+
+
+class Augment(Spec):
+    """Augmentation of a training image, in this order: scale, crop, flip, color, pad.
+
+    `base_size` (long side, short side) is the box an image is fitted into, keeping its shape,
+    before a random scale factor out of `scale_range`; None starts from the image's own size. A crop
+    of `crop_size` in which one class covers `cat_max_ratio` or more of the labeled pixels is drawn
+    again, up to `crop_attempts` draws in all; the last is kept. Pixels are counted on a grid of at
+    least 128 points a side. `flip_prob` is the probability of a horizontal flip.
+    """
+
+    base_size: Size | None = None
+    scale_range: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.5, 2.0)
+    crop_size: Size = (512, 1024)
+    cat_max_ratio: UnitInterval = 0.75
+    crop_attempts: PositiveInt = 10
+    flip_prob: UnitInterval = 0.5
+    photometric: Photometric | None = Photometric()
+    pad: Literal["bottom-right", "center"] = "bottom-right"
+    pad_value: Literal["mean", "black"] = "mean"
+
+    @model_validator(mode="after")
+    def _scale_in_order(self) -> "Augment":
+        if self.scale_range[0] > self.scale_range[1]:
+            raise ValueError(f"scale_range runs from small to large, not {self.scale_range}")
+        return self
+
+
+Weight = Annotated[float, Field(ge=0)]
+
+
+class OHEM(Spec):
+    """Online hard example mining: only hard pixels count (mmsegmentation's OHEMPixelSampler).
+
+    A pixel is hard if its label has a probability below `threshold`, or below that of the pixel in
+    place `min_kept` * images from the hardest, where that is higher. `threshold` None keeps just
+    so many pixels of the greatest loss. The mean still divides as without OHEM.
+    """
+
+    threshold: UnitInterval | None = 0.7
+    min_kept: PositiveInt = 100_000
+
+
+class Loss(Spec):
+    """A weighted sum of terms on the upsampled logits; unlabeled pixels never count in any.
+
+    `cross_entropy` and `focal` (Lin et al., 2017, with exponent `focal_gamma`) are sums over
+    pixels, to which `class_weights`, one for every class, and `ohem` apply. In `cross_entropy`,
+    `label_smoothing` gives that share of a pixel's label to all classes alike, and its class's
+    weight counts for the whole (torch weights each class's part by itself). With `avg_non_ignore`
+    they are divided by the labeled pixels, each counted with its class's weight, otherwise by all
+    pixels (mmsegmentation's default). `dice` (Milletari et al., 2016) and `lovasz` (Berman et al.,
+    2018) compare areas, averaged over the classes of one rank's micro-batch.
+    """
+
+    cross_entropy: Weight = 1.0
+    focal: Weight = 0.0
+    dice: Weight = 0.0
+    lovasz: Weight = 0.0
+    focal_gamma: Annotated[float, Field(ge=0)] = 2.0
+    label_smoothing: HalfOpenUnit = 0.0
+    class_weights: tuple[Weight, ...] | None = None
+    ohem: OHEM | None = None
+    avg_non_ignore: bool = True
+    aux_weight: Weight = 0.4
+
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> "Loss":
+        if not any((self.cross_entropy, self.focal, self.dice, self.lovasz)):
+            raise ValueError("one of cross_entropy, focal, dice and lovasz must be above 0")
+        if not (self.cross_entropy or self.focal) and (self.class_weights or self.ohem):
+            raise ValueError("class_weights and ohem apply to cross_entropy and focal, which are 0")
+        if self.class_weights is not None and not any(self.class_weights):
+            raise ValueError("one of class_weights must be above 0")
+        if self.label_smoothing and not self.cross_entropy:
+            raise ValueError("label_smoothing applies to cross_entropy, which is 0")
+        return self
+
+
+class Optimizer(Spec):
+    """SGD with momentum, or AdamW (Loshchilov and Hutter, 2019).
+
+    `momentum` is SGD's, `betas` AdamW's. Weight decay applies to parameters of one dimension, norms
+    and biases, too, unless `decay_norm_and_bias` is off. `clip_grad_norm` is the largest L2 norm of
+    the whole gradient, which is scaled down to it (Pascanu et al., 2013, algorithm 1).
+    """
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    lr: Annotated[float, Field(gt=0, le=1e38)] = 0.01
+    momentum: HalfOpenUnit = 0.9
+    betas: tuple[HalfOpenUnit, HalfOpenUnit] = (0.9, 0.999)
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    decay_norm_and_bias: bool = True
+    backbone_lr_mult: Annotated[float, Field(gt=0)] = 1.0
+    clip_grad_norm: PositiveFloat | None = None
+
+
+class Schedule(Spec):
+    """The learning rate of steps i = 0..N-1: lr_i = (lr - min_lr) * left(i/N) + min_lr.
+
+    left(t) is (1 - t)^power in "poly" (polynomial decay), and (1 + cos(pi t)) / 2 in "cosine"
+    (Loshchilov and Hutter, 2017, equation 5). `min_lr_at_last_step` uses i/(N-1), so that the last
+    step runs at `min_lr` (mmsegmentation 1.x). In the first W = `warmup` * N steps the rate is also
+    multiplied by (i + 1) / (W + 1) (Goyal et al., 2017, section 2.2).
+    """
+
+    policy: Literal["poly", "cosine"] = "poly"
+    warmup: UnitInterval = 0.0
+    power: Annotated[float, Field(ge=0)] = 0.9
+    min_lr: Annotated[float, Field(ge=0)] = 1e-4
+    min_lr_at_last_step: bool = False
+
+
+class Download(Spec):
+    """A file to download, and its sha256: the first eight or more hex digits of it."""
+
+    url: str
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
+
+
+class FinalPhase(Spec):
+    """The last `fraction` of a run's steps: crops of this size, without random scale and colors.
+
+    Small crops train fast; images as large as in testing finish the run (Jegou et al., 2017, 4.1).
+    `base_size`, flip and `cat_max_ratio` stay, and smaller images are padded.
+    """
+
+    fraction: UnitInterval
+    crop_size: Size
+
+
+class Train(Spec):
+    """The length and shape of a run; `batch_size` counts the images of all ranks.
+
+    A step's images go through the model in `grad_accum_steps` micro-batches, whose gradients are
+    summed. The last `keep_last` checkpoints are kept to resume from. A step whose loss or gradient
+    is not finite is skipped, but at most `max_nonfinite_steps` in a row. An image that cannot be
+    decoded is replaced by another, up to the fraction `max_corrupt_fraction` of all that were seen,
+    counting an epoch at least. `pretrained` is the ImageNet file that the backbone starts from;
+    without it, random weights. `compile` is torch.compile's mode; "reduce-overhead" uses CUDA
+    graphs. `activation_checkpointing` saves memory and changes no result: with "norms" activations
+    after norms are recomputed in the backward pass, with "stages" all inside the ResNet's stages.
+    `ema_decay` b keeps an exponential moving average of weights and batch norm's statistics, b old
+    + (1 - b) new after step i, with (1 + i) / (10 + i) for b where that is less (TensorFlow's
+    ExponentialMovingAverage): it is what is evaluated, and the model. `final_phase` ends the run.
+    """
+
+    steps: PositiveInt = 40_000
+    batch_size: PositiveInt = 8
+    grad_accum_steps: PositiveInt = 1
+    pretrained: Download | None = None
+    final_phase: FinalPhase | None = None
+    ema_decay: HalfOpenUnit = 0.0
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    precision: Literal["auto", "float32", "tf32", "bfloat16", "float16"] = "auto"
+    compile: Literal["off", "default", "reduce-overhead"] = "off"
+    activation_checkpointing: Literal["off", "norms", "stages"] = "off"
+    log_every: PositiveInt = 50
+    save_every: PositiveInt = 2000
+    keep_last: PositiveInt = 2
+    max_nonfinite_steps: Annotated[int, Field(ge=0)] = 3
+    max_corrupt_fraction: UnitInterval = 0.01
+
+    @property
+    def final_phase_steps(self) -> int:
+        """How many steps at the end are the final phase's."""
+        return round(self.steps * self.final_phase.fraction) if self.final_phase else 0
+
+
+class Inference(Spec):
+    """How an image becomes a mask.
+
+    `base_size` (long side, short side) is the box an image is fitted into first, keeping its
+    shape; None takes it as it is. "whole" pads an image that is smaller than `pad_to` with black
+    at the bottom and right, and crops the padding off its logits. "slide" averages the logits of
+    overlapping windows of `window_size` (None: the last training crop), `stride` (None: two thirds
+    of it) apart; "blend" weights them by Hann's window, so that no border of a window shows.
+    `resize_logits_twice` upsamples logits to the model's input size and from there to the image's
+    (mmsegmentation); otherwise in one step. `tta_average` says what is averaged over scales and
+    flips: class probabilities (mmsegmentation) or logits (sssegmentation).
+    """
+
+    base_size: Size | None = None
+    mode: Literal["whole", "slide", "blend"] = "whole"
+    pad_to: Size | None = None
+    window_size: Size | None = None
+    stride: Size | None = None
+    resize_logits_twice: bool = False
+    scales: tuple[Annotated[float, Field(gt=0, le=10)], ...] = (1.0,)
+    flip: bool = False
+    tta_average: Literal["probabilities", "logits"] = "probabilities"
+
+    @model_validator(mode="after")
+    def _windows_leave_no_gaps(self) -> "Inference":
+        if not self.scales:
+            raise ValueError("scales names at least one factor")
+        if self.stride is not None:
+            if self.window_size is None:
+                raise ValueError("a stride needs a window_size beside it")
+            if self.stride[0] > self.window_size[0] or self.stride[1] > self.window_size[1]:
+                raise ValueError(
+                    f"stride {self.stride} leaves gaps between windows of {self.window_size}"
+                )
+        return self
+
+
+class Evaluate(Spec):
+    """`every` so many steps, and at the end; `every` None evaluates at the end only."""
+
+    every: PositiveInt | None = None
+
+
+class PublishedProfile(Spec):
+    """A source's figures for one image of a size; `gflops` counts multiply and add as two."""
+
+    size: Size
+    machine: str
+    fps: float
+    gflops: float
+    mparams: float
+
+
+class Published(Spec):
+    """What a source prints for a training: mIoU in percent, training memory, frames per second."""
+
+    miou: float | None = None
+    miou_ms_flip: float | None = None
+    memory_gb: float | None = None
+    fps: float | None = None
+    config_url: str | None = None
+    weights_url: str | None = None
+    log_url: str | None = None
+    profiles: tuple[PublishedProfile, ...] = ()
+
+
+class Recipe(Spec):
+    """One training, complete: what to train, on what, how, and what its source reports."""
+
+    name: str
+    source: str
+    data: Data
+    model: Model
+    input: Input = Input()
+    augment: Augment = Augment()
+    loss: Loss = Loss()
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    train: Train = Train()
+    inference: Inference = Inference()
+    evaluate: Evaluate = Evaluate()
+    published: Published = Published()
+
+    @property
+    def last_crop_size(self) -> Size:
+        """The size of the last training crops, (height, width)."""
+        final = self.train.final_phase
+        return final.crop_size if final and self.train.final_phase_steps else self.augment.crop_size
+
+    @property
+    def window_size(self) -> Size:
+        """The size of sliding windows, (height, width)."""
+        return self.inference.window_size or self.last_crop_size

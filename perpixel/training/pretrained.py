@@ -1,0 +1,53 @@
+"""Where a training's first weights come from, when not from random numbers alone."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from perpixel.checkpoints.format import mismatches
+from perpixel.errors import PerpixelError
+from perpixel.models.segmenter import Segmenter
+from perpixel.training.checkpoint import strip_prefix
+
+_PARTS = ("backbone", "head", "auxiliary")
+_COUNTER = ".num_batches_tracked"
+
+
+def load_pretrained(model: Segmenter, weights: Mapping[str, Tensor]) -> str:
+    """Copies `weights` (our names) into `model`; returns a line that says what was taken.
+
+    The backbone must fit: if not, PerpixelError lists the first mismatches. A head is taken when
+    all of it fits, and otherwise keeps its fresh random weights, as with other classes.
+    """
+    own = model.state_dict()
+    taken, fresh = [], []
+    for part in _PARTS:
+        wanted, given = strip_prefix(f"{part}.", own), strip_prefix(f"{part}.", weights)
+        if not wanted:
+            continue
+        given = _counters_as_in(wanted, given)
+        problems = mismatches(wanted, given)
+        if problems and part == "backbone":
+            raise PerpixelError(
+                f"the initial weights do not fit the recipe's backbone in {len(problems)} places, "
+                f"the first of which are:\n  " + "\n  ".join(problems[:5]) + "\n"
+                "Give other weights with --init, or set model.backbone to what these are of"
+            )
+        if problems:
+            fresh.append(part)
+        else:
+            own |= {f"{part}.{name}": tensor for name, tensor in given.items()}
+            taken.append(part)
+    model.load_state_dict(own)
+    line = f"initial weights for the {' and the '.join(taken)}"
+    return line + (f"; the {' and the '.join(fresh)} from random numbers" if fresh else "")
+
+
+def _counters_as_in(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`given` with batch norm's counters of batches where they are wanted, and nowhere else.
+
+    Files of 2018 and before lack them, and a frozen norm counts nothing.
+    """
+    counters = {name: tensor for name, tensor in wanted.items() if name.endswith(_COUNTER)}
+    others = {name: tensor for name, tensor in given.items() if not name.endswith(_COUNTER)}
+    return others | {name: given.get(name, zero) for name, zero in counters.items()}

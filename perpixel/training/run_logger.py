@@ -1,0 +1,207 @@
+"""What a run writes down: metrics.jsonl for programs, log.txt and a live line for people."""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from perpixel.errors import StopTraining, needs_extra
+from perpixel.io.atomic import atomic_write, redirect_to_devnull, reraise_oserror
+from perpixel.runtime.distributed import environment_info
+from perpixel.training.checkpoint import Progress
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+_MUCH = 0.2
+"""A run that waits for images for more of its time than this is slowed by them."""
+
+
+class RunLogger:
+    """The records of one run folder; a context manager, so that the live line is put away.
+
+    Rows of later steps than those that are `done`, left by an interrupted run, are dropped, and the
+    last one's scores unless it is scored: the run was killed before it saved that. With
+    `tensorboard` every row also goes into event files in the folder tensorboard, and into the
+    function `on_log`. A `silent` logger, as the ranks beside the main one keep, writes nothing.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        done: Progress,
+        *,
+        steps: int,
+        tensorboard: bool = False,
+        silent: bool = False,
+        on_log: Callable[[dict[str, float | int]], None] | None = None,
+    ) -> None:
+        self.stop_requested = False
+        """Whether `on_log` has raised StopTraining."""
+        self._on_log = on_log
+        self._folder = folder
+        self._silent = silent
+        self._metrics = folder / "metrics.jsonl"
+        self._events = None
+        if not silent:
+            kept = rows(self._metrics, up_to=done.step) if self._metrics.exists() else []
+            if not done.is_scored:
+                kept = [row for row in kept if row["step"] < done.step or "miou" not in row]
+            text = "".join(json.dumps(row) + "\n" for row in kept)
+            atomic_write(self._metrics, text.encode())
+            atomic_write(
+                folder / "environment.json", json.dumps(environment_info(), indent=2).encode()
+            )
+            if tensorboard:
+                self._events = _event_files(folder / "tensorboard", done.step)
+        self._console = _Console(stderr=True, quiet=silent)
+        self._bar = Bar(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[status]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=silent or not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task(
+            "train", total=steps, completed=done.step, status="starting"
+        )
+
+    def __enter__(self) -> "RunLogger":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+        if self._events is not None:
+            self._events.close()
+
+    def set_step(self, step: int) -> None:
+        """Moves the live line to `step`."""
+        self._bar.update(self._task, completed=step)
+
+    def log_metrics(self, row: Mapping[str, float | int], line: str, *, status: str = "") -> None:
+        """Appends a row to metrics.jsonl and its line to log.txt (and to a plain terminal).
+
+        `status` stands in the live line from now on.
+        """
+        if status:
+            self._bar.update(self._task, status=status)
+        self._append(self._metrics, json.dumps(row))
+        if self._events is not None:
+            for name in row.keys() - {"step"}:
+                self._events.add_scalar(name, row[name], int(row["step"]))
+            self._events.flush()
+        self.info(line, quiet=self._console.is_terminal)
+        if self._on_log is not None and not self._silent:
+            try:
+                self._on_log(dict(row))
+            except StopTraining:
+                self.stop_requested = True
+
+    def info(self, line: str, *, quiet: bool = False) -> None:
+        """Writes a line to log.txt and, unless `quiet`, to the terminal."""
+        self._append(self._folder / "log.txt", f"{time.strftime('%H:%M:%S')} {line}")
+        if not quiet:
+            self._console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+    def _append(self, path: Path, line: str) -> None:
+        if not self._silent:
+            with reraise_oserror(self._folder), path.open("ab") as file:
+                file.write(f"{line}\n".encode(errors="surrogateescape"))  # names of any bytes
+
+
+class _Console(Console):
+    """Falls silent when its terminal is gone, or its pipe without a reader; the run goes on."""
+
+    def __exit__(self, *error: object) -> None:
+        """Where rich writes, be it a line or the live one."""
+        try:
+            super().__exit__(*error)
+        except OSError:
+            self.on_broken_pipe()
+
+    def on_broken_pipe(self) -> None:
+        """rich's own ends the process."""
+        self.quiet = True
+        redirect_to_devnull(self.file)
+
+
+class ThroughputMeter:
+    """Images per second, and the share of the time in which `device` had to wait for them.
+
+    Every step waits once, for so many `images`.
+
+    A GPU is behind the program that feeds it, so that the program may wait for images while the
+    GPU still computes. There the GPU's own timers say how long it had nothing to do.
+    """
+
+    def __init__(self, device: torch.device, *, images: int) -> None:
+        self._start = time.perf_counter()
+        self._waited = 0.0
+        self._steps = 0
+        self._images = images
+        self._device = device
+        self._gaps: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Counts the time inside as time without images."""
+        self._steps += 1
+        if self._device.type == "cuda":
+            idle = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            fed = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            idle.record(torch.cuda.current_stream(self._device))
+            yield
+            fed.record(torch.cuda.current_stream(self._device))
+            self._gaps.append((idle, fed))
+        else:
+            start = time.perf_counter()
+            yield
+            self._waited += time.perf_counter() - start
+
+    def read(self) -> tuple[float, float]:
+        """(images per second, share of the time waiting) since the last reading."""
+        for idle, fed in self._gaps:
+            fed.synchronize()
+            self._waited += idle.elapsed_time(fed) / 1000
+        self._gaps = []
+        now = time.perf_counter()
+        elapsed = max(now - self._start, 1e-9)
+        found = self._steps * self._images / elapsed, min(self._waited / elapsed, 1.0)
+        self._start, self._waited, self._steps = now, 0.0, 0
+        return found
+
+
+def _event_files(folder: Path, first_step: int) -> "SummaryWriter":
+    with needs_extra("--tensorboard", "tensorboard"):
+        from torch.utils.tensorboard import SummaryWriter
+    return SummaryWriter(folder, purge_step=first_step + 1)
+
+
+def bottleneck(waiting: float) -> str:
+    """In words, what a run's speed hangs on, from the share of the time it waits for images."""
+    return f"data {waiting:.0%}, bound by {'data' if waiting > _MUCH else 'compute'}"
+
+
+def rows(path: Path, *, up_to: int) -> list[dict[str, float | int]]:
+    """The rows of a metrics.jsonl whose step is at most `up_to`; a torn last line is left out."""
+    found = []
+    for line in path.read_text(errors="replace").splitlines():
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):  # brackets without end, for one
+            break
+        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+            break
+        if row["step"] <= up_to:
+            found.append(row)
+    return found

@@ -1,0 +1,345 @@
+"""One training run, top to bottom."""
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from perpixel.acceleration.fuse_conv_bn import fuse_conv_bn
+from perpixel.checkpoints.format import Checkpoint, write_checkpoint
+from perpixel.data.dataset import Dataset, read_pair
+from perpixel.data.loader import batches
+from perpixel.errors import Interrupted, PerpixelError
+from perpixel.evaluation.evaluate import evaluate
+from perpixel.evaluation.files import write_scores
+from perpixel.evaluation.metrics import Scores
+from perpixel.inference.engine import Engine
+from perpixel.io.atomic import atomic_write
+from perpixel.models.build import build
+from perpixel.recipes import overrides
+from perpixel.recipes.schema import Recipe
+from perpixel.runtime import distributed
+from perpixel.runtime.distributed import DistInfo, get_dist_info
+from perpixel.runtime.memory import memory_for
+from perpixel.runtime.sync_batchnorm import convert_sync_batchnorm
+from perpixel.training.checkpoint import (
+    Progress,
+    ResumeInfo,
+    RunFingerprint,
+    list_checkpoints,
+    load_checkpoint,
+    quarantine,
+    save_checkpoint,
+)
+from perpixel.training.nonfinite import report_corrupt, report_nonfinite, report_overflow
+from perpixel.training.optimizer import learning_rate, set_learning_rate
+from perpixel.training.parallel import check_batch_divides, check_ranks_agree, wrap_ddp
+from perpixel.training.preemption import preemption_flag
+from perpixel.training.pretrained import load_pretrained
+from perpixel.training.run_lock import run_lock
+from perpixel.training.run_logger import RunLogger, ThroughputMeter, bottleneck
+from perpixel.training.step import StepStats, TrainState, make_train_state, train_step
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its folder and the scores of its final weights."""
+
+    folder: Path
+    scores: Scores
+
+
+def train(
+    recipe: Recipe,
+    *,
+    train_dataset: Dataset,
+    eval_dataset: Dataset,
+    out: Path,
+    resume: bool = False,
+    allow_config_change: bool = False,
+    pretrained: Mapping[str, Tensor] | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+    deterministic: bool = False,
+    tensorboard: bool = False,
+    on_log: Callable[[dict[str, float | int]], None] | None = None,
+) -> Run:
+    """Trains `recipe` and leaves everything in the folder `out`.
+
+    Under torchrun every rank calls this with the same arguments and takes its share of each step.
+    `workers` processes prepare the images (None: a rank's share of the cores on CUDA, at most 8,
+    and none on a CPU); their number does not change the run. `pretrained` holds weights by our
+    names. With `resume` the run continues from the newest whole checkpoint in `out` as if it had
+    never stopped, bit for bit (on CUDA if it is `deterministic`); with another recipe or data only
+    if `allow_config_change`. SIGINT or SIGTERM to any rank saves and ends the run after the step at
+    hand. `on_log` is called on the main rank with each row of metrics.jsonl; when it raises
+    StopTraining, the run ends after the next step as if that were its last.
+    """
+    dist_info = get_dist_info()
+    check_batch_divides(recipe, dist_info.world_size)
+    checkpoints = out / "checkpoints"
+    _check_run_folder(out, resume=resume, dist_info=dist_info)
+    read_pair(eval_dataset, 0)  # better an error now than after the first steps
+    torch_device = distributed.resolve_device(device)
+    dtype = distributed.resolve_dtype(recipe.train.precision, torch_device)
+    steps = recipe.train.steps
+
+    torch.manual_seed(recipe.train.seed)
+    model = build(recipe.model, num_classes=len(train_dataset.classes))
+    if dist_info.world_size > 1:
+        convert_sync_batchnorm(model, torch_device)
+    start = ResumeInfo(Progress(), ("random initial weights",))
+    if pretrained is not None and not resume:
+        start = ResumeInfo(Progress(), (load_pretrained(model, pretrained),))
+    state = make_train_state(model, recipe, device=torch_device, dtype=dtype)
+    fingerprint = RunFingerprint(
+        recipe=recipe, images=len(train_dataset), class_names=train_dataset.classes.names
+    )
+    if resume:
+        start = load_checkpoint(
+            checkpoints, state, fingerprint, allow_config_change=allow_config_change
+        )
+    progress = start.progress
+
+    with (
+        _run_context(recipe, out, torch_device, dist_info, deterministic) as preempted,
+        RunLogger(
+            out, progress, steps=steps, tensorboard=tensorboard, silent=not dist_info.is_main,
+            on_log=on_log,
+        ) as logger,
+    ):  # fmt: skip
+        check_ranks_agree(progress.step, dtype)
+        if dist_info.is_main:
+            quarantine(start.corrupt)
+            atomic_write(out / "recipe.json", overrides.dump(recipe).encode())
+        for line in (_describe_run(fingerprint, torch_device, dtype, dist_info), *start.lines):
+            logger.info(line)
+        ddp_model = wrap_ddp(model, dist_info.world_size)
+        meter = ThroughputMeter(torch_device, images=recipe.train.batch_size)
+        loader = batches(
+            train_dataset, recipe, first_step=progress.step,
+            workers=_default_workers(torch_device) if workers is None else workers,
+            rank_info=(dist_info.rank, dist_info.world_size),
+        )  # fmt: skip
+        scores = None
+        if progress.step == steps or (
+            should_eval(progress.step, recipe) and not progress.is_scored
+        ):
+            # The run was killed after its last step, or in the middle of an evaluation.
+            scores = _evaluate(state, eval_dataset, fingerprint, progress, logger, out)
+
+        while progress.step < steps:
+            with meter.waiting():
+                batch = next(loader)
+            lr = learning_rate(
+                progress.step, steps=steps, lr=recipe.optimizer.lr, schedule=recipe.schedule
+            )
+            set_learning_rate(state.optimizer, lr)
+            stats = train_step(
+                state, batch.images, batch.labels, recipe,
+                step=progress.step, ddp_model=ddp_model, dist_info=dist_info,
+                stop=preempted.is_set(), finish=logger.stop_requested, corrupt=len(batch.corrupt),
+            )  # fmt: skip
+            progress.step += 1
+            logger.set_step(progress.step)
+
+            if stats.corrupt:
+                progress.corrupt += stats.corrupt
+                report_corrupt(logger, batch, fingerprint, progress)
+            if stats.is_finite:
+                progress.nonfinite_steps = 0
+            elif stats.overflowed:
+                report_overflow(logger, stats, step=progress.step)
+            else:
+                progress.nonfinite_steps += 1
+                report_nonfinite(logger, batch, stats, recipe.train, progress)
+
+            finished = progress.step == steps or stats.finish
+            if stats.is_finite and (finished or progress.step % recipe.train.log_every == 0):
+                _log_step(logger, progress.step, stats, lr, meter, dtype)
+            if evaluating := finished or should_eval(progress.step, recipe):
+                _save(state, fingerprint, progress, out)  # an evaluation takes long, and may fail
+                scores = _evaluate(state, eval_dataset, fingerprint, progress, logger, out)
+                meter.read()  # starts it anew: the evaluation does not count
+            stopping = stats.stop or (dist_info.world_size == 1 and preempted.is_set())
+            if not evaluating and (stopping or progress.step % recipe.train.save_every == 0):
+                _save(state, fingerprint, progress, out)
+            if finished:
+                break
+            if stopping:
+                preempted.set()  # on every rank
+                distributed.barrier()  # torchrun ends all ranks when one leaves: first all is saved
+                raise Interrupted(
+                    f"stopped after step {progress.step} of {steps}; the run is saved"
+                )
+
+        assert scores is not None
+        if dist_info.is_main:
+            final = _checkpoint(state, fingerprint, eval_dataset, progress.step)
+            write_checkpoint(checkpoints / "model.safetensors", final)
+            write_scores(out, scores)
+        best = progress.best_miou or 0
+        logger.info(f"done: mIoU {scores.miou:.2f}, best {best:.2f}, in {out}")
+    return Run(out, scores)
+
+
+def should_eval(step: int, recipe: Recipe) -> bool:
+    """Whether a run is evaluated after `step` steps."""
+    every = recipe.evaluate.every
+    return step == recipe.train.steps or (every is not None and step > 0 and step % every == 0)
+
+
+@contextmanager
+def _run_context(
+    recipe: Recipe, out: Path, device: torch.device, dist_info: DistInfo, deterministic: bool
+) -> Iterator[threading.Event]:
+    """The run folder's lock, process group and signal handlers; yields the signals' flag."""
+    with (
+        run_lock(out, dist_info),
+        distributed.process_group(device),
+        preemption_flag() as preempted,
+        distributed.cudnn_mode(deterministic=deterministic),
+        memory_for(_describe_micro_batch(recipe, dist_info, device), fix=_LESS_MEMORY),
+    ):
+        yield preempted
+
+
+_LESS_MEMORY = (
+    "train.grad_accum_steps=2 (a step's images in two micro-batches), a smaller augment.crop_size "
+    "or train.batch_size, or train.activation_checkpointing=norms or stages take less"
+)
+
+
+def _describe_micro_batch(recipe: Recipe, dist_info: DistInfo, device: torch.device) -> str:
+    images = recipe.train.batch_size // dist_info.world_size // recipe.train.grad_accum_steps
+    height, width = map(max, zip(recipe.augment.crop_size, recipe.last_crop_size, strict=True))
+    return f"training on {images} crops of {height}x{width} at once, on {device}"
+
+
+def _check_run_folder(out: Path, *, resume: bool, dist_info: DistInfo) -> None:
+    """Raises PerpixelError when there is no run to resume, or one that a new run would replace."""
+    checkpoints = out / "checkpoints"
+    if resume and not list_checkpoints(checkpoints):
+        raise PerpixelError(f"{checkpoints}: nothing to resume from; leave out --resume")
+    exists = list_checkpoints(checkpoints) or (checkpoints / "model.safetensors").exists()
+    if exists and dist_info.is_main and not resume:
+        raise PerpixelError(f"{out} holds a run already: add --resume, or name another folder")
+
+
+def _default_workers(device: torch.device) -> int:
+    if device.type != "cuda":
+        return 0
+    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min((os.cpu_count() or 1) // ranks_here, 8))
+
+
+def _describe_run(
+    fingerprint: RunFingerprint, device: torch.device, dtype: torch.dtype, dist_info: DistInfo
+) -> str:
+    recipe, train = fingerprint.recipe, fingerprint.recipe.train
+    world_size, last = dist_info.world_size, ""
+    ranks = f", {world_size} ranks" if world_size > 1 else ""
+    compiled = "" if train.compile == "off" else ", compiled at the first step, which takes a while"
+    if train.final_phase_steps:
+        height, width = recipe.last_crop_size
+        last = f" (the last {train.final_phase_steps} on crops of {height}x{width})"
+    return (
+        f"{recipe.name}: {fingerprint.images} images, {train.steps} steps of "
+        f"{train.batch_size}{last}, on {device} in {str(dtype).removeprefix('torch.')}{ranks}"
+        f"{compiled}"
+    )
+
+
+def _log_step(
+    logger: RunLogger,
+    step: int,
+    stats: StepStats,
+    lr: float,
+    meter: ThroughputMeter,
+    dtype: torch.dtype,
+) -> None:
+    images_per_second, waiting = meter.read()
+    status = (
+        f"loss {stats.loss:.4f}  lr {lr:.2e}  {images_per_second:.1f} images/s  "
+        f"{bottleneck(waiting)}"
+    )
+    if stats.loss == stats.gradient_norm == 0:
+        status += "  nothing to learn: is any pixel labeled?"
+    row = {
+        "step": step,
+        "loss": stats.loss,
+        "gradient_norm": stats.gradient_norm,
+        "lr": lr,
+        "images_per_second": images_per_second,
+        "data_share": waiting,
+        **({"loss_scale": stats.loss_scale} if dtype == torch.float16 else {}),
+    }
+    logger.log_metrics(row, f"step {step}  {status}", status=status)
+
+
+def _checkpoint(
+    state: TrainState, fingerprint: RunFingerprint, dataset: Dataset, step: int
+) -> Checkpoint:
+    """The model as users load it: its moving average, with the classes' names and colors."""
+    weights = state.ema_model.state_dict()
+    names, palette = fingerprint.class_names, dataset.classes.palette
+    return Checkpoint(fingerprint.recipe, names, palette, weights, step)
+
+
+def _save(
+    state: TrainState,
+    fingerprint: RunFingerprint,
+    progress: Progress,
+    out: Path,
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Saves what resuming needs; raises PerpixelError when a weight is not finite."""
+    if not all(bool(parameter.isfinite().all()) for parameter in state.model.parameters()):
+        raise PerpixelError(
+            f"a weight is not finite after step {progress.step}: lower optimizer.lr. The last "
+            f"checkpoint is from before"
+        )
+    if get_dist_info().is_main:
+        folder = out / "checkpoints"
+        save_checkpoint(folder, state, fingerprint, progress=progress, overwrite=overwrite)
+
+
+def _evaluate(
+    state: TrainState,
+    dataset: Dataset,
+    fingerprint: RunFingerprint,
+    progress: Progress,
+    logger: RunLogger,
+    out: Path,
+) -> Scores:
+    """Scores in float32, as `perpixel eval` gives them; keeps the best weights, and saves."""
+    recipe = fingerprint.recipe
+    with distributed.no_tf32(state.model.device):
+        scores = evaluate(Engine(fuse_conv_bn(state.ema_model), recipe), dataset)
+    if not progress.is_scored:
+        names = ("miou", "pixel_accuracy", "mean_accuracy")
+        line = (
+            f"step {progress.step}  val mIoU {scores.miou:.2f}  pixel accuracy "
+            f"{scores.pixel_accuracy:.2f}  mean accuracy {scores.mean_accuracy:.2f}  "
+            f"({scores.images} images, {scores.seconds:.0f} s)"
+        )
+        row = {"step": progress.step, **{name: vars(scores)[name] for name in names}}
+        logger.log_metrics(row, line)
+    if not scores.confusion.any():
+        logger.info(
+            f"the split {recipe.data.eval_split!r} has no labeled pixel: its scores mean nothing"
+        )
+    progress.scored = progress.step
+    if progress.best_miou is None or scores.miou > progress.best_miou:
+        progress.best_miou = scores.miou
+        if get_dist_info().is_main:
+            best = _checkpoint(state, fingerprint, dataset, progress.step)
+            write_checkpoint(out / "checkpoints" / "best.safetensors", best)
+    _save(state, fingerprint, progress, out, overwrite=True)
+    return scores
