@@ -60,17 +60,17 @@ def measured(images: int, *, rounds: int, compiled: bool) -> list[dict[str, obje
     single = fuse_conv_bn(plain)
     ways = {
         "float32": lambda: plain(given).logits,
-        "float32, folded": lambda: single(given).logits,
+        "float32, fused": lambda: single(given).logits,
         "autocast": lambda: autocast(plain),
-        "autocast, folded": lambda: autocast(single),
-        "bfloat16, folded": lambda: autocast(half),
+        "autocast, fused": lambda: autocast(single),
+        "bfloat16, fused": lambda: autocast(half),
     }
     if DEVICE == "cpu":
-        ways["bfloat16, folded, no channels of zeros"] = lambda: without_zeros(half)
+        ways["bfloat16, fused, no channels of zeros"] = lambda: without_zeros(half)
     if compiled:
         quick = fuse_conv_bn(plain).bfloat16()
         quick.compile(options={"freezing": True})
-        ways["bfloat16, folded, compiled"] = lambda: autocast(quick)
+        ways["bfloat16, fused, compiled"] = lambda: autocast(quick)
     errors = {
         name: ((way().float() - exact).abs().max() / exact.abs().max()).item()
         for name, way in ways.items()

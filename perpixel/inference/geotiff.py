@@ -26,7 +26,7 @@ def predict_geotiff(
     *,
     progress: Progress | None = None,
 ) -> None:
-    """Reads a TIFF in windows and writes its mask in bands, as a tiled palette GeoTIFF.
+    """Reads a TIFF in windows and writes its mask a few rows at a time, as a tiled palette GeoTIFF.
 
     The first three bands, 8 bits each, are taken for red, green and blue, a single one for gray.
     Coordinate system, transform, control points and RPCs are kept; what the file marks as without

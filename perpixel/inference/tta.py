@@ -1,7 +1,7 @@
 """From images to masks: whole or in windows, at one or several scales, flipped or not.
 
 The semantics are data (`Inference`): mmsegmentation's and sssegmentation's differ in the number of
-resizes and in what is averaged over scales and flips. Scores exist in bands of rows only; a class
+resizes and in what is averaged over scales and flips. Scores exist in chunks of rows only; a class
 map of one whole pass does not even need those (upsampling.py).
 """
 
@@ -55,7 +55,7 @@ def predict_masks(engine: Engine, images: Sequence[Array]) -> list[Array]:
 def iter_scores(
     engine: Engine, image: Array, *, probabilities: bool = False
 ) -> Iterator[tuple[int, Tensor]]:
-    """(first row, scores [rows, W, classes]) of bands of an image, from its top to its bottom.
+    """(first row, scores [rows, W, classes]) of row chunks of an image, from top to bottom.
 
     Float32 logits for a single pass; with several scales or flips the mean over the passes of
     class probabilities or logits, as the recipe's `inference.tta_average` says. `probabilities`
@@ -71,7 +71,7 @@ def iter_scores(
 
 @torch.inference_mode()
 def predict_streaming(engine: Engine, read: Read, size: Size) -> Iterator[tuple[int, Array]]:
-    """(first row, mask uint8 [rows, W]) of bands of an image that is read in windows.
+    """(first row, mask uint8 [rows, W]) of row chunks of an image that is read in windows.
 
     For images larger than memory: the recipe's windows slide, at one scale, on the image as it
     is. Flips are averaged as elsewhere. Raises OutOfMemory.
@@ -97,7 +97,7 @@ def _best(scores: Tensor) -> Tensor:
 
 
 def _bands(engine: Engine, passes: Sequence[Pass], size: Size) -> Iterator[tuple[int, Tensor]]:
-    """(first row, mean over the passes) of bands from the top to the bottom."""
+    """(first row, mean over the passes) of row chunks from top to bottom."""
     for top, bottom in row_chunks(size, num_classes=engine.model.num_classes, device=engine.device):
         yield top, _mean(engine, passes, top, bottom)
 

@@ -1,7 +1,7 @@
 """Cross-entropy of upsampled logits, without ever holding the upsampled logits.
 
 At 150 classes, four images of 512x512 have 630 MB of upsampled logits, and a loss and its gradient
-hold three such tensors. Here a band of output rows is upsampled at a time, small enough for a
+hold three such tensors. Here a chunk of output rows is upsampled at a time, small enough for a
 processor's cache, and upsampled again in the backward pass. Enlargement is separable, so that each
 direction is two small matrix products, and every cell of the gradient sums its own pixels in a
 fixed order. On CUDA `perpixel.ops.triton.cross_entropy` works in registers; this is its reference.
@@ -19,10 +19,10 @@ from perpixel.ops.bilinear import matrix, resize_weights
 from perpixel.recipes.base import Size
 from perpixel.recipes.schema import IGNORE_INDEX
 
-# Values in a band, for each thread of a CPU: 4 MB of float32, near the size of a core's caches.
-# More threads take larger bands, so that they meet less often. On CUDA: few launches.
+# Values in a row chunk, for each thread of a CPU: 4 MB of float32, near the size of a core's caches.
+# More threads take larger chunks, so that they meet less often. On CUDA: few launches.
 _VALUES = {"cpu": 1 << 20, "cuda": 1 << 25}
-_THREADS = 8  # at most, to bound a band's memory
+_THREADS = 8  # at most, to bound a chunk's memory
 
 
 def pixel_cross_entropy(
@@ -72,17 +72,17 @@ def forward_in_chunks(
         low = _rows_of(logits)
         losses = low.new_empty(labels.shape)
         log_sums = torch.empty_like(losses)
-        for index, band in _bands(low, labels, align_corners=align_corners):
-            full = band.upsample(low[index])
-            label = labels[index, band.rows].long()
+        for index, chunk in _row_chunks(low, labels, align_corners=align_corners):
+            full = chunk.upsample(low[index])
+            label = labels[index, chunk.rows].long()
             known = label != IGNORE_INDEX
             said = full.gather(1, label.where(known, 0)[:, None])[:, 0]
             if smoothing:
                 said.lerp_(full.mean(dim=1), smoothing)
             largest = full.amax(dim=1)
             total = full.sub_(largest[:, None]).exp_().sum(dim=1).log_().add_(largest)
-            log_sums[index, band.rows] = total
-            losses[index, band.rows] = (total - said).where(known, 0)
+            log_sums[index, chunk.rows] = total
+            losses[index, chunk.rows] = (total - said).where(known, 0)
     return losses, log_sums
 
 
@@ -103,21 +103,21 @@ def backward_in_chunks(
     with torch.autocast(logits.device.type, enabled=False):
         low = _rows_of(logits)
         found = torch.zeros_like(low)
-        for index, band in _bands(low, labels, align_corners=align_corners):
-            label = labels[index, band.rows].long()
+        for index, chunk in _row_chunks(low, labels, align_corners=align_corners):
+            label = labels[index, chunk.rows].long()
             known = label != IGNORE_INDEX
-            weight = gradient[index, band.rows].where(known, 0)[:, None]
-            full = band.upsample(low[index])
-            full.sub_(log_sums[index, band.rows, None]).exp_()
+            weight = gradient[index, chunk.rows].where(known, 0)[:, None]
+            full = chunk.upsample(low[index])
+            full.sub_(log_sums[index, chunk.rows, None]).exp_()
             if smoothing:
                 full.sub_(smoothing / full.shape[1])
             full.mul_(weight)
             full.scatter_add_(1, label.where(known, 0)[:, None], (smoothing - 1) * weight)
-            found[index, band.cells] += band.gather(full)
+            found[index, chunk.cells] += chunk.gather(full)
     return found.permute(0, 2, 1, 3).to(logits.dtype)
 
 
-class _Band(NamedTuple):
+class _RowChunk(NamedTuple):
     """Output rows, the rows of cells that they mix, and by how much: [R, k] and [W, w]."""
 
     rows: slice
@@ -126,14 +126,14 @@ class _Band(NamedTuple):
     across: Tensor
 
     def upsample(self, low: Tensor) -> Tensor:
-        """[h, classes, w] to the band's [R, classes, W]."""
+        """[h, classes, w] to the chunk's [R, classes, W]."""
         used = low[self.cells]
         wide = used.flatten(0, 1) @ self.across.T
         tall = self.down @ wide.view(len(used), -1)
         return tall.view(len(self.down), low.shape[1], -1)
 
     def gather(self, full: Tensor) -> Tensor:
-        """What every cell receives of the band's [R, classes, W]: [k, classes, w]."""
+        """What every cell receives of the chunk's [R, classes, W]: [k, classes, w]."""
         tall = self.down.T @ full.flatten(1)
         wide = tall.view(-1, full.shape[2]) @ self.across
         return wide.view(-1, full.shape[1], self.across.shape[1])
@@ -145,32 +145,34 @@ def _rows_of(logits: Tensor) -> Tensor:
     return exact.permute(0, 2, 1, 3).contiguous()
 
 
-def _bands(low: Tensor, labels: Tensor, *, align_corners: bool) -> Iterator[tuple[int, _Band]]:
-    """The bands of every image."""
+def _row_chunks(
+    low: Tensor, labels: Tensor, *, align_corners: bool
+) -> Iterator[tuple[int, _RowChunk]]:
+    """The row chunks of every image."""
     _, height, classes, width = low.shape
     values = _VALUES[low.device.type]
     if low.device.type == "cpu":
         values *= min(torch.get_num_threads(), _THREADS)
     step = max(1, values // (classes * labels.shape[2]))
     small, large = (height, width), (labels.shape[1], labels.shape[2])
-    bands = _cut(small, large, align_corners, step=step, dtype=low.dtype, device=low.device)
+    chunks = _cut(small, large, align_corners, step=step, dtype=low.dtype, device=low.device)
     for index in range(len(low)):
-        for band in bands:
-            yield index, band
+        for chunk in chunks:
+            yield index, chunk
 
 
 @lru_cache(maxsize=8)  # the tables are the same in every step of a run
 def _cut(
     small: Size, large: Size, align: bool, *, step: int, dtype: torch.dtype, device: torch.device
-) -> list[_Band]:
+) -> list[_RowChunk]:
     table, wide = (
         resize_weights(*sides, align_corners=align) for sides in zip(small, large, strict=True)
     )
     rows, columns = matrix(table), matrix(wide).to(device, dtype)
-    bands = []
+    chunks = []
     for top in range(0, len(rows), step):
         bottom = min(top + step, len(rows))
         cells = slice(int(table.first[top]), int(table.first[bottom - 1]) + table.weights.shape[1])
         own = rows[top:bottom, cells].to(device, dtype)
-        bands.append(_Band(slice(top, bottom), cells, own, columns))
-    return bands
+        chunks.append(_RowChunk(slice(top, bottom), cells, own, columns))
+    return chunks

@@ -40,7 +40,7 @@ def row_chunk(
 def row_chunks(
     size: tuple[int, int], *, num_classes: int, device: torch.device
 ) -> Iterator[tuple[int, int]]:
-    """(top, bottom) of the bands in which a map of `size` and so many classes is worked through."""
+    """(top, bottom) of the row chunks in which a mask of `size` and so many classes is computed."""
     height, width = size
     step = max(1, _VALUES[device.type] // (width * num_classes))
     for top in range(0, height, step):
