@@ -150,7 +150,7 @@ _DATA = [
     ),
     *_faults(
         "io/images.py",
-        "test_images.py inference/test_predictor.py",
+        "io/test_images.py inference/test_predictor.py",
         ("data/images in BGR", "cv2.IMREAD_COLOR_RGB)", "cv2.IMREAD_COLOR_BGR)"),
         (
             "data/orientation tag ignored",
@@ -168,7 +168,7 @@ _DATA = [
 _EVALUATION = [
     *_faults(
         "evaluation/metrics.py",
-        "evaluation/test_confusion.py",
+        "evaluation/test_metrics.py",
         (
             "evaluation/confusion transposed",
             "for each in (label, prediction)]",
@@ -202,7 +202,7 @@ _EVALUATION = [
     ),
     *_faults(
         "evaluation/files.py",
-        "evaluation/test_confusion.py",
+        "evaluation/test_metrics.py",
         (
             "evaluation/confusion.csv transposed",
             "scores.confusion.tolist()",
@@ -220,18 +220,18 @@ _EVALUATION = [
     ),
     *_faults(
         "evaluation/evaluate.py",
-        "evaluation/test_evaluate.py evaluation/test_shares.py",
+        "evaluation/test_evaluate.py evaluation/test_ranks_share.py",
         (
             "evaluation/ranks' counts averaged",
             "distributed.all_reduce_sum(torch.from_numpy(part).to(device)).cpu()",
             "(distributed.all_reduce_sum(torch.from_numpy(part).to(device)).cpu()"
-            " // ranks.world_size)",
+            " // dist_info.world_size)",
         ),
         (
             "evaluation/images that ranks do not share evenly left out",
-            "range(ranks.rank, len(dataset), ranks.world_size)",
-            "range(ranks.rank, len(dataset) // ranks.world_size * ranks.world_size,"
-            " ranks.world_size)",
+            "range(dist_info.rank, len(dataset), dist_info.world_size)",
+            "range(dist_info.rank, len(dataset) // dist_info.world_size * dist_info.world_size,"
+            " dist_info.world_size)",
         ),
         (
             "evaluation/dropout on",
@@ -263,7 +263,7 @@ _EVALUATION = [
 _INFERENCE = [
     *_faults(
         "inference/tta.py",
-        "inference/test_windows.py inference/test_geotiff.py",
+        "inference/test_sliding_window.py inference/test_geotiff.py",
         (
             "inference/flipped logits not flipped back",
             "across = ResizeWeights(across.small, across.first.flip(0), across.weights.flip(0))",
@@ -312,7 +312,7 @@ _INFERENCE = [
     ),
     *_faults(
         "inference/sliding_window.py",
-        "inference/test_windows.py",
+        "inference/test_sliding_window.py",
         (
             "inference/overlaps not divided by their weights",
             "return total.div_((whole_down[top:bottom, None] * whole_across)[..., None])",
@@ -326,7 +326,7 @@ _INFERENCE = [
     ),
     *_faults(
         "models/normalize.py",
-        "inference/test_windows.py parity/test_models.py",
+        "inference/test_sliding_window.py parity/test_models.py",
         (
             "inference/channel order swapped",
             'if spec.channel_order == "bgr":',
@@ -335,7 +335,7 @@ _INFERENCE = [
     ),
     *_faults(
         "inference/predictor.py",
-        "inference/test_predictor.py inference/test_windows.py",
+        "inference/test_predictor.py inference/test_sliding_window.py",
         (
             "inference/masks of a size in reverse order",
             "masks |= dict(zip(same, found, strict=True))",
@@ -367,7 +367,7 @@ _INFERENCE = [
     ),
     *_faults(
         "io/images.py",
-        "test_images.py",
+        "io/test_images.py",
         (
             "inference/overlay's opacity inverted",
             "cv2.addWeighted(image, 1 - opacity, colorize(mask, palette), opacity, 0)",
@@ -389,7 +389,7 @@ _MODELS = [
     ),
     *_faults(
         "acceleration/fuse_conv_bn.py",
-        "models/test_folding.py",
+        "acceleration/test_fuse_conv_bn.py",
         (
             "models/fused without the batch norm's eps",
             "(variance.double() + norm.eps).sqrt()",
@@ -514,7 +514,7 @@ _CONVERSION = [
 _CHECKPOINT = [
     *_faults(
         "checkpoints/format.py",
-        "test_checkpoint.py",
+        "checkpoints/test_format.py",
         (
             "checkpoint/normalization not kept",
             "return Checkpoint(\n        meaning.recipe,",
@@ -634,8 +634,8 @@ _LOSSES = [
         ),
         (
             "losses/class weights not in the mean",
-            "= torch.tensor(spec.class_weights)",
-            "= 1.0",
+            "= weights.new_tensor(spec.class_weights)",
+            "= 1",
         ),
         ("losses/OHEM's threshold ignored", ".clamp(min=spec.threshold))", ")"),
         (
@@ -651,7 +651,7 @@ _LOSSES = [
     ),
     *_faults(
         "ops/fused_cross_entropy.py",
-        "test_fused.py test_losses.py",
+        "ops/test_fused_cross_entropy.py test_losses.py",
         (
             "losses/label smoothing of the wrong sign",
             "said.lerp_(full.mean(dim=1), smoothing)",

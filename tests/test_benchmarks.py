@@ -397,7 +397,7 @@ def test_every_fault_can_be_put_into_the_package(modules):
 def test_a_fault_is_noticed_or_survives(modules):
     """Among tests of whole files, one that writes only the first piece is noticed, and one that
     does not sync is not."""
-    injection, tests = modules("fault_injection"), ("tests/test_writing.py",)
+    injection, tests = modules("fault_injection"), ("tests/io/test_atomic.py",)
     first, unsynced = (
         injection.Fault("files/x", "perpixel/io/atomic.py", old, new, tests)
         for old, new in (

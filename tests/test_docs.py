@@ -105,7 +105,7 @@ def run_python(place: Path, code: str) -> None:
 def run_line(place: Path, line: str, *, fails: bool = False) -> str:
     """What a line prints; with `fails` it is one that ends with 1. Its commands run in this
     process, which has imported torch already; as one rank of one, where two are documented, which
-    tests/evaluation/test_shares.py starts."""
+    tests/evaluation/test_ranks_share.py starts."""
     words = shlex.split(line)
     if words[: len(TORCHRUN)] == TORCHRUN:
         del words[: len(TORCHRUN)]

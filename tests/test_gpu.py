@@ -95,7 +95,7 @@ def test_switches_change_the_loss_as_they_may(recipe, change, error, mini, tmp_p
     assert all(np.isfinite(row["loss"]) for row in found)
 
 
-@pytest.mark.skipif(not GPU, reason="tests/models/test_compiling.py compiles for the CPU")
+@pytest.mark.skipif(not GPU, reason="tests/acceleration/test_compile.py compiles for the CPU")
 @pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
 @BOTH
 def test_a_compiled_run_is_the_same(recipe, mode, mini, tmp_path, on_the_cpu):

@@ -134,7 +134,7 @@ def mismatches(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> lis
 def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """A safetensors file's header and tensors.
 
-    Raises DamagedFile naming the file when it is none, or has another content than was written.
+    Raises CorruptFileError naming the file when it is none, or was changed since it was written.
     """
     try:
         with safe_open(path, framework="pt") as file:

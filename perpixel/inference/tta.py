@@ -1,8 +1,8 @@
 """From images to masks: whole or in windows, at one or several scales, flipped or not.
 
 The semantics are data (`Inference`): mmsegmentation's and sssegmentation's differ in the number of
-resizes and in what is averaged over scales and flips. Scores exist in chunks of rows only; a class
-map of one whole pass does not even need those (upsampling.py).
+resizes and in what is averaged over scales and flips. Scores exist in chunks of rows only; a
+mask of one whole pass does not even need those (ops/upsample_argmax.py).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -37,7 +37,7 @@ def group_by_size(samples: Iterable[Sample], most: int) -> Iterator[list[Sample]
 def predict_masks(engine: Engine, images: Sequence[Array]) -> list[Array]:
     """The class of every pixel, uint8 [H, W], of uint8 RGB images [H, W, 3] of one size.
 
-    They go through the model together. Raises OutOfMemory where they take too much.
+    They go through the model together. Raises OutOfMemoryError where they take too much.
     """
     found = []
     size = images[0].shape[0], images[0].shape[1]
@@ -59,7 +59,7 @@ def iter_scores(
 
     Float32 logits for a single pass; with several scales or flips the mean over the passes of
     class probabilities or logits, as the recipe's `inference.tta_average` says. `probabilities`
-    puts logits through a softmax. Raises OutOfMemory.
+    puts logits through a softmax. Raises OutOfMemoryError.
     """
     size = image.shape[0], image.shape[1]
     with _memory_for(1, size):
@@ -74,7 +74,7 @@ def predict_streaming(engine: Engine, read: Read, size: Size) -> Iterator[tuple[
     """(first row, mask uint8 [rows, W]) of row chunks of an image that is read in windows.
 
     For images larger than memory: the recipe's windows slide, at one scale, on the image as it
-    is. Flips are averaged as elsewhere. Raises OutOfMemory.
+    is. Flips are averaged as elsewhere. Raises OutOfMemoryError.
     """
     with _memory_for(1, size):
         passes = _sliding(engine, read, size)

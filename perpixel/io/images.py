@@ -53,7 +53,8 @@ def read_image(path: Path, *, rows: int | None = None) -> Array:
     Gray is repeated over the channels, alpha is dropped and 16 bits are scaled to 8; of a TIFF's
     bands that nothing marks as colors the first three are taken for red, green and blue. With
     `rows`, only so many from the top are wanted, and those below may be left black.
-    Raises PerpixelError naming the file when there is none, DamagedFile when it cannot be decoded.
+    Raises PerpixelError naming the file when there is none, CorruptFileError when it cannot be
+    decoded.
     """
     content = _bytes(path)
     top = None if rows is None else _top_of_png(content, rows)

@@ -53,7 +53,7 @@ def build(spec: Model, *, num_classes: int) -> Segmenter:
 def to_device(model: Segmenter, device: torch.device | str) -> Segmenter:
     """Moves the model to a device, its convolutions laid out channels-last (faster there).
 
-    Raises OutOfMemory where the device has no room for it.
+    Raises OutOfMemoryError where the device has no room for it.
     """
     with memory_for(f"the model on {device}", fix="what else runs there may hold it"):
         return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

@@ -19,7 +19,7 @@ from perpixel.ops.bilinear import matrix, resize_weights
 from perpixel.recipes.base import Size
 from perpixel.recipes.schema import IGNORE_INDEX
 
-# Values in a row chunk, for each thread of a CPU: 4 MB of float32, near the size of a core's caches.
+# Values in a chunk, for each thread of a CPU: 4 MB of float32, near the size of a core's caches.
 # More threads take larger chunks, so that they meet less often. On CUDA: few launches.
 _VALUES = {"cpu": 1 << 20, "cuda": 1 << 25}
 _THREADS = 8  # at most, to bound a chunk's memory

@@ -11,7 +11,7 @@ from perpixel.errors import OutOfMemoryError
 
 @contextmanager
 def memory_for(what: str, *, fix: str) -> Iterator[None]:
-    """Raises OutOfMemory, "`what`: too little memory; `fix`", where an allocator gives up inside.
+    """Raises OutOfMemoryError, "`what`: too little memory; `fix`", where an allocator gives up.
 
     For some of their errors torch and OpenCV have no class of their own.
     """

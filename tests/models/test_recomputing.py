@@ -2,7 +2,7 @@ from copy import deepcopy
 
 import pytest
 import torch
-from test_models import VARIANTS
+from variants import VARIANTS
 
 from perpixel.models import recomputing
 from perpixel.models.build import build

@@ -1,7 +1,7 @@
 import pytest
 import torch
-from test_models import VARIANTS
 from torch import nn
+from variants import VARIANTS
 
 from perpixel.acceleration.fuse_conv_bn import fuse_conv_bn
 from perpixel.models.build import build
