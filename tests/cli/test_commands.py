@@ -181,7 +181,7 @@ def test_predict_takes_globs_and_names_what_it_leaves_out(perpixel, mini, traine
     assert sorted(path.name for path in out.iterdir()) == ["00.png", "01.png"]
 
 
-def test_predict_goes_on_after_a_image_that_memory_does_not_suffice_for(
+def test_predict_goes_on_after_an_image_that_memory_does_not_suffice_for(
     perpixel, mini, trained, tmp_path, monkeypatch
 ):
     Image.new("RGB", (80, 48)).save(tmp_path / "large.png")
@@ -395,7 +395,7 @@ def test_debug_shows_the_traceback():
     assert "Traceback" in found.stderr
 
 
-def test_predict_never_writes_over_a_image(perpixel, mini, trained, tmp_path):
+def test_predict_never_writes_over_an_image(perpixel, mini, trained, tmp_path):
     images = tmp_path / "images"
     shutil.copytree(mini / "val", images)
     before = {path: path.read_bytes() for path in images.iterdir()}

@@ -30,7 +30,7 @@ def dataset(request, mini: Path, tmp_path: Path) -> Dataset:
     return open_dataset(request.param, None if request.param == "scenes" else mini, "train")
 
 
-def test_every_sample_is_a_image_with_classes(dataset: Dataset):
+def test_every_sample_is_an_image_with_classes(dataset: Dataset):
     assert len(dataset) >= 3
     assert len(dataset.classes.names) == len(set(dataset.classes.names)) >= 6
     assert len(dataset.classes.palette) == len(dataset.classes)

@@ -131,7 +131,7 @@ def pairs(tmp_path):
     return PairDataset(tmp_path, files, classes, LabelMapping(ids={0: 1, 1: 0, 255: IGNORE_INDEX}))
 
 
-def test_a_pair_is_a_image_and_its_class_map(pairs):
+def test_a_pair_is_an_image_and_its_mask(pairs):
     assert len(pairs) == 2
     assert pairs.sample_id(0) == "images/a.png"
     image, label = read_pair(pairs, 0)

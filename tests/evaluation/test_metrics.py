@@ -109,7 +109,7 @@ def test_maps_that_are_views_are_counted():
     assert found.sum() == found.trace() == 12
 
 
-def test_a_image_has_scores_of_its_own():
+def test_an_image_has_scores_of_its_own():
     label = np.array([[0, 0, 1, IGNORE_INDEX]], np.uint8)
     counts = confusion(label, np.array([[0, 1, 1, 1]], np.uint8), num_classes=3)
     blank = confusion(np.full_like(label, IGNORE_INDEX), label % 2, num_classes=3)

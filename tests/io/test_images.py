@@ -69,7 +69,7 @@ def test_sixteen_bits_are_scaled_to_eight(tmp_path):
     assert read_image(tmp_path / "a.png")[0, :, 0].tolist() == [0, 7, 128, 255]
 
 
-def test_a_image_is_turned_as_its_exif_says(tmp_path):
+def test_an_image_is_turned_as_its_exif_says(tmp_path):
     upright = np.zeros((16, 32, 3), np.uint8)
     upright[:, 16:] = 255
     exif = Image.Exif()
@@ -187,7 +187,7 @@ def test_a_file_that_is_cut_off_is_named(tmp_path, capfd, read, suffix, share):
 
 
 @pytest.mark.parametrize("read", [read_image, read_mask, read_palette])
-def test_what_is_not_a_image_is_named(tmp_path, read):
+def test_what_is_not_an_image_is_named(tmp_path, read):
     (tmp_path / "text.png").write_text("not an image\n" * 50)
     (tmp_path / "folder.png").mkdir()
     for name in ("text.png", "folder.png", "none.png"):

@@ -214,7 +214,7 @@ def test_work_whose_time_is_up_keeps_its_place_until_it_ends(serve, slow):
     assert client.post("/v1/segment", content=image()).status_code == 200
 
 
-def test_a_image_that_does_not_arrive_gives_its_place_back(serve, predictor):
+def test_an_image_that_does_not_arrive_gives_its_place_back(serve, predictor):
     client = serve(predictor, Limits(concurrency=1, waiting=0, seconds=1.5))
     held = threading.Event()
 

@@ -34,7 +34,7 @@ def downloaded(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def test_a_image_is_dropped_seen_and_saved(serve, predictor, mini, masks, tmp_path):
+def test_an_image_is_dropped_seen_and_saved(serve, predictor, mini, masks, tmp_path):
     client = serve(predictor, Limits(max_bytes=10**6))
     sent = mini / "val/00.png"
     with chromium(tmp_path / "browser") as page:
@@ -102,7 +102,7 @@ def test_what_cannot_be_segmented_is_said(serve, predictor, mini, tmp_path):
         assert page.run("return getComputedStyle(mask).opacity") == "1"
 
 
-def test_a_image_can_be_dropped_anywhere(serve, predictor, mini, tmp_path):
+def test_an_image_can_be_dropped_anywhere(serve, predictor, mini, tmp_path):
     client = serve(predictor, Limits())
     content = base64.b64encode((mini / "val/01.png").read_bytes()).decode()
     with chromium(tmp_path / "browser", width=420, height=900) as page:
