@@ -20,14 +20,19 @@ if TYPE_CHECKING:
     from perpixel.training.train import Run
 
 
-def build(recipe: Recipe, *, num_classes: int) -> Segmenter:
-    """The recipe's model (a torch.nn.Module) for so many classes, with random weights.
+def build(recipe: Recipe | str, *, num_classes: int) -> Segmenter:
+    """The model (a torch.nn.Module) of a recipe, or of the one of that name, with random weights.
 
     It maps normalized images, float [N, 3, H, W], to a SegmentationOutput: `logits`, float
     [N, num_classes, h, w] at the head's own stride and, with `return_aux=True`, `aux_logits`.
+    Raises UsageError unless num_classes is 1 to 254.
     """
     from perpixel.models.build import build as build_model
 
+    if isinstance(recipe, str):
+        recipe = recipes.recipe(recipe)
+    if not 1 <= num_classes <= 254:
+        raise UsageError(f"num_classes={num_classes}: a mask holds 1 to 254 classes")
     return build_model(recipe.model, num_classes=num_classes)
 
 

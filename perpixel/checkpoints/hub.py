@@ -40,7 +40,7 @@ model.predict("image.jpg").mask
 
 Classes: {classes}.
 
-## Licence
+## License
 
 {license_text}
 Whoever uses them is bound by the terms of the data they were trained on, too.

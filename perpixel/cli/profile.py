@@ -25,7 +25,12 @@ def profile(
     ],
     num_classes: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="How many classes, where the data set does not say."),
+        typer.Option(
+            "--classes",
+            min=1,
+            metavar="N",
+            help="How many classes, where the data set does not say.",
+        ),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 1,
     seconds: Annotated[

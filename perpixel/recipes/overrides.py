@@ -71,25 +71,38 @@ def suggestion(word: str, known: Iterable[str]) -> str:
 
 
 _ELSEWHERE = {
-    "accumulate": "train.grad_accum_steps",
-    "batch": "train.batch_size",
-    "epochs": "train.steps, which is epochs x images / train.batch_size",
-    "images_per_step": "train.batch_size, of all ranks together",
-    "imgsz": "augment.crop_size",
-    "iters": "train.steps",
-    "max_iters": "train.steps",
-    "num_classes": "none: the data set says how many classes there are",
-    "samples_per_gpu": "train.batch_size, of all ranks together",
-    "weight": "loss.class_weights",
+    "accumulate": "Did you mean train.grad_accum_steps?",
+    "amp": "Did you mean train.precision?",
+    "batch": "Did you mean train.batch_size?",
+    "crop": "Did you mean augment.crop_size, or inference.window_size?",
+    "data_root": "The data set's folder is the option --data.",
+    "device": "The device is the option --device.",
+    "epochs": "Did you mean train.steps, which is epochs x images / train.batch_size?",
+    "ignore_index": "255 is ignored; a folder's dataset.toml says which values are (ignored_ids).",
+    "images_per_step": "Did you mean train.batch_size, of all ranks together?",
+    "imgsz": "Did you mean augment.crop_size?",
+    "iters": "Did you mean train.steps?",
+    "max_iters": "Did you mean train.steps?",
+    "num_classes": "The data set says how many classes there are.",
+    "samples_per_gpu": "Did you mean train.batch_size, of all ranks together?",
+    "weight": "Did you mean loss.class_weights?",
+    "workers": "Worker processes are the option --workers.",
 }
 """Other toolkits' names, as the last part of a path, and what has their place here."""
 
 
 def _place_of(path: str, known: list[str]) -> str:
     """Which setting a path may have meant, by its last part or by its spelling."""
-    leaf = path.rpartition(".")[2]
+    parent, _, leaf = path.rpartition(".")
+    if path in ("optimizer.type", "optimizer.kind", "optimizer.algorithm"):
+        return " Did you mean optimizer.name?"
+    if leaf == "kind" and f"{parent}.type" in known:
+        return f" Did you mean {parent}.type?"
+    longer = [name for name in known if name.startswith(f"{path}_")]
+    if longer:  # augment.flip is augment.flip_prob
+        return f" Did you mean {longer[0]}?"
     if leaf in _ELSEWHERE:
-        return f" Did you mean {_ELSEWHERE[leaf]}?"
+        return f" {_ELSEWHERE[leaf]}"
     same = [name for name in known if name.rpartition(".")[2] == leaf]
     return f" Did you mean {' or '.join(same)}?" if same else suggestion(path, known)
 
@@ -122,6 +135,8 @@ def _complaint(problem: ErrorDetails) -> str:
             said = f"Set {where}.type, to one of {told['expected_tags']}"
         case "tuple_type":
             said = "Input should be a list of values"
+        case "model_type":
+            said = f"It has parts of its own: set those, as {where}.NAME=value"
     if not where:  # the whole file
         return said
     return f"{where}={problem['input']!r}: {said}"

@@ -189,7 +189,7 @@ def test_the_folder_is_a_model_with_a_card(run_folder, tmp_path):
     found = {result.metric_type: result.metric_value for result in card.data.eval_results}
     assert found == {"mean_iou": 41.03, "accuracy": 85.8}
     assert "On `camvid` val: mIoU 41.03, pixel accuracy 85.80." in card.text
-    for part in (CLASSES.names[0], "## Licence", '"name": "camvid/fcn_r18-d8"'):
+    for part in (CLASSES.names[0], "## License", '"name": "camvid/fcn_r18-d8"'):
         assert part in card.text
 
 
