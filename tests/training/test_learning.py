@@ -88,6 +88,9 @@ def test_it_learns_in_every_precision(plain, precision: str):
     run, miou = plain[precision]
     assert miou > FLOOR
     assert last_loss(run) == pytest.approx(last_loss(plain["float32"][0]), rel=0.1)
+    counts = [count for name, count in weights(run).items() if name.endswith("batches_tracked")]
+    assert counts
+    assert all(count == 60 for count in counts)  # batch norm's statistics are the run's
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
@@ -268,6 +271,29 @@ def test_it_learns_with_another_default_dtype(tmp_path):
     finally:
         torch.set_default_dtype(torch.float32)
     assert all(tensor.dtype != torch.float64 for tensor in weights(tmp_path).values())
+
+
+def test_two_micro_batches_are_one_step_of_all_their_images():
+    """Where batch norm is constant and nothing is dropped: one step of SGD, to rounding."""
+    settings = [
+        "train.precision=float32", "optimizer.name=sgd", "optimizer.lr=0.1", "schedule.min_lr=0",
+        "model.backbone.frozen_bn=true", "model.head.norm=group", "model.head.dropout=0",
+    ]  # fmt: skip
+    images = torch.randint(0, 256, (4, 48, 64, 3), dtype=torch.uint8)
+    labels = torch.randint(0, 7, (4, 48, 64), dtype=torch.uint8)
+    labels[0, :40] = 255  # so that the first micro-batch counts for less
+    after = []
+    for count in (1, 2):
+        recipe = variant(*settings, f"train.grad_accum_steps={count}")
+        torch.manual_seed(0)
+        model = build(recipe.model, num_classes=7)
+        state = make_train_state(model, recipe, device=torch.device("cpu"), dtype=torch.float32)
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        train_step(state, images, labels, recipe, step=0)
+        after.append({name: model.state_dict()[name] - before[name] for name in before})
+    for name, change in after[0].items():
+        assert (after[1][name] - change).norm() <= 1e-4 * change.norm() + 1e-7, name
+    assert after[0]["head.classifier.weight"].norm() > 0
 
 
 def test_every_step_draws_another_dropout():
