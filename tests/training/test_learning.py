@@ -99,6 +99,11 @@ def test_the_precision_reaches_the_arithmetic(plain, precision: str):
     half, full = (losses(plain[name][0]) for name in (precision, "float32"))
     assert half[0] == pytest.approx(full[0], rel=0.02)
     assert half[0] != full[0]
+    norms = [
+        json.loads((plain[name][0] / "metrics.jsonl").read_text().splitlines()[0])["gradient_norm"]
+        for name in (precision, "float32")
+    ]
+    assert norms[0] == pytest.approx(norms[1], rel=0.1)  # float16's without its loss scale
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
