@@ -8,7 +8,6 @@ model as `perpixel.load(compiled=True)` makes it; compiling takes its time first
 import argparse
 import os
 from statistics import median
-from unittest.mock import patch
 
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the command line does (cli/main.py)
 
@@ -17,15 +16,14 @@ from measure import alternating, record, write_result
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from perpixel.acceleration.accelerate import accelerate
 from perpixel.acceleration.fuse_conv_bn import fuse_conv_bn
-from perpixel.models import winograd
-from perpixel.models.build import build, to_device
+from perpixel.models.build import build
 from perpixel.models.segmenter import Segmenter
 from perpixel.recipes import recipe
-from perpixel.runtime import distributed
-from perpixel.runtime.heap import keep_freed
+from perpixel.runtime.device import to_device
+from perpixel.runtime.dtype import resolve_dtype
 
-keep_freed()  # as the command line does
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SHAPES = ((4096, 4096, 4096), (8192, 2048, 2048), (4096, 512, 4608), (16384, 1024, 1024))
 
@@ -53,20 +51,14 @@ def measured(images: int, *, rounds: int, compiled: bool) -> list[dict[str, obje
         with torch.autocast(DEVICE, dtype=torch.bfloat16):
             return model(given).logits
 
-    def without_zeros(model: Segmenter) -> Tensor:
-        with patch.object(winograd, "pixels_collide", lambda *_: False):
-            return autocast(model)
-
-    single = fuse_conv_bn(plain)
+    single = accelerate(plain, device=DEVICE, dtype=torch.float32, training=False)
     ways = {
         "float32": lambda: plain(given).logits,
-        "float32, fused": lambda: single(given).logits,
+        "float32, accelerated": lambda: single(given).logits,
         "autocast": lambda: autocast(plain),
         "autocast, fused": lambda: autocast(single),
         "bfloat16, fused": lambda: autocast(half),
     }
-    if DEVICE == "cpu":
-        ways["bfloat16, fused, no channels of zeros"] = lambda: without_zeros(half)
     if compiled:
         quick = fuse_conv_bn(plain).bfloat16()
         quick.compile(options={"freezing": True})
@@ -104,7 +96,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--compile", action="store_true")
     chosen = parser.parse_args()
-    distributed.resolve_dtype("float32", torch.device(DEVICE))  # TF32 is torch's default on CUDA
+    resolve_dtype("float32", torch.device(DEVICE))  # TF32 is torch's default on CUDA
     found = []
     for images in (1, 2):
         found += measured(images, rounds=chosen.rounds, compiled=chosen.compile)

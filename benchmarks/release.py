@@ -36,6 +36,7 @@ from measure import RESULTS, write_result
 from perpixel.errors import UsageError
 from perpixel.recipes.schema import Train
 from perpixel.runtime import distributed
+from perpixel.runtime.dtype import resolve_dtype
 
 ROOT = Path(__file__).parents[1]
 CAMVID = ROOT.parent / "shared" / "data" / "camvid"
@@ -216,7 +217,7 @@ def unsuited(precision: str, device: str) -> str | None:
     logger = logging.getLogger(distributed.__name__)
     logger.addHandler(handler)
     try:
-        distributed.resolve_dtype(precision, torch.device(device))
+        resolve_dtype(precision, torch.device(device))
     except UsageError as error:
         said.append(str(error))
     finally:

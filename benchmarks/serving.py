@@ -29,7 +29,7 @@ import numpy as np
 from measure import proc_status, write_result
 from PIL import Image
 
-from perpixel.runtime import distributed
+from perpixel.runtime.device import resolve_device
 
 # What HTTP or its library refuses before the application's schema is asked.
 _PROTOCOL = {400, 404, 405, 431}
@@ -257,7 +257,7 @@ def main() -> None:
     if not alive or strange or progress is None or progress[1] != "0":
         sys.exit(f"alive: {alive}, strange: {strange}, {progress and progress[0]}")
     if given.keep:
-        print(write_result("serving", result, device=distributed.resolve_device()))  # the server's
+        print(write_result("serving", result, device=resolve_device()))  # the server's
 
 
 if __name__ == "__main__":

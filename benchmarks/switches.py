@@ -11,11 +11,11 @@ from statistics import median
 import torch
 from measure import alternating, apart, peak_memory, record, write_result
 
-from perpixel.models import winograd
-from perpixel.models.build import build, to_device
+from perpixel.acceleration import winograd
+from perpixel.models.build import build
 from perpixel.recipes import overrides, recipe
-from perpixel.runtime import distributed
-from perpixel.runtime.heap import keep_freed
+from perpixel.runtime.device import resolve_device, to_device
+from perpixel.runtime.dtype import cudnn_mode, resolve_dtype
 from perpixel.training.step import make_train_state, train_step
 
 USUAL = "as it is"
@@ -26,22 +26,20 @@ SWITCHES = {
     "train.activation_checkpointing=norms": (("train.activation_checkpointing=norms",), {}),
     "train.activation_checkpointing=stages": (("train.activation_checkpointing=stages",), {}),
     "THP_MEM_ALLOC_ENABLE=1": ((), {"THP_MEM_ALLOC_ENABLE": "1"}),
-    "freed memory given back": ((), {"GLIBC_TUNABLES": "glibc.malloc.check=0"}),
     "3x3 without Winograd": (("3x3 without Winograd",), {}),
 }
-DEVICE = distributed.resolve_device("auto")
+DEVICE = resolve_device("auto")
 STEPS = 4
 
 
 def steps(changes: Sequence[str]) -> dict[str, float]:
     """Seconds of the first step, the median of the others, and peak bytes."""
-    keep_freed()
     if "3x3 without Winograd" in changes:
         winograd.pays = lambda *_, **__: False
     changes = [change for change in changes if "=" in change]
     chosen = recipe("mmseg/fcn_r50-d8_512x512_20k_voc12aug")
     chosen = overrides.override(chosen, ["train.precision=auto", *changes])
-    dtype = distributed.resolve_dtype(chosen.train.precision, DEVICE)
+    dtype = resolve_dtype(chosen.train.precision, DEVICE)
     torch.manual_seed(0)
     model = build(chosen.model, num_classes=21)
     state = make_train_state(model, chosen, device=DEVICE, dtype=dtype)
@@ -51,7 +49,7 @@ def steps(changes: Sequence[str]) -> dict[str, float]:
     def step() -> None:
         train_step(state, images, labels, chosen, step=0)
 
-    with distributed.cudnn_mode(deterministic=False):  # as training has it
+    with cudnn_mode(deterministic=False):  # as training has it
         first_step, *others = alternating({"step": step}, rounds=STEPS, warm_up=0)["step"]
     return {"first": first_step, "step": median(others), "peak": peak_memory(DEVICE)}
 

@@ -6,7 +6,16 @@ import os
 # reads this when it loads, so this comes before whatever imports it.
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
 
-from perpixel.api import build, evaluate, export, load, load_model, train
+from perpixel.api import (
+    build,
+    evaluate,
+    export,
+    load,
+    load_model,
+    push_to_hub,
+    save_pretrained,
+    train,
+)
 from perpixel.errors import Interrupted, PerpixelError, StopTraining, UsageError
 from perpixel.recipes import recipe, recipes
 from perpixel.recipes.overrides import override
@@ -26,7 +35,9 @@ __all__ = [
     "load",
     "load_model",
     "override",
+    "push_to_hub",
     "recipe",
     "recipes",
+    "save_pretrained",
     "train",
 ]

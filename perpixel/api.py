@@ -55,10 +55,11 @@ def load(
     """
     from perpixel.checkpoints import zoo
     from perpixel.inference.predictor import Predictor
-    from perpixel.runtime import distributed
+    from perpixel.runtime.device import resolve_device
+    from perpixel.runtime.dtype import resolve_dtype
 
-    torch_device = distributed.resolve_device(device)
-    dtype = distributed.resolve_dtype(precision, torch_device)
+    torch_device = resolve_device(device)
+    dtype = resolve_dtype(precision, torch_device)
     checkpoint = zoo.find(source)
     changed = override(checkpoint.recipe, settings)
     if changed.model_copy(update={"inference": checkpoint.recipe.inference}) != checkpoint.recipe:
@@ -66,7 +67,7 @@ def load(
             "the settings of a trained model are those of inference, as inference.flip=true"
         )
     try:
-        return Predictor(
+        return Predictor.from_checkpoint(
             checkpoint,
             device=torch_device,
             dtype=dtype,
@@ -89,6 +90,30 @@ def load_model(source: str | Path) -> Segmenter:
     from perpixel.checkpoints.format import model_from_checkpoint
 
     return model_from_checkpoint(zoo.find(source))
+
+
+def save_pretrained(source: str | Path, folder: str | Path, *, license: str | None = None) -> None:
+    """Writes a model's model.safetensors, config.json and a model card into `folder`.
+
+    `license` is the card's, such as "cc-by-4.0". `load` takes the folder. Raises PerpixelError
+    when there is no such model, or the folder cannot be written.
+    """
+    from perpixel.checkpoints import hub, zoo
+
+    hub.save_pretrained(zoo.find(source), Path(folder), license=license)
+
+
+def push_to_hub(
+    source: str | Path, repository: str, *, private: bool = False, license: str | None = None
+) -> str:
+    """Uploads these files to the Hugging Face Hub as OWNER/NAME and returns the address.
+
+    It needs the extra [hub] and a token (HF_TOKEN, or `hf auth login`). `load` takes OWNER/NAME,
+    and OWNER/NAME@REVISION. Raises PerpixelError.
+    """
+    from perpixel.checkpoints import hub, zoo
+
+    return hub.push_to_hub(zoo.find(source), repository, private=private, license=license)
 
 
 def train(
@@ -201,7 +226,7 @@ def evaluate(
         opened = wrap_dataset(dataset)
     require_classes(opened, predictor.class_names)
     return run(
-        predictor.engine,
+        predictor,
         opened,
         batch=batch,
         threads=threads,

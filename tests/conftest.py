@@ -3,20 +3,16 @@ from collections.abc import Iterator
 from contextlib import chdir
 from pathlib import Path
 
-import narrow
 import pytest
 import torch
 from hypothesis import settings
 
 from perpixel.data.datasets.synthetic import SyntheticStreets
 from perpixel.io.images import write_image
-from perpixel.models import resnet
 from perpixel.recipes.schema import IGNORE_INDEX
-from perpixel.runtime.heap import keep_freed
 
 settings.register_profile("perpixel", deadline=None)  # no test fails for being slow
 settings.load_profile("perpixel")
-keep_freed()  # as the command line does
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is first imported
 
@@ -53,14 +49,6 @@ def camvid() -> Path:
     if not CAMVID.is_dir():
         pytest.skip("CamVid is not on this machine (looked in ../shared/data/camvid)")
     return CAMVID
-
-
-@pytest.fixture(scope="module", name="narrow")
-def _narrow() -> Iterator[None]:
-    """ResNets an eighth as wide: runs that take a tenth of the time, and are runs all the same."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(resnet, "WIDTHS", narrow.WIDTHS)
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -89,7 +89,8 @@ def test_recipes_hold_no_torch_and_no_images():
 def test_the_public_surface_is_this():
     assert set(perpixel.__all__) == {
         "Interrupted", "PerpixelError", "Recipe", "StopTraining", "UsageError", "build", "evaluate",
-        "export", "load", "load_model", "override", "recipe", "recipes", "train",
+        "export", "load", "load_model", "override", "push_to_hub", "recipe", "recipes",
+        "save_pretrained", "train",
     }  # fmt: skip
     for name in perpixel.__all__:
         assert getattr(perpixel, name).__doc__

@@ -22,7 +22,7 @@ from perpixel.ops.fused_cross_entropy import pixel_cross_entropy
 from perpixel.profiling.latency import inference_pass, latency, write_trace
 from perpixel.profiling.memory import Request, peak_memory
 from perpixel.recipes.schema import IGNORE_INDEX, Recipe
-from perpixel.runtime import distributed
+from perpixel.runtime.dtype import resolve_dtype
 
 WHERE = torch.device(os.environ.get("PERPIXEL_TEST_DEVICE", "cuda"))
 GPU = WHERE.type == "cuda"
@@ -185,7 +185,7 @@ def test_the_fused_loss_at_true_sizes(images, classes, low, high, dtype):
 
 def test_float32_is_float32():
     """TF32 has 10 bits of fraction: products would be wrong by 1e-3."""
-    distributed.resolve_dtype("float32", WHERE)
+    resolve_dtype("float32", WHERE)
     values = torch.randn(256, 64, 1, 1, device=WHERE)
     image = torch.randn(1, 64, 32, 32, device=WHERE)
     found = torch.nn.functional.conv2d(image, values)

@@ -19,12 +19,19 @@ def test_there_are_two():
     assert [path.stem for path in NOTEBOOKS] == ["own-data", "quick-start"]
 
 
-@pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_the_cells_run_in_their_order(path: Path, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code = ["".join(cell["source"]) for cell in code_cells(path)]
-    small = '"train.steps=2", "model.head.fpn_channels=32", "model.head.channels=32"'
+    small = ", ".join(
+        f'"{setting}"'
+        for setting in (
+            "train.steps=2",
+            "model.backbone.base_channels=8",
+            "model.head.fpn_channels=32",
+            "model.head.channels=32",
+        )
+    )
     short = [re.sub(r'"train\.steps=\d+"', small, source) for source in code]
     assert short != code
     variables: dict = {"__name__": "__main__"}

@@ -8,28 +8,25 @@ import numpy as np
 import torch
 
 import perpixel
-from perpixel.acceleration.fuse_conv_bn import fuse_conv_bn
+from perpixel.acceleration.accelerate import accelerate
 from perpixel.data.loader import batches
 from perpixel.data.registry import open_dataset
 from perpixel.evaluation.metrics import confusion
-from perpixel.inference.engine import Engine
+from perpixel.inference.predictor import Predictor
 from perpixel.inference.tta import predict_masks
-from perpixel.models.build import build, to_device
-from perpixel.models.normalize import autocast, normalize
+from perpixel.models.build import build
+from perpixel.models.normalize import normalize
 from perpixel.models.segmenter import Segmenter
 from perpixel.recipes.schema import Recipe
-from perpixel.runtime import distributed
-from perpixel.runtime.heap import keep_freed
+from perpixel.runtime.dtype import autocast, resolve_dtype
 from perpixel.training.step import make_train_state, train_step
 
 Run = Callable[[], object]
 
-keep_freed()  # as the command line does
-
 
 def training_step(case: dict[str, Any]) -> Run:
     recipe, device = _recipe(case), torch.device(case["device"])
-    dtype = distributed.resolve_dtype(recipe.train.precision, device)
+    dtype = resolve_dtype(recipe.train.precision, device)
     torch.backends.cudnn.benchmark = True
     model = build(recipe.model, num_classes=case["classes"])
     state = make_train_state(model, recipe, device=device, dtype=dtype)
@@ -43,7 +40,7 @@ def training_step(case: dict[str, Any]) -> Run:
 
 def forward(case: dict[str, Any]) -> Run:
     recipe, device = _recipe(case), torch.device(case["device"])
-    dtype = distributed.resolve_dtype(recipe.train.precision, device)
+    dtype = resolve_dtype(recipe.train.precision, device)
     model = _for_prediction(recipe, case, dtype=dtype)
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (case["batch"], *case["size"], 3), np.uint8)
@@ -58,11 +55,12 @@ def forward(case: dict[str, Any]) -> Run:
 
 def prediction(case: dict[str, Any]) -> Run:
     recipe, device = _recipe(case), torch.device(case["device"])
-    dtype = distributed.resolve_dtype(recipe.train.precision, device)
+    dtype = resolve_dtype(recipe.train.precision, device)
     model = _for_prediction(recipe, case, dtype=dtype)
     image = np.random.default_rng(0).integers(0, 256, (*case["size"], 3), np.uint8)
-    engine = Engine(model, recipe, dtype)
-    return lambda: predict_masks(engine, [image])
+    names = tuple(map(str, range(case["classes"])))
+    predictor = Predictor(model, recipe, class_names=names, palette=(), dtype=dtype)
+    return lambda: predict_masks(predictor, [image])
 
 
 def images(case: dict[str, Any]) -> Run:
@@ -95,9 +93,8 @@ def metric(case: dict[str, Any]) -> Run:
 
 def _for_prediction(recipe: Recipe, case: dict[str, Any], *, dtype: torch.dtype) -> Segmenter:
     """As perpixel.load makes it."""
-    return to_device(
-        fuse_conv_bn(build(recipe.model, num_classes=case["classes"])), case["device"]
-    ).to(dtype)
+    model = build(recipe.model, num_classes=case["classes"])
+    return accelerate(model, device=case["device"], dtype=dtype, training=False)
 
 
 def _recipe(case: dict[str, Any]) -> Recipe:

@@ -16,7 +16,7 @@ from typing import Any
 from perpixel.checkpoints.format import Checkpoint, write_checkpoint
 from perpixel.errors import PerpixelError, UsageError, needs_extra
 from perpixel.io.atomic import atomic_write, mute_logger
-from perpixel.recipes.models import METHODS
+from perpixel.recipes.models import method_name
 
 WEIGHTS = "model.safetensors"
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -132,7 +132,7 @@ def push_to_hub(
 def _card(checkpoint: Checkpoint, license: str | None, repository: str) -> str:
     """The model card. JSON is YAML, too, so that the front matter needs no YAML library."""
     recipe, scores = checkpoint.recipe, _scores(checkpoint)
-    method = METHODS[recipe.model.head.type]
+    method = method_name(recipe.model.head)
     front: dict[str, Any] = {
         "library_name": "perpixel",
         "pipeline_tag": "image-segmentation",

@@ -43,7 +43,8 @@ class FetchResult:
 
 def find(source: str | Path) -> Checkpoint:
     """The checkpoint of a file, of a run folder (its final weights, else its best so far), or of a
-    recipe whose published weights were fetched, or of OWNER/NAME on the Hugging Face Hub.
+    recipe whose published weights were fetched, or of OWNER/NAME or OWNER/NAME@REVISION on the
+    Hugging Face Hub.
 
     Raises UsageError when `source` names nothing, PerpixelError when a file cannot be read.
     """
@@ -65,9 +66,10 @@ def find(source: str | Path) -> Checkpoint:
         )
     nothing = f"{name}: no such run folder, checkpoint file or recipe here."
     nothing += suggestion(name, recipes())
-    if name.partition("/")[0] not in _FAMILIES and hub.is_repository(name):
+    repository, _, revision = name.partition("@")
+    if name.partition("/")[0] not in _FAMILIES and hub.is_repository(repository):
         try:
-            return read_checkpoint(hub.download(name))
+            return read_checkpoint(hub.download(repository, revision=revision or None))
         except PerpixelError as error:
             raise PerpixelError(f"{nothing} As a name on the Hugging Face Hub: {error}") from None
     raise UsageError(nothing)

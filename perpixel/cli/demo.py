@@ -71,11 +71,13 @@ def _score(run: "Run") -> str:
 
 def _failure(run: "Run", recipe: "Recipe", device: str) -> str:
     """What went wrong, on which machine, and what to do about it."""
-    from perpixel.runtime import distributed
+    from perpixel.runtime.device import resolve_device
+    from perpixel.runtime.dtype import resolve_dtype
+    from perpixel.runtime.environment import environment_info
 
-    used = distributed.resolve_device(device)
-    precision = str(distributed.resolve_dtype(recipe.train.precision, used)).removeprefix("torch.")
-    machine = {"device": used, "precision": precision, **distributed.environment_info()}
+    used = resolve_device(device)
+    precision = str(resolve_dtype(recipe.train.precision, used)).removeprefix("torch.")
+    machine = {"device": used, "precision": precision, **environment_info()}
     lines = [f"  {name}: {value}" for name, value in machine.items() if value is not None]
     return (
         f"the demo did not learn: {_score(run)}\n" + "\n".join(lines) + "\n"

@@ -74,9 +74,8 @@ def evaluate(
     )
     speaks = get_dist_info().is_main
     if speaks:
-        of = predictor.checkpoint
-        after = f", step {of.step}" if of.step else ""  # 0: another toolkit's weights
-        typer.echo(f"scoring {of.origin}{after}", err=True)
+        after = f", step {predictor.step}" if predictor.step else ""  # 0: of another toolkit
+        typer.echo(f"scoring {predictor.origin}{after}", err=True)
     columns = TextColumn("eval"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[m]}")
     with Progress(*columns, Left(), transient=True, disable=not speaks) as bar:
         task = bar.add_task("eval", total=None, m="")

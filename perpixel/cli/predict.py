@@ -126,7 +126,7 @@ def _sum_over_ranks(count: int, predictor: "Predictor") -> int:
     """Waits for every rank: one that ended with an error would take the others with it."""
     from perpixel.runtime import distributed
 
-    with distributed.process_group(predictor.engine.device):
+    with distributed.process_group(predictor.device):
         return int(distributed.all_gather_ints([count]).sum())
 
 
@@ -186,7 +186,7 @@ def _write_probabilities(path: Path, predictor: "Predictor", result: "Result") -
     # writes to one.
     with reraise_oserror(path), atomic_replace(path) as part, part.open("wb") as file:
         write_array_header_1_0(file, {"descr": "<f2", "fortran_order": False, "shape": shape})
-        for _, values in iter_scores(predictor.engine, result.image, probabilities=True):
+        for _, values in iter_scores(predictor, result.image, probabilities=True):
             file.write(values.cpu().numpy().astype("<f2").tobytes())
 
 

@@ -60,7 +60,8 @@ def profile(
     from perpixel.io.atomic import atomic_write
     from perpixel.profiling.flops import CONVENTIONS
     from perpixel.profiling.profile import profile as run
-    from perpixel.runtime import distributed
+    from perpixel.runtime.device import resolve_device
+    from perpixel.runtime.dtype import resolve_dtype, uses_tf32
 
     sizes = [options.read_size(text, "--size") for text in size]
     if trace is not None and (len(sizes) > 1 or seconds == 0):
@@ -68,13 +69,13 @@ def profile(
     for file in filter(None, (json_file, trace)):
         options.require_writable(file)
     recipe, number = _model(model, num_classes)
-    used = distributed.resolve_device(device)
-    dtype = distributed.resolve_dtype(precision, used)
+    used = resolve_device(device)
+    dtype = resolve_dtype(precision, used)
     about = {
         "recipe": recipe.name,
         "classes": number,
         "device": str(used),
-        "precision": "tf32" if distributed.uses_tf32(used) else str(dtype).removeprefix("torch."),
+        "precision": "tf32" if uses_tf32(used) else str(dtype).removeprefix("torch."),
         "batch": batch,
     }
     console = Console(highlight=False, soft_wrap=True)

@@ -10,6 +10,7 @@ from perpixel.errors import UsageError
 from perpixel.io.atomic import atomic_write
 from perpixel.recipes.schema import Recipe
 from perpixel.runtime import distributed
+from perpixel.runtime.device import resolve_device
 
 if TYPE_CHECKING:
     from perpixel.training.train import Run
@@ -32,7 +33,7 @@ def train_seeds(
         raise UsageError(f"{out} holds a single run: name another folder for --seeds")
     first = recipe.train.seed
     scores = {}
-    with distributed.process_group(distributed.resolve_device(device)):  # one for all runs
+    with distributed.process_group(resolve_device(device)):  # one for all runs
         for seed in range(first, first + seeds):
             one = perpixel.override(recipe, [f"train.seed={seed}"])
             run = train(one, out=out / f"seed-{seed}", resume="auto")

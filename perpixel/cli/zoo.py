@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from perpixel.errors import UsageError
-from perpixel.recipes.models import METHODS
+from perpixel.recipes.models import method_name
 
 if TYPE_CHECKING:
     from perpixel.recipes.models import Backbone
@@ -92,7 +92,7 @@ def _row(recipe: "Recipe") -> dict[str, Any]:
     backbone = recipe.model.backbone
     return {
         "name": recipe.name,
-        "method": METHODS[recipe.model.head.type],
+        "method": method_name(recipe.model.head),
         "backbone": _title(backbone),
         "stem": backbone.stem if backbone.type == "resnet" else None,
         "output_stride": backbone.output_stride,

@@ -19,7 +19,7 @@ from perpixel.conversion.torchvision import PYTORCH_AUTO_DRIVE, TORCHVISION
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.models.build import build
 from perpixel.models.segmenter import Segmenter
-from perpixel.recipes.models import METHODS, Model, SemanticFPN
+from perpixel.recipes.models import Model, SemanticFPN, method_name
 from perpixel.recipes.overrides import require_known
 from perpixel.recipes.schema import IGNORE_INDEX, Input
 
@@ -136,7 +136,7 @@ def backbone_weights(state: Mapping[str, Any]) -> dict[str, Tensor] | None:
 
 def title(model: Model) -> str:
     """What to call a model of a ResNet, as "FCN on ResNet-50"."""
-    return f"{METHODS[model.head.type]} on ResNet-{resnet_of(model).depth}"
+    return f"{method_name(model.head)} on ResNet-{resnet_of(model).depth}"
 
 
 def plain_name(key: object) -> str:

@@ -73,6 +73,8 @@ def _backbone(shapes: Shapes, example: ResNet) -> ResNet:
             "depth": nearest,
             "stem": "deep" if _any(shapes, r"backbone\.stem\..*") else "7x7",
             "frozen_bn": example.frozen_bn and not counted,
+            "base_channels": _size(shapes, "backbone.layer1.0.conv1.weight", 0)
+            or example.base_channels,
         },
     )
 
@@ -109,16 +111,18 @@ def _semantic_fpn(shapes: Shapes, example: SemanticFPN) -> SemanticFPN:
 def _auxiliary(shapes: Shapes, example: Model, num_classes: int) -> Auxiliary:
     like = example.aux_head
     if like is None:
-        like = Auxiliary(dropout=example.head.dropout)
+        like = Auxiliary()
+        if isinstance(example.head, FCN | SemanticFPN):
+            like = _changed(like, {"dropout": example.head.dropout})
         if isinstance(example.head, FCN):
             like = _changed(like, {"dropout_type": example.head.dropout_type})
-    own = _size(shapes, "auxiliary.classifier.weight", 0) or num_classes
+    aux_classes = _size(shapes, "auxiliary.classifier.weight", 0) or num_classes
     return _changed(
         like,
         {
             "num_convs": _count(shapes, r"auxiliary\.convs\.(\d+)\..*"),
             "channels": _size(shapes, "auxiliary.convs.0.0.weight", 0) or like.channels,
-            "num_classes": own if own != num_classes else None,
+            "num_classes": aux_classes if aux_classes != num_classes else None,
         },
     )
 

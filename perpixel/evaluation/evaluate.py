@@ -12,14 +12,14 @@ from perpixel.data.prefetch import read_ahead
 from perpixel.errors import PerpixelError
 from perpixel.evaluation.boundary import boundary_counts
 from perpixel.evaluation.metrics import Matrix, Scores, areas, confusion, scores
-from perpixel.inference.engine import Engine
+from perpixel.inference.predictor import Predictor
 from perpixel.inference.tta import group_by_size, predict_masks
 from perpixel.io.images import Array
 from perpixel.runtime import distributed
 
 
 def evaluate(
-    engine: Engine,
+    predictor: Predictor,
     dataset: Dataset,
     *,
     batch: int = 1,
@@ -37,8 +37,8 @@ def evaluate(
     """
     if len(dataset) == 0:
         raise PerpixelError("the evaluation split holds no images")
-    recipe, device = engine.recipe, engine.device
-    engine.model.eval()  # without dropout, whatever a caller did
+    recipe, device = predictor.recipe, predictor.device
+    predictor.model.eval()  # without dropout, whatever a caller did
     start = time.perf_counter()
     tries_kernels = torch.backends.cudnn.benchmark
     classes = len(dataset.classes)
@@ -57,7 +57,7 @@ def evaluate(
         torch.backends.cudnn.benchmark = False  # it would try all kernels for every image size
         try:
             for group in group_by_size(read_ahead(read, indices, threads=threads), batch):
-                found = predict_masks(engine, [image for _, image, _ in group])
+                found = predict_masks(predictor, [image for _, image, _ in group])
                 for (index, _, label), prediction in zip(group, found, strict=True):
                     counts = confusion(label, prediction, num_classes=classes)
                     matrix += counts

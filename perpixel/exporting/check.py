@@ -10,11 +10,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from perpixel.acceleration.accelerate import accelerate
 from perpixel.checkpoints.format import Checkpoint
 from perpixel.exporting.graph import Graph, LogitsModule
 from perpixel.inference.predictor import Predictor
 from perpixel.io.images import Array, Size
-from perpixel.models.build import to_device
 
 Values = npt.NDArray[Any]
 Runner = Callable[[Tensor], tuple[Values, ...]]
@@ -57,8 +57,9 @@ def program_runner(content: bytes) -> Runner:
 
 
 def torch_runner(graph: Graph) -> Runner:
-    """Runs what was exported in PyTorch itself, laid out as `predict` has it."""
-    to_device(graph.model, "cpu")
+    """Runs what was exported in PyTorch itself, accelerated as for `predict`."""
+    cpu = torch.device("cpu")
+    graph.model = accelerate(graph.model, device=cpu, dtype=torch.float32, training=False)
     return _in_torch(graph)
 
 
@@ -77,7 +78,7 @@ def compare(
 
     Of a graph that gives logits only, their best classes are compared, at the head's own stride.
     """
-    predictor = Predictor(checkpoint)
+    predictor = Predictor.from_checkpoint(checkpoint)
     ours = torch_runner(graph)
     found = []
     for name, image in images:

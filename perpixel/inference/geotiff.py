@@ -94,7 +94,7 @@ def _write(predictor: Predictor, file: Any, out: Path, progress: Progress | None
         if file.rpcs:
             target.rpcs = file.rpcs
         target.write_colormap(1, {index: tuple(rgb) for index, rgb in enumerate(colors)})
-        for top, classes in predict_streaming(predictor.engine, read, size):
+        for top, classes in predict_streaming(predictor, read, size):
             window = Window(0, top, size[1], len(classes))
             classes[file.dataset_mask(window=window) == 0] = IGNORE_INDEX
             target.write(classes, 1, window=window)

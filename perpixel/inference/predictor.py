@@ -10,17 +10,17 @@ import torch
 from PIL import ImageOps
 from PIL.Image import Image as PILImage
 from PIL.Image import fromarray
+from torch import Tensor
 
-from perpixel.acceleration.compile import compile_model
-from perpixel.acceleration.fuse_conv_bn import fuse_conv_bn
-from perpixel.checkpoints import hub
-from perpixel.checkpoints.format import Checkpoint, model_from_checkpoint, read_checkpoint
+from perpixel.acceleration.accelerate import accelerate
+from perpixel.checkpoints.format import Checkpoint, model_from_checkpoint
 from perpixel.errors import UsageError
-from perpixel.inference.engine import Engine
-from perpixel.inference.tta import iter_scores, predict_masks
+from perpixel.inference.tta import group_by_size, iter_scores, predict_masks
 from perpixel.io.images import Array, Palette, overlay, read_image, write_mask
-from perpixel.models.build import to_device
-from perpixel.recipes.schema import Inference
+from perpixel.models.normalize import normalize
+from perpixel.models.segmenter import Segmenter
+from perpixel.recipes.schema import Inference, Recipe
+from perpixel.runtime.dtype import autocast
 
 
 @dataclass(frozen=True)
@@ -55,15 +55,38 @@ ImageLike = str | Path | Array | PILImage
 
 
 class Predictor:
-    """A checkpoint's model on a device.
+    """A model ready to predict: from images to masks, in float32 unless `dtype` says otherwise.
 
-    `inference` replaces the recipe's own way of seeing images (scales, flip, windows);
-    `window_batch` windows of an image go through the model at once. `compiled` has torch.compile
-    make it faster, which takes its time at the first image of every size.
+    `recipe` says how images are normalized and seen (its `input`, `data.resize` and `inference`);
+    `window_batch` windows of an image go through the model at once. The model is used as it is:
+    see `from_checkpoint` and perpixel.acceleration. `step` and `origin` say which checkpoint it is
+    from.
     """
 
     def __init__(
         self,
+        model: Segmenter,
+        recipe: Recipe,
+        *,
+        class_names: tuple[str, ...],
+        palette: Palette,
+        dtype: torch.dtype = torch.float32,
+        window_batch: int = 4,
+        step: int = 0,
+        origin: Path | None = None,
+    ) -> None:
+        self.model = model.eval()
+        self.recipe = recipe
+        self.class_names = class_names
+        self.palette = palette
+        self.dtype = dtype
+        self.window_batch = window_batch
+        self.step = step
+        self.origin = origin
+
+    @classmethod
+    def from_checkpoint(
+        cls,
         checkpoint: Checkpoint,
         *,
         device: torch.device | str = "cpu",
@@ -71,17 +94,48 @@ class Predictor:
         inference: Inference | None = None,
         window_batch: int = 4,
         compiled: bool = False,
-    ) -> None:
-        self.checkpoint = checkpoint
-        self.recipe = checkpoint.recipe
+    ) -> "Predictor":
+        """The checkpoint's model on a device, accelerated.
+
+        `inference` replaces the recipe's own; `compiled` runs torch.compile at the first image of
+        every size.
+        """
+        recipe = checkpoint.recipe
         if inference is not None:
-            self.recipe = self.recipe.model_copy(update={"inference": inference})
-        self.class_names = checkpoint.class_names
-        self.palette = checkpoint.palette
-        self.model = to_device(fuse_conv_bn(model_from_checkpoint(checkpoint)), device).to(dtype)
-        if compiled:
-            compile_model(self.model, options={"freezing": True})  # weights as constants
-        self.engine = Engine(self.model, self.recipe, dtype, window_batch)
+            recipe = recipe.model_copy(update={"inference": inference})
+        model = accelerate(
+            model_from_checkpoint(checkpoint),
+            device=device,
+            dtype=dtype,
+            training=False,
+            compile="default" if compiled else "off",
+        )
+        return cls(
+            model,
+            recipe,
+            class_names=checkpoint.class_names,
+            palette=checkpoint.palette,
+            dtype=dtype,
+            window_batch=window_batch,
+            step=checkpoint.step,
+            origin=checkpoint.origin,
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """The device that the model is on."""
+        return self.model.device
+
+    def preprocess(self, images: Sequence[Array]) -> Tensor:
+        """uint8 RGB images [H, W, 3] of one size, normalized on the device: [N, 3, H, W]."""
+        pixels = torch.from_numpy(np.stack(images))
+        return normalize(pixels.to(self.device), self.recipe.input)
+
+    def coarse_logits(self, pixel_values: Tensor) -> Tensor:
+        """The model's logits for normalized images, at its own stride: [N, h, w, num_classes]."""
+        with autocast(self.device, self.dtype):
+            logits: Tensor = self.model(pixel_values).logits
+        return logits.permute(0, 2, 3, 1)
 
     def predict(self, image: ImageLike) -> Result:
         """The classes of one image: a path, a PIL image or a uint8 RGB array [H, W, 3].
@@ -93,14 +147,15 @@ class Predictor:
     def predict_batch(self, images: Sequence[ImageLike]) -> list[Result]:
         """The classes of several images; those of one size go through the model together."""
         arrays = [_pixels(image) for image in images]
-        masks: dict[int, Array] = {}
-        for size in dict.fromkeys(array.shape for array in arrays):
-            same = [index for index, array in enumerate(arrays) if array.shape == size]
-            found = predict_masks(self.engine, [arrays[index] for index in same])
-            masks |= dict(zip(same, found, strict=True))
+        masks = [np.empty(0, np.uint8)] * len(arrays)
+        by_size = sorted(enumerate(arrays), key=lambda pair: pair[1].shape)
+        for group in group_by_size(by_size, len(arrays)):
+            found = predict_masks(self, [array for _, array in group])
+            for (index, _), mask in zip(group, found, strict=True):
+                masks[index] = mask
         return [
-            Result(array, masks[index], self.class_names, self.palette)
-            for index, array in enumerate(arrays)
+            Result(array, mask, self.class_names, self.palette)
+            for array, mask in zip(arrays, masks, strict=True)
         ]
 
     def logits(self, image: ImageLike) -> npt.NDArray[np.float32]:
@@ -116,43 +171,8 @@ class Predictor:
         return self._scores(image, probabilities=True)
 
     def _scores(self, image: ImageLike, *, probabilities: bool) -> npt.NDArray[np.float32]:
-        chunks = iter_scores(self.engine, _pixels(image), probabilities=probabilities)
+        chunks = iter_scores(self, _pixels(image), probabilities=probabilities)
         return np.concatenate([values.cpu().numpy() for _, values in chunks])
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        source: str | Path,
-        *,
-        revision: str | None = None,
-        device: torch.device | str = "cpu",
-    ) -> "Predictor":
-        """The model of a folder that `save_pretrained` wrote, or of OWNER/NAME on the Hub.
-
-        `revision` is a branch, tag or commit there. Raises PerpixelError.
-        """
-        folder = Path(source)
-        path = folder / hub.WEIGHTS
-        if not folder.is_dir():
-            path = hub.download(str(source), revision=revision)
-        return cls(read_checkpoint(path), device=device)
-
-    def save_pretrained(self, folder: str | Path, *, license: str | None = None) -> None:
-        """Writes model.safetensors, config.json and a model card into `folder`.
-
-        `license` is the card's, such as "cc-by-4.0". `perpixel.load` takes the folder. Raises
-        PerpixelError when it cannot be written.
-        """
-        hub.save_pretrained(self.checkpoint, Path(folder), license=license)
-
-    def push_to_hub(
-        self, repository: str, *, private: bool = False, license: str | None = None
-    ) -> str:
-        """Uploads these files to the Hugging Face Hub as OWNER/NAME and returns the address.
-
-        It needs the extra [hub] and a token (HF_TOKEN, or `hf auth login`). Raises PerpixelError.
-        """
-        return hub.push_to_hub(self.checkpoint, repository, private=private, license=license)
 
 
 def _pixels(image: ImageLike) -> Array:

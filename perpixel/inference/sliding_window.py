@@ -2,15 +2,18 @@
 
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from perpixel.inference.engine import Engine
 from perpixel.io.images import Array, Size
 from perpixel.ops.bilinear import crop_output, resize_weights
 from perpixel.ops.upsample_argmax import row_chunk
+
+if TYPE_CHECKING:
+    from perpixel.inference.predictor import Predictor
 
 Rows = Callable[[int, int], Tensor]
 """(top, bottom) -> scores of these rows, float32 [bottom - top, W, classes]."""
@@ -29,14 +32,14 @@ def window_starts(size: int, crop: int, stride: int) -> list[int]:
     return [max(min(index * stride, size - crop), 0) for index in range(count)]
 
 
-def slide(engine: Engine, read: Read, size: Size) -> Rows:
+def slide(predictor: "Predictor", read: Read, size: Size) -> Rows:
     """Mean logits of overlapping windows over an image of `size`, weighted when blended.
 
     The rows that come back must be asked for from the top to the bottom. Windows go through the
     model, a few at a time, when the first of their rows is asked for, and their coarse logits are
     dropped after the last.
     """
-    recipe, device, batch = engine.recipe, engine.device, engine.window_batch
+    recipe, device, batch = predictor.recipe, predictor.device, predictor.window_batch
     spec = recipe.inference
     crop = recipe.window_size
     stride = spec.stride or (max(crop[0] * 2 // 3, 1), max(crop[1] * 2 // 3, 1))
@@ -55,11 +58,13 @@ def slide(engine: Engine, read: Read, size: Size) -> Rows:
         found = []
         for first in range(0, len(lefts), batch):
             part = [read(top, left, tall, wide) for left in lefts[first : first + batch]]
-            found.append(engine.logits(pad(engine.feed(part), (0, right, 0, below))))
+            found.append(
+                predictor.coarse_logits(pad(predictor.preprocess(part), (0, right, 0, below)))
+            )
         return torch.cat(found)
 
     def rows(top: int, bottom: int) -> Tensor:
-        total = torch.zeros(bottom - top, size[1], engine.model.num_classes, device=device)
+        total = torch.zeros(bottom - top, size[1], len(predictor.class_names), device=device)
         for start in tops:
             if start + tall <= top:
                 held.pop(start, None)

@@ -8,13 +8,12 @@ mask of one whole pass does not even need those (ops/upsample_argmax.py).
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from itertools import groupby, islice
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from perpixel.inference.engine import Engine
 from perpixel.inference.sliding_window import Read, Rows, slide
 from perpixel.io.images import Array, Size, resize_image, scaled_size
 from perpixel.models.normalize import normalize
@@ -22,6 +21,9 @@ from perpixel.ops.bilinear import ResizeWeights, compose, crop_output, resize_we
 from perpixel.ops.upsample_argmax import Enlargement, row_chunk, row_chunks, upsample_argmax
 from perpixel.recipes.schema import Recipe
 from perpixel.runtime.memory import memory_for
+
+if TYPE_CHECKING:
+    from perpixel.inference.predictor import Predictor
 
 Sample = TypeVar("Sample", bound=tuple[Any, ...])
 
@@ -34,7 +36,7 @@ def group_by_size(samples: Iterable[Sample], most: int) -> Iterator[list[Sample]
 
 
 @torch.inference_mode()
-def predict_masks(engine: Engine, images: Sequence[Array]) -> list[Array]:
+def predict_masks(predictor: "Predictor", images: Sequence[Array]) -> list[Array]:
     """The class of every pixel, uint8 [H, W], of uint8 RGB images [H, W, 3] of one size.
 
     They go through the model together. Raises OutOfMemoryError where they take too much.
@@ -42,18 +44,18 @@ def predict_masks(engine: Engine, images: Sequence[Array]) -> list[Array]:
     found = []
     size = images[0].shape[0], images[0].shape[1]
     with _memory_for(len(images), size):
-        for passes in _passes(engine, images):
+        for passes in _passes(predictor, images):
             if len(passes) == 1 and isinstance(passes[0], Enlargement):
                 best = upsample_argmax(passes[0])
             else:
-                best = torch.cat([_best(values) for _, values in _bands(engine, passes, size)])
+                best = torch.cat([_best(values) for _, values in _bands(predictor, passes, size)])
             found.append(best.cpu().numpy())
     return found
 
 
 @torch.inference_mode()
 def iter_scores(
-    engine: Engine, image: Array, *, probabilities: bool = False
+    predictor: "Predictor", image: Array, *, probabilities: bool = False
 ) -> Iterator[tuple[int, Tensor]]:
     """(first row, scores [rows, W, classes]) of row chunks of an image, from top to bottom.
 
@@ -63,22 +65,24 @@ def iter_scores(
     """
     size = image.shape[0], image.shape[1]
     with _memory_for(1, size):
-        (passes,) = _passes(engine, [image])
-        logits = _averages_logits(engine, passes)
-        for top, values in _bands(engine, passes, size):
+        (passes,) = _passes(predictor, [image])
+        logits = _averages_logits(predictor, passes)
+        for top, values in _bands(predictor, passes, size):
             yield top, values.softmax(dim=2) if probabilities and logits else values
 
 
 @torch.inference_mode()
-def predict_streaming(engine: Engine, read: Read, size: Size) -> Iterator[tuple[int, Array]]:
+def predict_streaming(
+    predictor: "Predictor", read: Read, size: Size
+) -> Iterator[tuple[int, Array]]:
     """(first row, mask uint8 [rows, W]) of row chunks of an image that is read in windows.
 
     For images larger than memory: the recipe's windows slide, at one scale, on the image as it
     is. Flips are averaged as elsewhere. Raises OutOfMemoryError.
     """
     with _memory_for(1, size):
-        passes = _sliding(engine, read, size)
-        for top, values in _bands(engine, passes, size):
+        passes = _sliding(predictor, read, size)
+        for top, values in _bands(predictor, passes, size):
             yield top, _best(values).cpu().numpy()
 
 
@@ -96,14 +100,18 @@ def _best(scores: Tensor) -> Tensor:
     return scores.max(dim=2).indices.to(torch.uint8)
 
 
-def _bands(engine: Engine, passes: Sequence[Pass], size: Size) -> Iterator[tuple[int, Tensor]]:
+def _bands(
+    predictor: "Predictor", passes: Sequence[Pass], size: Size
+) -> Iterator[tuple[int, Tensor]]:
     """(first row, mean over the passes) of row chunks from top to bottom."""
-    for top, bottom in row_chunks(size, num_classes=engine.model.num_classes, device=engine.device):
-        yield top, _mean(engine, passes, top, bottom)
+    for top, bottom in row_chunks(
+        size, num_classes=len(predictor.class_names), device=predictor.device
+    ):
+        yield top, _mean(predictor, passes, top, bottom)
 
 
-def _mean(engine: Engine, passes: Sequence[Pass], top: int, bottom: int) -> Tensor:
-    logits = _averages_logits(engine, passes)
+def _mean(predictor: "Predictor", passes: Sequence[Pass], top: int, bottom: int) -> Tensor:
+    logits = _averages_logits(predictor, passes)
     total: Tensor | None = None
     for each in passes:
         if isinstance(each, Enlargement):
@@ -116,38 +124,40 @@ def _mean(engine: Engine, passes: Sequence[Pass], top: int, bottom: int) -> Tens
     return total.div_(len(passes)) if len(passes) > 1 else total
 
 
-def _averages_logits(engine: Engine, passes: Sequence[Pass]) -> bool:
-    return len(passes) == 1 or engine.recipe.inference.tta_average == "logits"
+def _averages_logits(predictor: "Predictor", passes: Sequence[Pass]) -> bool:
+    return len(passes) == 1 or predictor.recipe.inference.tta_average == "logits"
 
 
-def _passes(engine: Engine, images: Sequence[Array]) -> list[list[Pass]]:
+def _passes(predictor: "Predictor", images: Sequence[Array]) -> list[list[Pass]]:
     """For every image its passes, one for every scale with and without its flip."""
-    recipe = engine.recipe
+    recipe = predictor.recipe
     image_size = images[0].shape[0], images[0].shape[1]
     found: list[list[Pass]] = [[] for _ in images]
     for scale in recipe.inference.scales:
         size = scaled_size(recipe.data.resize or image_size, scale, box=recipe.inference.base_size)
         resized = [resize_image(image, size) for image in images]
         if recipe.inference.mode == "whole":
-            for passes, own in zip(found, _whole(engine, resized, image_size), strict=True):
+            for passes, own in zip(found, _whole(predictor, resized, image_size), strict=True):
                 passes += own
             continue
         for passes, image in zip(found, resized, strict=True):
-            for rows in _sliding(engine, _part_of(image), size):
+            for rows in _sliding(predictor, _part_of(image), size):
                 passes.append(
                     rows if size == image_size else _upsampled(rows, size, image_size, recipe)
                 )
     return found
 
 
-def _whole(engine: Engine, images: Sequence[Array], image_size: Size) -> list[list[Enlargement]]:
-    recipe = engine.recipe
-    fed = engine.feed(images)
+def _whole(
+    predictor: "Predictor", images: Sequence[Array], image_size: Size
+) -> list[list[Enlargement]]:
+    recipe = predictor.recipe
+    fed = predictor.preprocess(images)
     size = fed.shape[2], fed.shape[3]
     found: list[list[Enlargement]] = [[] for _ in images]
     for flipped in (False, True) if recipe.inference.flip else (False,):
         padded = _padded(fed.flip(3) if flipped else fed, recipe)
-        logits = engine.logits(padded)
+        logits = predictor.coarse_logits(padded)
         by_way = recipe.inference.resize_logits_twice or padded.shape != fed.shape
         down, across = (
             _axis(logits.shape[1 + axis], padded.shape[2 + axis], size[axis], image_size[axis],
@@ -173,13 +183,13 @@ def _axis(
     return compose(inner, resize_weights(fed, image, align_corners=align_corners))
 
 
-def _sliding(engine: Engine, read: Read, size: Size) -> list[Rows]:
+def _sliding(predictor: "Predictor", read: Read, size: Size) -> list[Rows]:
     def mirrored(top: int, left: int, height: int, width: int) -> Array:
         return read(top, size[1] - left - width, height, width)[:, ::-1]
 
-    found = [slide(engine, read, size)]
-    if engine.recipe.inference.flip:
-        other = slide(engine, mirrored, size)
+    found = [slide(predictor, read, size)]
+    if predictor.recipe.inference.flip:
+        other = slide(predictor, mirrored, size)
         found.append(lambda top, bottom: other(top, bottom).flip(1))
     return found
 

@@ -1,8 +1,7 @@
-"""From a spec to a model: the one place that chooses."""
+"""Builds a model from its spec: the one place that chooses a class."""
 
 from typing import assert_never
 
-import torch
 from torch import nn
 
 from perpixel.errors import UsageError
@@ -11,13 +10,12 @@ from perpixel.models.resnet import BasicBlock, Bottleneck, ResNet
 from perpixel.models.segmenter import Segmenter
 from perpixel.models.semantic_fpn import SemanticFPNHead
 from perpixel.models.timm_backbone import TimmBackbone
-from perpixel.recipes.models import FCN, Model, SemanticFPN, Timm
+from perpixel.recipes.models import FCN, CustomHead, Model, SemanticFPN, Timm
 from perpixel.recipes.models import ResNet as ResNetSpec
-from perpixel.runtime.memory import memory_for
 
 
 def build(spec: Model, *, num_classes: int) -> Segmenter:
-    """The model of `spec` for so many classes, with fresh random weights (see `initialize`)."""
+    """The model of `spec` for so many classes, with fresh random weights (see `init_weights`)."""
     backbone: ResNet | TimmBackbone
     match spec.backbone:
         case ResNetSpec() as resnet:
@@ -26,49 +24,43 @@ def build(spec: Model, *, num_classes: int) -> Segmenter:
             backbone = TimmBackbone(timm)
         case _:
             assert_never(spec.backbone)
-    head: FCNHead | SemanticFPNHead
+    channels, align = backbone.out_channels, spec.align_corners
+    head: nn.Module
     match spec.head:
         case FCN() as fcn:
-            head = FCNHead(backbone.widths[-1], num_classes, spec=fcn)
+            head = FCNHead(channels, num_classes, fcn)
         case SemanticFPN() as semantic_fpn:
-            if len(backbone.widths) < 4:
+            if len(channels) < 4:
                 raise UsageError(
                     f"Semantic FPN needs features at four strides; {spec.backbone} has "
-                    f"{len(backbone.widths)}"
+                    f"{len(channels)}"
                 )
-            head = SemanticFPNHead(
-                backbone.widths, num_classes, semantic_fpn, align_corners=spec.align_corners
-            )
+            head = SemanticFPNHead(channels, num_classes, semantic_fpn, align_corners=align)
+        case CustomHead() as custom:
+            head = custom.build(channels, num_classes, align_corners=align)
         case _:
             assert_never(spec.head)
     auxiliary = None
     if spec.aux_head is not None:
-        own = FCN(**spec.aux_head.model_dump(exclude={"num_classes"}))
-        auxiliary = FCNHead(backbone.widths[-2], spec.aux_head.num_classes or num_classes, spec=own)
-    model = Segmenter(spec, backbone, head, auxiliary)
+        fcn = FCN(**spec.aux_head.model_dump(exclude={"num_classes"}))
+        auxiliary = FCNHead(channels, spec.aux_head.num_classes or num_classes, fcn, level=-2)
+    model = Segmenter(spec, backbone, head, auxiliary, num_classes=num_classes)
     init_weights(model)
     return model.float()  # whatever torch's default dtype is
-
-
-def to_device(model: Segmenter, device: torch.device | str) -> Segmenter:
-    """Moves the model to a device, its convolutions laid out channels-last (faster there).
-
-    Raises OutOfMemoryError where the device has no room for it.
-    """
-    with memory_for(f"the model on {device}", fix="what else runs there may hold it"):
-        return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def init_weights(model: Segmenter) -> None:
     """He et al. (2015) for convolutions, N(0, 0.01) for classifiers (mmsegmentation), 1/0 norms.
 
     The neck's convolutions, which no ReLU follows, have Xavier's uniform (mmsegmentation's FPN).
-    timm's backbones have initialized themselves.
+    timm's backbones and custom heads have initialized themselves.
     """
     spec = model.spec.backbone
     zero = isinstance(spec, ResNetSpec) and spec.zero_init_residual and not spec.frozen_bn
+    skipped = ["backbone."] if isinstance(spec, Timm) else []
+    skipped += ["head."] if isinstance(model.spec.head, CustomHead) else []
     for name, module in model.named_modules():
-        if isinstance(spec, Timm) and name.startswith("backbone."):
+        if name.startswith(tuple(skipped)):
             continue
         match module:
             case nn.Conv2d():

@@ -5,6 +5,7 @@ the heads that today's toolkits call FCN. mmsegmentation has two convolutions an
 fuses in the backbone's features, sssegmentation two, torchvision and pytorch-auto-drive one.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -15,29 +16,36 @@ from perpixel.recipes.models import FCN
 
 
 class FCNHead(nn.Module):
-    """Keys: `convs.K.{0,1}`, `fuse.{0,1}` where features are concatenated, `classifier`."""
+    """An FCN head on the backbone's features at `level` (-1 the last).
 
-    def __init__(self, inputs: int, num_classes: int, *, spec: FCN) -> None:
+    Keys: `convs.K.{0,1}`, `fuse.{0,1}` where features are concatenated, `classifier`.
+    """
+
+    def __init__(
+        self, in_channels: Sequence[int], num_classes: int, spec: FCN, *, level: int = -1
+    ) -> None:
         super().__init__()
-        widths = [inputs, *[spec.channels] * spec.num_convs]
+        self.level = level
+        channels = [in_channels[level], *[spec.channels] * spec.num_convs]
         self.convs = nn.Sequential(
             *(
-                conv_norm_relu(before, after, kernel=spec.kernel_size, dilation=spec.dilation)
-                for before, after in pairwise(widths)
+                conv_norm_relu(*pair, kernel_size=spec.kernel_size, dilation=spec.dilation)
+                for pair in pairwise(channels)
             )
         )
         self.fuse = None
         if spec.concat_input:
             self.fuse = conv_norm_relu(
-                inputs + spec.channels, spec.channels, kernel=spec.kernel_size
+                channels[0] + channels[-1], channels[-1], kernel_size=spec.kernel_size
             )
-        self.dropout = dropout(spec.dropout, kind=spec.dropout_type)
-        self.classifier = nn.Conv2d(widths[-1], num_classes, 1)
+        self.dropout = dropout(spec.dropout, type=spec.dropout_type)
+        self.classifier = nn.Conv2d(channels[-1], num_classes, 1)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """[N, inputs, h, w] to logits [N, num_classes, h, w]."""
-        output = self.convs(features)
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """The backbone's features [N, C, h, w], finest first, to logits [N, num_classes, h, w]."""
+        x = features[self.level]
+        output = self.convs(x)
         if self.fuse is not None:
-            output = self.fuse(torch.cat([features, output], dim=1))
+            output = self.fuse(torch.cat([x, output], dim=1))
         logits: Tensor = self.classifier(self.dropout(output))
         return logits

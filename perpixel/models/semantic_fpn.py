@@ -2,7 +2,7 @@
 
 Departures from the paper: dropout before the classifier and batch norm in the scale heads
 (mmsegmentation, sssegmentation; GroupNorm as in the paper and detectron2 by `norm`); the logits
-stay at stride 4, upsampling is not the model's business. `align_corners` holds inside the head
+stay at stride 4 and are upsampled outside the model. `align_corners` holds inside the head
 too (mmsegmentation decode_heads/fpn_head.py, sssegmentation semanticfpn.py).
 """
 
@@ -14,7 +14,6 @@ from torch import SymInt, Tensor, nn
 from torch.nn.functional import interpolate
 
 from perpixel.models.layers import conv_norm_relu
-from perpixel.models.winograd import Conv3x3
 from perpixel.recipes.models import SemanticFPN
 
 _CONVS = (1, 1, 2, 3)  # per level, strides 4, 8, 16, 32
@@ -25,7 +24,7 @@ class SemanticFPNHead(nn.Module):
 
     def __init__(
         self,
-        inputs: Sequence[int],
+        in_channels: Sequence[int],
         num_classes: int,
         spec: SemanticFPN,
         *,
@@ -35,11 +34,13 @@ class SemanticFPNHead(nn.Module):
         self._align_corners = align_corners
         neck = spec.fpn_channels
         if spec.fpn_norm:
-            self.lateral = nn.ModuleList(conv_norm_relu(width, neck, kernel=1) for width in inputs)
-            self.output = nn.ModuleList(conv_norm_relu(neck, neck) for _ in inputs)
+            self.lateral = nn.ModuleList(
+                conv_norm_relu(channels, neck, kernel_size=1) for channels in in_channels
+            )
+            self.output = nn.ModuleList(conv_norm_relu(neck, neck) for _ in in_channels)
         else:
-            self.lateral = nn.ModuleList(nn.Conv2d(width, neck, 1) for width in inputs)
-            self.output = nn.ModuleList(Conv3x3(neck, neck, bias=True) for _ in inputs)
+            self.lateral = nn.ModuleList(nn.Conv2d(channels, neck, 1) for channels in in_channels)
+            self.output = nn.ModuleList(nn.Conv2d(neck, neck, 3, padding=1) for _ in in_channels)
         self.scales = nn.ModuleList(
             nn.ModuleList(
                 conv_norm_relu(neck if index == 0 else spec.channels, spec.channels, norm=spec.norm)
@@ -67,7 +68,7 @@ class SemanticFPNHead(nn.Module):
                     feature = upsample(feature, scale_factor=2.0)
             scaled.append(feature)
         merged, size = scaled[0], scaled[0].shape[-2:]
-        unknown = any(isinstance(side, SymInt) for each in scaled for side in each.shape[-2:])
+        unknown = any(isinstance(side, SymInt) for x in scaled for side in x.shape[-2:])
         for feature in scaled[1:]:  # at odd sizes doubling overshoots by a few pixels
             if unknown or feature.shape[-2:] != size:  # in an export for any size
                 feature = upsample(feature, size=list(size))

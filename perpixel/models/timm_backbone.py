@@ -19,7 +19,7 @@ _STAGES = 4
 class TimmBackbone(nn.Module):
     """The last four features of `timm.create_model(features_only=True)`; keys: `body.*`.
 
-    `widths` are their channels. Raises UsageError for a name or an output stride timm does not
+    `out_channels` are theirs. Raises UsageError for a name or an output stride timm does not
     have, PerpixelError when timm cannot be imported.
     """
 
@@ -27,7 +27,7 @@ class TimmBackbone(nn.Module):
         super().__init__()
         self.body = _create(spec, pretrained=False)
         timm = _timm()
-        self.widths = tuple(self.body.feature_info.channels()[-_STAGES:])  # type: ignore[operator, union-attr]
+        self.out_channels = tuple(self.body.feature_info.channels()[-_STAGES:])  # type: ignore[operator, union-attr]
         # Only those of timm's wrappers that know another order have the attribute.
         order = getattr(self.body, "output_fmt", timm.layers.Format.NCHW)
         self._channels_last = order == timm.layers.Format.NHWC

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from perpixel.errors import PerpixelError
-from perpixel.models.normalize import autocast
 from perpixel.models.segmenter import Segmenter
+from perpixel.runtime.dtype import autocast
 
 TRIALS, WARM_UP, PASSES = 3, 10, 300
 

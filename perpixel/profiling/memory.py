@@ -15,11 +15,11 @@ from typing import Literal
 import torch
 from torch.nn.functional import conv2d
 
-from perpixel.models.build import build, to_device
+from perpixel.acceleration.accelerate import accelerate
+from perpixel.models.build import build
 from perpixel.profiling.latency import inference_pass
 from perpixel.recipes.base import Size, Spec
 from perpixel.recipes.schema import Recipe
-from perpixel.runtime.heap import keep_freed
 from perpixel.training.step import make_train_state, train_step
 
 TOO_LITTLE = "there is too little memory"
@@ -70,7 +70,6 @@ def _measure(request: Request) -> int:
         torch.backends.cudnn.benchmark = request.training  # as a run has it
         _work(request, device)
         return torch.cuda.max_memory_allocated(device)
-    keep_freed()  # as the commands do
     # What the libraries load when they are first used is not the model's.
     small = conv2d(torch.ones(1, 3, 8, 8, requires_grad=True), torch.ones(8, 3, 3, 3))
     torch.autograd.backward(small.sum())
@@ -84,7 +83,7 @@ def _work(request: Request, device: torch.device) -> None:
     recipe, dtype = request.recipe, getattr(torch, request.dtype)
     model = build(recipe.model, num_classes=request.num_classes)
     if not request.training:
-        model = to_device(model, device).eval()
+        model = accelerate(model, device=device, dtype=dtype, training=False)
         images = torch.ones(request.batch, 3, *request.size, device=device)
         images = images.contiguous(memory_format=torch.channels_last)
         inference_pass(model, images, dtype=dtype)()

@@ -6,8 +6,9 @@ from typing import Any, Literal
 
 import torch
 
+from perpixel.acceleration.accelerate import accelerate
 from perpixel.errors import PerpixelError
-from perpixel.models.build import build, to_device
+from perpixel.models.build import build
 from perpixel.profiling.flops import Count, count
 from perpixel.profiling.latency import Latency, inference_pass, latency, write_trace
 from perpixel.profiling.memory import TOO_LITTLE, Memory, Request, peak_memory
@@ -92,7 +93,8 @@ def profile(
     inference = peak_memory(request)
     if inference.note == TOO_LITTLE:
         raise PerpixelError(f"size {size[0]}x{size[1]}: {TOO_LITTLE} for a batch of {batch}")
-    model = to_device(build(recipe.model, num_classes=num_classes), device).eval()
+    model = build(recipe.model, num_classes=num_classes)
+    model = accelerate(model, device=device, dtype=dtype, training=False)
     images = torch.ones(batch, 3, *size, device=device).to(memory_format=torch.channels_last)
     run = inference_pass(model, images, dtype=dtype)
     taken = latency(run, device, seconds=seconds)

@@ -1,8 +1,11 @@
 """The model of a recipe."""
 
-from typing import Annotated, Literal
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, SerializeAsAny, Tag, model_validator
+from pydantic_core import PydanticCustomError
 
 from perpixel.recipes.base import PositiveInt, Spec, UnitInterval
 
@@ -14,7 +17,8 @@ class ResNet(Spec):
     `stride_in_1x1` puts a bottleneck's stride in its first 1x1 convolution (Caffe, detectron2).
     `frozen_bn` holds batch norm's statistics and scale as constants (detectron2).
     `zero_init_residual` starts every residual branch at zero (Goyal et al., 2017, section 5.1);
-    it says nothing where norms are frozen.
+    it says nothing where norms are frozen. `base_channels` are the stem's, 64 in every published
+    model; each stage has twice as many as the one before.
     """
 
     type: Literal["resnet"] = "resnet"
@@ -24,6 +28,7 @@ class ResNet(Spec):
     stride_in_1x1: bool = False
     frozen_bn: bool = False
     zero_init_residual: bool = False
+    base_channels: Annotated[int, Field(ge=2, multiple_of=2)] = 64
 
 
 class Timm(Spec):
@@ -87,8 +92,61 @@ class SemanticFPN(Spec):
         return self
 
 
-METHODS = {"fcn": "FCN", "semantic_fpn": "Semantic FPN"}
-"""What a model is called, by its head's type."""
+class CustomHead(Spec):
+    """Base class for the spec of a head of your own: its settings, and `build`.
+
+    A subclass gives `type` a Literal of its own name as default; then it is a recipe's
+    `model.head`, is written to checkpoints, and is read back wherever its module was imported
+    (examples/custom_head.py).
+    """
+
+    type: str
+
+    @abstractmethod
+    def build(self, in_channels: Sequence[int], num_classes: int, *, align_corners: bool) -> Any:
+        """The head, a torch.nn.Module with weights of its own initialization.
+
+        It maps the backbone's features, a list of [N, in_channels[i], h, w] from the finest to the
+        coarsest, to logits [N, num_classes, h, w] at any stride.
+        """
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _find_subclass(cls, value: Any, validate: Callable[[Any], Any]) -> Any:
+        if cls is not CustomHead or not isinstance(value, Mapping):
+            return validate(value)
+        known = {spec.model_fields["type"].default: spec for spec in _subclasses(cls)}
+        if value.get("type") not in known:
+            names = ", ".join(repr(name) for name in ("fcn", "semantic_fpn", *known))
+            raise PydanticCustomError(
+                "unknown_head",
+                "There are {names}; a head of your own is known once its module is imported",
+                {"names": names},
+            )
+        return known[value["type"]].model_validate(value)
+
+
+def _subclasses(spec: type[Spec]) -> Iterator[type[Spec]]:
+    for subclass in spec.__subclasses__():
+        yield from (subclass, *_subclasses(subclass))
+
+
+def _head_tag(value: Any) -> str:
+    name = value.get("type") if isinstance(value, Mapping) else getattr(value, "type", None)
+    return name if name in ("fcn", "semantic_fpn") else "custom"
+
+
+Head = Annotated[
+    Annotated[FCN, Tag("fcn")]
+    | Annotated[SemanticFPN, Tag("semantic_fpn")]
+    | Annotated[SerializeAsAny[CustomHead], Tag("custom")],
+    Discriminator(_head_tag),
+]
+
+
+def method_name(head: FCN | SemanticFPN | CustomHead) -> str:
+    """What a model with this head is called."""
+    return {"fcn": "FCN", "semantic_fpn": "Semantic FPN"}.get(head.type, head.type)
 
 
 class Auxiliary(Spec):
@@ -114,6 +172,6 @@ class Model(Spec):
     """
 
     backbone: Backbone = ResNet()
-    head: Annotated[FCN | SemanticFPN, Field(discriminator="type")] = FCN()
+    head: Head = FCN()
     aux_head: Auxiliary | None = None
     align_corners: bool = False

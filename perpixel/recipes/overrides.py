@@ -10,10 +10,9 @@ from pydantic_core import ErrorDetails
 
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.recipes.base import Spec
-from perpixel.recipes.models import FCN, ResNet, SemanticFPN, Timm
 from perpixel.recipes.schema import Recipe
 
-_TYPES = {spec.model_fields["type"].default for spec in (ResNet, Timm, FCN, SemanticFPN)}
+_TYPES = {"resnet", "timm", "fcn", "semantic_fpn", "custom"}
 
 
 def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
@@ -128,6 +127,9 @@ def _complaint(problem: ErrorDetails) -> str:
     match kind:
         case "value_error":  # of several settings together: what they are would fill a page
             return f"{where}: {problem['ctx']['error']}".removeprefix(": ")
+        case "unknown_head":
+            where = f"{where}.type" if isinstance(problem["input"], dict) else where
+            return f"{where}={problem['input'].get('type')!r}: {said}"
         case "union_tag_invalid":
             told = problem["ctx"]
             if isinstance(problem["input"], dict):

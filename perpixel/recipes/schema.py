@@ -190,8 +190,8 @@ class Train(Spec):
     decoded is replaced by another, up to the fraction `max_corrupt_fraction` of all that were seen,
     counting an epoch at least. `pretrained` is the ImageNet file that the backbone starts from;
     without it, random weights. `compile` is torch.compile's mode; "reduce-overhead" uses CUDA
-    graphs. `activation_checkpointing` saves memory and changes no result: with "norms" activations
-    after norms are recomputed in the backward pass, with "stages" all inside the ResNet's stages.
+    graphs. `activation_checkpointing` saves memory and changes no result: inside a ResNet's stages
+    "norms" recomputes norms and activations in the backward pass, "stages" convolutions, too.
     `ema_decay` b keeps an exponential moving average of weights and batch norm's statistics, b old
     + (1 - b) new after step i, with (1 + i) / (10 + i) for b where that is less (TensorFlow's
     ExponentialMovingAverage): it is what is evaluated, and the model. `final_phase` ends the run.
@@ -212,6 +212,20 @@ class Train(Spec):
     keep_last: PositiveInt = 2
     max_nonfinite_steps: Annotated[int, Field(ge=0)] = 3
     max_corrupt_fraction: UnitInterval = 0.01
+
+    @model_validator(mode="after")
+    def _compiles(self) -> "Train":
+        if self.compile == "reduce-overhead" and self.grad_accum_steps > 1:
+            raise ValueError(
+                "compile=reduce-overhead with grad_accum_steps above 1: a CUDA graph's second pass "
+                "would write over the gradients of its first; set one to default or to 1"
+            )
+        if self.compile != "off" and self.activation_checkpointing == "norms":
+            raise ValueError(
+                f"activation_checkpointing=norms with compile={self.compile}: compiled code keeps "
+                f"what torch.compile chooses; set one of them to off"
+            )
+        return self
 
     @property
     def final_phase_steps(self) -> int:

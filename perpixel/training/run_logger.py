@@ -14,7 +14,7 @@ from rich.progress import Progress as Bar
 
 from perpixel.errors import StopTraining, needs_extra
 from perpixel.io.atomic import atomic_write, redirect_to_devnull, reraise_oserror
-from perpixel.runtime.distributed import environment_info
+from perpixel.runtime.environment import environment_info
 from perpixel.training.checkpoint import Progress
 
 if TYPE_CHECKING:

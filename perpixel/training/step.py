@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from perpixel.acceleration.accelerate import accelerate
 from perpixel.losses import mean_weight, segmentation_loss
-from perpixel.models.build import to_device
-from perpixel.models.normalize import autocast, normalize
-from perpixel.models.recomputing import activations_recomputed
+from perpixel.models.normalize import normalize
 from perpixel.models.segmenter import SegmentationOutput, Segmenter
 from perpixel.recipes.schema import Recipe
+from perpixel.runtime.device import to_device
 from perpixel.runtime.distributed import DistInfo, all_reduce_sum
-from perpixel.training.economy import economise
+from perpixel.runtime.dtype import autocast
 from perpixel.training.ema import make_ema, update_ema
 from perpixel.training.optimizer import make_optimizer
 
@@ -47,9 +47,16 @@ def make_train_state(
 
     Raises UsageError for settings of `recipe.train` that cannot be combined.
     """
-    model = to_device(model, device).train()
+    model = to_device(model, device)
     ema_model = make_ema(model, recipe.train.ema_decay)
-    model = economise(model, recipe.train)
+    model = accelerate(
+        model,
+        device=device,
+        dtype=dtype,
+        training=True,
+        activation_checkpointing=recipe.train.activation_checkpointing,
+        compile=recipe.train.compile,
+    )
     buffers = list(model.buffers())
     return TrainState(
         model,
@@ -141,8 +148,7 @@ def forward(
     model: nn.Module, images: Tensor, recipe: Recipe, *, dtype: torch.dtype
 ) -> SegmentationOutput:
     """Logits of both heads for images, uint8 RGB [N, H, W, 3], computed in `dtype`."""
-    recomputed = activations_recomputed(recipe.train.activation_checkpointing == "norms")
-    with autocast(images.device, dtype), recomputed:
+    with autocast(images.device, dtype):
         output: SegmentationOutput = model(normalize(images, recipe.input), return_aux=True)
     return output
 

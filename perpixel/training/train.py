@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from perpixel.acceleration.fuse_conv_bn import fuse_conv_bn
+from perpixel.acceleration.accelerate import accelerate
 from perpixel.checkpoints.format import Checkpoint, write_checkpoint
 from perpixel.data.dataset import Dataset, read_pair
 from perpixel.data.loader import batches
@@ -18,13 +18,15 @@ from perpixel.errors import Interrupted, PerpixelError
 from perpixel.evaluation.evaluate import evaluate
 from perpixel.evaluation.files import write_scores
 from perpixel.evaluation.metrics import Scores
-from perpixel.inference.engine import Engine
+from perpixel.inference.predictor import Predictor
 from perpixel.io.atomic import atomic_write
 from perpixel.models.build import build
 from perpixel.recipes import overrides
 from perpixel.recipes.schema import Recipe
 from perpixel.runtime import distributed
+from perpixel.runtime.device import resolve_device
 from perpixel.runtime.distributed import DistInfo, get_dist_info
+from perpixel.runtime.dtype import cudnn_mode, no_tf32, resolve_dtype
 from perpixel.runtime.memory import memory_for
 from perpixel.runtime.sync_batchnorm import convert_sync_batchnorm
 from perpixel.training.checkpoint import (
@@ -85,8 +87,8 @@ def train(
     checkpoints = out / "checkpoints"
     _check_run_folder(out, resume=resume, dist_info=dist_info)
     read_pair(eval_dataset, 0)  # better an error now than after the first steps
-    torch_device = distributed.resolve_device(device)
-    dtype = distributed.resolve_dtype(recipe.train.precision, torch_device)
+    torch_device = resolve_device(device)
+    dtype = resolve_dtype(recipe.train.precision, torch_device)
     steps = recipe.train.steps
 
     torch.manual_seed(recipe.train.seed)
@@ -203,7 +205,7 @@ def _run_context(
         run_lock(out, dist_info),
         distributed.process_group(device),
         preemption_flag() as preempted,
-        distributed.cudnn_mode(deterministic=deterministic),
+        cudnn_mode(deterministic=deterministic),
         memory_for(_describe_micro_batch(recipe, dist_info, device), fix=_LESS_MEMORY),
     ):
         yield preempted
@@ -320,16 +322,21 @@ def _evaluate(
 ) -> Scores:
     """Scores in float32, as `perpixel eval` gives them; keeps the best weights, and saves."""
     recipe = fingerprint.recipe
-    with distributed.no_tf32(state.model.device):
-        scores = evaluate(Engine(fuse_conv_bn(state.ema_model), recipe), dataset)
+    with no_tf32(state.model.device):
+        model = accelerate(
+            state.ema_model, device=state.model.device, dtype=torch.float32, training=False
+        )
+        names, palette = fingerprint.class_names, dataset.classes.palette
+        predictor = Predictor(model, recipe, class_names=names, palette=palette)
+        scores = evaluate(predictor, dataset)
     if not progress.is_scored:
-        names = ("miou", "pixel_accuracy", "mean_accuracy")
+        metrics = ("miou", "pixel_accuracy", "mean_accuracy")
         line = (
             f"step {progress.step}  val mIoU {scores.miou:.2f}  pixel accuracy "
             f"{scores.pixel_accuracy:.2f}  mean accuracy {scores.mean_accuracy:.2f}  "
             f"({scores.images} images, {scores.seconds:.0f} s)"
         )
-        row = {"step": progress.step, **{name: vars(scores)[name] for name in names}}
+        row = {"step": progress.step, **{name: vars(scores)[name] for name in metrics}}
         logger.log_metrics(row, line)
     if not scores.confusion.any():
         logger.info(

@@ -7,8 +7,9 @@ import torch
 from perpixel.acceleration.compile import compile_model
 from perpixel.acceleration.fuse_conv_bn import fuse_conv_bn
 from perpixel.errors import UsageError
-from perpixel.models.build import build, to_device
+from perpixel.models.build import build
 from perpixel.recipes.models import FCN, Model, ResNet
+from perpixel.runtime.device import to_device
 
 SMALL = Model(backbone=ResNet(depth=18), head=FCN(num_convs=0))
 

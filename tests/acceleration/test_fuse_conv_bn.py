@@ -9,8 +9,6 @@ from perpixel.models.layers import FrozenBatchNorm2d
 from perpixel.models.segmenter import Segmenter
 from perpixel.recipes.models import FCN
 
-pytestmark = pytest.mark.usefixtures("narrow")
-
 
 def lived_in(model: Segmenter) -> Segmenter:
     """Norms with statistics and scales that are not those of a fresh model."""

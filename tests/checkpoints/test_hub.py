@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import narrow
 import pytest
 import torch
 
@@ -24,19 +23,18 @@ from perpixel.checkpoints.format import Checkpoint, read_checkpoint, write_check
 from perpixel.data.datasets.camvid import CLASSES
 from perpixel.data.datasets.synthetic import SyntheticStreets
 from perpixel.errors import PerpixelError, UsageError
-from perpixel.inference.predictor import Predictor
 
 huggingface_hub = pytest.importorskip("huggingface_hub", reason="the extra [hub] is not installed")
 
 RECIPE = perpixel.override(
-    perpixel.recipe("camvid/fcn_r18-d8"), ["model.head.channels=16", "model.aux_head=null"]
+    perpixel.recipe("camvid/fcn_r18-d8"),
+    ["model.backbone.base_channels=8", "model.head.channels=16", "model.aux_head=null"],
 )
 COMMIT = "a" * 40
-pytestmark = pytest.mark.usefixtures("narrow")
 
 
 @pytest.fixture(scope="module")
-def run_folder(narrow, tmp_path_factory) -> Path:
+def run_folder(tmp_path_factory) -> Path:
     """A run as far as the Hub cares: final and best weights, and the final weights' scores."""
     folder = tmp_path_factory.mktemp("runs") / "camvid"
     for seed, name in enumerate(("model", "best")):
@@ -106,7 +104,7 @@ def server() -> Iterator[tuple[str, dict[str, bytes]]]:
 def client(address: str, home: Path, code: str, *, token: str = "hf_secret") -> str:
     own = {"HF_ENDPOINT": address, "HF_HOME": str(home), "HF_TOKEN": token, "HF_HUB_OFFLINE": "0"}
     done = subprocess.run(
-        [sys.executable, "-c", f"{narrow.CODE}import perpixel\n{code}"],
+        [sys.executable, "-c", f"import perpixel\n{code}"],
         env=os.environ | own | {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "NO_PROXY": "127.0.0.1"},
         capture_output=True,
         text=True,
@@ -118,14 +116,14 @@ def client(address: str, home: Path, code: str, *, token: str = "hf_secret") -> 
 
 def test_a_model_goes_up_and_comes_down(run_folder, server, tmp_path):
     address, files = server
-    code = f"print(perpixel.load({str(run_folder)!r}).push_to_hub('me/streets', license='mit'))"
+    code = f"print(perpixel.push_to_hub({str(run_folder)!r}, 'me/streets', license='mit'))"
     assert client(address, tmp_path / "up", code) == f"{address}/me/streets"
     assert set(files) == {"model.safetensors", "config.json", "README.md"}
     assert b'perpixel.load("me/streets")' in files["README.md"]
     code = (
-        "from perpixel.inference.predictor import Predictor\n"
-        "for model in (perpixel.load('me/streets'), Predictor.from_pretrained('me/streets')):\n"
-        "    print(model.checkpoint.origin, model.checkpoint.step)"
+        "for name in ('me/streets', 'me/streets@main'):\n"
+        "    model = perpixel.load(name)\n"
+        "    print(model.origin, model.step)"
     )
     lines = client(address, tmp_path / "down", code).splitlines()
     assert len(lines) == 2
@@ -142,7 +140,7 @@ def test_a_model_goes_up_and_comes_down(run_folder, server, tmp_path):
 def test_what_the_hub_refuses_is_an_error_in_a_line(run_folder, server, tmp_path):
     address, files = server
     tried = "try: {}\nexcept perpixel.PerpixelError as error: print(error)"
-    push = tried.format(f"perpixel.load({str(run_folder)!r}).push_to_hub('me/streets')")
+    push = tried.format(f"perpixel.push_to_hub({str(run_folder)!r}, 'me/streets')")
     said = client(address, tmp_path, push, token="hf_wrong")
     assert said.startswith("me/streets: not uploaded: ")
     assert "401" in said
@@ -169,17 +167,13 @@ def test_where_the_hub_is_not_reached_two_lines_say_so(tmp_path):
 
 def test_the_folder_is_a_model_with_a_card(run_folder, tmp_path):
     model = perpixel.load(run_folder)
-    model.save_pretrained(tmp_path / "out", license="cc-by-4.0")
+    perpixel.save_pretrained(run_folder, tmp_path / "out", license="cc-by-4.0")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "README.md", "config.json", "model.safetensors",
     ]  # fmt: skip
     image = SyntheticStreets("val", count=1, size=(48, 64)).image(0)
     wanted = model.predict(image).mask
-    for loaded in (
-        perpixel.load(tmp_path / "out"),
-        Predictor.from_pretrained(tmp_path / "out"),
-    ):
-        assert (loaded.predict(image).mask == wanted).all()
+    assert (perpixel.load(tmp_path / "out").predict(image).mask == wanted).all()
     config = json.loads((tmp_path / "out/config.json").read_text())
     assert config["id2label"]["3"] == CLASSES.names[3]
     assert config["label2id"][CLASSES.names[3]] == 3
@@ -194,8 +188,7 @@ def test_the_folder_is_a_model_with_a_card(run_folder, tmp_path):
 
 
 def test_scores_are_the_final_weights_alone(run_folder, tmp_path):
-    best = perpixel.load(run_folder / "checkpoints" / "best.safetensors")
-    best.save_pretrained(tmp_path)
+    perpixel.save_pretrained(run_folder / "checkpoints" / "best.safetensors", tmp_path)
     card = (tmp_path / "README.md").read_text()
     assert "mIoU" not in card
     assert "states no license" in card
@@ -207,7 +200,7 @@ def test_damaged_scores_are_named(run_folder, tmp_path):
     shutil.copytree(run_folder, tmp_path / "run")
     (tmp_path / "run/evaluate.json").write_text("{}")
     with pytest.raises(PerpixelError, match=r"evaluate\.json: not an evaluation's scores"):
-        perpixel.load(tmp_path / "run").save_pretrained(tmp_path / "out")
+        perpixel.save_pretrained(tmp_path / "run", tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -242,7 +235,7 @@ def test_without_the_extra_the_error_says_so(monkeypatch, run_folder):
     with pytest.raises(PerpixelError, match=r'no such run folder.*pip install "perpixel\[hub\]"'):
         zoo.find("owner/name")
     with pytest.raises(UsageError, match="OWNER/NAME"):
-        perpixel.load(run_folder).push_to_hub("name")
+        perpixel.push_to_hub(run_folder, "name")
 
 
 def test_a_folder_of_the_owners_name_hinders_no_upload(monkeypatch, run_folder, tmp_path):
@@ -250,4 +243,4 @@ def test_a_folder_of_the_owners_name_hinders_no_upload(monkeypatch, run_folder, 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(PerpixelError, match=r'pip install "perpixel\[hub\]"'):
-        perpixel.load(run_folder).push_to_hub("owner/name")
+        perpixel.push_to_hub(run_folder, "owner/name")

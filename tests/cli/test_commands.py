@@ -23,13 +23,10 @@ from perpixel.data.datasets.synthetic import SyntheticStreets
 from perpixel.errors import Interrupted, OutOfMemoryError, UsageError
 from perpixel.inference.predictor import Predictor
 from perpixel.io.images import read_image
-from perpixel.models import resnet
 
-pytestmark = pytest.mark.usefixtures("narrow")
-WIDTHS = resnet.WIDTHS
 QUICK = [
     "--set", "train.steps=2", "--set", "train.batch_size=2", "--set", "augment.crop_size=32x32",
-    "--set", "train.precision=float32",
+    "--set", "train.precision=float32", "--set", "model.backbone.base_channels=8",
 ]  # fmt: skip
 
 
@@ -51,7 +48,7 @@ def perpixel(monkeypatch, capsys):
 
 
 @pytest.fixture(scope="module")
-def trained(narrow, mini: Path, tmp_path_factory) -> Path:
+def trained(mini: Path, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "mini"
     words = ["train", "camvid/fcn_r18-d8", "--data", mini, "--out", out, "--device", "cpu", *QUICK]
     words += ["--set", "optimizer.lr=1"]  # so that one class leads, by more than float16 rounds
@@ -61,11 +58,6 @@ def trained(narrow, mini: Path, tmp_path_factory) -> Path:
             main.main()
     assert not left.value.code
     return out
-
-
-@pytest.fixture
-def as_wide_as_they_are(monkeypatch) -> None:
-    monkeypatch.setattr(resnet, "WIDTHS", WIDTHS)
 
 
 def test_help_teaches(perpixel):
@@ -456,7 +448,7 @@ def test_damaged_validation_data_costs_no_training(perpixel, mini, tmp_path):
     assert (run / "checkpoints" / "model.safetensors").exists()
 
 
-def test_profile_prints_the_published_figures_beside_ours(perpixel, as_wide_as_they_are, tmp_path):
+def test_profile_prints_the_published_figures_beside_ours(perpixel, tmp_path):
     name, file = "pytorch-auto-drive/fcn_resnet101_cityscapes_256x512", tmp_path / "profile.json"
     sizes = ["--size", "256x512", "--size", "320x320", "--size", "1024x2048"]
     code, out, _ = perpixel("profile", name, *sizes, "--seconds", 0, "--json", file)
@@ -473,7 +465,7 @@ def test_profile_prints_the_published_figures_beside_ours(perpixel, as_wide_as_t
     assert published == [43.32, None, 3.06]
 
 
-def test_profile_measures_a_run(perpixel, trained, as_wide_as_they_are, tmp_path):
+def test_profile_measures_a_run(perpixel, trained, tmp_path):
     file = tmp_path / "profile.json"
     code, out, _ = perpixel(
         "profile", trained, "--size", "48x64", "--seconds", "0.1", "--per-module", "--json", file,

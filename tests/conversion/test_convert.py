@@ -132,7 +132,7 @@ def test_flips_average_what_the_toolkit_averages(toolkit: str, tmp_path: Path):
     checkpoint = import_checkpoint(tmp_path / "a.pth", output_stride=8).checkpoint
     flipped = checkpoint.recipe.inference.model_copy(update={"flip": True})
     image = np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8)
-    found = Predictor(checkpoint, inference=flipped).probabilities(image)
+    found = Predictor.from_checkpoint(checkpoint, inference=flipped).probabilities(image)
 
     fed = (image - np.array([123.675, 116.28, 103.53])) / np.array([58.395, 57.12, 57.375])
     fed = torch.from_numpy(fed).float().permute(2, 0, 1)[None]

@@ -59,11 +59,12 @@ def test_every_split_is_read_and_every_class_is_found(mini_set):
         open_dataset(name, root, "tran")
 
 
-def test_two_steps_of_training(mini_set, narrow, tmp_path_factory):
+def test_two_steps_of_training(mini_set, tmp_path_factory):
     name, root = mini_set
     recipe = perpixel.override(
         perpixel.recipe("camvid/fcn_r18-d8"),
-        [f"data.name={name}", "train.steps=2", "train.batch_size=2", "augment.crop_size=32x32",
+        ["model.backbone.base_channels=8",
+         f"data.name={name}", "train.steps=2", "train.batch_size=2", "augment.crop_size=32x32",
          "train.precision=float32", "model.head.channels=8", "model.aux_head.channels=8"],
     )  # fmt: skip
     run = perpixel.train(

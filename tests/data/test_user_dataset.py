@@ -16,13 +16,12 @@ from perpixel.errors import PerpixelError, UsageError
 EXAMPLES = Path(__file__).parents[2] / "examples"
 RECIPE = perpixel.override(
     perpixel.recipe("scenes/semantic_fpn_r18"),
-    [
+    ["model.backbone.base_channels=8",
         "train.steps=4", "train.batch_size=2", "augment.crop_size=32x32", "train.log_every=1",
         "train.precision=float32", "model.head.channels=8", "model.head.fpn_channels=8",
         "evaluate.every=2",
     ],
 )  # fmt: skip
-pytestmark = pytest.mark.usefixtures("narrow")
 
 
 class Streets(torch.utils.data.Dataset):

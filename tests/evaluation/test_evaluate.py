@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from variants import predictor_of
 
 import perpixel
 from perpixel.data.augment import resize
@@ -8,7 +9,6 @@ from perpixel.data.datasets.synthetic import SyntheticStreets
 from perpixel.evaluation.boundary import boundary_counts
 from perpixel.evaluation.evaluate import evaluate
 from perpixel.evaluation.metrics import confusion
-from perpixel.inference.engine import Engine
 from perpixel.inference.tta import predict_masks
 from perpixel.recipes.schema import IGNORE_INDEX
 
@@ -19,11 +19,11 @@ SET = SyntheticStreets("val", count=2, size=(48, 64))
 def test_a_resized_data_set_is_scored_on_resized_labels():
     model = perpixel.build(RECIPE, num_classes=len(SET.classes)).eval()
     small = perpixel.override(RECIPE, ["data.resize=24x40"])
-    found = evaluate(Engine(model, small), SET)
+    found = evaluate(predictor_of(model, small), SET)
     expected = np.zeros((len(SET.classes),) * 2, np.int64)
     for index in range(2):
         image, label = resize(SET.image(index), SET.label(index), (24, 40))
-        (prediction,) = predict_masks(Engine(model, RECIPE), [image])
+        (prediction,) = predict_masks(predictor_of(model, RECIPE), [image])
         expected += confusion(label, prediction, num_classes=len(SET.classes))
     assert (found.confusion == expected).all()
     assert found.confusion.sum() <= 2 * 24 * 40
@@ -31,8 +31,9 @@ def test_a_resized_data_set_is_scored_on_resized_labels():
 
 def test_a_network_is_scored_as_it_predicts_whatever_its_mode():
     recipe = perpixel.override(RECIPE, ["model.head.dropout=0.9"])
-    engine = Engine(perpixel.build(recipe, num_classes=len(SET.classes)).train(), recipe)
-    first, second = (evaluate(engine, SET) for _ in range(2))
+    predictor = predictor_of(perpixel.build(recipe, num_classes=len(SET.classes)), recipe)
+    predictor.model.train()
+    first, second = (evaluate(predictor, SET) for _ in range(2))
     assert (first.confusion == second.confusion).all()
 
 
@@ -41,13 +42,13 @@ def test_every_image_of_a_batch_has_scores_of_its_own():
     images = SyntheticStreets("val", count=3, size=(48, 64))
     model = perpixel.build(RECIPE, num_classes=len(SET.classes)).eval()
     torch.nn.init.normal_(model.head.classifier.weight)
-    engine = Engine(model, RECIPE)
-    found = evaluate(engine, images, batch=2, boundary=True)
+    predictor = predictor_of(model, RECIPE)
+    found = evaluate(predictor, images, batch=2, boundary=True)
     classes = len(SET.classes)
     totals, bands = np.zeros((2, classes)), np.zeros((2, classes))
     for index, scored in enumerate(found.per_image):
         label = images.label(index)
-        (prediction,) = predict_masks(engine, [images.image(index)])
+        (prediction,) = predict_masks(predictor, [images.image(index)])
         assert len(np.unique(prediction)) > 1  # or one class's scores would be all there is
         known = label != IGNORE_INDEX
         truth, guess = (

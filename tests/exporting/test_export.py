@@ -33,11 +33,15 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "onnx_predict.py"
 LIVELY = "model.backbone.zero_init_residual=false"  # random weights of every branch count
 FPN = perpixel.override(
     perpixel.recipe("camvid/semantic_fpn_r18"),
-    [LIVELY, "model.head.fpn_channels=32", "model.head.channels=32"],
+    [
+        "model.backbone.base_channels=8",
+        LIVELY,
+        "model.head.fpn_channels=32",
+        "model.head.channels=32",
+    ],
 )
 FCN = perpixel.override(perpixel.recipe("camvid/fcn_r18-d8"), LIVELY)
 SMALL = ["model.head.channels=16", "model.aux_head=null"]
-pytestmark = pytest.mark.usefixtures("narrow")
 
 
 def checkpoint_of(recipe: Recipe) -> Checkpoint:
@@ -77,7 +81,7 @@ def fcn(tmp_path_factory) -> tuple[Checkpoint, ExportResult]:
 
 def agreements(checkpoint: Checkpoint, path: Path, images: list[np.ndarray]) -> list[float]:
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    predictor = Predictor(checkpoint)
+    predictor = Predictor.from_checkpoint(checkpoint)
     shares = []
     for image in images:
         (classes,) = session.run(["mask"], {"images": image[None]})
@@ -176,7 +180,7 @@ def test_the_example_needs_neither_perpixel_nor_torch(fpn, tmp_path):
     ]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     for path in images:
-        wanted = Predictor(checkpoint).predict(path)
+        wanted = Predictor.from_checkpoint(checkpoint).predict(path)
         assert (read_mask(tmp_path / "o" / path.name) == wanted.mask).mean() >= 0.999
         with Image.open(tmp_path / "o" / path.name) as mask:
             assert mask.getpalette()[:33] == [v for color in CLASSES.palette for v in color]
@@ -207,7 +211,7 @@ def test_a_pt2_file_with_logits(tmp_path):
     assert json.loads(json.loads(about["metadata.json"])["class_names"]) == list(CLASSES.names)
     images = torch.rand(3, 3, 45, 67)
     (logits,) = program.module()(images)
-    wanted = Predictor(checkpoint).model(images).logits
+    wanted = Predictor.from_checkpoint(checkpoint).model(images).logits
     torch.testing.assert_close(logits, wanted, rtol=1e-3, atol=1e-3)
 
 
@@ -269,7 +273,7 @@ def test_what_predict_does_besides_is_said():
 
     recipe = perpixel.override(
         perpixel.recipe("mmseg/fcn_r50-d8_769x769_40k_cityscapes"),
-        ["data.resize=512x1024", "inference.flip=true"],
+        ["model.backbone.base_channels=8", "data.resize=512x1024", "inference.flip=true"],
     )
     notes = " ".join(_notes(recipe))
     for word in ("512x1024", "2049x1025", "overlapping windows", "flips"):

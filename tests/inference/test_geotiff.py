@@ -9,9 +9,9 @@ from perpixel.inference.geotiff import predict_geotiff
 rasterio = pytest.importorskip("rasterio", reason="rasterio is not installed")
 
 RECIPE = perpixel.override(
-    perpixel.recipe("camvid/fcn_r18-d8"), ["model.head.channels=8", "augment.crop_size=48x64"]
+    perpixel.recipe("camvid/fcn_r18-d8"),
+    ["model.backbone.base_channels=8", "model.head.channels=8", "augment.crop_size=48x64"],
 )
-pytestmark = pytest.mark.usefixtures("narrow")
 PLACE = rasterio.transform.from_origin(500_000, 5_600_000, 0.2, 0.2)
 
 

@@ -14,10 +14,14 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
 
 
 @pytest.fixture(scope="module")
-def predictor() -> Predictor:
-    model = perpixel.build(RECIPE, num_classes=2)
-    weights = model.state_dict()
-    return Predictor(Checkpoint(RECIPE, ("a", "b"), ((255, 0, 0), (0, 0, 255)), weights))
+def checkpoint() -> Checkpoint:
+    weights = perpixel.build(RECIPE, num_classes=2).state_dict()
+    return Checkpoint(RECIPE, ("a", "b"), ((255, 0, 0), (0, 0, 255)), weights)
+
+
+@pytest.fixture(scope="module")
+def predictor(checkpoint: Checkpoint) -> Predictor:
+    return Predictor.from_checkpoint(checkpoint)
 
 
 def test_paths_arrays_and_pil_images_give_the_same(predictor: Predictor, tmp_path):
@@ -34,7 +38,9 @@ def test_a_batchs_results_come_in_the_images_order():
     model = perpixel.build(RECIPE, num_classes=4)
     torch.nn.init.normal_(model.head.classifier.weight)
     colors = ((1, 1, 1), (2, 2, 2), (3, 3, 3), (4, 4, 4))
-    predictor = Predictor(Checkpoint(RECIPE, tuple("abcd"), colors, model.state_dict()))
+    predictor = Predictor.from_checkpoint(
+        Checkpoint(RECIPE, tuple("abcd"), colors, model.state_dict())
+    )
     draws = np.random.default_rng(0)
     sizes = ((40, 50), (33, 64), (40, 50), (33, 64), (40, 50))
     images = [draws.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
@@ -86,9 +92,9 @@ def test_an_unknown_device_is_an_error(tmp_path):
         perpixel.load(tmp_path, device="cuda:77")
 
 
-def test_only_how_a_model_sees_images_can_be_changed(predictor: Predictor, tmp_path):
+def test_only_how_a_model_sees_images_can_be_changed(checkpoint: Checkpoint, tmp_path):
     source = tmp_path / "model.safetensors"
-    write_checkpoint(source, predictor.checkpoint)
+    write_checkpoint(source, checkpoint)
     assert perpixel.load(source, settings="inference.flip=true").recipe.inference.flip
     with pytest.raises(UsageError, match=r"those of inference, as inference\.flip=true"):
         perpixel.load(source, settings=["inference.flip=true", "model.align_corners=true"])
@@ -97,25 +103,25 @@ def test_only_how_a_model_sees_images_can_be_changed(predictor: Predictor, tmp_p
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_it_holds_a_folded_network_in_its_own_format(predictor: Predictor, dtype: torch.dtype):
+def test_it_holds_a_fused_model_in_its_own_format(checkpoint: Checkpoint, dtype: torch.dtype):
     """Which sees what the checkpoint's model sees."""
-    held = Predictor(predictor.checkpoint, dtype=dtype)
+    held = Predictor.from_checkpoint(checkpoint, dtype=dtype)
     kinds = {type(module) for module in held.model.modules()}
     assert torch.nn.BatchNorm2d not in kinds
     assert {tensor.dtype for tensor in held.model.state_dict().values()} == {dtype}
     given = torch.randn(1, 3, 64, 64)
     with torch.inference_mode(), torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
-        wanted = model_from_checkpoint(predictor.checkpoint)(given).logits.float()
+        wanted = model_from_checkpoint(checkpoint)(given).logits.float()
         found = held.model(given).logits.float()
     near = 1e-5 if dtype == torch.float32 else 0.05
     assert (found - wanted).abs().max() < near * wanted.abs().max()
     assert held.predict(IMAGE).mask.shape == (40, 50)
 
 
-def test_compiling_is_asked_of_the_model(predictor: Predictor, monkeypatch):
+def test_compiling_is_asked_of_the_model(checkpoint: Checkpoint, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(UsageError, match="no-such-compiler"):
-        Predictor(predictor.checkpoint, compiled=True)
+        Predictor.from_checkpoint(checkpoint, compiled=True)
 
 
 @pytest.mark.parametrize("library", ["torch", "NumPy", "OpenCV"])

@@ -5,10 +5,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import interpolate
+from variants import predictor_of
 
 import perpixel
 from perpixel.errors import OutOfMemoryError, UsageError
-from perpixel.inference.engine import Engine
+from perpixel.inference.predictor import Predictor
 from perpixel.inference.sliding_window import window_starts
 from perpixel.inference.tta import iter_scores, predict_masks, predict_streaming
 from perpixel.models.build import build
@@ -16,8 +17,10 @@ from perpixel.models.normalize import normalize
 from perpixel.ops import upsample_argmax
 from perpixel.recipes.schema import Input
 
-RECIPE = perpixel.override(perpixel.recipe("camvid/fcn_r18-d8"), ["model.head.channels=8"])
-pytestmark = pytest.mark.usefixtures("narrow")
+RECIPE = perpixel.override(
+    perpixel.recipe("camvid/fcn_r18-d8"),
+    ["model.backbone.base_channels=8", "model.head.channels=8"],
+)
 IMAGE = np.random.default_rng(0).integers(0, 256, (45, 70, 3), np.uint8)
 
 
@@ -26,12 +29,12 @@ def model():
     return build(RECIPE.model, num_classes=4).eval()
 
 
-def engine(model, *changes: str) -> Engine:
-    return Engine(model, perpixel.override(RECIPE, changes))
+def predictor(model, *changes: str) -> Predictor:
+    return predictor_of(model, perpixel.override(RECIPE, changes))
 
 
 def scores(model, *changes: str, image: np.ndarray = IMAGE) -> torch.Tensor:
-    bands = iter_scores(engine(model, *changes), image)
+    bands = iter_scores(predictor(model, *changes), image)
     return torch.cat([values for _, values in bands]).permute(2, 0, 1)
 
 
@@ -53,7 +56,7 @@ def plain(model, image: np.ndarray, *, align_corners: bool = False) -> torch.Ten
 def test_a_whole_image_is_one_pass(model):
     expected = plain(model, IMAGE)
     assert close(scores(model), expected)
-    (found,) = predict_masks(Engine(model, RECIPE), [IMAGE])
+    (found,) = predict_masks(predictor_of(model, RECIPE), [IMAGE])
     assert found.dtype == np.uint8
     assert found.shape == (45, 70)
     assert (found == expected.argmax(0).numpy()).mean() > 0.999
@@ -132,13 +135,14 @@ def test_windows_default_to_the_last_training_crop_two_thirds_apart(model, finis
 @pytest.mark.parametrize("windows", ["slide", "blend"])
 @pytest.mark.parametrize("flip", ["false", "true"])
 def test_any_bands_and_batches_of_windows_give_the_same_map(model, windows, flip, monkeypatch):
-    usual = engine(
+    usual = predictor(
         model, "inference.window_size=20x24", f"inference.mode={windows}", f"inference.flip={flip}"
     )
     expected = None
     for values, batch in ((2**21, 1), (70 * 4 * 3, 2), (1, 50)):
         monkeypatch.setitem(upsample_argmax._VALUES, "cpu", values)
-        bands = list(iter_scores(usual._replace(window_batch=batch), IMAGE))
+        usual.window_batch = batch
+        bands = list(iter_scores(usual, IMAGE))
         found = torch.cat([band for _, band in bands])
         assert [top for top, _ in bands] == list(range(0, 45, len(bands[0][1])))
         expected = found if expected is None else expected
@@ -181,7 +185,7 @@ def test_align_corners_holds_for_every_resize(model):
 def test_images_of_one_size_share_a_pass(model):
     images = [IMAGE, IMAGE[::-1].copy(), np.zeros_like(IMAGE)]
     for changes in (["inference.flip=true", "inference.scales=[1, 1.5]"], []):
-        own = engine(model, *changes)
+        own = predictor(model, *changes)
         for image, found in zip(images, predict_masks(own, images), strict=True):
             (alone,) = predict_masks(own, [image])
             assert (found == alone).mean() > 0.999
@@ -193,7 +197,7 @@ def test_probabilities_sum_to_one(model):
         ["inference.flip=true"],
         ["inference.flip=true", "inference.tta_average=logits"],
     ):
-        bands = iter_scores(engine(model, *changes), IMAGE, probabilities=True)
+        bands = iter_scores(predictor(model, *changes), IMAGE, probabilities=True)
         found = torch.cat([band for _, band in bands])
         assert torch.allclose(found.sum(2), torch.ones(45, 70), atol=1e-5)
         assert found.min() >= 0
@@ -274,7 +278,7 @@ def test_bgr_networks_are_fed_bgr():
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (7, 3)])
 def test_the_smallest_images_work(model, size):
     image = np.zeros((*size, 3), np.uint8)
-    assert predict_masks(Engine(model, RECIPE), [image])[0].shape == size
+    assert predict_masks(predictor_of(model, RECIPE), [image])[0].shape == size
 
 
 def test_gaps_between_windows_are_refused():
@@ -297,7 +301,7 @@ def test_windows_are_padded_to_the_divisor_too(model, crop):
 @pytest.mark.parametrize("way", ["scores", "streamed"])
 def test_too_little_memory_is_told_in_bands_too(model, monkeypatch, way):
     monkeypatch.setattr(model, "forward", lambda *_: torch.empty(1 << 60, dtype=torch.uint8))
-    own = engine(model, "inference.mode=slide")
+    own = predictor(model, "inference.mode=slide")
     bands = (
         iter_scores(own, IMAGE)
         if way == "scores"

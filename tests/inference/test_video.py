@@ -19,7 +19,9 @@ RECIPE = perpixel.override(perpixel.recipe("camvid/fcn_r18-d8"), ["model.head.ch
 @pytest.fixture(scope="module")
 def predictor() -> Predictor:
     weights = perpixel.build(RECIPE, num_classes=2).state_dict()
-    return Predictor(Checkpoint(RECIPE, ("a", "b"), ((255, 0, 0), (0, 0, 255)), weights))
+    return Predictor.from_checkpoint(
+        Checkpoint(RECIPE, ("a", "b"), ((255, 0, 0), (0, 0, 255)), weights)
+    )
 
 
 @pytest.fixture
@@ -72,7 +74,9 @@ def test_colors_are_the_images_on_the_way_in_and_out(tmp_path):
         ]
         model.head.classifier.bias[0] = -sum(logits) / 2
     colors = ((0, 0, 250), (0, 250, 0))
-    predictor = Predictor(Checkpoint(RECIPE, ("a", "b"), colors, model.state_dict()))
+    predictor = Predictor.from_checkpoint(
+        Checkpoint(RECIPE, ("a", "b"), colors, model.state_dict())
+    )
     expected, other = (predictor.predict(i.copy()).mask for i in (red, red[..., ::-1]))
     assert (expected == other).mean() < 0.5
     predict_video(predictor, path, masks=tmp_path / "m", overlay=tmp_path / "o.mp4")

@@ -6,12 +6,9 @@ from torch.nn.functional import interpolate
 from variants import VARIANTS
 
 import perpixel
-from perpixel.models import resnet
 from perpixel.models.build import build
 from perpixel.recipes.models import FCN, Auxiliary, Model, ResNet, SemanticFPN
 
-WIDTHS = resnet.WIDTHS  # as they are; narrow is enough for all but their counts
-pytestmark = pytest.mark.usefixtures("narrow")
 STRIDE = {
     name: 4 if spec.head.type == "semantic_fpn" else spec.backbone.output_stride
     for name, spec in VARIANTS.items()
@@ -140,7 +137,6 @@ def _sssegmentation(depth: int, head: str) -> Model:
     ],
 )
 def test_parameter_counts_are_the_toolkits(spec: Model, classes: int, parameters: int, monkeypatch):
-    monkeypatch.setattr(resnet, "WIDTHS", WIDTHS)
     with torch.device("meta"):
         model = build(spec, num_classes=classes)
     assert sum(p.numel() for p in model.parameters()) == parameters
@@ -173,8 +169,8 @@ def test_zero_init_makes_every_residual_branch_silent():
 )
 def test_dropout_drops_its_share_before_the_classifier(head: FCN | SemanticFPN, whole_channels):
     """A classifier that passes channels on shows which are dropped: they leave its bias alone."""
-    spec = Model(backbone=ResNet(depth=18), head=head)
-    width = 64 if head.type == "fcn" else 32  # narrow ResNet-18's last stage
+    spec = Model(backbone=ResNet(depth=18, base_channels=8), head=head)
+    width = 64 if head.type == "fcn" else 32  # those of the last stage
     model = build(spec, num_classes=width).eval()
     with torch.no_grad():
         model.head.classifier.weight.copy_(torch.eye(width)[..., None, None])
@@ -221,9 +217,8 @@ def test_a_pyramid_doubles_its_levels_as_its_toolkits_do(align_corners: bool):
     assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
-def test_initial_weights_have_their_formulas_spread(monkeypatch):
+def test_initial_weights_have_their_formulas_spread():
     """He et al.'s by fan-out before a ReLU, 0.01 for classifiers, Glorot's uniform in the neck."""
-    monkeypatch.setattr(resnet, "WIDTHS", WIDTHS)
     model = build(Model(backbone=ResNet(depth=18), head=SemanticFPN()), num_classes=100)
     conv = model.backbone.layer2[0].conv1.weight  # 64 to 128 channels
     assert conv.std().item() == pytest.approx((2 / (128 * 9)) ** 0.5, rel=0.02)

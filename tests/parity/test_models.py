@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 from torch.nn.functional import pad
+from variants import predictor_of
 
+from perpixel.acceleration import winograd
 from perpixel.conversion import find, model_from_checkpoint
-from perpixel.inference.engine import Engine
 from perpixel.inference.tta import iter_scores, predict_masks
-from perpixel.models import winograd
 from perpixel.models.normalize import normalize
 from perpixel.models.segmenter import Segmenter
 from perpixel.recipes.schema import Data, Recipe
@@ -75,13 +76,16 @@ def test_parameters(case: Case):
 @pytest.mark.parametrize("quick", [False, True])
 def test_logits(case: Case, quick: bool, monkeypatch):
     """As they come, and with Winograd's algorithm wherever it can be, on however small maps."""
+    model = case.model
     if quick:
         monkeypatch.setattr(winograd, "pays", lambda *_, **__: True)
+        model = deepcopy(model)
+        winograd.use_winograd(model)
     fed = normalize(torch.from_numpy(case.image)[None], case.recipe.input)
     divisor = case.recipe.input.size_divisor
     fed = pad(fed, (0, -fed.shape[3] % divisor, 0, -fed.shape[2] % divisor))
     with torch.inference_mode():
-        output = case.model(fed, return_aux=True)
+        output = model(fed, return_aux=True)
     _close(output.logits[0], case.arrays["logits"])
     assert (output.aux_logits is None) == ("aux_logits" not in case.arrays)
     if output.aux_logits is not None:
@@ -89,7 +93,7 @@ def test_logits(case: Case, quick: bool, monkeypatch):
 
 
 def test_whole(case: Case):
-    (found,) = predict_masks(Engine(case.model, case.recipe), [case.image])
+    (found,) = predict_masks(predictor_of(case.model, case.recipe), [case.image])
     sure = case.arrays["margin"] > NOISE * np.abs(case.arrays["logits"]).max()
     assert sure.mean() > 0.99
     np.testing.assert_array_equal(found[sure], case.arrays["pred_whole"][sure])
@@ -122,10 +126,10 @@ def _compare(case: Case, inference: dict, *, expected: np.ndarray) -> torch.Tens
     """The scores [H, W, classes]; the mask is as expected where the best leads by more than
     the noise."""
     changed = case.recipe.inference.model_copy(update=inference)
-    engine = Engine(case.model, case.recipe.model_copy(update={"inference": changed}))
+    predictor = predictor_of(case.model, case.recipe.model_copy(update={"inference": changed}))
     with _remembering(case.model):
-        found = torch.cat([values for _, values in iter_scores(engine, case.image)])
-        (classes,) = predict_masks(engine, [case.image])
+        found = torch.cat([values for _, values in iter_scores(predictor, case.image)])
+        (classes,) = predict_masks(predictor, [case.image])
     best, second = found.topk(2, dim=2).values.unbind(2)
     sure = (best - second > NOISE * found.abs().max()).numpy()
     assert sure.mean() > 0.99

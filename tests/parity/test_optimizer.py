@@ -9,7 +9,6 @@ from perpixel.recipes.models import FCN, Model, ResNet
 from perpixel.recipes.schema import Optimizer
 from perpixel.training.optimizer import make_optimizer, set_learning_rate
 
-pytestmark = pytest.mark.usefixtures("narrow")
 RATES = (0.02, 0.01, 0.03)
 
 
@@ -49,7 +48,8 @@ def test_three_steps(formula, settings, decay_norm_and_bias: bool):
         **settings, weight_decay=0.5, decay_norm_and_bias=decay_norm_and_bias, backbone_lr_mult=0.1
     )
     model = build(
-        Model(backbone=ResNet(depth=18), head=FCN(num_convs=1, channels=8)), num_classes=3
+        Model(backbone=ResNet(depth=18, base_channels=8), head=FCN(num_convs=1, channels=8)),
+        num_classes=3,
     )
     named = dict(model.named_parameters())
     with torch.no_grad():  # norms' shifts and biases begin at 0, where decay does nothing

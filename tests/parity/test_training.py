@@ -28,7 +28,7 @@ def test_ten_steps():
     model = from_state_dict(weights.fill(SAID["shapes"]), align_corners=False).train()
     recipe = Recipe(name="case", source="", data=DATA, model=model.spec, loss=LOSS)
     for head in (model.head, model.auxiliary):
-        head.dropout = dropout(0.0, kind="channel")
+        head.dropout = dropout(0.0, type="channel")
     optimizer = make_optimizer(model, OPTIMIZER)
     images, labels = _batch()
     steps = len(SAID["steps"])

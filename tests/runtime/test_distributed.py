@@ -5,6 +5,8 @@ import torch
 
 from perpixel.errors import UsageError
 from perpixel.runtime import distributed
+from perpixel.runtime.device import resolve_device
+from perpixel.runtime.dtype import cudnn_mode, no_tf32, resolve_dtype
 
 
 @pytest.fixture(autouse=True)
@@ -17,10 +19,10 @@ def _torchs_own():
 @pytest.mark.parametrize("name", ["float32", "bfloat16", "float16"])
 def test_float32_is_float32_unless_tf32_is_asked_for(name: str):
     gpu = torch.device("cuda")
-    assert distributed.resolve_dtype("tf32", gpu) == torch.float32
+    assert resolve_dtype("tf32", gpu) == torch.float32
     assert torch.backends.cudnn.allow_tf32
     assert torch.backends.cuda.matmul.allow_tf32
-    distributed.resolve_dtype(name, gpu)
+    resolve_dtype(name, gpu)
     assert not torch.backends.cudnn.allow_tf32
     assert not torch.backends.cuda.matmul.allow_tf32
 
@@ -29,8 +31,8 @@ def test_on_a_cpu_tf32_stays_as_the_program_has_it():
     cpu = torch.device("cpu")
     torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = False, True
     for name in ("tf32", "float32"):
-        distributed.resolve_dtype(name, cpu)
-        with distributed.no_tf32(cpu):
+        resolve_dtype(name, cpu)
+        with no_tf32(cpu):
             pass
         assert not torch.backends.cudnn.allow_tf32
         assert torch.backends.cuda.matmul.allow_tf32
@@ -43,7 +45,7 @@ def test_torchs_newer_interface_hinders_nothing(precision: str):
     torch.backends.fp32_precision = precision
     try:
         for name, wanted in (("float32", "ieee"), ("tf32", "tf32")):
-            distributed.resolve_dtype(name, torch.device("cuda"))
+            resolve_dtype(name, torch.device("cuda"))
             assert torch.backends.cudnn.conv.fp32_precision == wanted
             assert torch.backends.cuda.matmul.fp32_precision == wanted
             assert torch.backends.cudnn.allow_tf32 == (name == "tf32")
@@ -56,7 +58,7 @@ def test_a_programs_own_determinism_is_kept(warn_only: bool):
     torch.use_deterministic_algorithms(True, warn_only=warn_only)
     fill = torch.utils.deterministic.fill_uninitialized_memory
     try:
-        with distributed.cudnn_mode(deterministic=True):
+        with cudnn_mode(deterministic=True):
             assert torch.is_deterministic_algorithms_warn_only_enabled()
         assert torch.are_deterministic_algorithms_enabled()
         assert torch.is_deterministic_algorithms_warn_only_enabled() == warn_only
@@ -80,7 +82,7 @@ def test_auto_is_bfloat16_where_a_cpu_multiplies_it_faster(
     monkeypatch.setattr(distributed, "_processor", lambda: processor)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: wide)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles)
-    assert distributed.resolve_dtype("auto", torch.device("cpu")) == wanted
+    assert resolve_dtype("auto", torch.device("cpu")) == wanted
 
 
 @pytest.mark.parametrize(
@@ -95,7 +97,7 @@ def test_auto_is_bfloat16_where_a_cpu_multiplies_it_faster(
 def test_auto_on_a_gpu_is_what_its_tensor_cores_multiply(monkeypatch, bfloat16, capability, wanted):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: bfloat16)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
-    assert distributed.resolve_dtype("auto", torch.device("cuda")) == wanted
+    assert resolve_dtype("auto", torch.device("cuda")) == wanted
 
 
 @pytest.mark.parametrize(
@@ -110,14 +112,14 @@ def test_auto_on_a_gpu_is_what_its_tensor_cores_multiply(monkeypatch, bfloat16, 
 )
 def test_what_a_cpu_is_ill_suited_to_is_said(monkeypatch, caplog, name, supported, said):
     monkeypatch.setattr(distributed, "_cpu_has", lambda _: supported)
-    distributed.resolve_dtype(name, torch.device("cpu"))
+    resolve_dtype(name, torch.device("cpu"))
     assert bool(caplog.records) == bool(said)
     assert said in caplog.text
 
 
 def test_inside_exact_float32_is_float32():
-    distributed.resolve_dtype("tf32", torch.device("cuda"))
-    with distributed.no_tf32(torch.device("cuda")):
+    resolve_dtype("tf32", torch.device("cuda"))
+    with no_tf32(torch.device("cuda")):
         assert not torch.backends.cuda.matmul.allow_tf32
     assert torch.backends.cuda.matmul.allow_tf32
 
@@ -125,7 +127,7 @@ def test_inside_exact_float32_is_float32():
 def test_one_gpu_is_not_every_ranks(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UsageError, match="'cuda:0' would be every rank's"):
-        distributed.resolve_device("cuda:0")
+        resolve_device("cuda:0")
 
 
 def test_text_of_any_bytes_is_gathered():

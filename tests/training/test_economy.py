@@ -1,22 +1,17 @@
-import copy
-
 import pytest
 import torch
 from test_run import TINY, losses, same, weights
 
 import perpixel
 import perpixel.training.step
-from perpixel.errors import OutOfMemoryError, UsageError
+from perpixel.acceleration.accelerate import accelerate
+from perpixel.errors import OutOfMemoryError
 from perpixel.models.build import build
-from perpixel.models.recomputing import recomputed
-from perpixel.models.timm_backbone import TimmBackbone
 from perpixel.recipes.models import FCN, Model, ResNet
 from perpixel.recipes.schema import Optimizer, Train
-from perpixel.training.economy import economise
 from perpixel.training.optimizer import make_optimizer, set_learning_rate
 
-SMALL = Model(backbone=ResNet(depth=18), head=FCN(num_convs=1, channels=8))
-pytestmark = pytest.mark.usefixtures("narrow")
+SMALL = Model(backbone=ResNet(depth=18, base_channels=8), head=FCN(num_convs=1, channels=8))
 
 
 @pytest.mark.parametrize("change", ["stages", "norms"])
@@ -30,28 +25,25 @@ def test_a_run_that_recomputes_is_the_same_run(change: str, mini, tmp_path):
     assert same(weights(tmp_path / "again"), weights(tmp_path / "usual"))
 
 
-def test_another_backbone_has_no_stages_to_recompute():
-    model = build(SMALL, num_classes=2)
-    model.backbone = TimmBackbone.__new__(TimmBackbone)
-    torch.nn.Module.__init__(model.backbone)
-    with pytest.raises(UsageError, match=r"activation_checkpointing=stages needs a ResNet"):
-        economise(model, Train(activation_checkpointing="stages"))
-
-
 def test_compiled_code_keeps_what_torch_chooses():
-    train = Train(compile="default", activation_checkpointing="norms")
-    with pytest.raises(UsageError, match=r"=norms with train\.compile=default"):
-        economise(build(SMALL, num_classes=2), train)
+    with pytest.raises(ValueError, match=r"activation_checkpointing=norms with compile=default"):
+        Train(compile="default", activation_checkpointing="norms")
+
+
+def test_cuda_graphs_take_one_pass_a_step():
+    with pytest.raises(ValueError, match=r"compile=reduce-overhead with grad_accum_steps"):
+        Train(compile="reduce-overhead", grad_accum_steps=2)
 
 
 def test_compiling_is_asked_for_with_the_mode(monkeypatch):
     asked = []
     model = build(SMALL, num_classes=2)
     monkeypatch.setattr(model, "compile", lambda **named: asked.append(named))
-    economise(model, Train())
-    assert asked == []
     monkeypatch.setenv("CXX", "python3")  # any program that there is
-    economise(model, Train(compile="reduce-overhead"))
+    device, dtype = torch.device("cpu"), torch.bfloat16
+    accelerate(model, device=device, dtype=dtype, training=True)
+    assert asked == []
+    accelerate(model, device=device, dtype=dtype, training=True, compile="reduce-overhead")
     assert asked == [{"mode": "reduce-overhead", "dynamic": False}]
 
 
@@ -102,24 +94,6 @@ def test_the_optimizer_is_sgd_by_its_formula():
         error = (parameter.detach().double() - wanted[name]).abs().max()
         assert error < 1e-6 * wanted[name].abs().max().clamp(min=1), name
     assert all(group["fused"] for group in optimizer.param_groups)
-
-
-def test_recomputed_stages_compile():
-    torch.manual_seed(0)
-    stage = torch.nn.Sequential(
-        torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.BatchNorm2d(4), torch.nn.ReLU()
-    )
-    twin, features = copy.deepcopy(stage), torch.randn(2, 3, 8, 8)
-    torch.compile(lambda x: recomputed(stage, x), backend="aot_eager")(features).sum().backward()
-    twin(features).sum().backward()
-    assert torch.allclose(stage[0].weight.grad, twin[0].weight.grad, atol=1e-5)
-    assert stage[1].num_batches_tracked == 1
-    assert torch.allclose(stage[1].running_mean, twin[1].running_mean)
-
-
-def test_cuda_graphs_take_one_pass_a_step():
-    with pytest.raises(UsageError, match=r"reduce-overhead with train\.grad_accum_steps"):
-        economise(build(SMALL, num_classes=2), Train(compile="reduce-overhead", grad_accum_steps=2))
 
 
 def test_too_little_memory_says_what_takes_less(mini, tmp_path, monkeypatch):

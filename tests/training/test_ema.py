@@ -13,10 +13,11 @@ from perpixel.models.build import build
 from perpixel.recipes.models import FCN, Model, ResNet
 from perpixel.training.ema import make_ema, update_ema
 
-SMALL = Model(backbone=ResNet(depth=18), head=FCN(num_convs=1, channels=4))
+SMALL = Model(backbone=ResNet(depth=18, base_channels=8), head=FCN(num_convs=1, channels=4))
 TINY = perpixel.override(
     perpixel.recipe("camvid/fcn_r18-d8"),
     [
+        "model.backbone.base_channels=8",
         "train.steps=6",
         "train.batch_size=2",
         "augment.crop_size=32x32",
@@ -30,7 +31,6 @@ TINY = perpixel.override(
         "model.aux_head.channels=8",
     ],
 )
-pytestmark = pytest.mark.usefixtures("narrow")
 
 
 def test_without_an_average_the_network_is_kept():

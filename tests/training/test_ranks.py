@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import narrow
 import pytest
 import torch
 
@@ -22,6 +21,7 @@ from perpixel.training.parallel import check_batch_divides
 EIGHT = perpixel.override(
     perpixel.recipe("camvid/fcn_r18-d8"),
     [
+        "model.backbone.base_channels=8",
         "train.steps=4",
         "train.batch_size=8",
         "augment.crop_size=32x32",
@@ -34,14 +34,13 @@ EIGHT = perpixel.override(
         "optimizer.lr=0.05",
     ],
 )
-pytestmark = pytest.mark.usefixtures("narrow")
 
 
 CHANGES = {
     "plain": [],
     "accumulated": ["train.grad_accum_steps=2", "loss.class_weights=[1,2,0.5,1,1,3,1,1,1,1,1]"],
 }
-BOTH = f"""{narrow.CODE}
+BOTH = """
 import sys
 import torch
 import perpixel
@@ -51,7 +50,7 @@ from perpixel.recipes import overrides
 data, *runs = sys.argv[1:]
 with process_group(torch.device("cpu")):
     for run in runs:
-        recipe = overrides.load(open(f"{{run}}.json").read(), origin="test")
+        recipe = overrides.load(open(f"{run}.json").read(), origin="test")
         perpixel.train(recipe, data=data, out=run, device="cpu", workers=1)
 """
 
@@ -157,6 +156,6 @@ def test_seeds_follow_one_another_in_one_group(mini: Path, tmp_path):
         f"r = overrides.load({overrides.dump(short)!r}, origin='test')\n"
     )
     words = [f"{tmp_path}/short.py:r", "--data", mini, "--out", tmp_path / "seeds", "--seeds", 2]
-    torchrun(narrow.__file__, "train", *words, "--device", "cpu")
+    torchrun("-m", "perpixel", "train", *words, "--device", "cpu")
     summary = json.loads((tmp_path / "seeds" / "seeds.json").read_text())
     assert list(summary["miou"]) == ["0", "1"]

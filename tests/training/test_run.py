@@ -9,7 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import narrow
 import pytest
 import torch
 from filelock import FileLock
@@ -23,6 +22,7 @@ from perpixel.training.optimizer import learning_rate
 TINY = perpixel.override(
     perpixel.recipe("camvid/fcn_r18-d8"),
     [
+        "model.backbone.base_channels=8",
         "train.steps=6",
         "train.batch_size=2",
         "augment.crop_size=32x32",
@@ -36,7 +36,6 @@ TINY = perpixel.override(
         "train.precision=float32",
     ],
 )
-pytestmark = pytest.mark.usefixtures("narrow")
 
 
 def losses(run: Path) -> list[float]:
@@ -94,7 +93,7 @@ def test_the_number_of_workers_changes_no_loss(mini: Path, straight: Path, tmp_p
 
 def test_killed_in_the_middle_it_resumes_exactly(straight: Path, mini: Path, tmp_path):
     script = (
-        f"{narrow.CODE}import os, sys, perpixel\n"
+        "import os, sys, perpixel\n"
         "from perpixel.recipes import overrides\n"
         "from perpixel.training import train\n"
         "recipe = overrides.load(open(sys.argv[1]).read(), origin='test')\n"
@@ -124,7 +123,7 @@ def test_a_signal_to_the_whole_group_saves_the_run(straight: Path, mini: Path, t
         f"r = overrides.load({overrides.dump(long)!r}, origin='test')\n"
     )
     command = [
-        sys.executable, narrow.__file__, "train", f"{tmp_path}/recipe.py:r", "--data", mini,
+        sys.executable, "-m", "perpixel", "train", f"{tmp_path}/recipe.py:r", "--data", mini,
         "--out", tmp_path / "run", "--device", "cpu", "--workers", "2",
     ]  # fmt: skip
     process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import narrow
 import numpy as np
 import pytest
 import torch
@@ -31,7 +30,6 @@ from perpixel.training.pretrained import load_pretrained
 from perpixel.training.step import loss_from_logits
 
 OFTEN = perpixel.override(TINY, ["train.save_every=1", "train.keep_last=3"])
-pytestmark = pytest.mark.usefixtures("narrow")
 
 
 @pytest.fixture(scope="module")
@@ -404,13 +402,16 @@ def test_a_users_copy_of_a_state_is_left_alone(half: Path, mini: Path):
 
 @pytest.mark.parametrize("counted", [True, False])
 def test_a_frozen_norm_starts_from_any_backbone(counted: bool):
-    frozen = Model(backbone=ResNet(depth=18, frozen_bn=True), head=FCN(num_convs=1, channels=8))
+    frozen = Model(
+        backbone=ResNet(depth=18, base_channels=8, frozen_bn=True),
+        head=FCN(num_convs=1, channels=8),
+    )
     given = build(
-        frozen.model_copy(update={"backbone": ResNet(depth=18)}), num_classes=2
+        frozen.model_copy(update={"backbone": ResNet(depth=18, base_channels=8)}), num_classes=2
     ).state_dict()
     if not counted:  # as files of 2018 and before
         given = {key: value for key, value in given.items() if "num_batches" not in key}
-    for spec in (frozen, frozen.model_copy(update={"backbone": ResNet(depth=18)})):
+    for spec in (frozen, frozen.model_copy(update={"backbone": ResNet(depth=18, base_channels=8)})):
         model = build(spec, num_classes=2)
         assert "the backbone and the head" in load_pretrained(model, given)
         assert torch.equal(
@@ -428,7 +429,7 @@ def test_a_run_goes_on_when_the_reader_of_its_messages_is_gone(mini: Path, tmp_p
         f"r = overrides.load({overrides.dump(recipe)!r}, origin='test')\n"
     )
     command = [
-        sys.executable, narrow.__file__, "train", f"{tmp_path}/recipe.py:r", "--data", mini,
+        sys.executable, "-m", "perpixel", "train", f"{tmp_path}/recipe.py:r", "--data", mini,
         "--out", tmp_path / "run", "--device", "cpu",
     ]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)

@@ -2,19 +2,25 @@
 
 import subprocess
 import sys
-import warnings
+from copy import deepcopy
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 from torch.export import Dim
 from torch.nn.functional import conv2d
 
-from perpixel.models import winograd
-from perpixel.models.build import build, to_device
-from perpixel.models.winograd import Conv3x3
+from perpixel.acceleration import winograd
+from perpixel.acceleration.winograd import WinogradConv2d, use_winograd
+from perpixel.models.build import build
 from perpixel.recipes import recipe
+
+
+def layer_of(inputs: int, outputs: int, *, dilation: int = 1, bias: bool = False) -> WinogradConv2d:
+    conv = nn.Conv2d(inputs, outputs, 3, padding=dilation, dilation=dilation, bias=bias)
+    return WinogradConv2d(conv)
 
 
 def random(*shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -44,7 +50,7 @@ def test_values_and_gradients_are_those_of_a_convolution(
         patch.setattr(winograd, "_TILES", tiles)
         patch.setattr(winograd, "_INPUTS", inputs)
         patch.setattr(winograd, "_OUTPUTS", inputs)
-        found = winograd.winograd(features, weight, dilation=dilation)
+        found = winograd.winograd(features, weight, dilation)
         mine = torch.autograd.grad(found, (features, weight), gradient)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-11)
     theirs = torch.autograd.grad(expected, (features, weight), gradient)
@@ -57,7 +63,7 @@ def test_values_and_gradients_are_those_of_a_convolution(
 def test_float32_is_within_2e_5_of_the_greatest_value(
     inputs: int, dilation: int, channels_last: bool
 ):
-    layer = Conv3x3(inputs, 128, dilation=dilation, bias=True)
+    layer = layer_of(inputs, 128, dilation=dilation, bias=True)
     features = random(1, inputs, 40, 48, dtype=torch.float32)
     if channels_last:
         features = features.contiguous(memory_format=torch.channels_last)
@@ -70,7 +76,7 @@ def test_float32_is_within_2e_5_of_the_greatest_value(
 
 def test_the_layer_with_a_bias_has_a_convolutions_gradients(monkeypatch):
     monkeypatch.setattr(winograd, "pays", lambda *_, **__: True)
-    layer = Conv3x3(5, 7, bias=True).double()
+    layer = layer_of(5, 7, bias=True).double()
     features = random(2, 5, 9, 14).requires_grad_()
     assert layer.bias is not None
     wanted = features, layer.weight, layer.bias
@@ -92,98 +98,70 @@ def test_it_is_for_large_float32_maps_on_a_cpu_alone():
     assert not winograd.pays(large.to("meta"), weight, dilation=1)
     assert not winograd.pays(large[..., :16, :16], weight, dilation=1)
     assert not winograd.pays(large[..., :16, :16].expand(8, -1, -1, -1), weight, dilation=1)
-    assert not winograd.pays(large[:, :64], weight[:, :64], dilation=1)
-    assert not winograd.pays(large[:, :128], weight[:128, :128], dilation=1)
     assert not winograd.pays(large[..., :33], weight, dilation=8)  # mostly padding
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert not winograd.pays(large, weight, dilation=1)
-
-
-@pytest.mark.parametrize("autocast", [False, True])
-def test_prediction_gives_2048_channels_zeros_beside_them_and_the_same_numbers(
-    autocast: bool, monkeypatch
-):
-    layer = Conv3x3(2048, 16, bias=True)
-    features = random(1, 2048, 6, 7, dtype=torch.bfloat16)
-    if not autocast:
-        layer = layer.bfloat16()
-    channels = []
-    convolve = layer._conv_forward
-    monkeypatch.setattr(
-        layer, "_conv_forward", lambda *all: (channels.append(all[0].shape[1]), convolve(*all))[1]
-    )
-    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        trained = layer(features)
-        with torch.inference_mode():
-            predicted = layer(features)
-    assert channels == [2048, 2080]
-    torch.testing.assert_close(predicted, trained, rtol=2**-8, atol=2**-8)  # a bit of bfloat16
-
-
-def test_channels_get_zeros_where_they_collide_alone():
-    weight, features = random(16, 2048, 3, 3).bfloat16(), random(1, 2048, 6, 7).bfloat16()
-    assert not winograd.pixels_collide(features, weight)  # gradients may be asked for
-    with torch.no_grad():
-        assert winograd.pixels_collide(features, weight)
-        assert not winograd.pixels_collide(features.float(), weight)
-        assert not winograd.pixels_collide(features.to("meta"), weight)
-        assert not winograd.pixels_collide(features[0], weight)
-        assert not winograd.pixels_collide(features[:, :1024], weight[:, :1024])
-        assert not winograd.pixels_collide(features, weight[:, :1024])
-    with pytest.raises(RuntimeError, match="1024 channels, but got 2048"), torch.no_grad():
-        Conv3x3(1024, 16).bfloat16()(features)
 
 
 @pytest.mark.parametrize(
-    ("channels", "size", "dtype"),
-    [((256, 256), (40, 48), torch.float32), ((2048, 16), (8, 9), torch.bfloat16)],
+    ("conv", "suits"),
+    [
+        (nn.Conv2d(128, 256, 3, padding=1), True),
+        (nn.Conv2d(256, 256, 3, padding=4, dilation=4, bias=False), True),
+        (nn.Conv2d(64, 256, 3, padding=1), False),
+        (nn.Conv2d(128, 128, 3, padding=1), False),
+        (nn.Conv2d(256, 256, 3, padding=1, stride=2), False),
+        (nn.Conv2d(256, 256, 3, padding=1, groups=2), False),
+        (nn.Conv2d(256, 256, 3, padding=1, padding_mode="reflect"), False),
+        (nn.Conv2d(256, 256, 3), False),
+        (nn.Conv2d(256, 256, 1), False),
+        (nn.Conv2d(256, 256, 5, padding=2), False),
+    ],
+    ids=repr,
 )
+def test_a_convolution_that_suits_is_replaced_with_its_keys_and_numbers(conv, suits: bool):
+    model = nn.Sequential(conv)
+    keys, images = list(model.state_dict()), random(1, conv.in_channels, 40, 48).float()
+    with torch.no_grad():
+        expected = model(images)
+        use_winograd(model)
+        found = model(images)
+    assert isinstance(model[0], WinogradConv2d) == suits
+    assert list(model.state_dict()) == keys
+    assert model[0].weight is conv.weight
+    assert (found - expected).abs().max() < 2e-5 * expected.abs().max()
+
+
 @torch.no_grad()
-def test_an_exported_network_has_its_convolutions(
-    channels: tuple[int, int], size: tuple[int, int], dtype: torch.dtype
-):
-    layer = Conv3x3(*channels).eval().to(dtype)
-    features = random(1, channels[0], *size, dtype=dtype)
+def test_an_exported_layer_is_a_plain_convolution():
+    layer = layer_of(256, 256).eval()
+    features = random(1, 256, 40, 48, dtype=torch.float32)
     any_size = {0: Dim("n"), 2: Dim("h", min=8), 3: Dim("w", min=8)}
     for strict in (True, False):
         given = (features.expand(2, -1, -1, -1),)
         exported = torch.export.export(layer, given, dynamic_shapes=(any_size,), strict=strict)
-        graph = exported.graph
-        called = {str(node.target) for node in graph.nodes if node.op == "call_function"}
+        nodes = exported.graph.nodes
+        called = {str(node.target) for node in nodes if node.op == "call_function"}
         assert called == {"aten.conv2d.default"}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        traced = torch.jit.trace(layer, features, check_trace=False)
-    assert "aten::_convolution" in str(traced.graph)
-    assert "aten::pad" not in str(traced.graph)
 
 
-def test_logits_of_a_network_keep_within_1e_4_and_gradients_within_2e_3(monkeypatch):
-    model = build(recipe("mmseg/fcn_r50-d8_512x512_20k_voc12aug").model, num_classes=5)
-    model = to_device(model, "cpu").eval()
+def test_logits_of_a_model_keep_within_1e_4_and_gradients_within_2e_3():
+    direct = build(recipe("mmseg/fcn_r50-d8_512x512_20k_voc12aug").model, num_classes=5).eval()
+    fast = deepcopy(direct)
+    use_winograd(fast)
+    assert sum(isinstance(module, WinogradConv2d) for module in fast.modules()) >= 8
     images = random(1, 3, 256, 256, dtype=torch.float32)
-    weight = model.backbone.layer2[0].conv1.weight
-    taken = []
-    own = winograd.pays
-
-    def noting(*given, **named) -> bool:
-        taken.append(own(*given, **named))
-        return taken[-1]
-
-    monkeypatch.setattr(winograd, "pays", noting)
-    fast = model(images).logits
-    fast_gradient = torch.autograd.grad(fast.square().sum(), weight)[0]
-    assert sum(taken) >= 8
-    monkeypatch.setattr(winograd, "pays", lambda *_, **__: False)
-    direct = model(images).logits
-    direct_gradient = torch.autograd.grad(direct.square().sum(), weight)[0]
-    assert (fast - direct).abs().max() < 1e-4 * direct.abs().max()
-    far = (fast_gradient - direct_gradient).abs().max()  # where a ReLU's input was about zero
-    assert far < 2e-3 * direct_gradient.abs().max()
+    logits, gradients = [], []
+    for model in (direct, fast):
+        logits.append(model(images).logits)
+        weight = model.backbone.layer2[0].conv1.weight
+        gradients.append(torch.autograd.grad(logits[-1].square().sum(), weight)[0])
+    assert not torch.equal(*logits)
+    assert (logits[1] - logits[0]).abs().max() < 1e-4 * logits[0].abs().max()
+    far = (gradients[1] - gradients[0]).abs().max()  # where a ReLU's input was about zero
+    assert far < 2e-3 * gradients[0].abs().max()
 
 
 def test_what_does_not_fit_is_refused_as_torch_does():
-    layer = Conv3x3(256, 256)
+    layer = layer_of(256, 256)
     with pytest.raises(RuntimeError, match="expected input"):
         layer(random(1, 128, 40, 48, dtype=torch.float32))
     assert layer(random(0, 256, 40, 48, dtype=torch.float32)).shape == (0, 256, 40, 48)
@@ -191,14 +169,14 @@ def test_what_does_not_fit_is_refused_as_torch_does():
 
 
 def test_a_result_may_be_changed_in_place():
-    layer = Conv3x3(256, 256)
+    layer = layer_of(256, 256)
     features = random(1, 256, 40, 48, dtype=torch.float32)
     layer(features).relu_().sum().backward()
     assert layer.weight.grad.abs().max() > 0
 
 
 def test_gradients_are_float32_whatever_is_cast_around_them():
-    layer = Conv3x3(256, 256)
+    layer = layer_of(256, 256)
     total = layer(random(1, 256, 40, 48, dtype=torch.float32)).sum()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         total.backward()
@@ -209,7 +187,8 @@ def test_it_is_on_the_cpu_whatever_the_default_device_is_at_first():
     script = (
         "import torch\n"
         "with torch.device('meta'):\n"
-        "    from perpixel.models.winograd import Conv3x3\n"
-        "Conv3x3(256, 256)(torch.ones(1, 256, 40, 48))\n"
+        "    from perpixel.acceleration.winograd import WinogradConv2d\n"
+        "conv = torch.nn.Conv2d(256, 256, 3, padding=1)\n"
+        "WinogradConv2d(conv)(torch.ones(1, 256, 40, 48))\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)

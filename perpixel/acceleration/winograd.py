@@ -1,10 +1,10 @@
-"""3x3 convolutions made for a CPU: in float32 with a quarter of the multiplications.
+"""3x3 convolutions on a CPU in float32, with a quarter of the multiplications.
 
 F(4x4, 3x3) of Lavin and Gray (2016, section 4): a tile of 4x4 outputs comes from 36 products per
 pair of channels in place of 144. Tiles, weights and products are transformed by small matrices; in
 between stand 36 matrix products, which a CPU runs at its full rate. Of a dilated convolution every
 d-th row and column is one without dilation. The result differs from the direct one by about 1e-5 of
-the greatest value. In bfloat16 they are torch's own (but see `pixels_collide`).
+the greatest value.
 """
 
 from collections.abc import Iterator
@@ -19,8 +19,6 @@ from torch.autograd.function import once_differentiable
 
 _TILES, _INPUTS, _OUTPUTS = 512, 256, 512
 """Tiles and channels that are in memory transformed at a time (measured)."""
-_PADDING = 32
-"""Channels of zeros after which neighboring pixels no longer share the sets of a first cache."""
 
 
 def _matrix(rows: list[list[int]]) -> Tensor:
@@ -47,106 +45,99 @@ _OUTPUT = _matrix(
 _TILE2, _WEIGHT2, _OUTPUT2 = (torch.kron(matrix, matrix) for matrix in (_TILE, _WEIGHT, _OUTPUT))
 
 
-class Conv3x3(nn.Conv2d):
-    """A 3x3 convolution that keeps the size at stride 1; its keys and numbers are nn.Conv2d's."""
+@torch.library.custom_op("perpixel::winograd", mutates_args=())
+def winograd(features: Tensor, weight: Tensor, dilation: int) -> Tensor:
+    """[N, C, h, w] with [O, C, 3, 3] to [N, O, h, w], with zeros around; has first gradients."""
+    return _convolve(features, weight, dilation=dilation)
 
-    def __init__(
-        self, inputs: int, outputs: int, *, stride: int = 1, dilation: int = 1, bias: bool = False
-    ) -> None:
+
+def _setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:  # noqa: ARG001
+    features, weight, ctx.dilation = inputs
+    ctx.save_for_backward(features, weight)
+
+
+@once_differentiable
+def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    features, weight = ctx.saved_tensors
+    to_features = to_weight = None
+    with torch.autocast("cpu", enabled=False):  # as it was in forward
+        if ctx.needs_input_grad[0]:
+            turned = weight.flip(2, 3).transpose(0, 1)
+            to_features = _convolve(gradient, turned, dilation=ctx.dilation)
+        if ctx.needs_input_grad[1]:
+            to_weight = _weight_gradient(features, gradient, dilation=ctx.dilation)
+    return to_features, to_weight, None
+
+
+winograd.register_autograd(_backward, setup_context=_setup_context)
+
+OP = torch.ops.perpixel.winograd.default
+"""The operation as torch.utils.checkpoint sees it."""
+
+OP = torch.ops.perpixel.winograd.default
+"""The operation as autograd and torch.utils.checkpoint see it."""
+
+
+def use_winograd(model: nn.Module) -> None:
+    """Replaces the 3x3 convolutions of `model` that have many channels; key names stay."""
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if type(child) is nn.Conv2d and _suits(child):
+                setattr(parent, name, WinogradConv2d(child))
+
+
+def _suits(conv: nn.Conv2d) -> bool:
+    """Whether it is a 3x3 convolution that keeps the size, and of enough channels (measured)."""
+    fewer, more = sorted(conv.weight.shape[:2])
+    return (
+        conv.kernel_size == (3, 3)
+        and conv.stride == (1, 1)
+        and conv.dilation[0] == conv.dilation[1]
+        and conv.padding == conv.dilation
+        and conv.padding_mode == "zeros"
+        and conv.groups == 1
+        and fewer >= 128
+        and more >= 256
+    )
+
+
+class WinogradConv2d(nn.Conv2d):
+    """nn.Conv2d with the weights of `conv`, faster on large float32 maps on a CPU."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__(
-            inputs, outputs, 3, stride=stride, padding=dilation, dilation=dilation, bias=bias
+            conv.in_channels,
+            conv.out_channels,
+            3,
+            padding=conv.dilation[0],
+            dilation=conv.dilation[0],
+            bias=conv.bias is not None,
+            device="meta",
         )
+        self.weight, self.bias = conv.weight, conv.bias
 
-    def forward(self, features: Tensor) -> Tensor:
-        """[N, inputs, h, w] to [N, outputs, h, w] (at stride 1)."""
-        if self.stride == (1, 1) and pays(features, self.weight, dilation=self.dilation[0]):
-            found = winograd(features, self.weight, dilation=self.dilation[0])
-            return found if self.bias is None else found.add_(self.bias[:, None, None])
-        weight = self.weight
-        if pixels_collide(features, weight):
-            more = (0, 0, 0, 0, 0, _PADDING)  # of the channels
-            features, weight = nn.functional.pad(features, more), nn.functional.pad(weight, more)
-        output: Tensor = self._conv_forward(features, weight, self.bias)
-        return output
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, in_channels, h, w] to [N, out_channels, h, w]."""
+        dilation = self.dilation[0]
+        if torch.compiler.is_compiling() or not pays(x, self.weight, dilation=dilation):
+            return super().forward(x)
+        output: Tensor = winograd(x, self.weight, dilation)
+        return output if self.bias is None else output.add_(self.bias[:, None, None])
 
 
-def pays(features: Tensor, weight: Tensor, *, dilation: int) -> bool:
-    """Whether the transforms cost less than they save (channels and tiles were measured).
+def pays(x: Tensor, weight: Tensor, *, dilation: int) -> bool:
+    """Whether the transforms cost less than they save (measured), for one image as for many.
 
-    An image's numbers are not to depend on how many are beside it: neither does this. What is
-    being compiled or exported keeps its convolutions, and what does not fit is torch's to refuse.
+    A shape that does not fit is left to torch, whose error says so.
     """
-    if (
-        _is_recorded()  # first: a size that is asked for there is fixed
-        or torch.is_autocast_enabled("cpu")
-        or features.device.type != "cpu"
-        or features.dtype != torch.float32
-    ):
+    if x.dtype != torch.float32 or x.device.type != "cpu":
         return False
-    fewer, more = sorted(weight.shape[:2])
-    fits = features.dim() == 4 and len(features) > 0 and features.shape[1] == weight.shape[1]
-    if not fits or fewer < 128 or more < 256:
+    if x.dim() != 4 or len(x) == 0 or x.shape[1] != weight.shape[1]:
         return False
-    height, width = features.shape[2:]
+    height, width = x.shape[2:]
     down, across = _rows_of_tiles(height, width, dilation=dilation)
     tiles = dilation**2 * down * across
     return tiles >= 64 and height * width >= 10 * tiles  # of 16 pixels in every tile
-
-
-def pixels_collide(features: Tensor, weight: Tensor) -> bool:
-    """Whether a channel of every pixel falls into the same set of a CPU's first cache.
-
-    So it does where pixels lie 4096 bytes apart: 2048 channels of bfloat16, as before FCN's head.
-    With a few channels of zeros more, a 3x3 convolution gives the same numbers in less time. A
-    training gains nothing by it (its backward pass has more to do) and would keep both copies.
-    """
-    return (
-        not torch.is_grad_enabled()
-        and not _is_recorded()
-        and features.device.type == "cpu"
-        and features.dim() == 4
-        and features.element_size() == 2
-        and features.shape[1] == weight.shape[1]
-        and features.shape[1] % 2048 == 0
-    )
-
-
-def _is_recorded() -> bool:
-    """Whether torch compiles, exports or traces, and is to find plain convolutions."""
-    return torch.compiler.is_compiling() or bool(
-        torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    )
-
-
-def winograd(features: Tensor, weight: Tensor, *, dilation: int) -> Tensor:
-    """[N, C, h, w] with [O, C, 3, 3] to [N, O, h, w], with zeros around.
-
-    Has gradients, but not theirs in turn, nor torch.func's.
-    """
-    output: Tensor = _Winograd.apply(features, weight, dilation)  # type: ignore[no-untyped-call]
-    return output
-
-
-class _Winograd(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, features: Tensor, weight: Tensor, dilation: int) -> Tensor:
-        ctx.save_for_backward(features, weight)
-        ctx.dilation = dilation
-        return _convolve(features, weight, dilation=dilation)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        features, weight = ctx.saved_tensors
-        (gradient,) = gradients
-        to_features = to_weight = None
-        with torch.autocast("cpu", enabled=False):  # as it was in forward
-            if ctx.needs_input_grad[0]:
-                turned = weight.flip(2, 3).transpose(0, 1)
-                to_features = _convolve(gradient, turned, dilation=ctx.dilation)
-            if ctx.needs_input_grad[1]:
-                to_weight = _weight_gradient(features, gradient, dilation=ctx.dilation)
-        return to_features, to_weight, None
 
 
 def _convolve(features: Tensor, weight: Tensor, *, dilation: int) -> Tensor:

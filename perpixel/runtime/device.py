@@ -1,0 +1,46 @@
+"""The device that a run uses."""
+
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from perpixel.errors import UsageError
+from perpixel.runtime.distributed import get_dist_info
+from perpixel.runtime.memory import memory_for
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """The device called `name`; "auto" is CUDA where there is one, else the CPU.
+
+    "auto" and "cuda" give every rank of a machine a GPU of its own. A GPU is CUDA's current device
+    from here on. Raises UsageError for another name, or a device that is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.partition(":")[0] not in ("cpu", "cuda"):
+        raise UsageError(f"device {name!r}: there are auto, cpu, cuda and cuda:N")
+    if name.startswith("cuda") and get_dist_info().world_size > 1:
+        if name != "cuda":
+            raise UsageError(f"device {name!r} would be every rank's: cuda gives each its own")
+        name = f"cuda:{get_dist_info().local_rank}"
+    try:
+        found = torch.device(name)
+        there = torch.empty(0, device=found).device  # with its number
+        if there.type == "cuda":
+            torch.cuda.set_device(there)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"device {name!r} cannot be used here: {reason}") from None
+    return found
+
+
+def to_device(model: Module, device: torch.device | str) -> Module:
+    """Moves the model to a device, its convolutions laid out channels-last (faster there).
+
+    Raises OutOfMemoryError where the device has no room for it.
+    """
+    with memory_for(f"the model on {device}", fix="what else runs there may hold it"):
+        return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
