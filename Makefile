@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test check release-check format clean
+.PHONY: install demo test check release-check docs format clean
 
 install: .venv/installed
 
@@ -26,9 +26,18 @@ check: install
 release-check: install
 	$(BIN)/python benchmarks/release.py
 
+# The site, in site/, from an environment of its own: mkdocs is not in the lock file.
+docs: .docs-venv/installed
+	.docs-venv/bin/mkdocs build --strict
+
+.docs-venv/installed: pyproject.toml
+	test -d .docs-venv || $(PYTHON) -m venv .docs-venv
+	.docs-venv/bin/pip install --quiet --disable-pip-version-check "mkdocs-material>=9.5" "mkdocs>=1.6"
+	touch $@
+
 format: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .docs-venv site build *.egg-info .mypy_cache .ruff_cache .pytest_cache

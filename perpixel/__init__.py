@@ -21,7 +21,7 @@ from perpixel.recipes import recipe, recipes
 from perpixel.recipes.overrides import override
 from perpixel.recipes.schema import Recipe
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Interrupted",

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from perpixel.errors import UsageError
-from perpixel.recipes.models import method_name
+from perpixel.recipes.models import ResNet, backbone_name, method_name
 
 if TYPE_CHECKING:
-    from perpixel.recipes.models import Backbone
     from perpixel.recipes.schema import Recipe
 
 # As the sources print them: heading and decimals.
@@ -93,8 +92,8 @@ def _row(recipe: "Recipe") -> dict[str, Any]:
     return {
         "name": recipe.name,
         "method": method_name(recipe.model.head),
-        "backbone": _title(backbone),
-        "stem": backbone.stem if backbone.type == "resnet" else None,
+        "backbone": backbone_name(backbone),
+        "stem": backbone.stem if isinstance(backbone, ResNet) else None,
         "output_stride": backbone.output_stride,
         "dataset": recipe.data.name,
         "crop": list(recipe.augment.crop_size),
@@ -106,10 +105,6 @@ def _row(recipe: "Recipe") -> dict[str, Any]:
         "weights_url": published["weights_url"],
         "log_url": published["log_url"],
     }
-
-
-def _title(backbone: "Backbone") -> str:
-    return f"ResNet-{backbone.depth}" if backbone.type == "resnet" else backbone.name
 
 
 def _print(recipes: list["Recipe"]) -> None:

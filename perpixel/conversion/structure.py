@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.models.resnet import BLOCKS
 from perpixel.recipes.base import Spec
-from perpixel.recipes.models import FCN, Auxiliary, Model, ResNet, SemanticFPN
+from perpixel.recipes.models import FCN, Auxiliary, Model, ResNet, SemanticFPN, backbone_name
 from perpixel.recipes.overrides import readable
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -53,8 +53,8 @@ def resnet_of(model: Model) -> ResNet:
     """The model's ResNet, as every toolkit's file has one; raises UsageError for another."""
     if not isinstance(model.backbone, ResNet):
         raise UsageError(
-            f"toolkits' files are of ResNets, and the recipe's backbone is timm's "
-            f"{model.backbone.name}"
+            f"toolkits' files are of ResNets, and the recipe's backbone is "
+            f"{backbone_name(model.backbone)}"
         )
     return model.backbone
 

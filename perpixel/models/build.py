@@ -10,21 +10,24 @@ from perpixel.models.resnet import BasicBlock, Bottleneck, ResNet
 from perpixel.models.segmenter import Segmenter
 from perpixel.models.semantic_fpn import SemanticFPNHead
 from perpixel.models.timm_backbone import TimmBackbone
-from perpixel.recipes.models import FCN, CustomHead, Model, SemanticFPN, Timm
+from perpixel.recipes.models import FCN, CustomBackbone, CustomHead, Model, SemanticFPN, Timm
 from perpixel.recipes.models import ResNet as ResNetSpec
 
 
 def build(spec: Model, *, num_classes: int) -> Segmenter:
     """The model of `spec` for so many classes, with fresh random weights (see `init_weights`)."""
-    backbone: ResNet | TimmBackbone
+    backbone: nn.Module
     match spec.backbone:
         case ResNetSpec() as resnet:
             backbone = ResNet(resnet)
         case Timm() as timm:
             backbone = TimmBackbone(timm)
+        case CustomBackbone() as custom_backbone:
+            backbone = custom_backbone.build()
         case _:
             assert_never(spec.backbone)
-    channels, align = backbone.out_channels, spec.align_corners
+    channels: tuple[int, ...] = tuple(backbone.out_channels)  # type: ignore[arg-type]
+    align = spec.align_corners
     head: nn.Module
     match spec.head:
         case FCN() as fcn:
@@ -36,8 +39,8 @@ def build(spec: Model, *, num_classes: int) -> Segmenter:
                     f"{len(channels)}"
                 )
             head = SemanticFPNHead(channels, num_classes, semantic_fpn, align_corners=align)
-        case CustomHead() as custom:
-            head = custom.build(channels, num_classes, align_corners=align)
+        case CustomHead() as custom_head:
+            head = custom_head.build(channels, num_classes, align_corners=align)
         case _:
             assert_never(spec.head)
     auxiliary = None
@@ -53,11 +56,11 @@ def init_weights(model: Segmenter) -> None:
     """He et al. (2015) for convolutions, N(0, 0.01) for classifiers (mmsegmentation), 1/0 norms.
 
     The neck's convolutions, which no ReLU follows, have Xavier's uniform (mmsegmentation's FPN).
-    timm's backbones and custom heads have initialized themselves.
+    timm's backbones, and what is custom, have initialized themselves.
     """
     spec = model.spec.backbone
     zero = isinstance(spec, ResNetSpec) and spec.zero_init_residual and not spec.frozen_bn
-    skipped = ["backbone."] if isinstance(spec, Timm) else []
+    skipped = ["backbone."] if isinstance(spec, Timm | CustomBackbone) else []
     skipped += ["head."] if isinstance(model.spec.head, CustomHead) else []
     for name, module in model.named_modules():
         if name.startswith(tuple(skipped)):

@@ -2,12 +2,45 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, SerializeAsAny, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from perpixel.recipes.base import PositiveInt, Spec, UnitInterval
+
+
+class Custom(Spec):
+    """What CustomBackbone and CustomHead have in common.
+
+    A subclass gives `type` a Literal of its own name as default. Then it can stand in a recipe, is
+    written to checkpoints, and is read back wherever its module was imported before
+    (examples/custom_head.py).
+    """
+
+    _built_in: ClassVar[tuple[str, ...]]
+
+    type: str
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _find_subclass(cls, value: Any, validate: Callable[[Any], Any]) -> Any:
+        if Custom not in cls.__bases__ or not isinstance(value, Mapping):
+            return validate(value)
+        known = {spec.model_fields["type"].default: spec for spec in _subclasses(cls)}
+        if value.get("type") not in known:
+            names = ", ".join(map(repr, [*cls._built_in, *known]))
+            raise PydanticCustomError(
+                "unknown_type",
+                "There are {names}; one of your own is known once its module is imported",
+                {"names": names},
+            )
+        return known[value["type"]].model_validate(value)
+
+
+def _subclasses(spec: type[Spec]) -> Iterator[type[Spec]]:
+    for subclass in spec.__subclasses__():
+        yield from (subclass, *_subclasses(subclass))
 
 
 class ResNet(Spec):
@@ -42,7 +75,39 @@ class Timm(Spec):
     output_stride: Literal[8, 16, 32] = 32
 
 
-Backbone = Annotated[ResNet | Timm, Field(discriminator="type")]
+class CustomBackbone(Custom):
+    """Base class of the settings of a backbone of your own (see Custom).
+
+    `output_stride` is that of its last features.
+    """
+
+    _built_in = ("resnet", "timm")
+
+    output_stride: PositiveInt = 32
+
+    @abstractmethod
+    def build(self) -> Any:
+        """The backbone, a torch.nn.Module that has initialized its weights.
+
+        It maps normalized images [N, 3, H, W] to a list of features [N, C, h, w], finest first,
+        and has an attribute `out_channels`, their C. Semantic FPN needs strides 4, 8, 16 and 32.
+        """
+
+
+def _tag(*built_in: str) -> Discriminator:
+    def tag(value: Any) -> str:
+        name = value.get("type") if isinstance(value, Mapping) else getattr(value, "type", None)
+        return name if name in built_in else "custom"
+
+    return Discriminator(tag)
+
+
+Backbone = Annotated[
+    Annotated[ResNet, Tag("resnet")]
+    | Annotated[Timm, Tag("timm")]
+    | Annotated[SerializeAsAny[CustomBackbone], Tag("custom")],
+    _tag("resnet", "timm"),
+]
 
 
 class FCN(Spec):
@@ -92,56 +157,37 @@ class SemanticFPN(Spec):
         return self
 
 
-class CustomHead(Spec):
-    """Base class for the spec of a head of your own: its settings, and `build`.
+class CustomHead(Custom):
+    """Base class of the settings of a head of your own (see Custom)."""
 
-    A subclass gives `type` a Literal of its own name as default; then it is a recipe's
-    `model.head`, is written to checkpoints, and is read back wherever its module was imported
-    (examples/custom_head.py).
-    """
-
-    type: str
+    _built_in = ("fcn", "semantic_fpn")
 
     @abstractmethod
     def build(self, in_channels: Sequence[int], num_classes: int, *, align_corners: bool) -> Any:
-        """The head, a torch.nn.Module with weights of its own initialization.
+        """The head, a torch.nn.Module that has initialized its weights.
 
         It maps the backbone's features, a list of [N, in_channels[i], h, w] from the finest to the
         coarsest, to logits [N, num_classes, h, w] at any stride.
         """
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _find_subclass(cls, value: Any, validate: Callable[[Any], Any]) -> Any:
-        if cls is not CustomHead or not isinstance(value, Mapping):
-            return validate(value)
-        known = {spec.model_fields["type"].default: spec for spec in _subclasses(cls)}
-        if value.get("type") not in known:
-            names = ", ".join(repr(name) for name in ("fcn", "semantic_fpn", *known))
-            raise PydanticCustomError(
-                "unknown_head",
-                "There are {names}; a head of your own is known once its module is imported",
-                {"names": names},
-            )
-        return known[value["type"]].model_validate(value)
-
-
-def _subclasses(spec: type[Spec]) -> Iterator[type[Spec]]:
-    for subclass in spec.__subclasses__():
-        yield from (subclass, *_subclasses(subclass))
-
-
-def _head_tag(value: Any) -> str:
-    name = value.get("type") if isinstance(value, Mapping) else getattr(value, "type", None)
-    return name if name in ("fcn", "semantic_fpn") else "custom"
 
 
 Head = Annotated[
     Annotated[FCN, Tag("fcn")]
     | Annotated[SemanticFPN, Tag("semantic_fpn")]
     | Annotated[SerializeAsAny[CustomHead], Tag("custom")],
-    Discriminator(_head_tag),
+    _tag("fcn", "semantic_fpn"),
 ]
+
+
+def backbone_name(backbone: ResNet | Timm | CustomBackbone) -> str:
+    """What a backbone is called."""
+    match backbone:
+        case ResNet():
+            return f"ResNet-{backbone.depth}"
+        case Timm():
+            return backbone.name
+        case _:
+            return backbone.type
 
 
 def method_name(head: FCN | SemanticFPN | CustomHead) -> str:

@@ -127,14 +127,9 @@ def _complaint(problem: ErrorDetails) -> str:
     match kind:
         case "value_error":  # of several settings together: what they are would fill a page
             return f"{where}: {problem['ctx']['error']}".removeprefix(": ")
-        case "unknown_head":
+        case "unknown_type":
             where = f"{where}.type" if isinstance(problem["input"], dict) else where
             return f"{where}={problem['input'].get('type')!r}: {said}"
-        case "union_tag_invalid":
-            told = problem["ctx"]
-            if isinstance(problem["input"], dict):
-                return f"{where}.type={told['tag']!r}: there are {told['expected_tags']}"
-            said = f"Set {where}.type, to one of {told['expected_tags']}"
         case "tuple_type":
             said = "Input should be a list of values"
         case "model_type":

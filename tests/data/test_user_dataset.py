@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import perpixel
+from perpixel.checkpoints.format import read_checkpoint
 from perpixel.data.datasets.synthetic import SyntheticStreets
 from perpixel.errors import PerpixelError, UsageError
 
@@ -130,19 +131,19 @@ def test_the_trainable_model_has_its_batch_norms(tmp_path):
     model = perpixel.load_model(tmp_path)
     norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     assert norms
-    stored = perpixel.load(tmp_path).checkpoint.weights
+    stored = read_checkpoint(tmp_path / "checkpoints" / "model.safetensors").weights
     assert all(torch.equal(tensor, stored[name]) for name, tensor in model.state_dict().items())
     model.train()(torch.zeros(2, 3, 32, 32)).logits.sum().backward()
     assert norms[0].weight.grad is not None
 
 
-@pytest.mark.parametrize("name", ["custom_dataset", "own_training_loop"])
+@pytest.mark.parametrize("name", ["custom_dataset", "custom_head", "own_training_loop"])
 def test_the_examples_run_and_learn(name: str, tmp_path):
     words = [sys.executable, EXAMPLES / f"{name}.py", "--steps", "60"]
-    if name == "custom_dataset":
+    if name != "own_training_loop":
         words += ["--out", tmp_path / "run"]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
-    if name == "custom_dataset":
+    if name != "own_training_loop":
         scores = json.loads((tmp_path / "run" / "evaluate.json").read_text())
         assert scores["miou"] > 45  # the ground alone has 30
         assert "'disk'" in done.stdout

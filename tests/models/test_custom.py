@@ -1,0 +1,119 @@
+"""Heads and backbones of a user's own, in recipes, checkpoints and runs."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import perpixel
+from perpixel.checkpoints.format import Checkpoint, read_checkpoint, write_checkpoint
+from perpixel.errors import PerpixelError, UsageError
+from perpixel.recipes import overrides
+from perpixel.recipes.models import CustomBackbone, CustomHead, SemanticFPN
+from perpixel.recipes.schema import Recipe
+
+
+class Pooled(CustomHead):
+    type: Literal["pooled"] = "pooled"
+    level: int = 2
+
+    def build(
+        self, in_channels: Sequence[int], num_classes: int, *, align_corners: bool
+    ) -> nn.Module:
+        return PooledHead(self.level, in_channels[self.level], num_classes)
+
+
+class PooledHead(nn.Module):
+    def __init__(self, level: int, channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.level = level
+        self.score = nn.Conv2d(channels, num_classes, 1)
+        nn.init.constant_(self.score.bias, 3)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        return self.score(features[self.level])
+
+
+class Patches(CustomBackbone):
+    type: Literal["patches"] = "patches"
+    channels: int = 8
+
+    def build(self) -> nn.Module:
+        return PatchesBackbone(self.channels)
+
+
+class PatchesBackbone(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.out_channels = (channels,) * 4
+        self.stages = nn.ModuleList(nn.Conv2d(3, channels, s, stride=s) for s in (4, 8, 16, 32))
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return [stage(images) for stage in self.stages]
+
+
+def changed(**parts: object) -> Recipe:
+    base = perpixel.recipe("scenes/fcn_r18-d8")
+    model = base.model.model_copy(update={"aux_head": None, **parts})
+    return base.model_copy(update={"model": model})
+
+
+RECIPES = {
+    "head": changed(head=Pooled(level=1)),
+    "backbone": changed(backbone=Patches(), head=SemanticFPN(channels=8, fpn_channels=8)),
+    "both": changed(backbone=Patches(channels=4), head=Pooled()),
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_and_a_checkpoint_hold_it(name: str, tmp_path):
+    recipe = RECIPES[name]
+    assert overrides.load(overrides.dump(recipe), origin="here") == recipe
+    model = perpixel.build(recipe, num_classes=3).eval()
+    path = tmp_path / "model.safetensors"
+    palette = ((1, 1, 1), (2, 2, 2), (3, 3, 3))
+    write_checkpoint(path, Checkpoint(recipe, tuple("abc"), palette, model.state_dict()))
+    assert read_checkpoint(path).recipe.model == recipe.model
+    images = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.equal(perpixel.load_model(path)(images).logits, model(images).logits)
+    assert perpixel.load(path).predict(torch.zeros(64, 96, 3).byte().numpy()).mask.shape == (64, 96)
+
+
+def test_its_settings_are_settings():
+    recipe = perpixel.override(RECIPES["both"], ["model.head.level=3", "model.backbone.channels=2"])
+    assert recipe.model.head == Pooled(level=3)
+    assert recipe.model.backbone == Patches(channels=2)
+    assert perpixel.override(recipe, ["model.head.type=pooled"]) == recipe
+    again = perpixel.override(recipe, ["model.head.type=fcn", "model.head.type=pooled"])
+    assert again.model.head == Pooled()
+    with pytest.raises(UsageError, match=r"model\.head\.level='high': Input should be a valid int"):
+        perpixel.override(recipe, ["model.head.level=high"])
+    with pytest.raises(UsageError, match=r"unknown setting 'model\.head\.levl'"):
+        perpixel.override(recipe, ["model.head.levl=3"])
+
+
+def test_its_own_initialization_stays():
+    model = perpixel.build(RECIPES["both"], num_classes=3)
+    assert (model.head.score.bias == 3).all()
+
+
+@pytest.mark.parametrize("part", ["head", "backbone"])
+def test_an_unknown_type_says_what_there_is(part: str):
+    first, own = ("'fcn'", "'pooled'") if part == "head" else ("'resnet'", "'patches'")
+    message = rf"model\.{part}\.type='pool': There are {first}, .*{own}; one of your own is known"
+    with pytest.raises(UsageError, match=message):
+        perpixel.override(RECIPES["both"], [f"model.{part}.type=pool"])
+    text = overrides.dump(RECIPES["both"]).replace('"pooled"', '"pool"')
+    with pytest.raises(PerpixelError, match=r"model\.head\.type='pool': There are"):
+        overrides.load(text, origin="recipe.json")
+
+
+def test_it_trains(tmp_path):
+    recipe = perpixel.override(
+        RECIPES["both"], ["train.steps=2", "train.batch_size=2", "augment.crop_size=64x64"]
+    )
+    run = perpixel.train(recipe, out=tmp_path / "run", device="cpu")
+    assert perpixel.load(run.folder).recipe.model == recipe.model
