@@ -26,7 +26,7 @@ from perpixel.inference.sliding_window import window_starts
 from perpixel.inference.tta import predict_masks
 from perpixel.models.normalize import normalize
 from perpixel.ops.bilinear import resize_weights
-from perpixel.ops.upsample_argmax import Enlargement, upsample_argmax
+from perpixel.ops.upsample_argmax import Upsampling, upsample_argmax
 
 CASES = (
     (150, (2000, 3000), 8),
@@ -84,7 +84,7 @@ def compare(
         down, across = (
             resize_weights(a, b, align_corners=False) for a, b in zip(low, size, strict=True)
         )
-        return upsample_argmax(Enlargement(logits[0].permute(1, 2, 0), down, across))
+        return upsample_argmax(Upsampling(logits[0].permute(1, 2, 0), down, across))
 
     def theirs() -> Tensor:
         return interpolate(logits, size=size, mode="bilinear").argmax(dim=1)[0]

@@ -35,7 +35,6 @@ from measure import RESULTS, write_result
 
 from perpixel.errors import UsageError
 from perpixel.recipes.schema import Train
-from perpixel.runtime import distributed
 from perpixel.runtime.dtype import resolve_dtype
 
 ROOT = Path(__file__).parents[1]
@@ -214,7 +213,7 @@ def unsuited(precision: str, device: str) -> str | None:
     said: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
-    logger = logging.getLogger(distributed.__name__)
+    logger = logging.getLogger(resolve_dtype.__module__)
     logger.addHandler(handler)
     try:
         resolve_dtype(precision, torch.device(device))

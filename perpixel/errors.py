@@ -13,14 +13,14 @@ class UsageError(PerpixelError):
 
 
 class CorruptFileError(PerpixelError):
-    """A file's content cannot be had, for a bad disk, a cut-off copy or a cache that lacks it.
+    """A file cannot be read as what it should be: it is cut off, damaged, or missing in a cache.
 
     Exit code 1.
     """
 
 
 class OutOfMemoryError(PerpixelError):
-    """There is too little memory for what was asked; something smaller may do. Exit code 1."""
+    """Too little memory for the request; a smaller one may fit. Exit code 1."""
 
 
 class StopTraining(Exception):
@@ -33,7 +33,7 @@ class Interrupted(PerpixelError):
 
 @contextmanager
 def needs_extra(what: str, extra: str) -> Iterator[None]:
-    """Makes of an import that fails inside a PerpixelError that says what to install."""
+    """Context that turns a failed import into a PerpixelError that says what to install."""
     try:
         yield
     except ImportError as error:

@@ -44,7 +44,7 @@ def segmentation_loss(
 
 
 def mean_weight(labels: Tensor, spec: Loss) -> Tensor:
-    """How much these labels' mean counts beside others', a float32 scalar: what it divides by.
+    """Returns what the loss of these labels is divided by, a float32 scalar: its weight in a mean.
 
     labels: [N, H, W] integers. Means of parts of a batch, each times its share of all weights, sum
     up to the mean of the whole.
@@ -88,10 +88,10 @@ def lovasz_softmax(probabilities: Tensor, truth: Tensor) -> Tensor:
         errors, order = (
             (member.to(probabilities.dtype) - probabilities[:, index]).abs().sort(descending=True)
         )
-        found = member[order].long()
+        members = member[order].long()
         # float64: the rises are differences of numbers near 1.
-        intersection = (found.sum() - found.cumsum(0)).double()
-        union = found.sum() + (1 - found).cumsum(0)
+        intersection = (members.sum() - members.cumsum(0)).double()
+        union = members.sum() + (1 - members).cumsum(0)
         jaccard = 1 - intersection / union
         rises = jaccard.diff(prepend=jaccard.new_zeros(1))
         losses.append(errors @ rises.to(errors.dtype))
@@ -124,9 +124,9 @@ def _hard(pixels: Tensor, plain: Tensor, known: Tensor, spec: OHEM) -> Tensor:
 
     pixels: their losses; plain: -log p of the label; known: where there is a label.
     """
-    kept = spec.min_kept * len(known)
+    count = spec.min_kept * len(known)
     if spec.threshold is None:
-        hardest = pixels[known].argsort(descending=True)[:kept]
+        hardest = pixels[known].argsort(descending=True)[:count]
         chosen = torch.zeros_like(pixels[known], dtype=torch.bool)
         chosen[hardest] = True
         return torch.zeros_like(known).masked_scatter(known, chosen)
@@ -134,7 +134,7 @@ def _hard(pixels: Tensor, plain: Tensor, known: Tensor, spec: OHEM) -> Tensor:
     ascending = chances[known].sort().values
     if not len(ascending):
         return known
-    return known & (chances < ascending[min(kept, len(ascending) - 1)].clamp(min=spec.threshold))
+    return known & (chances < ascending[min(count, len(ascending) - 1)].clamp(min=spec.threshold))
 
 
 def _class_weights(logits: Tensor, spec: Loss) -> Tensor | None:

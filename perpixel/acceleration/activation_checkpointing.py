@@ -85,7 +85,7 @@ def _both(
 
 @contextmanager
 def _frozen_statistics(stage: nn.Module) -> Iterator[None]:
-    """Inside, batch norms do not count a batch that they have counted before."""
+    """Context in which batch norms do not update their statistics: they saw this batch before."""
     norms = [module for module in stage.modules() if isinstance(module, _Norm)]
     usual = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:

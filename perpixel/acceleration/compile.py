@@ -1,4 +1,4 @@
-"""torch.compile, where this machine can."""
+"""torch.compile, with an error where this machine has no compiler."""
 
 import os
 import shutil
@@ -8,8 +8,8 @@ from perpixel.errors import UsageError
 from perpixel.models.segmenter import Segmenter
 
 
-def compile_model(model: Segmenter, **how: Any) -> None:
-    """Has torch.compile, told `how`, compile the model at its next call; its key names stay.
+def compile_model(model: Segmenter, **options: Any) -> None:
+    """Compiles the model at its next call; `options` are torch.compile's. Key names stay.
 
     Raises UsageError when the model is on a CPU and there is no C++ compiler.
     """
@@ -19,4 +19,4 @@ def compile_model(model: Segmenter, **how: Any) -> None:
             f"compiling a model for a CPU needs a C++ compiler, and {compiler!r} is not on the "
             f"path: install g++, name yours in CXX, or do without compiling"
         )
-    model.compile(**how)
+    model.compile(**options)

@@ -1,4 +1,4 @@
-"""A model for prediction, its batch norms inside the convolutions before them."""
+"""Fuses batch norms into the convolutions before them, for prediction."""
 
 from copy import deepcopy
 from itertools import pairwise
@@ -15,7 +15,7 @@ _Norm = nn.BatchNorm2d | nn.SyncBatchNorm | FrozenBatchNorm2d
 
 @torch.no_grad()
 def fuse_conv_bn(model: Segmenter) -> Segmenter:
-    """A copy in evaluation mode that computes the same (to float32's rounding) with fewer passes.
+    """Returns a copy in evaluation mode, equal to float32's rounding, without batch norms.
 
     A convolution and the batch norm after it, gamma (W x - mean) / s + beta with s^2 = var + eps,
     are one convolution of weights W gamma / s and bias beta - mean gamma / s. The copy has other
@@ -30,7 +30,7 @@ def fuse_conv_bn(model: Segmenter) -> Segmenter:
 
 
 def _fold_below(part: nn.Module) -> None:
-    """Our modules name every norm right after its convolution."""
+    """Fuses every norm of `part`; our modules register a norm right after its convolution."""
     for module in list(part.modules()):
         for (_, convolution), (name, norm) in pairwise(list(module.named_children())):
             if isinstance(norm, _Norm):

@@ -22,7 +22,7 @@ _TILES, _INPUTS, _OUTPUTS = 512, 256, 512
 
 
 def _matrix(rows: list[list[int]]) -> Tensor:
-    """On the CPU, whatever torch's default device is when this is imported."""
+    """A matrix on the CPU, even if torch has another default device at import."""
     return torch.tensor(rows, dtype=torch.float64, device="cpu")
 
 
@@ -167,14 +167,14 @@ def _weight_gradient(features: Tensor, gradient: Tensor, *, dilation: int) -> Te
         for part in _parts(channels, _INPUTS):
             tiles = _times(_TILE2, strip.cut(features[:, part], size=6))
             kernels = torch.bmm(products.mT, tiles)
-            found = _times(_WEIGHT2.mT, kernels).view(3, 3, outputs, -1)
-            result[..., part] += found.permute(2, 0, 1, 3)
+            gradients = _times(_WEIGHT2.mT, kernels).view(3, 3, outputs, -1)
+            result[..., part] += gradients.permute(2, 0, 1, 3)
     return result.permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True)
 class _Strip:
-    """Rows of tiles of the `n` images from `first` on: from row `top`, `down` times `across`."""
+    """`down` rows of `across` tiles, from row `top` of the map, of `n` images from `first` on."""
 
     first: int
     n: int

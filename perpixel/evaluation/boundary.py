@@ -17,20 +17,20 @@ DISTANCE = 0.02
 def boundary_counts(
     label: Array, prediction: Array, *, num_classes: int, distance: float = DISTANCE
 ) -> npt.NDArray[np.int64]:
-    """Pixels in both bands and in either, int64 [2, num_classes], summed over images by the caller.
+    """Returns the pixels in both bands and in either, int64 [2, num_classes]; sum over images.
 
     A class's band is those of its pixels that are at most d pixels (chessboard distance, at least
     1) from one of another class or from the image's edge. Both maps are uint8 [H, W]; pixels
     labeled IGNORE_INDEX are of no class in either.
     """
     width = max(1, round(distance * math.hypot(*label.shape)))
-    found = np.zeros((2, num_classes), np.int64)
+    counts = np.zeros((2, num_classes), np.int64)
     known = label != IGNORE_INDEX
     for index in np.union1d(np.unique(label[known]), np.unique(prediction[known])):
         truth = _band(known & (label == index), width)
         guess = _band(known & (prediction == index), width)
-        found[:, index] = (truth & guess).sum(), (truth | guess).sum()
-    return found
+        counts[:, index] = (truth & guess).sum(), (truth | guess).sum()
+    return counts
 
 
 def _band(mask: npt.NDArray[np.bool_], width: int) -> npt.NDArray[np.bool_]:

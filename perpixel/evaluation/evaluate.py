@@ -27,7 +27,7 @@ def evaluate(
     boundary: bool = False,
     progress: Callable[[int, int, Matrix], None] | None = None,
 ) -> Scores:
-    """Scores of the model on every image of `dataset`, as its recipe's `inference` sees them.
+    """Scores the model on every image of `dataset`, as its recipe's `inference` says.
 
     Every rank scores every world-th image; one int64 confusion matrix is summed over all of them,
     and every rank returns the same scores. Up to `batch` images in a row that have the same size
@@ -57,13 +57,13 @@ def evaluate(
         torch.backends.cudnn.benchmark = False  # it would try all kernels for every image size
         try:
             for group in group_by_size(read_ahead(read, indices, threads=threads), batch):
-                found = predict_masks(predictor, [image for _, image, _ in group])
-                for (index, _, label), prediction in zip(group, found, strict=True):
-                    counts = confusion(label, prediction, num_classes=classes)
+                masks = predict_masks(predictor, [image for _, image, _ in group])
+                for (index, _, label), mask in zip(group, masks, strict=True):
+                    counts = confusion(label, mask, num_classes=classes)
                     matrix += counts
                     images[index] = areas(counts)
                     if boundary:
-                        borders += boundary_counts(label, prediction, num_classes=classes)
+                        borders += boundary_counts(label, mask, num_classes=classes)
                     if progress is not None:
                         progress(indices.index(index) + 1, len(indices), matrix)
         finally:

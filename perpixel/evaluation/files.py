@@ -11,7 +11,7 @@ from perpixel.io.atomic import atomic_write
 
 
 def write_scores(folder: Path, scores: Scores) -> None:
-    """Writes the three into `folder`; raises PerpixelError naming the file that cannot be written.
+    """Writes evaluate.json, confusion.csv and images.csv into `folder`; raises PerpixelError.
 
     confusion.csv has a row for every label and a column for every prediction; images.csv a row
     for every image, its cells empty where the image shows no such class.

@@ -24,7 +24,7 @@ def confusion(label: Array, prediction: Array, *, num_classes: int) -> Matrix:
     total = np.zeros((num_classes, num_classes), np.int64)
     step = max(1, 2**24 // label.shape[1])  # OpenCV gives counts as float32, exact up to 2^24
     for top in range(0, len(label), step):
-        part = [np.ascontiguousarray(each[top : top + step]) for each in (label, prediction)]
+        part = [np.ascontiguousarray(mask[top : top + step]) for mask in (label, prediction)]
         # All 256 values, of which IGNORE_INDEX and its like are cut off: twice as fast as a range.
         counts = cv2.calcHist(part, [0, 1], None, [256, 256], [0, 256, 0, 256])
         total += np.asarray(counts)[:num_classes, :num_classes].astype(np.int64)
@@ -32,8 +32,7 @@ def confusion(label: Array, prediction: Array, *, num_classes: int) -> Matrix:
 
 
 def areas(matrix: Matrix) -> Matrix:
-    """What the scores of classes need, int64 [3, num_classes]: pixels that are right, labeled and
-    predicted so."""
+    """Returns each class's correct, labeled and predicted pixels, int64 [3, num_classes]."""
     return np.stack([matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)])
 
 
@@ -62,8 +61,6 @@ class Scores:
     accuracy: dict[str, float | None]
     dice: dict[str, float | None]
     precision: dict[str, float | None]
-    recall: dict[str, float | None]
-    fscore: dict[str, float | None]
     boundary_iou: dict[str, float | None] | None
     confusion: Matrix
     per_image: tuple[ImageScores, ...]
@@ -91,8 +88,7 @@ def scores(
     """Scores of a confusion matrix.
 
     IoU = TP / (TP + FP + FN); a class's accuracy is its recall, TP / (TP + FN); precision =
-    TP / (TP + FP); Dice = 2 TP / (2 TP + FP + FN); the F-score is the harmonic mean of precision
-    and recall, which is Dice where both exist and are not 0 (mmsegmentation's iou_metric.py).
+    TP / (TP + FP); Dice, the F1 score, = 2 TP / (2 TP + FP + FN) (mmsegmentation's iou_metric.py).
     Frequency-weighted IoU weights a class's IoU by its share of the labels (Long et al., 2015,
     section 5). Means leave out classes without a value (mmsegmentation's and sssegmentation's
     nanmean). A matrix without any count gives 0. `images` are names and `areas`, `boundaries`
@@ -104,7 +100,7 @@ def scores(
     dice = _ratio(2 * correct, labeled + predicted)
     total = int(matrix.sum())
     weighted = sum((value or 0.0) * int(count) for value, count in zip(iou, labeled, strict=True))
-    singles = tuple(_of_image(name, own, names) for name, own in images)
+    singles = tuple(_of_image(name, counts, names) for name, counts in images)
 
     def by_class(values: Iterable[float | None]) -> dict[str, float | None]:
         return dict(zip(names, values, strict=True))
@@ -118,8 +114,6 @@ def scores(
         accuracy=by_class(accuracy),
         dice=by_class(dice),
         precision=by_class(_ratio(correct, predicted)),
-        recall=by_class(accuracy),
-        fscore=by_class(value or None for value in dice),
         boundary_iou=None if boundaries is None else by_class(_ratio(*boundaries)),
         confusion=matrix,
         per_image=singles,
@@ -128,8 +122,8 @@ def scores(
     )
 
 
-def _of_image(name: str, own: Matrix, names: tuple[str, ...]) -> ImageScores:
-    correct, labeled, predicted = own
+def _of_image(name: str, counts: Matrix, names: tuple[str, ...]) -> ImageScores:
+    correct, labeled, predicted = counts
     iou = _iou(correct, labeled, predicted)
     total = int(labeled.sum())
     return ImageScores(
@@ -144,8 +138,11 @@ def _iou(correct: Matrix, labeled: Matrix, predicted: Matrix) -> list[float | No
     return _ratio(correct, labeled + predicted - correct)
 
 
-def _ratio(part: Matrix, whole: Matrix) -> list[float | None]:
-    return [100 * int(p) / int(w) if w else None for p, w in zip(part, whole, strict=True)]
+def _ratio(numerators: Matrix, denominators: Matrix) -> list[float | None]:
+    return [
+        100 * int(part) / int(whole) if whole else None
+        for part, whole in zip(numerators, denominators, strict=True)
+    ]
 
 
 def _mean(values: list[float | None]) -> float | None:

@@ -1,4 +1,4 @@
-"""What users hold: a model with its classes, ready for images."""
+"""The predictor: a model with its classes, from images to masks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -95,7 +95,7 @@ class Predictor:
         window_batch: int = 4,
         compiled: bool = False,
     ) -> "Predictor":
-        """The checkpoint's model on a device, accelerated.
+        """Builds a predictor of the checkpoint's model, accelerated, on a device.
 
         `inference` replaces the recipe's own; `compiled` runs torch.compile at the first image of
         every size.
@@ -150,8 +150,8 @@ class Predictor:
         masks = [np.empty(0, np.uint8)] * len(arrays)
         by_size = sorted(enumerate(arrays), key=lambda pair: pair[1].shape)
         for group in group_by_size(by_size, len(arrays)):
-            found = predict_masks(self, [array for _, array in group])
-            for (index, _), mask in zip(group, found, strict=True):
+            size_masks = predict_masks(self, [array for _, array in group])
+            for (index, _), mask in zip(group, size_masks, strict=True):
                 masks[index] = mask
         return [
             Result(array, mask, self.class_names, self.palette)

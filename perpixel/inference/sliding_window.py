@@ -23,7 +23,7 @@ Read = Callable[[int, int, int, int], Array]
 
 
 def window_starts(size: int, crop: int, stride: int) -> list[int]:
-    """Where the windows that cover `size` pixels begin, along one axis.
+    """Returns the first pixels of the windows that cover `size` pixels along one axis.
 
     The last is moved inward to end at the border (mmsegmentation encoder_decoder.py,
     slide_inference; sssegmentation base.py has the same grid).
@@ -51,29 +51,29 @@ def slide(predictor: "Predictor", read: Read, size: Size) -> Rows:
         for length in (tall, wide)
     )
     whole_down, whole_across = _sum(tops, down, size[0]), _sum(lefts, across, size[1])
-    held: dict[int, Tensor] = {}
+    window_logits: dict[int, Tensor] = {}
 
     def logits_of(top: int) -> Tensor:
         """Coarse logits [windows, h, w, classes] of the windows that begin in row `top`."""
-        found = []
+        logits = []
         for first in range(0, len(lefts), batch):
             part = [read(top, left, tall, wide) for left in lefts[first : first + batch]]
-            found.append(
+            logits.append(
                 predictor.coarse_logits(pad(predictor.preprocess(part), (0, right, 0, below)))
             )
-        return torch.cat(found)
+        return torch.cat(logits)
 
     def rows(top: int, bottom: int) -> Tensor:
         total = torch.zeros(bottom - top, size[1], len(predictor.class_names), device=device)
         for start in tops:
             if start + tall <= top:
-                held.pop(start, None)
+                window_logits.pop(start, None)
                 continue
             if start >= bottom:
                 break
-            if start not in held:
-                held[start] = logits_of(start)
-            logits = held[start]
+            if start not in window_logits:
+                window_logits[start] = logits_of(start)
+            logits = window_logits[start]
             tables = (
                 crop_output(
                     resize_weights(low, full + more, align_corners=recipe.model.align_corners), full

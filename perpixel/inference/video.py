@@ -34,8 +34,8 @@ def predict_video(
     writer: cv2.VideoWriter | None = None
     done = 0
     try:
-        there = _frames(video)
-        while frames := list(islice(there, batch)):
+        all_frames = _frames(video)
+        while frames := list(islice(all_frames, batch)):
             for result in predictor.predict_batch(frames):
                 write_mask(masks / f"{done:06}.png", result.mask, result.palette)
                 if overlay is not None:
@@ -76,13 +76,13 @@ def _writer(path: Path, frame: Array, fps: float) -> cv2.VideoWriter:
 
 
 def _require_whole(path: Path, *, frames: int) -> None:
-    """OpenCV reports no error in writing, such as a full disk: the frames are read back."""
+    """Raises PerpixelError unless all frames can be read back: OpenCV reports no write errors."""
     written = cv2.VideoCapture(str(path))
-    found = max(int(written.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
+    readable = max(int(written.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
     written.release()
-    if found != frames:
+    if readable != frames:
         path.unlink(missing_ok=True)
         raise PerpixelError(
-            f"{path}: cannot be written as a whole ({found} of {frames} frames can be read back), "
+            f"{path}: not fully written ({readable} of {frames} frames can be read back), "
             f"so it was removed; is the disk full? The masks are written"
         )

@@ -7,7 +7,7 @@ from perpixel.recipes.schema import Input
 
 
 def normalize(images: Tensor, spec: Input) -> Tensor:
-    """(value - mean) / std in the model's channel order, on the images' own device.
+    """Returns (value - mean) / std in the model's channel order, on the images' device.
 
     images: uint8 RGB [N, H, W, 3]; returns float32 [N, 3, H, W], laid out channels-last.
     """

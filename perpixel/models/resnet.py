@@ -111,10 +111,10 @@ class ResNet(nn.Module):
             if stage > 0 and stride == 1:  # dilated where it would have been strided
                 dilation *= 2
             in_channels = block.expansion * channels
-            others = (
+            rest = (
                 make(in_channels, channels, stride=1, dilation=dilation) for _ in range(count - 1)
             )
-            stages.append(nn.Sequential(first, *others))
+            stages.append(nn.Sequential(first, *rest))
             out_channels.append(in_channels)
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.out_channels = tuple(out_channels)

@@ -2,7 +2,7 @@
 
 At 150 classes, four images of 512x512 have 630 MB of upsampled logits, and a loss and its gradient
 hold three such tensors. Here a chunk of output rows is upsampled at a time, small enough for a
-processor's cache, and upsampled again in the backward pass. Enlargement is separable, so that each
+processor's cache, and upsampled again in the backward pass. Upsampling is separable, so that each
 direction is two small matrix products, and every cell of the gradient sums its own pixels in a
 fixed order. On CUDA `perpixel.ops.triton.cross_entropy` works in registers; this is its reference.
 """
@@ -76,13 +76,13 @@ def forward_in_chunks(
             full = chunk.upsample(low[index])
             label = labels[index, chunk.rows].long()
             known = label != IGNORE_INDEX
-            said = full.gather(1, label.where(known, 0)[:, None])[:, 0]
+            label_logit = full.gather(1, label.where(known, 0)[:, None])[:, 0]
             if smoothing:
-                said.lerp_(full.mean(dim=1), smoothing)
+                label_logit.lerp_(full.mean(dim=1), smoothing)
             largest = full.amax(dim=1)
             total = full.sub_(largest[:, None]).exp_().sum(dim=1).log_().add_(largest)
             log_sums[index, chunk.rows] = total
-            losses[index, chunk.rows] = (total - said).where(known, 0)
+            losses[index, chunk.rows] = (total - label_logit).where(known, 0)
     return losses, log_sums
 
 
@@ -102,7 +102,7 @@ def backward_in_chunks(
     """
     with torch.autocast(logits.device.type, enabled=False):
         low = _rows_of(logits)
-        found = torch.zeros_like(low)
+        gradients = torch.zeros_like(low)
         for index, chunk in _row_chunks(low, labels, align_corners=align_corners):
             label = labels[index, chunk.rows].long()
             known = label != IGNORE_INDEX
@@ -113,8 +113,8 @@ def backward_in_chunks(
                 full.sub_(smoothing / full.shape[1])
             full.mul_(weight)
             full.scatter_add_(1, label.where(known, 0)[:, None], (smoothing - 1) * weight)
-            found[index, chunk.cells] += chunk.gather(full)
-    return found.permute(0, 2, 1, 3).to(logits.dtype)
+            gradients[index, chunk.cells] += chunk.gather(full)
+    return gradients.permute(0, 2, 1, 3).to(logits.dtype)
 
 
 class _RowChunk(NamedTuple):
@@ -133,14 +133,14 @@ class _RowChunk(NamedTuple):
         return tall.view(len(self.down), low.shape[1], -1)
 
     def gather(self, full: Tensor) -> Tensor:
-        """What every cell receives of the chunk's [R, classes, W]: [k, classes, w]."""
+        """Sums the chunk's gradients [R, classes, W] into their cells, [k, classes, w]."""
         tall = self.down.T @ full.flatten(1)
         wide = tall.view(-1, full.shape[2]) @ self.across
         return wide.view(-1, full.shape[1], self.across.shape[1])
 
 
 def _rows_of(logits: Tensor) -> Tensor:
-    """[N, classes, h, w] as [N, h, classes, w], float32 or float64: rows of cells together."""
+    """Returns [N, classes, h, w] as contiguous [N, h, classes, w], float32 or float64."""
     exact = logits if logits.dtype == torch.float64 else logits.float()
     return exact.permute(0, 2, 1, 3).contiguous()
 
@@ -173,6 +173,6 @@ def _cut(
     for top in range(0, len(rows), step):
         bottom = min(top + step, len(rows))
         cells = slice(int(table.first[top]), int(table.first[bottom - 1]) + table.weights.shape[1])
-        own = rows[top:bottom, cells].to(device, dtype)
-        chunks.append(_RowChunk(slice(top, bottom), cells, own, columns))
+        chunk_rows = rows[top:bottom, cells].to(device, dtype)
+        chunks.append(_RowChunk(slice(top, bottom), cells, chunk_rows, columns))
     return chunks

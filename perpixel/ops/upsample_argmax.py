@@ -19,7 +19,7 @@ from perpixel.ops.bilinear import ResizeWeights
 _VALUES = {"cpu": 2**21, "cuda": 2**25}
 
 
-class Enlargement(NamedTuple):
+class Upsampling(NamedTuple):
     """Logits [h, w, num_classes], and the tables that upsample them to [H, W]."""
 
     logits: Tensor
@@ -69,21 +69,21 @@ def _cells(table: ResizeWeights) -> _Cells:
     return _Cells(first, start, run, weights, inside)
 
 
-def upsample_argmax(given: Enlargement) -> Tensor:
+def upsample_argmax(upsampling: Upsampling) -> Tensor:
     """The class of the largest upsampled logit, uint8 [H, W], on the logits' device.
 
     Equal to upsampling and then taking the argmax, but for ties within float32's rounding. On a CPU
     it works in cells: what lies between neighboring points, all pixels of which mix the same ones.
     """
-    if given.logits.is_cuda:
+    if upsampling.logits.is_cuda:
         from perpixel.ops.triton.upsample_argmax import upsample_argmax as on_cuda
 
-        return on_cuda(given.logits, given.rows, given.columns)
-    logits = given.logits
-    rows, columns = _cells(given.rows), _cells(given.columns)
+        return on_cuda(upsampling.logits, upsampling.rows, upsampling.columns)
+    logits = upsampling.logits
+    rows, columns = _cells(upsampling.rows), _cells(upsampling.columns)
     # max, which also gives places, is several times faster than argmax here.
     best = logits.max(dim=2).indices.to(torch.uint8)
-    tall, wide = given.rows.weights.shape[1], given.columns.weights.shape[1]
+    tall, wide = upsampling.rows.weights.shape[1], upsampling.columns.weights.shape[1]
     points = [
         best[rows.first + down][:, columns.first + right]
         for down in range(tall)
@@ -92,18 +92,18 @@ def upsample_argmax(given: Enlargement) -> Tensor:
     mixed = torch.zeros_like(points[0], dtype=torch.bool)
     for point in points[1:]:
         mixed |= point != points[0]
-    found = points[0][rows.run][:, columns.run]
+    mask = points[0][rows.run][:, columns.run]
     places = mixed.nonzero()
     pixels = rows.weights.shape[1] * columns.weights.shape[1]
     step = max(1, _VALUES["cpu"] // max(tall * wide * logits.shape[2], 4 * pixels))
     with torch.autocast("cpu", enabled=False):  # a caller's own may be on
         for part in torch.split(places, step):
-            _fill(found, logits, part, rows=rows, columns=columns)
-    return found
+            _fill(mask, logits, part, rows=rows, columns=columns)
+    return mask
 
 
-def _fill(found: Tensor, logits: Tensor, places: Tensor, *, rows: _Cells, columns: _Cells) -> None:
-    """Writes the pixels of some mixed cells, int64 [n, 2], into `found`."""
+def _fill(mask: Tensor, logits: Tensor, places: Tensor, *, rows: _Cells, columns: _Cells) -> None:
+    """Writes the pixels of some mixed cells, int64 [n, 2], into `mask`."""
     down = rows.first[places[:, 0], None] + torch.arange(rows.weights.shape[2])
     right = columns.first[places[:, 1], None] + torch.arange(columns.weights.shape[2])
     corners = logits[down[:, :, None], right[:, None, :]].float()  # [n, T, T, num_classes]
@@ -121,12 +121,12 @@ def _fill(found: Tensor, logits: Tensor, places: Tensor, *, rows: _Cells, column
         # The lowest index wins ties.
         chosen = best[now].topk(largest, dim=1).indices.sort(dim=1).values
         step = max(1, _VALUES["cpu"] // (pixels * largest))
-        for these, own in zip(torch.split(now, step), torch.split(chosen, step), strict=True):
-            _decide(found, corners[these], places[these], own, rows=rows, columns=columns)
+        for these, classes in zip(torch.split(now, step), torch.split(chosen, step), strict=True):
+            _decide(mask, corners[these], places[these], classes, rows=rows, columns=columns)
 
 
 def _decide(
-    found: Tensor,
+    mask: Tensor,
     corners: Tensor,
     places: Tensor,
     chosen: Tensor,
@@ -142,10 +142,10 @@ def _decide(
     scores = (across @ scores.flatten(2)).view(len(up), wide, tall, -1)
     won = chosen.gather(1, scores.max(dim=3).indices.flatten(1)).to(torch.uint8)
     inside = columns.inside[places[:, 1], :, None] & rows.inside[places[:, 0], None, :]
-    start = rows.start[places[:, 0]] * found.shape[1] + columns.start[places[:, 1]]
-    steps = torch.arange(wide)[:, None] + found.shape[1] * torch.arange(tall)
+    start = rows.start[places[:, 0]] * mask.shape[1] + columns.start[places[:, 1]]
+    steps = torch.arange(wide)[:, None] + mask.shape[1] * torch.arange(tall)
     inside = inside.flatten(1)
-    found.view(-1)[(start[:, None] + steps.flatten())[inside]] = won[inside]
+    mask.view(-1)[(start[:, None] + steps.flatten())[inside]] = won[inside]
 
 
 def _mixed(values: Tensor, first: Tensor, weights: Tensor, *, dim: int) -> Tensor:

@@ -13,7 +13,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def resolve_device(name: str = "auto") -> torch.device:
-    """The device called `name`; "auto" is CUDA where there is one, else the CPU.
+    """Returns the device called `name`; "auto" is CUDA if there is a GPU, else the CPU.
 
     "auto" and "cuda" give every rank of a machine a GPU of its own. A GPU is CUDA's current device
     from here on. Raises UsageError for another name, or a device that is not there.
@@ -27,14 +27,14 @@ def resolve_device(name: str = "auto") -> torch.device:
             raise UsageError(f"device {name!r} would be every rank's: cuda gives each its own")
         name = f"cuda:{get_dist_info().local_rank}"
     try:
-        found = torch.device(name)
-        there = torch.empty(0, device=found).device  # with its number
-        if there.type == "cuda":
-            torch.cuda.set_device(there)
+        device = torch.device(name)
+        actual = torch.empty(0, device=device).device  # with its number
+        if actual.type == "cuda":
+            torch.cuda.set_device(actual)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"device {name!r} cannot be used here: {reason}") from None
-    return found
+    return device
 
 
 def to_device(model: Module, device: torch.device | str) -> Module:

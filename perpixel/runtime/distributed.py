@@ -26,12 +26,12 @@ class DistInfo:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process is the one that speaks and writes."""
+        """Whether this process logs and writes files (rank 0)."""
         return self.rank == 0
 
 
 def get_dist_info() -> DistInfo:
-    """torchrun's environment; a process of its own is rank 0 of 1."""
+    """Reads torchrun's environment variables; without them it is rank 0 of 1."""
     rank, world_size, local_rank = (
         int(os.environ.get(name, default))
         for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
@@ -41,7 +41,7 @@ def get_dist_info() -> DistInfo:
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[DistInfo]:
-    """The ranks, joined for the time inside: NCCL on CUDA, gloo on CPUs. One rank joins nothing.
+    """Context with an initialized process group (NCCL on CUDA, gloo on CPUs), if there are ranks.
 
     Raises PerpixelError when another rank cannot be reached, as after its end.
     """
@@ -66,7 +66,7 @@ def process_group(device: torch.device) -> Iterator[DistInfo]:
 
 
 def _first_and_last_line(error: Exception) -> str:
-    """Where it happened, and NCCL's reason."""
+    """The first and last line of an error: where it happened, and NCCL's reason."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ... ".join(dict.fromkeys([*lines[:1], *lines[-1:]]))
 
@@ -100,5 +100,5 @@ def all_gather_ints(row: Sequence[int]) -> Tensor:
 
 
 def barrier() -> None:
-    """Returns when every rank has come here."""
+    """Waits until every rank has called this."""
     all_gather_ints([0])

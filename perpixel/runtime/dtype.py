@@ -14,7 +14,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The number format of a recipe's `precision` on this device.
+    """Returns the dtype of a recipe's `precision` on this device.
 
     "auto" is bfloat16 where the hardware multiplies it faster than float32, float16 on GPUs whose
     tensor cores know nothing else (V100, T4, RTX 20xx), and float32 elsewhere. From here on CUDA
@@ -52,7 +52,7 @@ def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
 
 @contextmanager
 def no_tf32(device: torch.device) -> Iterator[None]:
-    """Inside, float32 numbers are multiplied exactly there."""
+    """Context in which CUDA multiplies float32 exactly, not as TF32."""
     if not uses_tf32(device):
         yield
         return
@@ -64,20 +64,20 @@ def no_tf32(device: torch.device) -> Iterator[None]:
 
 
 def uses_tf32(device: torch.device) -> bool:
-    """Whether float32 numbers are multiplied as TF32 there."""
+    """Whether the device multiplies float32 as TF32."""
     return device.type == "cuda" and torch.backends.cuda.matmul.fp32_precision == "tf32"
 
 
-def _use_tf32(wanted: bool) -> None:
+def _use_tf32(enabled: bool) -> None:
     # The older interface alone would leave convolutions what the newer one says of all operations.
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = wanted
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = enabled
     for part in ("conv", "rnn"):
-        getattr(torch.backends.cudnn, part).fp32_precision = "tf32" if wanted else "ieee"
+        getattr(torch.backends.cudnn, part).fp32_precision = "tf32" if enabled else "ieee"
 
 
 @contextmanager
 def cudnn_mode(*, deterministic: bool) -> Iterator[None]:
-    """Inside, CUDA's fastest kernels for tensors of one size, or those of the same bits every time.
+    """Context in which cuDNN searches the fastest kernels, or only deterministic ones are used.
 
     Where torch has no such kernel it warns. On a CPU every kernel here gives the same bits.
     """
@@ -108,7 +108,7 @@ def _cpu_has(name: str) -> bool:
 
 
 def _fastest(device: torch.device) -> torch.dtype:
-    """The precision "auto" on a device."""
+    """Returns the dtype of precision "auto" on a device."""
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return torch.bfloat16

@@ -1,4 +1,4 @@
-"""What a run's figures depend on beside its recipe."""
+"""Versions and hardware, which a run's figures depend on."""
 
 import os
 import platform
@@ -10,7 +10,7 @@ from perpixel.runtime.distributed import get_dist_info
 
 
 def environment_info() -> dict[str, str | int | None]:
-    """What a run's figures depend on beside its recipe: versions, processor, cores and GPU."""
+    """Returns versions, processor, cores and GPU, as a run records them."""
     packages = ("perpixel", "numpy", "opencv-python-headless", "pillow")
     return {
         "python": platform.python_version(),
@@ -37,7 +37,7 @@ def processor() -> str:
     """The processor's name."""
     try:
         with open("/proc/cpuinfo") as file:
-            found = next(line for line in file if line.startswith("model name"))
+            line = next(line for line in file if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor()
-    return found.partition(":")[2].strip()
+    return line.partition(":")[2].strip()

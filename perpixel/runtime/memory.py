@@ -1,4 +1,4 @@
-"""Too little memory, as one error."""
+"""Turns allocators' errors into OutOfMemoryError."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

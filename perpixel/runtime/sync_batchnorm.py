@@ -10,7 +10,7 @@ from perpixel.runtime.distributed import all_reduce_sum, get_dist_info
 
 
 def convert_sync_batchnorm(model: nn.Module, device: torch.device) -> None:
-    """Makes every batch norm of `model` take its statistics over all ranks' images.
+    """Replaces the batch norms of `model` by ones with statistics over all ranks' images.
 
     On CUDA with torch's own SyncBatchNorm; elsewhere, where that does not run, with ours. Raises
     UsageError for a kind of batch norm that neither stands for, as some of timm's models have.
@@ -30,7 +30,7 @@ def convert_sync_batchnorm(model: nn.Module, device: torch.device) -> None:
 
 
 class SyncBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm (Ioffe and Szegedy, 2015) of all ranks' features, each rank with as many.
+    """Batch norm (Ioffe and Szegedy, 2015) over all ranks; every rank has equally many features.
 
     The ranks exchange every channel's mean and variance, and their gradients on the way back.
     """
@@ -53,12 +53,12 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
 
 
 def _of_all_ranks(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Every channel's mean and (biased) variance over all ranks, [C] each."""
+    """Returns every channel's mean and (biased) variance over all ranks, [C] each."""
     dimensions = (0, 2, 3)
-    own = torch.stack([features.mean(dimensions), features.var(dimensions, correction=0)])
+    statistics = torch.stack([features.mean(dimensions), features.var(dimensions, correction=0)])
     dist_info = get_dist_info()
     row = nn.functional.pad(
-        own[None], (0, 0, 0, 0, dist_info.rank, dist_info.world_size - 1 - dist_info.rank)
+        statistics[None], (0, 0, 0, 0, dist_info.rank, dist_info.world_size - 1 - dist_info.rank)
     )
     means, variances = _Sum.apply(row).unbind(1)  # type: ignore[no-untyped-call]
     mean = means.mean(0)
@@ -66,7 +66,7 @@ def _of_all_ranks(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over the ranks, which every rank's loss depends on."""
+    """The differentiable sum over the ranks."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:  # noqa: ARG004  autograd's signature
@@ -79,6 +79,6 @@ class _Sum(torch.autograd.Function):
 
 def _alike(norm: nn.BatchNorm2d) -> SyncBatchNorm2d:
     assert norm.momentum is not None
-    own = SyncBatchNorm2d(norm.num_features, eps=norm.eps, momentum=norm.momentum)
-    own.load_state_dict(norm.state_dict())
-    return own
+    synced = SyncBatchNorm2d(norm.num_features, eps=norm.eps, momentum=norm.momentum)
+    synced.load_state_dict(norm.state_dict())
+    return synced

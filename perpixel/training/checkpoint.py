@@ -1,4 +1,4 @@
-"""What a run needs to go on: weights, optimizer and a few numbers, in one safetensors file.
+"""Checkpoints to resume from: weights, optimizer state and progress in one safetensors file.
 
 The newest state of a run is `last.safetensors`, older ones are `last-1`, `last-2` and so on. A new
 one is written as `next` before the others move up, so that at any moment a whole one is there.
@@ -31,7 +31,7 @@ _Count = Annotated[int, Field(ge=0)]
 
 @dataclass
 class Progress:
-    """How far a run is.
+    """A run's progress.
 
     `step` counts the steps done, `nonfinite_steps` those of them at the end, in a row, that were
     not finite, `corrupt` the images replaced so far; `best_miou` is that of all evaluations so far,
@@ -46,12 +46,12 @@ class Progress:
 
     @property
     def is_scored(self) -> bool:
-        """Whether the step at hand has been evaluated."""
+        """Whether this step has been evaluated."""
         return self.scored == self.step
 
 
 class RunFingerprint(Spec):
-    """What decides every step of a run: the recipe, and the training set it draws from."""
+    """What decides every step of a run: its recipe and its training set."""
 
     recipe: Recipe
     images: int
@@ -70,7 +70,7 @@ class _Header(Spec):
 
 @dataclass(frozen=True)
 class ResumeInfo:
-    """Where a run begins: its progress, lines that say why, and files that were found corrupt."""
+    """Where a run starts: its progress, lines for the log, and corrupt checkpoint files."""
 
     progress: Progress
     lines: tuple[str, ...] = ()
@@ -85,12 +85,12 @@ def save_checkpoint(
     progress: Progress,
     overwrite: bool,
 ) -> None:
-    """Saves the run as the newest state in `folder`, beside the recipe's number of older ones.
+    """Saves the run as last.safetensors in `folder` and keeps `train.keep_last` checkpoints.
 
-    `overwrite` puts it in the place of the newest, which is of the same step.
-    Order and augmentation are functions of the step and need no saving. Raises PerpixelError when
-    it cannot be written; the older states are whole then. An earlier end of the run, which now goes
-    on, is taken away once a state from beyond it is there.
+    `overwrite` replaces the newest checkpoint, which is of the same step. Sample order and
+    augmentation are functions of the step and need no saving. Raises PerpixelError when it cannot
+    be written; the older checkpoints are whole then. When a finished run is extended, its old final
+    weights are archived after the first new checkpoint.
     """
     model, ema_model = state.model, state.ema_model
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
@@ -118,7 +118,7 @@ def save_checkpoint(
 
 
 def _reopen(folder: Path) -> None:
-    """Puts the final weights aside and their scores away; the best stand for the run again."""
+    """Archives the old final weights and deletes their scores, so that the best are found again."""
     final, best = folder / "model.safetensors", folder / "best.safetensors"
     if not final.exists():
         return
@@ -130,18 +130,18 @@ def _reopen(folder: Path) -> None:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """The states in a run's folder of checkpoints, the newest first.
+    """Lists the checkpoints to resume from in a run's folder, the newest first.
 
-    A copy that a user calls last-good is none of them.
+    A copy that a user names last-good.safetensors is not one of them.
     """
-    found = (path for path in folder.glob("*.safetensors") if _STATE.fullmatch(path.stem))
-    return sorted(found, key=lambda path: (path.stem != "next", len(path.stem), path.stem))
+    paths = (path for path in folder.glob("*.safetensors") if _STATE.fullmatch(path.stem))
+    return sorted(paths, key=lambda path: (path.stem != "next", len(path.stem), path.stem))
 
 
 def load_checkpoint(
     folder: Path, state: TrainState, fingerprint: RunFingerprint, *, allow_config_change: bool
 ) -> ResumeInfo:
-    """Puts the newest state that is whole into `state`.
+    """Loads the newest checkpoint that is not corrupt into `state`.
 
     Raises PerpixelError when there is none, or when it belongs to another recipe or training set
     and changes are not allowed; UsageError when it is past the recipe's last step.
@@ -192,16 +192,16 @@ def load_checkpoint(
 
 
 def quarantine(corrupt: tuple[Path, ...]) -> None:
-    """Renames corrupt states, so that they never take a whole one's place."""
+    """Renames corrupt checkpoints to .corrupt, so that they are not counted among the kept ones."""
     for path in corrupt:
         with reraise_oserror(path):
             path.replace(path.with_suffix(".corrupt"))
 
 
 def _read(path: Path) -> tuple[_Header, dict[str, Tensor]]:
-    said, tensors = read_tensors(path)
+    metadata, tensors = read_tensors(path)
     try:
-        return _Header.model_validate_json(said.get(_HEADER, "")), tensors
+        return _Header.model_validate_json(metadata.get(_HEADER, "")), tensors
     except ValidationError as error:
         raise CorruptFileError(
             f"{path}: not a run's checkpoint: {overrides.readable(error)}"
@@ -209,7 +209,7 @@ def _read(path: Path) -> tuple[_Header, dict[str, Tensor]]:
 
 
 def strip_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names begin with `prefix`, under the rest of their names."""
+    """Returns the tensors whose names begin with `prefix`, without it."""
     return {
         name.removeprefix(prefix): tensor
         for name, tensor in tensors.items()

@@ -8,7 +8,7 @@ from perpixel.models.segmenter import Segmenter
 
 
 def make_ema(model: Segmenter, ema: float) -> Segmenter:
-    """What is evaluated and kept of `model`: itself, or with an `ema` above 0 a copy."""
+    """Returns the model to evaluate and save: a copy of `model`, or without averaging itself."""
     return deepcopy(model).requires_grad_(False) if ema else model
 
 

@@ -31,7 +31,7 @@ def make_optimizer(model: Segmenter, spec: Optimizer) -> torch.optim.Optimizer:
 
 
 def learning_rate(step: int, *, steps: int, lr: float, schedule: Schedule) -> float:
-    """The rate of step 0..steps-1 of a run whose highest is `lr`."""
+    """Returns the learning rate of step 0..steps-1 of a run whose highest is `lr`."""
     done = step / (max(steps - 1, 1) if schedule.min_lr_at_last_step else steps)
     floor = min(schedule.min_lr, lr)
     left: float = (1 - done) ** schedule.power
@@ -42,6 +42,6 @@ def learning_rate(step: int, *, steps: int, lr: float, schedule: Schedule) -> fl
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Gives every group the rate `lr` times its own "lr_scale"."""
+    """Sets the learning rate of every parameter group to `lr` times its "lr_scale"."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]

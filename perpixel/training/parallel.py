@@ -1,4 +1,4 @@
-"""What the ranks of a run check and wrap before its first step."""
+"""Checks of a run's ranks before its first step, and DistributedDataParallel."""
 
 import math
 import warnings
@@ -14,7 +14,7 @@ from perpixel.runtime.distributed import all_gather_ints
 
 
 def check_batch_divides(recipe: Recipe, world_size: int) -> None:
-    """Raises UsageError when a step's images cannot be shared out so, or are too few to train."""
+    """Raises UsageError unless the batch divides into micro-batches large enough to train."""
     train, backbone = recipe.train, recipe.model.backbone
     parts = world_size * train.grad_accum_steps
     if train.batch_size % parts:
@@ -35,7 +35,7 @@ def check_batch_divides(recipe: Recipe, world_size: int) -> None:
 
 
 def wrap_ddp(model: Segmenter, world_size: int) -> nn.Module:
-    """DistributedDataParallel of the model, which averages gradients over ranks; or the model."""
+    """Wraps the model in DistributedDataParallel if there are several ranks."""
     if world_size == 1:
         return model
     with warnings.catch_warnings():

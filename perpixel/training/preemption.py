@@ -16,7 +16,7 @@ _ECHO = 1.0
 
 @contextmanager
 def preemption_flag() -> Iterator[threading.Event]:
-    """An event that SIGINT or SIGTERM sets; the second signal has its usual effect.
+    """Yields an event that the first SIGINT or SIGTERM sets; the second has its usual effect.
 
     Under torchrun a stopped process ignores signals from then on: torchrun sends one to all others
     when the first leaves, and they are leaving already.
@@ -25,9 +25,9 @@ def preemption_flag() -> Iterator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield flag
         return
-    found = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    installed = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     # A handler from C is None here, and could not be put back: that signal is left alone.
-    usual = {number: handler for number, handler in found.items() if handler is not None}
+    usual = {number: handler for number, handler in installed.items() if handler is not None}
     echo = _ECHO if "TORCHELASTIC_RUN_ID" in os.environ else 0.0
     first: float | None = None
 
@@ -39,8 +39,8 @@ def preemption_flag() -> Iterator[threading.Event]:
             flag.set()
             _tell(b"\nstopping after the step or evaluation at hand; again to stop at once\n")
         elif now - first >= echo:
-            for each, handler in usual.items():
-                signal.signal(each, handler)
+            for number, handler in usual.items():
+                signal.signal(number, handler)
             signal.raise_signal(number)
 
     for number in usual:
@@ -49,12 +49,12 @@ def preemption_flag() -> Iterator[threading.Event]:
         yield flag
     finally:
         leaving = flag.is_set() and echo > 0
-        for each, handler in usual.items():
-            signal.signal(each, signal.SIG_IGN if leaving else handler)
+        for number, handler in usual.items():
+            signal.signal(number, signal.SIG_IGN if leaving else handler)
 
 
 def _tell(line: bytes) -> None:
-    """To stderr, past Python's buffer, which the signal may have come in the midst of filling.
+    """Writes to stderr's descriptor: the signal may have interrupted Python's own buffered write.
 
     Ctrl-C ends the reader of a pipe, too. Without a stderr, descriptor 2 may be any other file.
     """

@@ -1,4 +1,4 @@
-"""Where a training's first weights come from, when not from random numbers alone."""
+"""Loads pretrained weights into a model before its first step."""
 
 from collections.abc import Mapping
 
@@ -19,14 +19,14 @@ def load_pretrained(model: Segmenter, weights: Mapping[str, Tensor]) -> str:
     The backbone must fit: if not, PerpixelError lists the first mismatches. A head is taken when
     all of it fits, and otherwise keeps its fresh random weights, as with other classes.
     """
-    own = model.state_dict()
+    state = model.state_dict()
     taken, fresh = [], []
     for part in _PARTS:
-        wanted, given = strip_prefix(f"{part}.", own), strip_prefix(f"{part}.", weights)
-        if not wanted:
+        expected, offered = strip_prefix(f"{part}.", state), strip_prefix(f"{part}.", weights)
+        if not expected:
             continue
-        given = _counters_as_in(wanted, given)
-        problems = mismatches(wanted, given)
+        offered = _counters_as_in(expected, offered)
+        problems = mismatches(expected, offered)
         if problems and part == "backbone":
             raise PerpixelError(
                 f"the initial weights do not fit the recipe's backbone in {len(problems)} places, "
@@ -36,18 +36,20 @@ def load_pretrained(model: Segmenter, weights: Mapping[str, Tensor]) -> str:
         if problems:
             fresh.append(part)
         else:
-            own |= {f"{part}.{name}": tensor for name, tensor in given.items()}
+            state |= {f"{part}.{name}": tensor for name, tensor in offered.items()}
             taken.append(part)
-    model.load_state_dict(own)
+    model.load_state_dict(state)
     line = f"initial weights for the {' and the '.join(taken)}"
     return line + (f"; the {' and the '.join(fresh)} from random numbers" if fresh else "")
 
 
-def _counters_as_in(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`given` with batch norm's counters of batches where they are wanted, and nowhere else.
+def _counters_as_in(
+    expected: Mapping[str, Tensor], offered: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Adds or drops batch norm's num_batches_tracked, so that `offered` has those of `expected`.
 
     Files of 2018 and before lack them, and a frozen norm counts nothing.
     """
-    counters = {name: tensor for name, tensor in wanted.items() if name.endswith(_COUNTER)}
-    others = {name: tensor for name, tensor in given.items() if not name.endswith(_COUNTER)}
-    return others | {name: given.get(name, zero) for name, zero in counters.items()}
+    counters = {name: tensor for name, tensor in expected.items() if name.endswith(_COUNTER)}
+    weights = {name: tensor for name, tensor in offered.items() if not name.endswith(_COUNTER)}
+    return weights | {name: offered.get(name, zero) for name, zero in counters.items()}

@@ -1,4 +1,4 @@
-"""The lock on a folder that one run trains in."""
+"""A lock on the run folder."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from perpixel.runtime.distributed import DistInfo
 
 @contextmanager
 def run_lock(out: Path, dist_info: DistInfo) -> Iterator[None]:
-    """Holds the run's folder for its ranks, so that no second run can train in it.
+    """Locks the run folder, so that no second run can train in it.
 
     Raises PerpixelError when another does, or when the folder cannot be written.
     """

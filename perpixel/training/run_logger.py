@@ -1,4 +1,4 @@
-"""What a run writes down: metrics.jsonl for programs, log.txt and a live line for people."""
+"""A run's logs: metrics.jsonl, log.txt, TensorBoard files and the progress line."""
 
 import json
 import time
@@ -25,7 +25,7 @@ _MUCH = 0.2
 
 
 class RunLogger:
-    """The records of one run folder; a context manager, so that the live line is put away.
+    """Writes the logs of a run folder; a context manager that ends the progress line.
 
     Rows of later steps than those that are `done`, left by an interrupted run, are dropped, and the
     last one's scores unless it is scored: the run was killed before it saved that. With
@@ -51,10 +51,10 @@ class RunLogger:
         self._metrics = folder / "metrics.jsonl"
         self._events = None
         if not silent:
-            kept = rows(self._metrics, up_to=done.step) if self._metrics.exists() else []
+            earlier = rows(self._metrics, up_to=done.step) if self._metrics.exists() else []
             if not done.is_scored:
-                kept = [row for row in kept if row["step"] < done.step or "miou" not in row]
-            text = "".join(json.dumps(row) + "\n" for row in kept)
+                earlier = [row for row in earlier if row["step"] < done.step or "miou" not in row]
+            text = "".join(json.dumps(row) + "\n" for row in earlier)
             atomic_write(self._metrics, text.encode())
             atomic_write(
                 folder / "environment.json", json.dumps(environment_info(), indent=2).encode()
@@ -85,7 +85,7 @@ class RunLogger:
             self._events.close()
 
     def set_step(self, step: int) -> None:
-        """Moves the live line to `step`."""
+        """Moves the progress line to `step`."""
         self._bar.update(self._task, completed=step)
 
     def log_metrics(self, row: Mapping[str, float | int], line: str, *, status: str = "") -> None:
@@ -120,23 +120,23 @@ class RunLogger:
 
 
 class _Console(Console):
-    """Falls silent when its terminal is gone, or its pipe without a reader; the run goes on."""
+    """A console that stops printing when its terminal or pipe is closed; the run goes on."""
 
     def __exit__(self, *error: object) -> None:
-        """Where rich writes, be it a line or the live one."""
+        """Writes the buffered output; rich calls this for every print and refresh."""
         try:
             super().__exit__(*error)
         except OSError:
             self.on_broken_pipe()
 
     def on_broken_pipe(self) -> None:
-        """rich's own ends the process."""
+        """Stops printing; rich's default would end the process."""
         self.quiet = True
         redirect_to_devnull(self.file)
 
 
 class ThroughputMeter:
-    """Images per second, and the share of the time in which `device` had to wait for them.
+    """Measures images per second, and the share of time in which `device` waited for images.
 
     Every step waits once, for so many `images`.
 
@@ -154,31 +154,31 @@ class ThroughputMeter:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Counts the time inside as time without images."""
+        """Context whose duration counts as waiting for images."""
         self._steps += 1
         if self._device.type == "cuda":
             idle = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-            fed = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            ready = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
             idle.record(torch.cuda.current_stream(self._device))
             yield
-            fed.record(torch.cuda.current_stream(self._device))
-            self._gaps.append((idle, fed))
+            ready.record(torch.cuda.current_stream(self._device))
+            self._gaps.append((idle, ready))
         else:
             start = time.perf_counter()
             yield
             self._waited += time.perf_counter() - start
 
     def read(self) -> tuple[float, float]:
-        """(images per second, share of the time waiting) since the last reading."""
-        for idle, fed in self._gaps:
-            fed.synchronize()
-            self._waited += idle.elapsed_time(fed) / 1000
+        """Returns (images per second, share of time spent waiting) since the last call."""
+        for idle, ready in self._gaps:
+            ready.synchronize()
+            self._waited += idle.elapsed_time(ready) / 1000
         self._gaps = []
         now = time.perf_counter()
         elapsed = max(now - self._start, 1e-9)
-        found = self._steps * self._images / elapsed, min(self._waited / elapsed, 1.0)
+        result = self._steps * self._images / elapsed, min(self._waited / elapsed, 1.0)
         self._start, self._waited, self._steps = now, 0.0, 0
-        return found
+        return result
 
 
 def _event_files(folder: Path, first_step: int) -> "SummaryWriter":
@@ -188,13 +188,13 @@ def _event_files(folder: Path, first_step: int) -> "SummaryWriter":
 
 
 def bottleneck(waiting: float) -> str:
-    """In words, what a run's speed hangs on, from the share of the time it waits for images."""
+    """Says whether data or compute limits a run's speed, from its share of waiting time."""
     return f"data {waiting:.0%}, bound by {'data' if waiting > _MUCH else 'compute'}"
 
 
 def rows(path: Path, *, up_to: int) -> list[dict[str, float | int]]:
-    """The rows of a metrics.jsonl whose step is at most `up_to`; a torn last line is left out."""
-    found = []
+    """Reads the rows of metrics.jsonl up to step `up_to`; an incomplete last line is left out."""
+    parsed = []
     for line in path.read_text(errors="replace").splitlines():
         try:
             row = json.loads(line)
@@ -203,5 +203,5 @@ def rows(path: Path, *, up_to: int) -> list[dict[str, float | int]]:
         if not isinstance(row, dict) or not isinstance(row.get("step"), int):
             break
         if row["step"] <= up_to:
-            found.append(row)
-    return found
+            parsed.append(row)
+    return parsed

@@ -1,4 +1,4 @@
-"""The one training step, which the training loop, `perpixel profile` and the benchmarks call."""
+"""The training step, as the training loop, `perpixel profile` and the benchmarks run it."""
 
 import math
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ from perpixel.training.optimizer import make_optimizer
 
 @dataclass(frozen=True)
 class TrainState:
-    """What a step changes.
+    """The state that a step changes.
 
     `ema_model` is the moving average of `model`, or `model` itself. `scaler` scales float16's
     losses and does nothing in other precisions. `bn_backup` holds what the buffers (batch norm's
@@ -43,7 +43,7 @@ class TrainState:
 def make_train_state(
     model: Segmenter, recipe: Recipe, *, device: torch.device, dtype: torch.dtype
 ) -> TrainState:
-    """Moves `model` to the device, in training mode, and makes all that its steps need.
+    """Moves `model` to the device and makes the optimizer, moving average and loss scaler.
 
     Raises UsageError for settings of `recipe.train` that cannot be combined.
     """
@@ -70,7 +70,7 @@ def make_train_state(
 
 
 class StepStats(NamedTuple):
-    """What all ranks know of a step: its loss and the norm of its gradient.
+    """Statistics of a step, equal on all ranks: its loss, the norm of its gradient and more.
 
     `stop` and `finish` say whether any rank was asked to stop, or to end the run; `corrupt` how
     many images others replaced. `loss_scale` is the factor that float16's loss had, 1 in other
@@ -91,7 +91,7 @@ class StepStats(NamedTuple):
 
     @property
     def overflowed(self) -> bool:
-        """Whether only the scale made the gradient overflow; it is halved for the next step."""
+        """Whether the gradient overflowed only for the loss scale, which is halved next."""
         return not self.is_finite and math.isfinite(self.loss) and self.loss_scale > 1
 
 
@@ -166,7 +166,7 @@ def loss_from_logits(output: SegmentationOutput, labels: Tensor, recipe: Recipe)
 
 
 class MicroBatch(NamedTuple):
-    """A part of a step's batch that goes through the model at once.
+    """A part of a step's batch, with one forward and backward pass.
 
     `number` counts the micro-batches of all ranks. `factor` is this one's share of all that the
     loss's mean counts, over the step's micro-batches and the ranks, times the number of ranks, as
@@ -183,7 +183,7 @@ class MicroBatch(NamedTuple):
 def micro_batches(
     images: Tensor, labels: Tensor, recipe: Recipe, dist_info: DistInfo
 ) -> Iterator[MicroBatch]:
-    """This rank's micro-batches of a step."""
+    """Splits this rank's batch into micro-batches."""
     count = recipe.train.grad_accum_steps
     parts = labels.chunk(count)
     weights = torch.stack([mean_weight(part, recipe.loss) for part in parts])
@@ -196,7 +196,7 @@ def micro_batches(
 def _no_sync_unless_last(
     ddp_model: nn.Module | None, batch: MicroBatch
 ) -> AbstractContextManager[None]:
-    """Inside, ranks exchange gradients only in a step's last micro-batch."""
+    """Context in which DDP exchanges gradients only in the last micro-batch."""
     if isinstance(ddp_model, DistributedDataParallel) and not batch.last:
         return ddp_model.no_sync()
     return nullcontext()
@@ -205,7 +205,7 @@ def _no_sync_unless_last(
 def reduce_step_stats(
     loss: Tensor, model: nn.Module, dist_info: DistInfo, *, stop: bool, finish: bool, corrupt: int
 ) -> StepStats:
-    """The same stats on every rank: of the sum of their losses, and whether any is to stop.
+    """Sums the ranks' losses and flags into the same StepStats on every rank.
 
     This is where the host waits for the device, once a step: a gradient that is not finite must
     not reach the weights.

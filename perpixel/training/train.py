@@ -71,7 +71,7 @@ def train(
     tensorboard: bool = False,
     on_log: Callable[[dict[str, float | int]], None] | None = None,
 ) -> Run:
-    """Trains `recipe` and leaves everything in the folder `out`.
+    """Trains `recipe` into the run folder `out`.
 
     Under torchrun every rank calls this with the same arguments and takes its share of each step.
     `workers` processes prepare the images (None: a rank's share of the cores on CUDA, at most 8,
@@ -191,7 +191,7 @@ def train(
 
 
 def should_eval(step: int, recipe: Recipe) -> bool:
-    """Whether a run is evaluated after `step` steps."""
+    """Returns whether a run is evaluated after `step` steps."""
     every = recipe.evaluate.every
     return step == recipe.train.steps or (every is not None and step > 0 and step % every == 0)
 
@@ -200,7 +200,7 @@ def should_eval(step: int, recipe: Recipe) -> bool:
 def _run_context(
     recipe: Recipe, out: Path, device: torch.device, dist_info: DistInfo, deterministic: bool
 ) -> Iterator[threading.Event]:
-    """The run folder's lock, process group and signal handlers; yields the signals' flag."""
+    """Context with the folder's lock, process group and signal handlers; yields the stop flag."""
     with (
         run_lock(out, dist_info),
         distributed.process_group(device),
@@ -320,7 +320,7 @@ def _evaluate(
     logger: RunLogger,
     out: Path,
 ) -> Scores:
-    """Scores in float32, as `perpixel eval` gives them; keeps the best weights, and saves."""
+    """Evaluates in float32, as `perpixel eval` does; keeps the best weights, and saves."""
     recipe = fingerprint.recipe
     with no_tf32(state.model.device):
         model = accelerate(

@@ -94,7 +94,7 @@ def test_an_overlay_that_does_not_fit_on_the_disk_is_an_error(predictor, video, 
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
     try:
-        with pytest.raises(PerpixelError, match=r"o\.mp4: cannot be written .* of 30 frames"):
+        with pytest.raises(PerpixelError, match=r"o\.mp4: not fully written .* of 30 frames"):
             predict_video(predictor, video, masks=tmp_path / "m", overlay=tmp_path / "o.mp4")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from perpixel.ops.bilinear import ResizeWeights, compose, resize_weights
-from perpixel.ops.upsample_argmax import Enlargement, row_chunk, row_chunks, upsample_argmax
+from perpixel.ops.upsample_argmax import Upsampling, row_chunk, row_chunks, upsample_argmax
 
 CPU = torch.device("cpu")
 side = st.integers(1, 12)
@@ -51,7 +51,7 @@ def test_class_maps_are_interpolate_then_argmax(small, large, classes, align_cor
     torch.manual_seed(seed)
     logits = blobs(classes, small) if seed % 2 else torch.randn(classes, *small)
     wanted = interpolate(logits[None], size=large, mode="bilinear", align_corners=align_corners)[0]
-    found = upsample_argmax(Enlargement(last(logits), *tables(small, large, align_corners)))
+    found = upsample_argmax(Upsampling(last(logits), *tables(small, large, align_corners)))
     assert found.dtype == torch.uint8
     assert (found.long() == wanted.argmax(0))[sure(wanted)].all()
 
@@ -74,7 +74,7 @@ def test_two_resizes_are_one(small, middle, large, align_corners):
             tables(small, middle, align_corners), tables(middle, large, align_corners), strict=True
         )
     )
-    given_ = Enlargement(last(logits), rows, columns)
+    given_ = Upsampling(last(logits), rows, columns)
     assert (upsample_argmax(given_).long() == wanted[0].argmax(0))[sure(wanted[0])].all()
     found = torch.cat(
         [
@@ -89,14 +89,14 @@ def test_two_resizes_are_one(small, middle, large, align_corners):
 def test_other_number_formats_are_compared_in_float32(dtype):
     logits = blobs(9, (10, 12)).to(dtype)
     wanted = interpolate(logits.float()[None], size=(80, 96), mode="bilinear")[0]
-    found = upsample_argmax(Enlargement(last(logits), *tables((10, 12), (80, 96), False)))
+    found = upsample_argmax(Upsampling(last(logits), *tables((10, 12), (80, 96), False)))
     assert (found.long() == wanted.argmax(0))[sure(wanted)].all()
 
 
 def test_many_candidates_in_a_cell_are_all_looked_at():
     logits = torch.randn(200, 4, 4) * 0.01  # every class may win somewhere
     wanted = interpolate(logits[None], size=(64, 64), mode="bilinear")[0]
-    found = upsample_argmax(Enlargement(last(logits), *tables((4, 4), (64, 64), False)))
+    found = upsample_argmax(Upsampling(last(logits), *tables((4, 4), (64, 64), False)))
     best, second = wanted.topk(2, dim=0).values
     assert (found.long() == wanted.argmax(0))[best - second > 1e-7].all()
 
@@ -104,7 +104,7 @@ def test_many_candidates_in_a_cell_are_all_looked_at():
 def test_equal_scores_go_to_the_lowest_class():
     logits = torch.zeros(5, 3, 3)
     logits[3:, 1] = 1
-    found = upsample_argmax(Enlargement(last(logits), *tables((3, 3), (24, 24), False)))
+    found = upsample_argmax(Upsampling(last(logits), *tables((3, 3), (24, 24), False)))
     assert set(np.unique(found.numpy())) == {0, 3}
 
 

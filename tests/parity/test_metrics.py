@@ -16,9 +16,8 @@ OURS = {
     "IoU": "iou",
     "Acc": "accuracy",
     "Dice": "dice",
-    "Fscore": "fscore",
     "Precision": "precision",
-    "Recall": "recall",
+    "Recall": "accuracy",
 }
 
 

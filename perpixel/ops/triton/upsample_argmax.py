@@ -1,4 +1,4 @@
-"""Enlargement and argmax in one pass over the output; perpixel.ops.upsample_argmax is its
+"""Upsampling and argmax in one pass over the output; perpixel.ops.upsample_argmax is its
 reference."""
 
 import torch
