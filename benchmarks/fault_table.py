@@ -171,13 +171,13 @@ _EVALUATION = [
         "evaluation/test_metrics.py",
         (
             "evaluation/confusion transposed",
-            "for each in (label, prediction)]",
-            "for each in (prediction, label)]",
+            "for mask in (label, prediction)]",
+            "for mask in (prediction, label)]",
         ),
         (
             "evaluation/ignored pixels count as the first class",
-            "np.ascontiguousarray(each[top : top + step])",
-            "np.ascontiguousarray(each[top : top + step] % 255)",
+            "np.ascontiguousarray(mask[top : top + step])",
+            "np.ascontiguousarray(mask[top : top + step] % 255)",
         ),
         (
             "evaluation/absent class counts as 0 in the means",
@@ -235,8 +235,8 @@ _EVALUATION = [
         ),
         (
             "evaluation/dropout on",
-            "engine.model.eval()",
-            "engine.model.train()",
+            "predictor.model.eval()",
+            "predictor.model.train()",
         ),
         (
             "evaluation/an image's scores are those of all until then",
@@ -276,8 +276,8 @@ _INFERENCE = [
         ),
         (
             "inference/align_corners ignored",
-            "by_way=by_way, align_corners=recipe.model.align_corners)",
-            "by_way=by_way, align_corners=False)",
+            "twice=twice, align_corners=recipe.model.align_corners)",
+            "twice=twice, align_corners=False)",
         ),
         (
             "inference/align_corners ignored from a scale to the image",
@@ -286,8 +286,9 @@ _INFERENCE = [
         ),
         (
             "inference/padding not cut off",
-            "inner = crop_output(resize_weights(low, padded, align_corners=align_corners), fed)",
-            "inner = resize_weights(low, fed, align_corners=align_corners)",
+            "inner = crop_output(resize_weights(coarse, padded, align_corners=align_corners), "
+            "resized)",
+            "inner = resize_weights(coarse, resized, align_corners=align_corners)",
         ),
         (
             "inference/scales average logits and probabilities swapped",
@@ -296,8 +297,8 @@ _INFERENCE = [
         ),
         (
             "inference/logits never resized twice",
-            "by_way = recipe.inference.resize_logits_twice or padded.shape != fed.shape",
-            "by_way = padded.shape != fed.shape",
+            "twice = recipe.inference.resize_logits_twice or ",
+            "twice = ",
         ),
         (
             "inference/images not fitted into base_size",
@@ -338,8 +339,8 @@ _INFERENCE = [
         "inference/test_predictor.py inference/test_sliding_window.py",
         (
             "inference/masks of a size in reverse order",
-            "masks |= dict(zip(same, found, strict=True))",
-            "masks |= dict(zip(same, found[::-1], strict=True))",
+            "zip(group, size_masks, strict=True)",
+            "zip(group, size_masks[::-1], strict=True)",
         ),
     ),
     *_faults(
@@ -402,8 +403,8 @@ _MODELS = [
         ("models/frozen batch norm's eps", "eps = 1e-5", "eps = 1e-3"),
         (
             "models/dropout of values where channels are asked for",
-            'if kind == "channel" else nn.Dropout(share)',
-            'if kind == "element" else nn.Dropout(share)',
+            'if type == "channel" else nn.Dropout(p)',
+            'if type == "element" else nn.Dropout(p)',
         ),
     ),
     *_faults(
@@ -411,8 +412,8 @@ _MODELS = [
         "models/test_models.py parity",
         (
             "models/FCN's dropout rate ignored",
-            "dropout(spec.dropout, kind=",
-            "dropout(0.5, kind=",
+            "dropout(spec.dropout, type=",
+            "dropout(0.5, type=",
         ),
         (
             "models/FCN's dropout after the classifier",
@@ -654,8 +655,8 @@ _LOSSES = [
         "ops/test_fused_cross_entropy.py test_losses.py",
         (
             "losses/label smoothing of the wrong sign",
-            "said.lerp_(full.mean(dim=1), smoothing)",
-            "said.lerp_(full.mean(dim=1), -smoothing)",
+            "label_logit.lerp_(full.mean(dim=1), smoothing)",
+            "label_logit.lerp_(full.mean(dim=1), -smoothing)",
         ),
     ),
     *_faults(
@@ -710,7 +711,7 @@ _TRAINING = [
         ),
     ),
     *_faults(
-        "models/normalize.py",
+        "runtime/dtype.py",
         "training/test_learning.py",
         (
             "training/cast weights kept by a program's autocast",
@@ -728,12 +729,21 @@ _TRAINING = [
         ),
     ),
     *_faults(
+        "acceleration/accelerate.py",
+        "training/test_learning.py",
+        (
+            "training/batch norm in evaluation mode",
+            "to_device(model, device).train(training)",
+            "to_device(model, device).eval()",
+        ),
+    ),
+    *_faults(
         "training/step.py",
         "training/test_learning.py",
         (
             "training/no autocast",
-            "with autocast(images.device, dtype), recomputed:",
-            "with recomputed:",
+            "with autocast(images.device, dtype):",
+            "with autocast(images.device, torch.float32):",
         ),
         (
             "training/same dropout in every step",
@@ -750,11 +760,6 @@ _TRAINING = [
             "torch.autograd.backward(scaler.scale(batch_loss))",
             "optimizer.zero_grad(set_to_none=True)\n"
             "            torch.autograd.backward(scaler.scale(batch_loss))",
-        ),
-        (
-            "training/batch norm in evaluation mode",
-            "to_device(model, device).train()",
-            "to_device(model, device).eval()",
         ),
         (
             "training/loss scale never lowered",
