@@ -1,5 +1,6 @@
 """The device that a run uses."""
 
+import os
 from typing import TypeVar
 
 import torch
@@ -35,6 +36,14 @@ def resolve_device(name: str = "auto") -> torch.device:
         reason = str(error).splitlines()[0]
         raise UsageError(f"device {name!r} cannot be used here: {reason}") from None
     return device
+
+
+def default_workers(device: torch.device) -> int:
+    """Returns how many processes load data by default: on a CPU none, else a rank's share, 1..8."""
+    if device.type != "cuda":
+        return 0
+    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min((os.cpu_count() or 1) // ranks_here, 8))
 
 
 def to_device(model: Module, device: torch.device | str) -> Module:

@@ -15,6 +15,7 @@ from rich.progress import Progress as Bar
 from perpixel.errors import StopTraining, needs_extra
 from perpixel.io.atomic import atomic_write, redirect_to_devnull, reraise_oserror
 from perpixel.runtime.environment import environment_info
+from perpixel.runtime.timing import Mark, mark, seconds_between
 from perpixel.training.checkpoint import Progress
 
 if TYPE_CHECKING:
@@ -138,47 +139,30 @@ class _Console(Console):
 class ThroughputMeter:
     """Measures images per second, and the share of time in which `device` waited for images.
 
-    Every step waits once, for so many `images`.
-
-    A GPU is behind the program that feeds it, so that the program may wait for images while the
-    GPU still computes. There the GPU's own timers say how long it had nothing to do.
+    Every step waits once, for `images` images.
     """
 
     def __init__(self, device: torch.device, *, images: int) -> None:
-        self._start = time.perf_counter()
-        self._waited = 0.0
-        self._steps = 0
-        self._images = images
         self._device = device
-        self._gaps: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        self._images = images
+        self._start = time.perf_counter()
+        self._waits: list[tuple[Mark, Mark]] = []
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
         """Context whose duration counts as waiting for images."""
-        self._steps += 1
-        if self._device.type == "cuda":
-            idle = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-            ready = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-            idle.record(torch.cuda.current_stream(self._device))
-            yield
-            ready.record(torch.cuda.current_stream(self._device))
-            self._gaps.append((idle, ready))
-        else:
-            start = time.perf_counter()
-            yield
-            self._waited += time.perf_counter() - start
+        start = mark(self._device)
+        yield
+        self._waits.append((start, mark(self._device)))
 
     def read(self) -> tuple[float, float]:
         """Returns (images per second, share of time spent waiting) since the last call."""
-        for idle, ready in self._gaps:
-            ready.synchronize()
-            self._waited += idle.elapsed_time(ready) / 1000
-        self._gaps = []
+        waited = sum(seconds_between(*marks) for marks in self._waits)
         now = time.perf_counter()
         elapsed = max(now - self._start, 1e-9)
-        result = self._steps * self._images / elapsed, min(self._waited / elapsed, 1.0)
-        self._start, self._waited, self._steps = now, 0.0, 0
-        return result
+        images = len(self._waits) * self._images
+        self._start, self._waits = now, []
+        return images / elapsed, min(waited / elapsed, 1.0)
 
 
 def _event_files(folder: Path, first_step: int) -> "SummaryWriter":

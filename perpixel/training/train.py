@@ -1,6 +1,5 @@
 """One training run, top to bottom."""
 
-import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from perpixel.models.build import build
 from perpixel.recipes import overrides
 from perpixel.recipes.schema import Recipe
 from perpixel.runtime import distributed
-from perpixel.runtime.device import resolve_device
+from perpixel.runtime.device import default_workers, resolve_device
 from perpixel.runtime.distributed import DistInfo, get_dist_info
 from perpixel.runtime.dtype import cudnn_mode, no_tf32, resolve_dtype
 from perpixel.runtime.memory import memory_for
@@ -125,7 +124,7 @@ def train(
         meter = ThroughputMeter(torch_device, images=recipe.train.batch_size)
         loader = batches(
             train_dataset, recipe, first_step=progress.step,
-            workers=_default_workers(torch_device) if workers is None else workers,
+            workers=default_workers(torch_device) if workers is None else workers,
             rank_info=(dist_info.rank, dist_info.world_size),
         )  # fmt: skip
         scores = None
@@ -231,13 +230,6 @@ def _check_run_folder(out: Path, *, resume: bool, dist_info: DistInfo) -> None:
     exists = list_checkpoints(checkpoints) or (checkpoints / "model.safetensors").exists()
     if exists and dist_info.is_main and not resume:
         raise PerpixelError(f"{out} holds a run already: add --resume, or name another folder")
-
-
-def _default_workers(device: torch.device) -> int:
-    if device.type != "cuda":
-        return 0
-    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, min((os.cpu_count() or 1) // ranks_here, 8))
 
 
 def _describe_run(
