@@ -37,7 +37,7 @@ def main() -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if step % 20 == 19:
+        if step % 20 == 19 or step == given.steps - 1:
             accuracy = (logits.argmax(dim=1) == masks).float().mean()
             print(f"step {step + 1}  loss {loss:.3f}  pixel accuracy {accuracy:.1%}")
 

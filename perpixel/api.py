@@ -215,6 +215,12 @@ def evaluate(
     from perpixel.evaluation.evaluate import evaluate as run
     from perpixel.inference.predictor import Predictor
 
+    if not isinstance(model, Predictor | str | Path):
+        raise UsageError(
+            f"model is a run folder, a checkpoint, a recipe's name or a Predictor, not a "
+            f"{type(model).__name__}: perpixel.inference.predictor.Predictor(model, recipe, ...) "
+            f"makes a Predictor of a torch module"
+        )
     predictor = model if isinstance(model, Predictor) else load(model, device=device)
     chosen = predictor.recipe.data
     root = None if data is None else Path(data)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from perpixel.errors import PerpixelError
+from perpixel.errors import UsageError
 from perpixel.ops.fused_cross_entropy import pixel_cross_entropy
 from perpixel.recipes.schema import IGNORE_INDEX, OHEM, Loss
 
@@ -17,12 +17,13 @@ def segmentation_loss(
 
     logits: [N, num_classes, h, w]; labels: [N, H, W] integers, 0..num_classes-1 or 255 where there
     is no label. Without any labeled pixel the loss is 0 and so are its gradients. Raises
-    PerpixelError when `spec.class_weights` are not as many as the classes.
+    UsageError when `spec.class_weights` are not as many as the classes.
     """
     exact = logits if logits.dtype == torch.float64 else logits.float()
     loss = exact.new_zeros(())
     if spec.cross_entropy or spec.focal:
-        weights = _class_weights(exact, spec)
+        check_class_weights(spec, exact.shape[1])
+        weights = None if spec.class_weights is None else exact.new_tensor(spec.class_weights)
         smoothed = plain = pixel_cross_entropy(
             logits, labels, align_corners=align_corners, smoothing=spec.label_smoothing
         )
@@ -41,6 +42,15 @@ def segmentation_loss(
         if spec.lovasz:
             loss = loss + spec.lovasz * lovasz_softmax(probabilities, truth)
     return loss
+
+
+def check_class_weights(spec: Loss, num_classes: int) -> None:
+    """Raises UsageError unless there are no class weights, or one for every class."""
+    if spec.class_weights is not None and len(spec.class_weights) != num_classes:
+        raise UsageError(
+            f"loss.class_weights has {len(spec.class_weights)} numbers for {num_classes} classes: "
+            f"give one for each; `perpixel data check` prints them"
+        )
 
 
 def mean_weight(labels: Tensor, spec: Loss) -> Tensor:
@@ -135,15 +145,3 @@ def _hard(pixels: Tensor, plain: Tensor, known: Tensor, spec: OHEM) -> Tensor:
     if not len(ascending):
         return known
     return known & (chances < ascending[min(count, len(ascending) - 1)].clamp(min=spec.threshold))
-
-
-def _class_weights(logits: Tensor, spec: Loss) -> Tensor | None:
-    if spec.class_weights is None:
-        return None
-    num_classes = logits.shape[1]
-    if len(spec.class_weights) != num_classes:
-        raise PerpixelError(
-            f"loss.class_weights has {len(spec.class_weights)} numbers for {num_classes} classes: "
-            f"give one for each; `perpixel data check` prints them"
-        )
-    return logits.new_tensor(spec.class_weights)

@@ -19,6 +19,7 @@ from perpixel.evaluation.files import write_scores
 from perpixel.evaluation.metrics import Scores
 from perpixel.inference.predictor import Predictor
 from perpixel.io.atomic import atomic_write
+from perpixel.losses import check_class_weights
 from perpixel.models.build import build
 from perpixel.recipes import overrides
 from perpixel.recipes.schema import Recipe
@@ -83,6 +84,7 @@ def train(
     """
     dist_info = get_dist_info()
     check_batch_divides(recipe, dist_info.world_size)
+    check_class_weights(recipe.loss, len(train_dataset.classes))
     checkpoints = out / "checkpoints"
     _check_run_folder(out, resume=resume, dist_info=dist_info)
     read_pair(eval_dataset, 0)  # better an error now than after the first steps

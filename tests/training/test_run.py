@@ -15,7 +15,7 @@ from filelock import FileLock
 
 import perpixel
 from perpixel.checkpoints.format import read_checkpoint
-from perpixel.errors import PerpixelError
+from perpixel.errors import PerpixelError, UsageError
 from perpixel.recipes import overrides
 from perpixel.training.optimizer import learning_rate
 
@@ -288,3 +288,15 @@ def test_the_imagenet_file_a_recipe_names_is_downloaded(mini: Path, tmp_path, mo
     with pytest.raises(PerpixelError, match="corrupt on the way"):
         perpixel.train(named, data=mini, out=tmp_path / "bad", device="cpu")
     assert not (tmp_path / "bad").exists()
+
+
+def test_class_weights_of_another_number_stop_before_a_folder_is_made(mini: Path, tmp_path):
+    recipe = perpixel.override(TINY, ["loss.class_weights=[1,2]"])
+    with pytest.raises(UsageError, match=r"class_weights has 2 numbers for 11 classes"):
+        perpixel.train(recipe, data=mini, out=tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_module_is_no_predictor(straight: Path, mini: Path):
+    with pytest.raises(UsageError, match=r"not a Segmenter: .*Predictor\(model, recipe"):
+        perpixel.evaluate(perpixel.load_model(straight), data=mini)
