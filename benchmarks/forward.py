@@ -23,7 +23,9 @@ from perpixel.models.segmenter import Segmenter
 from perpixel.recipes import recipe
 from perpixel.runtime.device import to_device
 from perpixel.runtime.dtype import resolve_dtype
+from perpixel.runtime.heap import keep_freed
 
+keep_freed()  # as the command line does
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SHAPES = ((4096, 4096, 4096), (8192, 2048, 2048), (4096, 512, 4608), (16384, 1024, 1024))
 

@@ -10,9 +10,11 @@ from hypothesis import settings
 from perpixel.data.datasets.synthetic import SyntheticStreets
 from perpixel.io.images import write_image
 from perpixel.recipes.schema import IGNORE_INDEX
+from perpixel.runtime.heap import keep_freed
 
 settings.register_profile("perpixel", deadline=None)  # no test fails for being slow
 settings.load_profile("perpixel")
+keep_freed()  # as the command line does
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is first imported
 

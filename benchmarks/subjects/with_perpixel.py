@@ -19,9 +19,12 @@ from perpixel.models.normalize import normalize
 from perpixel.models.segmenter import Segmenter
 from perpixel.recipes.schema import Recipe
 from perpixel.runtime.dtype import autocast, resolve_dtype
+from perpixel.runtime.heap import keep_freed
 from perpixel.training.step import make_train_state, train_step
 
 Run = Callable[[], object]
+
+keep_freed()  # as the command line does
 
 
 def training_step(case: dict[str, Any]) -> Run:

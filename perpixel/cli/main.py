@@ -23,6 +23,7 @@ from perpixel.cli.train import train
 from perpixel.cli.zoo import zoo
 from perpixel.errors import Interrupted, PerpixelError, UsageError
 from perpixel.io.atomic import redirect_to_devnull
+from perpixel.runtime.heap import keep_freed
 
 # Linux gives these commands' tensors pages of 2 MB: faster, but training would need more memory
 # (docs/performance.md).
@@ -75,6 +76,7 @@ def main() -> None:
     arguments = _with_resume_value([word for word in sys.argv[1:] if word != "--debug"])
     if arguments[:1] and arguments[0] in _HUGE_PAGES:
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch reads it at its first tensor
+    keep_freed()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name that it cannot write ends no work
             stream.reconfigure(errors="backslashreplace")

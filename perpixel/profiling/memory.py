@@ -20,6 +20,7 @@ from perpixel.models.build import build
 from perpixel.profiling.latency import inference_pass
 from perpixel.recipes.base import Size, Spec
 from perpixel.recipes.schema import Recipe
+from perpixel.runtime.heap import keep_freed
 from perpixel.training.step import make_train_state, train_step
 
 TOO_LITTLE = "there is too little memory"
@@ -70,6 +71,7 @@ def _measure(request: Request) -> int:
         torch.backends.cudnn.benchmark = request.training  # as a run has it
         _work(request, device)
         return torch.cuda.max_memory_allocated(device)
+    keep_freed()  # as the commands do
     # What the libraries load when they are first used is not the model's.
     small = conv2d(torch.ones(1, 3, 8, 8, requires_grad=True), torch.ones(8, 3, 3, 3))
     torch.autograd.backward(small.sum())
