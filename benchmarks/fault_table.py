@@ -517,16 +517,16 @@ _CHECKPOINT = [
         "checkpoints/test_format.py",
         (
             "checkpoint/normalization not kept",
-            "return Checkpoint(\n        meaning.recipe,",
+            "return Checkpoint(\n        header.recipe,",
             "return Checkpoint(\n"
-            '        meaning.recipe.model_copy(update={"input": type(meaning.recipe.input)()}),',
+            '        header.recipe.model_copy(update={"input": type(header.recipe.input)()}),',
         ),
         (
             "checkpoint/palette lost",
-            "meaning.class_names, meaning.palette,",
-            "meaning.class_names, ((0, 0, 0),) * len(meaning.class_names),",
+            "header.class_names, header.palette,",
+            "header.class_names, ((0, 0, 0),) * len(header.class_names),",
         ),
-        ("checkpoint/step lost", "weights, meaning.step,", "weights, 0,"),
+        ("checkpoint/step lost", "weights, header.step,", "weights, 0,"),
     ),
 ]
 

@@ -6,10 +6,7 @@ give its indices and not its colors.
 """
 
 import colorsys
-import hashlib
 import io
-import os
-from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -19,6 +16,7 @@ from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from perpixel.errors import CorruptFileError, PerpixelError
 from perpixel.io import png, tiff
+from perpixel.io.atomic import atomic_replace
 
 Array = npt.NDArray[np.uint8]
 Palette = tuple[tuple[int, int, int], ...]
@@ -296,16 +294,13 @@ def _palette_file(mask: Array, palette: Palette) -> Image.Image:
 
 
 def _write(path: Path, file: Image.Image) -> None:
-    """Writes the file as a whole or not at all: a part of it would pass for a result."""
-    path = path.resolve()  # a link stays a link
-    name = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]  # of a length that always fits
-    part = path.with_name(f".{name}.part{path.suffix}")
+    """Writes the image atomically, as a partial file could pass for a result."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file.save(part)
-        part.replace(path)
+        with atomic_replace(path) as part:
+            file.save(part, Image.registered_extensions()[path.suffix.lower()])
+    except KeyError:
+        raise PerpixelError(
+            f"{path}: cannot be written: {path.suffix!r} is no image format; use .png, for example"
+        ) from None
     except (OSError, ValueError) as error:
         raise PerpixelError(f"{path}: cannot be written ({error})") from None
-    finally:
-        with suppress(OSError):
-            part.unlink()

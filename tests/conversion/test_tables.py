@@ -241,8 +241,8 @@ def test_what_is_missing_left_over_or_misshapen_is_one_error():
     for part in (
         "missing backbone.layer3.1.conv2.weight [256, 256, 3, 3]",
         "missing decode_head.convs.1.conv.weight [8, 8, 3, 3]",
-        "left over decode_head.extra.weight [2]",
-        "left over backbone.layer5.0.conv1.weight [2, 3]",
+        "unexpected decode_head.extra.weight [2]",
+        "unexpected backbone.layer5.0.conv1.weight [2, 3]",
         "backbone.bn1.bias is [65] and should be [64]",
     ):
         assert part in text
@@ -273,7 +273,7 @@ def test_neck_without_norm_is_not_taken_for_one_with():
     state = named("mmseg", model, 3)
     renamed = {name.replace("neck.", "fpn_neck.").replace("s.0.conv.", "s.0.0."): value
                for name, value in state.items()}  # fmt: skip
-    with pytest.raises(PerpixelError, match="left over"):
+    with pytest.raises(PerpixelError, match="unexpected"):
         from_state_dict(renamed, toolkit="mmseg")
 
 
