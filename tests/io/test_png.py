@@ -62,7 +62,7 @@ def bent(content: bytes, place: int) -> bytes:
 
 @pytest.mark.parametrize("share", [0.75, 1.0])
 def test_a_file_is_cut_where_that_is_faster(monkeypatch, share: float):
-    monkeypatch.setattr(png, "_WORTHWHILE", share)
+    monkeypatch.setattr(png, "_MAX_FRACTION", share)
     content = memoryview(KINDS["rgb"])
     assert png.first_rows(content, int(40 * share)) is not None
     assert share == 1 or png.first_rows(content, int(40 * share) + 1) is None
