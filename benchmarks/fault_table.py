@@ -449,8 +449,8 @@ _CONVERSION = [
         "conversion/test_tables.py conversion/test_convert.py parity/test_models.py",
         (
             "conversion/running means not copied",
-            "weights = {name: tensors[theirs[name]] for name in own}",
-            'weights = {n: tensors[theirs[n]] * (not n.endswith("running_mean")) for n in own}',
+            "weights = {name: tensors[theirs[name]] for name in expected}",
+            'weights = {n: tensors[theirs[n]] * (n[-4:] != "mean") for n in expected}',
         ),
         (
             "conversion/align_corners not taken over",
@@ -463,8 +463,8 @@ _CONVERSION = [
         "conversion/test_tables.py conversion/test_convert.py",
         (
             "conversion/auxiliary head dropped",
-            "for name, tensor in own.items()}",
-            'for name, tensor in own.items() if name[:4] != "auxi"}',
+            "for name, tensor in weights.items()}",
+            'for name, tensor in weights.items() if name[:4] != "auxi"}',
         ),
     ),
     *_faults(

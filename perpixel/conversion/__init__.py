@@ -1,4 +1,4 @@
-"""Other toolkits' checkpoints: theirs to ours, and ours to theirs."""
+"""Converts other toolkits' checkpoints to perpixel's, and back."""
 
 from perpixel.conversion.detect import Finding, find, from_state_dict, model_from_checkpoint
 from perpixel.conversion.export_ import to_state_dict

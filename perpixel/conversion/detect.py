@@ -1,4 +1,4 @@
-"""From another toolkit's state dict to the model it belongs to."""
+"""Finds the model of another toolkit's state dict."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -35,14 +35,14 @@ _COUNTER = "num_batches_tracked"
 
 @dataclass(frozen=True)
 class Finding:
-    """What a state dict turned out to be: the model, and its weights under our names, float32.
+    """The model of a state dict, and its weights under our names, float32.
 
     `input` is None unless the state dict itself holds mean and std (detectron2's of 2020).
     """
 
     toolkit: Toolkit
     model: Model
-    classes: int
+    num_classes: int
     weights: Mapping[str, Tensor]
     input: Input | None = None
 
@@ -53,24 +53,24 @@ def from_state_dict(
     output_stride: int | None = None,
     align_corners: bool | None = None,
 ) -> Segmenter:
-    """The model of another toolkit's state dict, holding its weights, in evaluation mode.
+    """Builds the model of another toolkit's state dict with its weights, in evaluation mode.
 
     state: {name: tensor or NumPy array}; "module." in front of names is ignored, half precision
     becomes float32. toolkit: "mmseg", "sssegmentation", "torchvision", "pytorch-auto-drive",
-    "detectron2", or "auto" to go by the names (those of torchvision without an auxiliary head are
-    taken for pytorch-auto-drive's). output_stride: 8, 16 or 32; None is 8 for FCN and 32 for
-    Semantic FPN. align_corners: None is the toolkit's habit, True for pytorch-auto-drive alone.
-    The model's `spec` holds both. Raises UsageError for such an argument, PerpixelError for a
-    state dict that does not fit any model, listing every name that is missing or left over.
+    "detectron2", or "auto" to detect it by the names (those of torchvision without an auxiliary
+    head are taken for pytorch-auto-drive's). output_stride: 8, 16 or 32; None is 8 for FCN and 32
+    for Semantic FPN. align_corners: None is the toolkit's default, True for pytorch-auto-drive
+    alone. The model's `spec` holds both. Raises UsageError for a wrong argument, PerpixelError for
+    a state dict that fits no model, listing every name that is missing or unexpected.
     """
     finding = find(state, toolkit=toolkit, output_stride=output_stride, align_corners=align_corners)
     return model_from_checkpoint(finding)
 
 
 def model_from_checkpoint(finding: Finding) -> Segmenter:
-    """The found model, holding its weights, in evaluation mode."""
+    """Builds the model that `find` found, with its weights, in evaluation mode."""
     with torch.device("meta"):  # no memory, and no random numbers drawn from the caller's stream
-        model = build(finding.model, num_classes=finding.classes)
+        model = build(finding.model, num_classes=finding.num_classes)
     model.load_state_dict(dict(finding.weights), assign=True)
     return model.eval()
 
@@ -83,45 +83,45 @@ def find(
     align_corners: bool | None = None,
     like: Model | None = None,
 ) -> Finding:
-    """Everything `from_state_dict` finds out. Raises as it does.
+    """Finds toolkit, model, weights and input of a state dict; raises as `from_state_dict`.
 
     What names and shapes do not tell (dilations, dropout, ...) is taken from `like`, else from the
     toolkit's own models.
     """
     tensors = plain_tensors(state)
-    chosen = _choose(toolkit, tensors)
-    fed = None
-    if chosen.constants is not None and all(name in tensors for name in chosen.constants):
-        mean, std = (tensors.pop(name).flatten().tolist() for name in chosen.constants)
-        fed = chosen.input.model_copy(update={"mean": tuple(mean), "std": tuple(std)})
-    placed = to_ours(chosen.rows, tensors)
-    shapes = {ours: tuple(tensors[theirs].shape) for theirs, ours in placed.items()}
-    example = _with_arguments(_example(chosen, shapes, like), output_stride, align_corners)
-    model, classes = read_model(shapes, example)
+    source = _choose_toolkit(toolkit, tensors)
+    file_input = None
+    if source.mean_std_names is not None and all(n in tensors for n in source.mean_std_names):
+        mean, std = (tuple(tensors.pop(n).flatten().tolist()) for n in source.mean_std_names)
+        file_input = source.input.model_copy(update={"mean": mean, "std": std})
+    ours = to_ours(source.name_map, tensors)
+    shapes = {name: tuple(tensors[theirs].shape) for theirs, name in ours.items()}
+    example = _with_arguments(_example(source, shapes, like), output_stride, align_corners)
+    model, num_classes = read_model(shapes, example)
 
-    if classes >= IGNORE_INDEX:
-        raise PerpixelError(f"{classes} classes; masks hold at most {IGNORE_INDEX - 1}")
+    if num_classes >= IGNORE_INDEX:
+        raise PerpixelError(f"{num_classes} classes; masks hold at most {IGNORE_INDEX - 1}")
     with torch.device("meta"):
-        own = build(model, num_classes=classes).state_dict()
-    theirs = to_theirs(chosen.rows, own)
+        expected = build(model, num_classes=num_classes).state_dict()
+    theirs = to_theirs(source.name_map, expected)
     for name in theirs.values():  # files of before 2018 lack it; only momentum=None would use it
         if name.endswith(_COUNTER) and name not in tensors:
             tensors[name] = torch.zeros((), dtype=torch.int64)
-    problems = mismatches({theirs[name]: own[name] for name in own}, tensors)
+    problems = mismatches({theirs[name]: expected[name] for name in expected}, tensors)
     if problems:
         raise PerpixelError(
-            f"these are {chosen.name}'s names, but they do not fit its nearest model, "
-            f"{title(model)} ({len(problems)} in all):\n  " + "\n  ".join(problems)
+            f"these are {source.name}'s names, but they do not fit its nearest model, "
+            f"{title(model)} ({len(problems)} mismatches):\n  " + "\n  ".join(problems)
         )
-    weights = {name: tensors[theirs[name]] for name in own}
-    return Finding(chosen, model, classes, weights, fed)
+    weights = {name: tensors[theirs[name]] for name in expected}
+    return Finding(source, model, num_classes, weights, file_input)
 
 
 def backbone_weights(state: Mapping[str, Any]) -> dict[str, Tensor] | None:
-    """A classification ResNet's weights as our "backbone.*", its classifier left out; else None.
+    """Returns a classification ResNet's weights as our "backbone.*", None for another state dict.
 
-    torchvision's and open-mmlab's (v1c) names are ours without that prefix, mmpretrain's have it,
-    too. Raises PerpixelError for entries that are no tensors.
+    The classifier is left out. torchvision's and open-mmlab's (v1c) names are ours without the
+    prefix, mmpretrain's have it. Raises PerpixelError for entries that are no tensors.
     """
     names = {plain_name(key) for key in state} - _CLASSIFIER
     prefix = "backbone." if all(name.startswith("backbone.") for name in names) else ""
@@ -135,19 +135,19 @@ def backbone_weights(state: Mapping[str, Any]) -> dict[str, Tensor] | None:
 
 
 def title(model: Model) -> str:
-    """What to call a model of a ResNet, as "FCN on ResNet-50"."""
+    """Describes a model with a ResNet, as "FCN on ResNet-50"."""
     return f"{method_name(model.head)} on ResNet-{resnet_of(model).depth}"
 
 
 def plain_name(key: object) -> str:
-    """A weight's name without what DataParallel and torch.compile add to it."""
+    """Returns a weight's name without the prefixes of DataParallel and torch.compile."""
     return str(key).replace("_orig_mod.", "").removeprefix("module.")
 
 
 def plain_tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Copies of the weights, as float32 (counters as int64), by their plain names.
+    """Copies the weights as float32 (counters as int64) on the CPU, by their plain names.
 
-    Raises PerpixelError that lists the entries which are no such thing.
+    Raises PerpixelError that lists the entries that are no weights.
     """
     tensors, problems = {}, []
     for key, value in state.items():
@@ -159,7 +159,7 @@ def plain_tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
         elif not value.is_floating_point() and not name.endswith(_COUNTER):
             problems.append(f"{key} holds {value.dtype}, not floating-point numbers")
         elif name in tensors:
-            problems.append(f"{name} is there with and without module. in front")
+            problems.append(f"{name} occurs with and without the prefix module.")
         else:
             dtype = torch.float32 if value.is_floating_point() else torch.int64
             tensors[name] = value.detach().to("cpu", dtype, copy=True).contiguous()
@@ -168,43 +168,37 @@ def plain_tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
     return tensors
 
 
-def _choose(toolkit: str, tensors: Mapping[str, Tensor]) -> Toolkit:
-    """The toolkit asked for, if its names are in use; for "auto" the one that places most names."""
+def _choose_toolkit(toolkit: str, tensors: Mapping[str, Tensor]) -> Toolkit:
+    """Returns the named toolkit, or for "auto" the one whose table matches most names.
+
+    Raises PerpixelError where its table matches no name of a head.
+    """
     require_known(toolkit, ("auto", *TOOLKITS), f"no toolkit is called {toolkit!r}")
-    placed = {name: to_ours(known.rows, tensors) for name, known in TOOLKITS.items()}
-    heads = {
-        name for name, ours in placed.items() if any(n.startswith("head.") for n in ours.values())
-    }
-    if toolkit in heads:
+    matched = {known: to_ours(TOOLKITS[known].name_map, tensors).values() for known in TOOLKITS}
+    with_head = [
+        known for known, ours in matched.items() if any(name.startswith("head.") for name in ours)
+    ]
+    if toolkit in with_head:
         return TOOLKITS[toolkit]
-    if not heads:
-        raise PerpixelError(_unknown(tensors))
-    if toolkit != "auto":
-        raise PerpixelError(f"these are not {toolkit}'s names, but {' or '.join(sorted(heads))}'s")
-    if len(heads - {"torchvision"}) > 1:  # its names are pytorch-auto-drive's too
-        raise PerpixelError(
-            f"a mixture of {' and '.join(sorted(heads))} names: name one toolkit to see what is "
-            f"left over"
-        )
-    return TOOLKITS[max(TOOLKITS, key=lambda name: len(placed[name]) if name in heads else -1)]
-
-
-def _unknown(tensors: Mapping[str, Tensor]) -> str:
+    if with_head and toolkit == "auto":
+        return TOOLKITS[max(with_head, key=lambda known: len(matched[known]))]
+    if with_head:
+        raise PerpixelError(f"these are not {toolkit}'s names, but {' or '.join(with_head)}'s")
     if any(name.endswith(_CLASSIFICATION) for name in tensors):
-        return (
+        raise PerpixelError(
             "this is a classification model, such as ImageNet pre-training gives, without a "
             "segmentation head to convert; `perpixel train --init` takes a ResNet's by "
             "torchvision's or open-mmlab's names"
         )
-    some = ", ".join(list(tensors)[:3]) or "none at all"
-    return (
+    first = ", ".join(list(tensors)[:3]) or "none at all"
+    raise PerpixelError(
         f"no FCN or Semantic FPN head among the names, as {', '.join(TOOLKITS)} name them; the "
-        f"{len(tensors)} names begin with {some}"
+        f"{len(tensors)} names begin with {first}"
     )
 
 
 def _example(toolkit: Toolkit, shapes: Shapes, like: Model | None) -> Model:
-    """The model that stands for what names and shapes do not tell."""
+    """Returns the model that supplies what names and shapes do not tell."""
     pyramid = is_pyramid(shapes) or toolkit.fcn is None
     if like is not None and isinstance(like.head, SemanticFPN) == pyramid:
         return like

@@ -103,7 +103,7 @@ def test_a_files_own_mean_and_std_are_its_checkpoints(tmp_path: Path):
     backbone = ResNet(depth=18, stride_in_1x1=True, frozen_bn=True)
     head = SemanticFPN(fpn_channels=8, channels=32, norm="group", dropout=0.0)
     weights = build(Model(backbone=backbone, head=head), num_classes=3).state_dict()
-    names = to_theirs(TOOLKITS["detectron2"].rows, weights)
+    names = to_theirs(TOOLKITS["detectron2"].name_map, weights)
     state = {names[name]: tensor for name, tensor in weights.items()}
     state["pixel_mean"] = torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1)
     state["pixel_std"] = torch.tensor([4.0, 5.0, 6.0]).view(3, 1, 1)
@@ -127,7 +127,7 @@ def test_flips_average_what_the_toolkit_averages(toolkit: str, tmp_path: Path):
     model = build(spec, num_classes=3).eval()
     torch.nn.init.normal_(model.head.classifier.weight)
     weights = model.state_dict()
-    names = to_theirs(TOOLKITS[toolkit].rows, weights)
+    names = to_theirs(TOOLKITS[toolkit].name_map, weights)
     torch.save({names[name]: tensor for name, tensor in weights.items()}, tmp_path / "a.pth")
     checkpoint = import_checkpoint(tmp_path / "a.pth", output_stride=8).checkpoint
     flipped = checkpoint.recipe.inference.model_copy(update={"flip": True})

@@ -111,8 +111,8 @@ class Reduced:
 
 def test_a_forged_pickle_is_given_no_pointers(tmp_path: Path):
     path = tmp_path / "forged.pkl"
-    _, said, state = np.dtype([("a", "O")]).__reduce__()
-    kind = Reduced(np.dtype, said, (*state[:-1], 0))  # "no field of this holds an object"
+    _, arguments, state = np.dtype([("a", "O")]).__reduce__()
+    kind = Reduced(np.dtype, arguments, (*state[:-1], 0))  # "no field of this holds an object"
     array = Reduced(np.ndarray, ((1,), kind, b"A" * 8))
     path.write_bytes(pickle.dumps({"model": {"a": array}}, protocol=2))
     done = subprocess.run(  # a process of its own, as the pointer would end it
@@ -136,8 +136,8 @@ def test_a_forged_pickle_is_given_no_pointers(tmp_path: Path):
 )
 def test_a_state_that_is_no_arrays_is_refused(tmp_path: Path, state: tuple):
     path = tmp_path / "forged.pkl"
-    rebuild, said, _ = np.empty(0).__reduce__()
-    path.write_bytes(pickle.dumps({"model": {"a": Reduced(rebuild, said, state)}}, protocol=2))
+    rebuild, arguments, _ = np.empty(0).__reduce__()
+    path.write_bytes(pickle.dumps({"model": {"a": Reduced(rebuild, arguments, state)}}, protocol=2))
     with pytest.raises(PerpixelError, match=r"forged\.pkl: a corrupt file"):
         read_source(path)
 
@@ -152,7 +152,7 @@ def test_numpy_in_the_meta(tmp_path: Path):
     assert found.palette == ((128, 64, 128), (0, 1, 2))
     assert set(torch.serialization.get_safe_globals()) == before
     torch.save({"meta": {"CLASSES": np.array(NAMES)}, "state_dict": STATE}, path)
-    with pytest.raises(PerpixelError, match=r"Unsupported kind of array: U4.*--trust"):
+    with pytest.raises(PerpixelError, match=r"Unsupported array dtype: U4.*--trust"):
         read_source(path)
     assert read_source(path, trust=True).state.keys() == STATE.keys()
 

@@ -50,7 +50,7 @@ def case(request: pytest.FixtureRequest) -> Iterator[Case]:
         align_corners=said["align_corners"],
     )
     assert said["toolkit"].split()[0].replace("mmsegmentation", "mmseg") == finding.toolkit.name
-    assert finding.classes == said["num_classes"]
+    assert finding.num_classes == said["num_classes"]
     fed = finding.toolkit.input
     assert fed.channel_order == said.get("channel_order", "RGB").lower()
     np.testing.assert_allclose(fed.mean, said["mean"], rtol=1e-6)
