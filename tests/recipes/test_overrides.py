@@ -115,9 +115,9 @@ def test_a_recipe_can_come_from_a_file(tmp_path):
         "other = 5\n"
     )
     assert perpixel.recipe(f"{file}:mine").train.steps == 3
-    with pytest.raises(UsageError, match="'other' is no Recipe there; these are: mine"):
+    with pytest.raises(UsageError, match="'other' is no Recipe; its recipes are: mine"):
         perpixel.recipe(f"{file}:other")
-    with pytest.raises(UsageError, match="name the recipe in the file too"):
+    with pytest.raises(UsageError, match="name the recipe in the file, too"):
         perpixel.recipe(str(file))
     file.write_text("import nothing_of_that_name")
     with pytest.raises(UsageError, match="does not run: ModuleNotFoundError"):
@@ -128,9 +128,9 @@ def test_a_recipe_can_come_from_a_file(tmp_path):
 
 def test_differences_name_the_paths():
     changed = perpixel.override(RECIPE, ["train.steps=7", "model.aux_head=none"])
-    found = overrides.differences(RECIPE, changed)
-    assert "train.steps: 40000 -> 7" in found
-    assert any(line.startswith("model.aux_head.channels: 64 -> None") for line in found)
+    lines = overrides.differences(RECIPE, changed)
+    assert "train.steps: 40000 -> 7" in lines
+    assert any(line.startswith("model.aux_head.channels: 64 -> None") for line in lines)
     assert overrides.differences(RECIPE, RECIPE) == []
 
 
