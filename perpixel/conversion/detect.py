@@ -11,7 +11,7 @@ from torch import Tensor
 from perpixel.checkpoints.format import mismatches
 from perpixel.conversion.detectron2 import DETECTRON2
 from perpixel.conversion.mmseg import MMSEG
-from perpixel.conversion.names import to_ours, to_theirs
+from perpixel.conversion.names import to_perpixel_names, to_toolkit_names
 from perpixel.conversion.sssegmentation import SSSEGMENTATION
 from perpixel.conversion.structure import Shapes, is_pyramid, read_model, resnet_of
 from perpixel.conversion.toolkit import Toolkit
@@ -94,8 +94,8 @@ def find(
     if source.mean_std_names is not None and all(n in tensors for n in source.mean_std_names):
         mean, std = (tuple(tensors.pop(n).flatten().tolist()) for n in source.mean_std_names)
         file_input = source.input.model_copy(update={"mean": mean, "std": std})
-    ours = to_ours(source.name_map, tensors)
-    shapes = {name: tuple(tensors[theirs].shape) for theirs, name in ours.items()}
+    names = to_perpixel_names(source.name_map, tensors)
+    shapes = {name: tuple(tensors[toolkit_name].shape) for toolkit_name, name in names.items()}
     example = _with_arguments(_example(source, shapes, like), output_stride, align_corners)
     model, num_classes = read_model(shapes, example)
 
@@ -103,17 +103,19 @@ def find(
         raise PerpixelError(f"{num_classes} classes; masks hold at most {IGNORE_INDEX - 1}")
     with torch.device("meta"):
         expected = build(model, num_classes=num_classes).state_dict()
-    theirs = to_theirs(source.name_map, expected)
-    for name in theirs.values():  # files of before 2018 lack it; only momentum=None would use it
+    toolkit_names = to_toolkit_names(source.name_map, expected)
+    for (
+        name
+    ) in toolkit_names.values():  # files of before 2018 lack it; only momentum=None would use it
         if name.endswith(_COUNTER) and name not in tensors:
             tensors[name] = torch.zeros((), dtype=torch.int64)
-    problems = mismatches({theirs[name]: expected[name] for name in expected}, tensors)
+    problems = mismatches({toolkit_names[name]: expected[name] for name in expected}, tensors)
     if problems:
         raise PerpixelError(
             f"these are {source.name}'s names, but they do not fit its nearest model, "
             f"{title(model)} ({len(problems)} mismatches):\n  " + "\n  ".join(problems)
         )
-    weights = {name: tensors[theirs[name]] for name in expected}
+    weights = {name: tensors[toolkit_names[name]] for name in expected}
     return Finding(source, model, num_classes, weights, file_input)
 
 
@@ -174,14 +176,17 @@ def _choose_toolkit(toolkit: str, tensors: Mapping[str, Tensor]) -> Toolkit:
     Raises PerpixelError where its table matches no name of a head.
     """
     require_known(toolkit, ("auto", *TOOLKITS), f"no toolkit is called {toolkit!r}")
-    matched = {known: to_ours(TOOLKITS[known].name_map, tensors).values() for known in TOOLKITS}
+    matched = {
+        name: to_perpixel_names(known.name_map, tensors).values()
+        for name, known in TOOLKITS.items()
+    }
     with_head = [
-        known for known, ours in matched.items() if any(name.startswith("head.") for name in ours)
+        name for name, ours in matched.items() if any(key.startswith("head.") for key in ours)
     ]
     if toolkit in with_head:
         return TOOLKITS[toolkit]
     if with_head and toolkit == "auto":
-        return TOOLKITS[max(with_head, key=lambda known: len(matched[known]))]
+        return TOOLKITS[max(with_head, key=lambda name: len(matched[name]))]
     if with_head:
         raise PerpixelError(f"these are not {toolkit}'s names, but {' or '.join(with_head)}'s")
     if any(name.endswith(_CLASSIFICATION) for name in tensors):

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from perpixel.conversion.detect import TOOLKITS
-from perpixel.conversion.names import to_theirs
+from perpixel.conversion.names import to_toolkit_names
 from perpixel.conversion.structure import resnet_of
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.models.segmenter import Segmenter
@@ -24,5 +24,5 @@ def to_state_dict(model: Segmenter, *, toolkit: str) -> dict[str, Tensor]:
     if reasons := [reason for has_it, reason in rules if has_it]:
         raise PerpixelError(f"{toolkit} cannot build this model: it has {'; '.join(reasons)}")
     weights = model.state_dict()
-    theirs = to_theirs(target.name_map, weights)
-    return {theirs[name]: tensor.detach().clone() for name, tensor in weights.items()}
+    toolkit_names = to_toolkit_names(target.name_map, weights)
+    return {toolkit_names[name]: tensor.detach().clone() for name, tensor in weights.items()}

@@ -15,7 +15,7 @@ NameMap = tuple[tuple[str, str], ...]
 _PLACEHOLDER = re.compile(r"\{(\d*)([a-z]+)(?:\+(\d+))?\}")
 
 
-def to_ours(name_map: NameMap, names: Iterable[str]) -> dict[str, str]:
+def to_perpixel_names(name_map: NameMap, names: Iterable[str]) -> dict[str, str]:
     """Returns our name of each of a toolkit's `names`, without those that no row matches."""
     names = list(names)
     without_n = [row for row in name_map if _fill(row[0], {"n": 0}) == row[0]]
@@ -23,7 +23,7 @@ def to_ours(name_map: NameMap, names: Iterable[str]) -> dict[str, str]:
     return _translate(_fill_n(name_map, ours), names)
 
 
-def to_theirs(name_map: NameMap, names: Iterable[str]) -> dict[str, str]:
+def to_toolkit_names(name_map: NameMap, names: Iterable[str]) -> dict[str, str]:
     """Returns the toolkit's name of each of our `names`, without those that no row matches."""
     names = list(names)
     return _translate([(ours, theirs) for theirs, ours in _fill_n(name_map, names)], names)

@@ -37,14 +37,14 @@ def checkpoint() -> Checkpoint:
 def test_what_is_written_is_read(checkpoint: Checkpoint, tmp_path):
     path = tmp_path / "deep" / "model.safetensors"
     write_checkpoint(path, checkpoint)
-    found = read_checkpoint(path)
-    assert (found.recipe, found.class_names) == (RECIPE, NAMES)
-    assert (found.palette, found.step) == (PALETTE, 7)
-    assert found.weights.keys() == checkpoint.weights.keys()
+    loaded = read_checkpoint(path)
+    assert (loaded.recipe, loaded.class_names) == (RECIPE, NAMES)
+    assert (loaded.palette, loaded.step) == (PALETTE, 7)
+    assert loaded.weights.keys() == checkpoint.weights.keys()
     for name, tensor in checkpoint.weights.items():
-        assert torch.equal(found.weights[name], tensor)
-        assert found.weights[name].dtype == tensor.dtype
-    assert not model_from_checkpoint(found).training
+        assert torch.equal(loaded.weights[name], tensor)
+        assert loaded.weights[name].dtype == tensor.dtype
+    assert not model_from_checkpoint(loaded).training
     assert [p.name for p in path.parent.iterdir()] == ["model.safetensors"]
 
 
@@ -62,9 +62,9 @@ def test_every_kind_of_tensor_is_what_the_library_reads(tmp_path):
     tensors["channels last"] = torch.randn(2, 3, 4, 5).contiguous(memory_format=torch.channels_last)
     tensors["tied"] = tensors["strided"]
     write_tensors(path, tensors, {"key": '"as\u00e9"'})
-    metadata, ours = read_tensors(path)
+    metadata, tensors_read = read_tensors(path)
     assert metadata["key"] == '"as\u00e9"'
-    for loaded in (load_file(path), ours):
+    for loaded in (load_file(path), tensors_read):
         assert loaded.keys() == tensors.keys()
         for name, tensor in tensors.items():
             assert loaded[name].dtype == tensor.dtype
@@ -150,11 +150,11 @@ def test_every_mismatch_is_listed_at_once(checkpoint: Checkpoint):
         assert part in str(caught.value)
 
 
-@pytest.mark.parametrize("kept", [0, 5, 100, 100_000])
-def test_a_truncated_file_is_named(checkpoint: Checkpoint, tmp_path, kept: int):
+@pytest.mark.parametrize("size", [0, 5, 100, 100_000])
+def test_a_truncated_file_is_named(checkpoint: Checkpoint, tmp_path, size: int):
     path = tmp_path / "model.safetensors"
     write_checkpoint(path, checkpoint)
-    path.write_bytes(path.read_bytes()[:kept])
+    path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(PerpixelError, match=r"model\.safetensors: not a safetensors file"):
         read_checkpoint(path)
 

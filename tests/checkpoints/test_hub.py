@@ -130,10 +130,10 @@ def test_a_model_goes_up_and_comes_down(run_folder, server, tmp_path):
     assert len(lines) == 2
     path, step = lines[0].split()
     assert (Path(path).name, step) == ("model.safetensors", "600")
-    ours = read_checkpoint(run_folder / "checkpoints/model.safetensors")
-    theirs = read_checkpoint(Path(path))
-    assert theirs.recipe == ours.recipe
-    assert all(torch.equal(theirs.weights[name], ours.weights[name]) for name in ours.weights)
+    local = read_checkpoint(run_folder / "checkpoints/model.safetensors")
+    downloaded = read_checkpoint(Path(path))
+    assert downloaded.recipe == local.recipe
+    assert all(torch.equal(downloaded.weights[name], local.weights[name]) for name in local.weights)
     files.clear()  # downloaded once
     assert client(address, tmp_path / "down", code).splitlines() == lines
 
@@ -142,12 +142,12 @@ def test_what_the_hub_refuses_is_an_error_in_a_line(run_folder, server, tmp_path
     address, files = server
     tried = "try: {}\nexcept perpixel.PerpixelError as error: print(error)"
     push = tried.format(f"perpixel.push_to_hub({str(run_folder)!r}, 'me/streets')")
-    said = client(address, tmp_path, push, token="hf_wrong")
-    assert said.startswith("me/streets: not uploaded: ")
-    assert "401" in said
-    said = client(address, tmp_path, tried.format("perpixel.load('me/absent')"))
-    assert said.startswith("me/absent: no such run folder, checkpoint file or recipe here.")
-    assert "RepositoryNotFoundError" in said
+    message = client(address, tmp_path, push, token="hf_wrong")
+    assert message.startswith("me/streets: not uploaded: ")
+    assert "401" in message
+    message = client(address, tmp_path, tried.format("perpixel.load('me/absent')"))
+    assert message.startswith("me/absent: no such run folder, checkpoint file or recipe here.")
+    assert "RepositoryNotFoundError" in message
     assert not files
 
 

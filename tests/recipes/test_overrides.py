@@ -96,10 +96,10 @@ def test_folder_recipes_end_with_the_same_crop_size():
 
 
 def test_a_final_phase_of_zero_steps_changes_no_crop():
-    one = perpixel.override(RECIPE, ["train.steps=1", "augment.crop_size=32x32"])
-    assert (one.train.final_phase_steps, one.last_crop_size) == (0, (32, 32))
-    ten = perpixel.override(RECIPE, ["train.steps=10", "augment.crop_size=32x32"])
-    assert (ten.train.final_phase_steps, ten.last_crop_size) == (1, (360, 480))
+    short = perpixel.override(RECIPE, ["train.steps=1", "augment.crop_size=32x32"])
+    assert (short.train.final_phase_steps, short.last_crop_size) == (0, (32, 32))
+    longer = perpixel.override(RECIPE, ["train.steps=10", "augment.crop_size=32x32"])
+    assert (longer.train.final_phase_steps, longer.last_crop_size) == (1, (360, 480))
 
 
 def test_an_unknown_recipe_gets_a_suggestion():
