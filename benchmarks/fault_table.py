@@ -454,8 +454,8 @@ _CONVERSION = [
         ),
         (
             "conversion/align_corners not taken over",
-            "example.align_corners if align_corners is None else align_corners",
-            "example.align_corners",
+            "    if align_corners is None:\n        align_corners",
+            "    if True:\n        align_corners",
         ),
     ),
     *_faults(

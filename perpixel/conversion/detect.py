@@ -63,11 +63,12 @@ def from_state_dict(
     alone. The model's `spec` holds both. Raises UsageError for a wrong argument, PerpixelError for
     a state dict that fits no model, listing every name that is missing or unexpected.
     """
-    finding = find(state, toolkit=toolkit, output_stride=output_stride, align_corners=align_corners)
-    return model_from_checkpoint(finding)
+    return build_model(
+        find(state, toolkit=toolkit, output_stride=output_stride, align_corners=align_corners)
+    )
 
 
-def model_from_checkpoint(finding: Finding) -> Segmenter:
+def build_model(finding: Finding) -> Segmenter:
     """Builds the model that `find` found, with its weights, in evaluation mode."""
     with torch.device("meta"):  # no memory, and no random numbers drawn from the caller's stream
         model = build(finding.model, num_classes=finding.num_classes)
@@ -104,9 +105,8 @@ def find(
     with torch.device("meta"):
         expected = build(model, num_classes=num_classes).state_dict()
     toolkit_names = to_toolkit_names(source.name_map, expected)
-    for (
-        name
-    ) in toolkit_names.values():  # files of before 2018 lack it; only momentum=None would use it
+    # Files of before 2018 have no counters, which only momentum=None would use.
+    for name in toolkit_names.values():
         if name.endswith(_COUNTER) and name not in tensors:
             tensors[name] = torch.zeros((), dtype=torch.int64)
     problems = mismatches({toolkit_names[name]: expected[name] for name in expected}, tensors)
@@ -216,11 +216,8 @@ def _with_arguments(example: Model, output_stride: int | None, align_corners: bo
     if output_stride not in (None, 8, 16, 32):
         raise UsageError(f"output_stride is 8, 16 or 32, not {output_stride!r}")
     backbone = resnet_of(example)
-    return example.model_copy(
-        update={
-            "backbone": backbone.model_copy(
-                update={"output_stride": output_stride or backbone.output_stride}
-            ),
-            "align_corners": example.align_corners if align_corners is None else align_corners,
-        }
-    )
+    if output_stride is not None:
+        backbone = backbone.model_copy(update={"output_stride": output_stride})
+    if align_corners is None:
+        align_corners = example.align_corners
+    return example.model_copy(update={"backbone": backbone, "align_corners": align_corners})

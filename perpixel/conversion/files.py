@@ -58,7 +58,9 @@ def read_source(path: Path, *, trust: bool = False) -> Source:
                 with torch.serialization.safe_globals(_SAFE):  # a score or a palette in its meta
                     return unpack(torch.load(path, map_location="cpu", weights_only=True))
             case "pickle":
-                return unpack(_ArrayUnpickler(io.BytesIO(path.read_bytes())).load())
+                content = io.BytesIO(path.read_bytes())
+                # Python 2 wrote detectron2's files.
+                return unpack(_ArrayUnpickler(content, encoding="latin1").load())
     except PerpixelError as error:
         raise PerpixelError(f"{path}: {error}") from None
     except Exception as error:  # corrupt bytes can make an unpickler raise anything
@@ -167,9 +169,6 @@ class _ForeignError(pickle.UnpicklingError):
 
 class _ArrayUnpickler(pickle.Unpickler):
     """Loads NumPy arrays, numbers, text, lists and dicts, and nothing that could run code."""
-
-    def __init__(self, file: io.BytesIO) -> None:
-        super().__init__(file, encoding="latin1")  # detectron2's files were written by Python 2
 
     def find_class(self, module: str, name: str) -> Any:
         replacement = _ARRAYS.get((module.replace("numpy.core.", "numpy._core."), name))

@@ -111,13 +111,7 @@ def _semantic_fpn(shapes: Shapes, example: SemanticFPN) -> SemanticFPN:
 
 
 def _auxiliary(shapes: Shapes, example: Model, num_classes: int) -> Auxiliary:
-    like = example.aux_head
-    if like is None:
-        like = Auxiliary()
-        if isinstance(example.head, FCN | SemanticFPN):
-            like = _updated(like, {"dropout": example.head.dropout})
-        if isinstance(example.head, FCN):
-            like = _updated(like, {"dropout_type": example.head.dropout_type})
+    like = example.aux_head or Auxiliary()
     aux_classes = _size(shapes, "auxiliary.classifier.weight", 0) or num_classes
     return _updated(
         like,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from perpixel.conversion import find, from_state_dict, model_from_checkpoint, to_state_dict
+from perpixel.conversion import build_model, find, from_state_dict, to_state_dict
 from perpixel.conversion.detect import TOOLKITS
 from perpixel.conversion.names import to_perpixel_names, to_toolkit_names
 from perpixel.errors import PerpixelError, UsageError
@@ -179,7 +179,7 @@ def test_dilations_are_those_of_the_network_it_is_like():
     state = to_state_dict(build(like, num_classes=3), toolkit="mmseg")
     finding = find(state, like=like)
     assert finding.model == like
-    assert model_from_checkpoint(finding).auxiliary.convs[0][0].dilation == (6, 6)
+    assert build_model(finding).auxiliary.convs[0][0].dilation == (6, 6)
 
 
 def test_mean_and_std_in_old_detectron2_files():

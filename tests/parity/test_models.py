@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 from variants import predictor_of
 
 from perpixel.acceleration import winograd
-from perpixel.conversion import find, model_from_checkpoint
+from perpixel.conversion import build_model, find
 from perpixel.inference.tta import iter_scores, predict_masks
 from perpixel.models.normalize import normalize
 from perpixel.models.segmenter import Segmenter
@@ -65,7 +65,7 @@ def case(request: pytest.FixtureRequest) -> Iterator[Case]:
     )
     with np.load(path.with_suffix(".npz")) as arrays:
         image = weights.image(*said["image"])
-        yield Case(name, said, dict(arrays), image, model_from_checkpoint(finding), recipe)
+        yield Case(name, said, dict(arrays), image, build_model(finding), recipe)
 
 
 def test_parameters(case: Case):
