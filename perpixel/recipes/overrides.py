@@ -15,6 +15,7 @@ from perpixel.recipes.schema import Recipe
 _TYPES = {"resnet", "timm", "fcn", "semantic_fpn", "custom"}
 
 _OTHER_NAMES = {
+    "accumulate": "train.grad_accum_steps",
     "amp": "train.precision",
     "augment.flip": "augment.flip_prob",
     "batch": "train.batch_size (of all ranks)",
@@ -23,16 +24,20 @@ _OTHER_NAMES = {
     "device": "the option --device",
     "epochs": "train.steps (epochs x images / train.batch_size)",
     "ignore_index": "ignored_ids in a folder's dataset.toml",
+    "images_per_step": "train.batch_size (of all ranks)",
     "imgsz": "augment.crop_size",
     "iters": "train.steps",
+    "kind": "type, as in model.backbone.type",
     "max_iters": "train.steps",
     "num_classes": "classes in a folder's dataset.toml",
+    "optimizer.algorithm": "optimizer.name",
+    "optimizer.kind": "optimizer.name",
     "optimizer.type": "optimizer.name",
     "samples_per_gpu": "train.batch_size (of all ranks)",
     "weight": "loss.class_weights",
     "workers": "the option --workers",
 }
-"""Settings of other toolkits, by path or by its last part, and what they are called here."""
+"""Settings of other toolkits and of version 0.1, by path or its last part, and their names here."""
 
 
 def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:

@@ -49,6 +49,7 @@ def test_settings_reach_every_depth():
     [
         ("train.stepz=1", "Did you mean train.steps"),
         ("trian.steps=1", "Did you mean train.steps"),
+        ("train.images_per_step=8", "Did you mean train.batch_size .of all ranks"),
         ("data.samples_per_gpu=8", "Did you mean train.batch_size"),
         ("lr=0.1", "Did you mean optimizer.lr"),
         ("epochs=3", "Did you mean train.steps .epochs x images"),
@@ -56,6 +57,7 @@ def test_settings_reach_every_depth():
         ("batch=8", "Did you mean train.batch_size"),
         ("model.num_classes=4", "classes in a folder's dataset.toml"),
         ("train.crop_size=64x64", "Did you mean augment.crop_size"),
+        ("model.backbone.kind=timm", "Did you mean type, as in model.backbone.type"),
         ("optimizer.type=adamw", "Did you mean optimizer.name"),
         ("train.crop=64x64", "Did you mean augment.crop_size"),
         ("augment.flip=0.2", "Did you mean augment.flip_prob"),
