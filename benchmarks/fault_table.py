@@ -450,13 +450,13 @@ _CONVERSION = [
         "conversion/test_tables.py conversion/test_convert.py parity/test_models.py",
         (
             "conversion/running means not copied",
-            "weights = {name: tensors[theirs[name]] for name in own}",
-            'weights = {n: tensors[theirs[n]] * (not n.endswith("running_mean")) for n in own}',
+            "weights = {name: tensors[toolkit_names[name]] for name in expected}",
+            'weights = {n: tensors[toolkit_names[n]] * (n[-4:] != "mean") for n in expected}',
         ),
         (
             "conversion/align_corners not taken over",
-            "example.align_corners if align_corners is None else align_corners",
-            "example.align_corners",
+            "    if align_corners is None:\n        align_corners",
+            "    if True:\n        align_corners",
         ),
     ),
     *_faults(
@@ -464,8 +464,8 @@ _CONVERSION = [
         "conversion/test_tables.py conversion/test_convert.py",
         (
             "conversion/auxiliary head dropped",
-            "for name, tensor in own.items()}",
-            'for name, tensor in own.items() if name[:4] != "auxi"}',
+            "for name, tensor in weights.items()}",
+            'for name, tensor in weights.items() if name[:4] != "auxi"}',
         ),
     ),
     *_faults(
@@ -518,16 +518,16 @@ _CHECKPOINT = [
         "checkpoints/test_format.py",
         (
             "checkpoint/normalization not kept",
-            "return Checkpoint(\n        meaning.recipe,",
+            "return Checkpoint(\n        header.recipe,",
             "return Checkpoint(\n"
-            '        meaning.recipe.model_copy(update={"input": type(meaning.recipe.input)()}),',
+            '        header.recipe.model_copy(update={"input": type(header.recipe.input)()}),',
         ),
         (
             "checkpoint/palette lost",
-            "meaning.class_names, meaning.palette,",
-            "meaning.class_names, ((0, 0, 0),) * len(meaning.class_names),",
+            "header.class_names, header.palette,",
+            "header.class_names, ((0, 0, 0),) * len(header.class_names),",
         ),
-        ("checkpoint/step lost", "weights, meaning.step,", "weights, 0,"),
+        ("checkpoint/step lost", "weights, header.step,", "weights, 0,"),
     ),
 ]
 

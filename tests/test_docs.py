@@ -25,7 +25,7 @@ import torch
 import perpixel
 from perpixel.cli import main
 from perpixel.conversion import to_state_dict
-from perpixel.conversion.names import to_theirs
+from perpixel.conversion.names import to_toolkit_names
 from perpixel.conversion.sssegmentation import SSSEGMENTATION
 from perpixel.io.images import read_image, write_image
 from perpixel.models import resnet
@@ -106,7 +106,7 @@ def _write_foreign_files(folder: Path) -> None:
         ],
     )
     ours = perpixel.build(plain, num_classes=19).state_dict()
-    names = to_theirs(SSSEGMENTATION.rows, ours)
+    names = to_toolkit_names(SSSEGMENTATION.name_map, ours)
     state = {names[name]: tensor for name, tensor in ours.items()}
     torch.save({"model": state, "epoch": 220}, folder / "fcn_resnet101_os16.pth")
     backbone = model.backbone.state_dict() | {"fc.weight": torch.zeros(10, 64)}

@@ -1,7 +1,7 @@
 """Models on the Hugging Face Hub: model.safetensors, config.json and a model card in README.md.
 
-model.safetensors is an ordinary checkpoint and holds all that is needed; config.json repeats it in
-words that other tools look for. Only downloading and uploading need the extra [hub].
+model.safetensors is an ordinary checkpoint and holds all that is needed; config.json repeats it
+under the keys that other tools read. Only downloading and uploading need the extra [hub].
 """
 
 import json
@@ -43,7 +43,7 @@ Classes: {classes}.
 ## License
 
 {license_text}
-Whoever uses them is bound by the terms of the data they were trained on, too.
+The terms of the data they were trained on apply, too.
 
 ## Recipe
 
@@ -54,7 +54,7 @@ Whoever uses them is bound by the terms of the data they were trained on, too.
 
 
 def is_repository(name: str) -> bool:
-    """Whether `name` reads as OWNER/NAME, and not as a file's or as below a folder that is here."""
+    """Whether `name` has the form OWNER/NAME, is no file's name, and OWNER is no local folder."""
     path = Path(name)
     return bool(_NAME.fullmatch(name)) and path.suffix not in _FILES and not path.parent.exists()
 
@@ -68,8 +68,8 @@ def save_pretrained(
 ) -> None:
     """Writes the three files into `folder`, to be uploaded as `repository`.
 
-    `license` is for the card, such as "cc-by-4.0". The card has the scores of the run that the
-    checkpoint is the end of. Raises PerpixelError when a file cannot be written.
+    `license` is for the model card, such as "cc-by-4.0". The card has the run's scores if the
+    checkpoint is its final one. Raises PerpixelError when a file cannot be written.
     """
     write_checkpoint(folder / WEIGHTS, checkpoint)
     config = {
@@ -85,19 +85,19 @@ def save_pretrained(
 
 
 def download(repository: str, *, revision: str | None = None) -> Path:
-    """The path of the repository's checkpoint, downloaded into huggingface_hub's cache once.
+    """Downloads the repository's checkpoint into huggingface_hub's cache, once; returns its path.
 
-    Raises PerpixelError when there is no such repository or file, or no way to reach it.
+    Raises PerpixelError when there is no such repository or file, or the Hub cannot be reached.
     """
-    client = _client()
-    fetch = client.hf_hub_download  # its lazy import sets the logger's level: before `quiet`
+    client = _import_client()
+    fetch = client.hf_hub_download  # its lazy import sets the logger's level: before it is muted
     try:
-        with mute_logger("huggingface_hub"):  # the error says what came of its attempts
+        with mute_logger("huggingface_hub"):  # the error says why its attempts failed
             if client.try_to_load_from_cache(repository, WEIGHTS, revision=revision) is None:
-                say = f"{repository}: no such folder here; asking the Hugging Face Hub ..."
-                print(say, file=sys.stderr, flush=True)
-                # Once, as the download tries for half a minute to reach what is not reached.
-                with suppress(client.errors.HfHubHTTPError):  # an answer; the download will tell
+                message = f"{repository}: no such folder here; asking the Hugging Face Hub ..."
+                print(message, file=sys.stderr, flush=True)
+                # Fails at once where the Hub cannot be reached; the download retries for 30 s.
+                with suppress(client.errors.HfHubHTTPError):  # the download raises it again
                     client.file_exists(repository, WEIGHTS, revision=revision)
             return Path(fetch(repository, WEIGHTS, revision=revision))
     except Exception as error:  # of many kinds, and the HTTP library's own
@@ -109,28 +109,28 @@ def download(repository: str, *, revision: str | None = None) -> Path:
 def push_to_hub(
     checkpoint: Checkpoint, repository: str, *, private: bool = False, license: str | None = None
 ) -> str:
-    """Uploads the three files to OWNER/NAME, made where it is not there; returns its address.
+    """Uploads the three files to OWNER/NAME, which it creates if needed; returns its URL.
 
     The token is huggingface_hub's (HF_TOKEN, or `hf auth login`). Raises PerpixelError.
     """
     if not _NAME.fullmatch(repository):
         raise UsageError(f"{repository!r}: a repository on the Hub is called OWNER/NAME")
-    client = _client()
+    client = _import_client()
     with tempfile.TemporaryDirectory() as folder:
         save_pretrained(checkpoint, Path(folder), license=license, repository=repository)
         try:
             api = client.HfApi()
-            address = str(api.create_repo(repository, private=private, exist_ok=True))
+            url = str(api.create_repo(repository, private=private, exist_ok=True))
             api.upload_folder(
                 repo_id=repository, folder_path=folder, commit_message="Upload by perpixel"
             )
         except Exception as error:  # of many kinds, and the HTTP library's own
             raise PerpixelError(f"{repository}: not uploaded: {_first_line(error)}") from None
-    return address
+    return url
 
 
 def _card(checkpoint: Checkpoint, license: str | None, repository: str) -> str:
-    """The model card. JSON is YAML, too, so that the front matter needs no YAML library."""
+    """Writes the model card's text. JSON is YAML, so that the front matter needs no library."""
     recipe, scores = checkpoint.recipe, _scores(checkpoint)
     method = method_name(recipe.model.head)
     front: dict[str, Any] = {
@@ -138,11 +138,11 @@ def _card(checkpoint: Checkpoint, license: str | None, repository: str) -> str:
         "pipeline_tag": "image-segmentation",
         "tags": ["semantic-segmentation", recipe.model.head.type, recipe.data.name],
     }
-    license_text = "Its author states no license for the weights."
+    license_text = "The author states no license for the weights."
     if license is not None:
         front["license"] = license
         license_text = f"The weights: {license}."
-    figures = ""
+    summary = f"{method}, {len(checkpoint.class_names)} classes. {recipe.source}."
     if scores:
         result = {
             "task": {"type": "image-segmentation"},
@@ -152,12 +152,12 @@ def _card(checkpoint: Checkpoint, license: str | None, repository: str) -> str:
             ],
         }
         front["model-index"] = [{"name": recipe.name, "results": [result]}]
-        told = ", ".join(f"{title} {scores[key]:.2f}" for key, _, title in _SCORES)
-        figures = f"\n\nOn `{recipe.data.name}` {recipe.data.eval_split}: {told}."
+        figures = ", ".join(f"{title} {scores[key]:.2f}" for key, _, title in _SCORES)
+        summary += f"\n\nOn `{recipe.data.name}` {recipe.data.eval_split}: {figures}."
     return _CARD.format(
         front="\n".join(f"{key}: {json.dumps(value)}" for key, value in front.items()),
         name=recipe.name,
-        summary=f"{method}, {len(checkpoint.class_names)} classes. {recipe.source}.{figures}",
+        summary=summary,
         repository=repository,
         classes=", ".join(checkpoint.class_names),
         license_text=license_text,
@@ -166,7 +166,7 @@ def _card(checkpoint: Checkpoint, license: str | None, repository: str) -> str:
 
 
 def _scores(checkpoint: Checkpoint) -> dict[str, float]:
-    """The evaluation that the checkpoint's run ended with; empty for any other checkpoint."""
+    """Reads the final evaluation of the run whose final checkpoint this is; else empty."""
     origin = checkpoint.origin
     if origin is None or origin.parent.name != "checkpoints" or origin.name != WEIGHTS:
         return {}
@@ -174,13 +174,13 @@ def _scores(checkpoint: Checkpoint) -> dict[str, float]:
     if not path.is_file():
         return {}
     try:
-        found = json.loads(path.read_text())
-        return {key: float(found[key]) for key, _, _ in _SCORES}
+        scores = json.loads(path.read_text())
+        return {key: float(scores[key]) for key, _, _ in _SCORES}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise PerpixelError(f"{path}: not an evaluation's scores ({error!r})") from None
 
 
-def _client() -> ModuleType:
+def _import_client() -> ModuleType:
     with needs_extra("the Hugging Face Hub", "hub"):
         import huggingface_hub
     module: ModuleType = huggingface_hub

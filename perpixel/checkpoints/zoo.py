@@ -1,4 +1,4 @@
-"""From whatever names a model to its checkpoint."""
+"""Finds, fetches and reads the checkpoint of a run, a file, a recipe or a Hub repository."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,15 +24,15 @@ from perpixel.recipes.published import hash_in_name
 from perpixel.recipes.schema import Recipe
 
 _FAMILIES = {name.partition("/")[0] for name in recipes()}
-"""The first parts of recipes' names; a wrong name of such a kind is not looked for on the Hub."""
+"""The parts of recipes' names before the slash; the Hub is not asked for a misspelled recipe."""
 
 
 @dataclass(frozen=True)
 class FetchResult:
-    """A published checkpoint made ours. `sha256` is the whole hash of what was downloaded.
+    """A published checkpoint, converted and written to `path`.
 
-    `verified` says whether its source publishes a hash, which it then has; `note` where the
-    classes' names are from.
+    `sha256` is the hash of the downloaded file; `verified` says whether its source publishes one to
+    compare it with; `note` says where the classes' names come from.
     """
 
     path: Path
@@ -42,49 +42,46 @@ class FetchResult:
 
 
 def find(source: str | Path) -> Checkpoint:
-    """The checkpoint of a file, of a run folder (its final weights, else its best so far), or of a
-    recipe whose published weights were fetched, or of OWNER/NAME or OWNER/NAME@REVISION on the
-    Hugging Face Hub.
+    """Reads the checkpoint that `source` names.
 
-    Raises UsageError when `source` names nothing, PerpixelError when a file cannot be read.
+    It is a checkpoint file, a run folder (its final weights, else its best so far), a recipe whose
+    published weights were fetched, or OWNER/NAME or OWNER/NAME@REVISION on the Hugging Face Hub.
+    Raises UsageError when it is none of these, PerpixelError when a file cannot be read.
     """
     path, name = Path(source), str(source)
     if path.is_dir():
-        return read_checkpoint(_of_run(path))
+        return read_checkpoint(_find_in_run(path))
     if path.is_file():
         return read_checkpoint(path)
     if name in recipes():
-        kept = fetched_path(name)
-        if kept.is_file():
-            return read_checkpoint(kept)
-        get = ""
+        fetched = fetched_path(name)
+        if fetched.is_file():
+            return read_checkpoint(fetched)
+        advice = f"train it with `perpixel train {name} --data ROOT --out RUN` and name RUN"
         if recipe_called(name).published.weights_url is not None:
-            get = f"get its published weights with `perpixel zoo fetch {name}`, or "
-        raise PerpixelError(
-            f"{name} is a recipe without a checkpoint here: {get}train it with `perpixel train "
-            f"{name} --data ROOT --out RUN` and name that run folder"
-        )
-    nothing = f"{name}: no such run folder, checkpoint file or recipe here."
-    nothing += suggestion(name, recipes())
+            advice = f"get its published weights with `perpixel zoo fetch {name}`, or {advice}"
+        raise PerpixelError(f"{name} is a recipe without a checkpoint here: {advice}")
+    unknown = f"{name}: no such run folder, checkpoint file or recipe here."
+    unknown += suggestion(name, recipes())
     repository, _, revision = name.partition("@")
     if name.partition("/")[0] not in _FAMILIES and hub.is_repository(repository):
         try:
             return read_checkpoint(hub.download(repository, revision=revision or None))
         except PerpixelError as error:
-            raise PerpixelError(f"{nothing} As a name on the Hugging Face Hub: {error}") from None
-    raise UsageError(nothing)
+            raise PerpixelError(f"{unknown} As a name on the Hugging Face Hub: {error}") from None
+    raise UsageError(unknown)
 
 
 def fetched_path(name: str) -> Path:
-    """Where the recipe's fetched checkpoint is kept, below PERPIXEL_CACHE."""
+    """Returns the path of the recipe's fetched checkpoint, in the cache folder."""
     return download.cache_folder() / "models" / f"{name}.safetensors"
 
 
 def fetch(name: str, *, out: Path | None = None) -> FetchResult:
-    """Downloads the weights that a recipe's source publishes and makes a checkpoint of them.
+    """Downloads the weights that a recipe's source publishes and converts them to a checkpoint.
 
-    It must be the recipe's model, name by name and shape by shape. It is written to `out`, or
-    where `find(name)` looks. Raises UsageError for an unknown name, PerpixelError otherwise.
+    All names and shapes must be those of the recipe's model. The checkpoint is written to `out`, by
+    default to where `find(name)` looks. Raises UsageError for an unknown name, else PerpixelError.
     """
     recipe = recipe_called(name)
     path, url = out or fetched_path(name), recipe.published.weights_url
@@ -95,8 +92,8 @@ def fetch(name: str, *, out: Path | None = None) -> FetchResult:
         )
     if url.startswith("https://drive.google.com/"):
         raise PerpixelError(
-            f"{name}: Google Drive hands its weights to browsers only. Open {url}, and make a "
-            f"checkpoint of the file: `perpixel convert FILE {path} --recipe {name}`"
+            f"{name}: Google Drive gives its weights to browsers only. Open {url}, and convert the "
+            f"file: `perpixel convert FILE {path} --recipe {name}`"
         )
     sha256 = hash_in_name(url)
     file = download.fetch(url, sha256=sha256 or "")
@@ -106,29 +103,31 @@ def fetch(name: str, *, out: Path | None = None) -> FetchResult:
         if sha256 is not None:
             raise
         raise PerpixelError(
-            f"{error}\nNo hash is published to check it by: delete it to download it again"
+            f"{error}\nIts source publishes no hash to verify it: delete it to download it again"
         ) from None
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{path.name}.lock")):  # two may fetch it at once
+    with FileLock(path.with_name(f".{path.name}.lock")):  # two processes may fetch it at once
         write_checkpoint(path, imported.checkpoint)
     return FetchResult(path, download.hash_of(file), sha256 is not None, imported.note)
 
 
 def initial_weights(recipe: Recipe, init: str | Path | None) -> Mapping[str, Tensor] | None:
-    """Weights, by our names, for a training of `recipe` to start from; None for random ones.
+    """Reads the weights, by our names, that a training of `recipe` starts from; None for random.
 
-    init: None for what the recipe names, "none" for nothing, or a run folder, our checkpoint or
-    another toolkit's file, be it a whole model or an ImageNet backbone; "timm" for what timm
-    publishes for the recipe's timm backbone. Raises PerpixelError.
+    init: None for those that the recipe names, "none" for random ones, a run folder, a checkpoint,
+    another toolkit's file (a whole model or an ImageNet backbone), or "timm" for those that timm
+    publishes for the recipe's backbone. Raises PerpixelError.
     """
     if init == "timm":
         if not isinstance(recipe.model.backbone, Timm):
-            raise UsageError("--init timm: the recipe's backbone is none of timm's")
+            raise UsageError(
+                "--init timm: the recipe's backbone is not timm's (model.backbone.type=timm)"
+            )
         return pretrained_weights(recipe.model.backbone)
-    named = recipe.train.pretrained
-    if init is None and named is not None:
+    pretrained = recipe.train.pretrained
+    if init is None and pretrained is not None:
         try:
-            init = download.fetch(named.url, sha256=named.sha256)
+            init = download.fetch(pretrained.url, sha256=pretrained.sha256)
         except PerpixelError as error:
             raise PerpixelError(f"{error}; or train without it (--init none)") from None
     if init is None or init == "none":
@@ -143,20 +142,20 @@ def initial_weights(recipe: Recipe, init: str | Path | None) -> Mapping[str, Ten
         raise PerpixelError(f"{path}: {error}") from None
 
 
-def _of_run(folder: Path) -> Path:
+def _find_in_run(folder: Path) -> Path:
     for path in (
         folder / "checkpoints" / "model.safetensors",
         folder / "checkpoints" / "best.safetensors",
-        folder / hub.WEIGHTS,  # as `save_pretrained` leaves it
+        folder / hub.WEIGHTS,  # written by `save_pretrained`
     ):
         if path.is_file():
             return path
     if seeds := sorted(folder.glob("seed-*")):
         raise UsageError(
-            f"{folder} holds {len(seeds)} runs, one of each seed: name one of them, as {seeds[0]}; "
-            f"seeds.json says which is the best, once all are trained"
+            f"{folder} holds {len(seeds)} runs, one per seed: name one of them, such as "
+            f"{seeds[0]}; seeds.json says which is the best once all are trained"
         )
     raise PerpixelError(
         f"{folder}: no checkpoints/model.safetensors or checkpoints/best.safetensors there; is it "
-        f"a run folder, and has the run come to its first evaluation?"
+        f"a run folder, and has the run reached its first evaluation?"
     )

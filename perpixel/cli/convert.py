@@ -101,7 +101,7 @@ def _tell(imported: "ImportResult", out: Path, *, asked: str, by_recipe: bool) -
 
     finding, model = imported.finding, imported.finding.model
     toolkit = finding.toolkit.name
-    typer.echo(f"{title(model)} with {finding.classes} classes, by {toolkit}'s names: {out}")
+    typer.echo(f"{title(model)} with {finding.num_classes} classes, by {toolkit}'s names: {out}")
     if asked == "auto" and toolkit == "pytorch-auto-drive":
         typer.echo("These are torchvision's names too; if it is torchvision's, --toolkit says so.")
     if not by_recipe:

@@ -1,4 +1,4 @@
-"""From another toolkit's state dict to the model it belongs to."""
+"""Finds the model of another toolkit's state dict."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from torch import Tensor
 from perpixel.checkpoints.format import mismatches
 from perpixel.conversion.detectron2 import DETECTRON2
 from perpixel.conversion.mmseg import MMSEG
-from perpixel.conversion.names import to_ours, to_theirs
+from perpixel.conversion.names import to_perpixel_names, to_toolkit_names
 from perpixel.conversion.sssegmentation import SSSEGMENTATION
 from perpixel.conversion.structure import Shapes, is_pyramid, read_model, resnet_of
 from perpixel.conversion.toolkit import Toolkit
@@ -35,14 +35,14 @@ _COUNTER = "num_batches_tracked"
 
 @dataclass(frozen=True)
 class Finding:
-    """What a state dict turned out to be: the model, and its weights under our names, float32.
+    """The model of a state dict, and its weights under our names, float32.
 
     `input` is None unless the state dict itself holds mean and std (detectron2's of 2020).
     """
 
     toolkit: Toolkit
     model: Model
-    classes: int
+    num_classes: int
     weights: Mapping[str, Tensor]
     input: Input | None = None
 
@@ -53,24 +53,25 @@ def from_state_dict(
     output_stride: int | None = None,
     align_corners: bool | None = None,
 ) -> Segmenter:
-    """The model of another toolkit's state dict, holding its weights, in evaluation mode.
+    """Builds the model of another toolkit's state dict with its weights, in evaluation mode.
 
     state: {name: tensor or NumPy array}; "module." in front of names is ignored, half precision
     becomes float32. toolkit: "mmseg", "sssegmentation", "torchvision", "pytorch-auto-drive",
-    "detectron2", or "auto" to go by the names (those of torchvision without an auxiliary head are
-    taken for pytorch-auto-drive's). output_stride: 8, 16 or 32; None is 8 for FCN and 32 for
-    Semantic FPN. align_corners: None is the toolkit's habit, True for pytorch-auto-drive alone.
-    The model's `spec` holds both. Raises UsageError for such an argument, PerpixelError for a
-    state dict that does not fit any model, listing every name that is missing or left over.
+    "detectron2", or "auto" to detect it by the names (those of torchvision without an auxiliary
+    head are taken for pytorch-auto-drive's). output_stride: 8, 16 or 32; None is 8 for FCN and 32
+    for Semantic FPN. align_corners: None is the toolkit's default, True for pytorch-auto-drive
+    alone. The model's `spec` holds both. Raises UsageError for a wrong argument, PerpixelError for
+    a state dict that fits no model, listing every name that is missing or unexpected.
     """
-    finding = find(state, toolkit=toolkit, output_stride=output_stride, align_corners=align_corners)
-    return model_from_checkpoint(finding)
+    return build_model(
+        find(state, toolkit=toolkit, output_stride=output_stride, align_corners=align_corners)
+    )
 
 
-def model_from_checkpoint(finding: Finding) -> Segmenter:
-    """The found model, holding its weights, in evaluation mode."""
+def build_model(finding: Finding) -> Segmenter:
+    """Builds the model that `find` found, with its weights, in evaluation mode."""
     with torch.device("meta"):  # no memory, and no random numbers drawn from the caller's stream
-        model = build(finding.model, num_classes=finding.classes)
+        model = build(finding.model, num_classes=finding.num_classes)
     model.load_state_dict(dict(finding.weights), assign=True)
     return model.eval()
 
@@ -83,45 +84,46 @@ def find(
     align_corners: bool | None = None,
     like: Model | None = None,
 ) -> Finding:
-    """Everything `from_state_dict` finds out. Raises as it does.
+    """Finds toolkit, model, weights and input of a state dict; raises as `from_state_dict`.
 
     What names and shapes do not tell (dilations, dropout, ...) is taken from `like`, else from the
     toolkit's own models.
     """
     tensors = plain_tensors(state)
-    chosen = _choose(toolkit, tensors)
-    fed = None
-    if chosen.constants is not None and all(name in tensors for name in chosen.constants):
-        mean, std = (tensors.pop(name).flatten().tolist() for name in chosen.constants)
-        fed = chosen.input.model_copy(update={"mean": tuple(mean), "std": tuple(std)})
-    placed = to_ours(chosen.rows, tensors)
-    shapes = {ours: tuple(tensors[theirs].shape) for theirs, ours in placed.items()}
-    example = _with_arguments(_example(chosen, shapes, like), output_stride, align_corners)
-    model, classes = read_model(shapes, example)
+    source = _choose_toolkit(toolkit, tensors)
+    file_input = None
+    if source.mean_std_names is not None and all(n in tensors for n in source.mean_std_names):
+        mean, std = (tuple(tensors.pop(n).flatten().tolist()) for n in source.mean_std_names)
+        file_input = source.input.model_copy(update={"mean": mean, "std": std})
+    names = to_perpixel_names(source.name_map, tensors)
+    shapes = {name: tuple(tensors[toolkit_name].shape) for toolkit_name, name in names.items()}
+    example = _with_arguments(_example(source, shapes, like), output_stride, align_corners)
+    model, num_classes = read_model(shapes, example)
 
-    if classes >= IGNORE_INDEX:
-        raise PerpixelError(f"{classes} classes; masks hold at most {IGNORE_INDEX - 1}")
+    if num_classes >= IGNORE_INDEX:
+        raise PerpixelError(f"{num_classes} classes; masks hold at most {IGNORE_INDEX - 1}")
     with torch.device("meta"):
-        own = build(model, num_classes=classes).state_dict()
-    theirs = to_theirs(chosen.rows, own)
-    for name in theirs.values():  # files of before 2018 lack it; only momentum=None would use it
+        expected = build(model, num_classes=num_classes).state_dict()
+    toolkit_names = to_toolkit_names(source.name_map, expected)
+    # Files of before 2018 have no counters, which only momentum=None would use.
+    for name in toolkit_names.values():
         if name.endswith(_COUNTER) and name not in tensors:
             tensors[name] = torch.zeros((), dtype=torch.int64)
-    problems = mismatches({theirs[name]: own[name] for name in own}, tensors)
+    problems = mismatches({toolkit_names[name]: expected[name] for name in expected}, tensors)
     if problems:
         raise PerpixelError(
-            f"these are {chosen.name}'s names, but they do not fit its nearest model, "
-            f"{title(model)} ({len(problems)} in all):\n  " + "\n  ".join(problems)
+            f"these are {source.name}'s names, but they do not fit its nearest model, "
+            f"{title(model)} ({len(problems)} mismatches):\n  " + "\n  ".join(problems)
         )
-    weights = {name: tensors[theirs[name]] for name in own}
-    return Finding(chosen, model, classes, weights, fed)
+    weights = {name: tensors[toolkit_names[name]] for name in expected}
+    return Finding(source, model, num_classes, weights, file_input)
 
 
 def backbone_weights(state: Mapping[str, Any]) -> dict[str, Tensor] | None:
-    """A classification ResNet's weights as our "backbone.*", its classifier left out; else None.
+    """Returns a classification ResNet's weights as our "backbone.*", None for another state dict.
 
-    torchvision's and open-mmlab's (v1c) names are ours without that prefix, mmpretrain's have it,
-    too. Raises PerpixelError for entries that are no tensors.
+    The classifier is left out. torchvision's and open-mmlab's (v1c) names are ours without the
+    prefix, mmpretrain's have it. Raises PerpixelError for entries that are no tensors.
     """
     names = {plain_name(key) for key in state} - _CLASSIFIER
     prefix = "backbone." if all(name.startswith("backbone.") for name in names) else ""
@@ -135,19 +137,19 @@ def backbone_weights(state: Mapping[str, Any]) -> dict[str, Tensor] | None:
 
 
 def title(model: Model) -> str:
-    """What to call a model of a ResNet, as "FCN on ResNet-50"."""
+    """Describes a model with a ResNet, as "FCN on ResNet-50"."""
     return f"{method_name(model.head)} on ResNet-{resnet_of(model).depth}"
 
 
 def plain_name(key: object) -> str:
-    """A weight's name without what DataParallel and torch.compile add to it."""
+    """Returns a weight's name without the prefixes of DataParallel and torch.compile."""
     return str(key).replace("_orig_mod.", "").removeprefix("module.")
 
 
 def plain_tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Copies of the weights, as float32 (counters as int64), by their plain names.
+    """Copies the weights as float32 (counters as int64) on the CPU, by their plain names.
 
-    Raises PerpixelError that lists the entries which are no such thing.
+    Raises PerpixelError that lists the entries that are no weights.
     """
     tensors, problems = {}, []
     for key, value in state.items():
@@ -159,7 +161,7 @@ def plain_tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
         elif not value.is_floating_point() and not name.endswith(_COUNTER):
             problems.append(f"{key} holds {value.dtype}, not floating-point numbers")
         elif name in tensors:
-            problems.append(f"{name} is there with and without module. in front")
+            problems.append(f"{name} occurs with and without the prefix module.")
         else:
             dtype = torch.float32 if value.is_floating_point() else torch.int64
             tensors[name] = value.detach().to("cpu", dtype, copy=True).contiguous()
@@ -168,43 +170,40 @@ def plain_tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
     return tensors
 
 
-def _choose(toolkit: str, tensors: Mapping[str, Tensor]) -> Toolkit:
-    """The toolkit asked for, if its names are in use; for "auto" the one that places most names."""
+def _choose_toolkit(toolkit: str, tensors: Mapping[str, Tensor]) -> Toolkit:
+    """Returns the named toolkit, or for "auto" the one whose table matches most names.
+
+    Raises PerpixelError where its table matches no name of a head.
+    """
     require_known(toolkit, ("auto", *TOOLKITS), f"no toolkit is called {toolkit!r}")
-    placed = {name: to_ours(known.rows, tensors) for name, known in TOOLKITS.items()}
-    heads = {
-        name for name, ours in placed.items() if any(n.startswith("head.") for n in ours.values())
+    matched = {
+        name: to_perpixel_names(known.name_map, tensors).values()
+        for name, known in TOOLKITS.items()
     }
-    if toolkit in heads:
+    with_head = [
+        name for name, ours in matched.items() if any(key.startswith("head.") for key in ours)
+    ]
+    if toolkit in with_head:
         return TOOLKITS[toolkit]
-    if not heads:
-        raise PerpixelError(_unknown(tensors))
-    if toolkit != "auto":
-        raise PerpixelError(f"these are not {toolkit}'s names, but {' or '.join(sorted(heads))}'s")
-    if len(heads - {"torchvision"}) > 1:  # its names are pytorch-auto-drive's too
-        raise PerpixelError(
-            f"a mixture of {' and '.join(sorted(heads))} names: name one toolkit to see what is "
-            f"left over"
-        )
-    return TOOLKITS[max(TOOLKITS, key=lambda name: len(placed[name]) if name in heads else -1)]
-
-
-def _unknown(tensors: Mapping[str, Tensor]) -> str:
+    if with_head and toolkit == "auto":
+        return TOOLKITS[max(with_head, key=lambda name: len(matched[name]))]
+    if with_head:
+        raise PerpixelError(f"these are not {toolkit}'s names, but {' or '.join(with_head)}'s")
     if any(name.endswith(_CLASSIFICATION) for name in tensors):
-        return (
+        raise PerpixelError(
             "this is a classification model, such as ImageNet pre-training gives, without a "
             "segmentation head to convert; `perpixel train --init` takes a ResNet's by "
             "torchvision's or open-mmlab's names"
         )
-    some = ", ".join(list(tensors)[:3]) or "none at all"
-    return (
+    first = ", ".join(list(tensors)[:3]) or "none at all"
+    raise PerpixelError(
         f"no FCN or Semantic FPN head among the names, as {', '.join(TOOLKITS)} name them; the "
-        f"{len(tensors)} names begin with {some}"
+        f"{len(tensors)} names begin with {first}"
     )
 
 
 def _example(toolkit: Toolkit, shapes: Shapes, like: Model | None) -> Model:
-    """The model that stands for what names and shapes do not tell."""
+    """Returns the model that supplies what names and shapes do not tell."""
     pyramid = is_pyramid(shapes) or toolkit.fcn is None
     if like is not None and isinstance(like.head, SemanticFPN) == pyramid:
         return like
@@ -217,11 +216,8 @@ def _with_arguments(example: Model, output_stride: int | None, align_corners: bo
     if output_stride not in (None, 8, 16, 32):
         raise UsageError(f"output_stride is 8, 16 or 32, not {output_stride!r}")
     backbone = resnet_of(example)
-    return example.model_copy(
-        update={
-            "backbone": backbone.model_copy(
-                update={"output_stride": output_stride or backbone.output_stride}
-            ),
-            "align_corners": example.align_corners if align_corners is None else align_corners,
-        }
-    )
+    if output_stride is not None:
+        backbone = backbone.model_copy(update={"output_stride": output_stride})
+    if align_corners is None:
+        align_corners = example.align_corners
+    return example.model_copy(update={"backbone": backbone, "align_corners": align_corners})

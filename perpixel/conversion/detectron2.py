@@ -10,7 +10,7 @@ from perpixel.conversion.toolkit import Toolkit
 from perpixel.recipes.models import Model, ResNet, SemanticFPN
 from perpixel.recipes.schema import Inference, Input
 
-_ROWS = (
+_NAME_MAP = (
     ("backbone.bottom_up.stem.conv1",                     "backbone.conv1"),
     ("backbone.bottom_up.stem.conv1.norm",                "backbone.bn1"),
     ("backbone.bottom_up.res{stage+1}.{b}.conv{k}",       "backbone.layer{stage}.{b}.conv{k}"),
@@ -26,7 +26,7 @@ _ROWS = (
 
 DETECTRON2 = Toolkit(
     name="detectron2",
-    rows=_ROWS,
+    name_map=_NAME_MAP,
     fcn=None,
     semantic_fpn=Model(
         backbone=ResNet(depth=50, stride_in_1x1=True, frozen_bn=True),
@@ -36,5 +36,5 @@ DETECTRON2 = Toolkit(
         mean=(103.53, 116.28, 123.675), std=(1, 1, 1), channel_order="bgr", size_divisor=32
     ),
     inference=Inference(resize_logits_twice=True),
-    constants=("pixel_mean", "pixel_std"),  # buffers, saved in 2020
+    mean_std_names=("pixel_mean", "pixel_std"),  # buffers, saved in 2020
 )

@@ -1,30 +1,28 @@
-"""From our model to another toolkit's state dict."""
+"""Converts a model to another toolkit's state dict."""
 
 from torch import Tensor
 
 from perpixel.conversion.detect import TOOLKITS
-from perpixel.conversion.names import to_theirs
+from perpixel.conversion.names import to_toolkit_names
 from perpixel.conversion.structure import resnet_of
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.models.segmenter import Segmenter
 
-WRITTEN = tuple(name for name, toolkit in TOOLKITS.items() if toolkit.inexpressible is not None)
-"""The toolkits whose layout can be written."""
-
 
 def to_state_dict(model: Segmenter, *, toolkit: str) -> dict[str, Tensor]:
-    """The model's weights under the names of "mmseg" or "torchvision".
+    """Returns a copy of the model's weights under the names of "mmseg" or "torchvision".
 
-    `from_state_dict` gives back the same model, where it is told what names and shapes do not
-    tell; in the toolkit that is the config's business. Raises UsageError for another toolkit,
-    PerpixelError for a model that the toolkit cannot build, saying why.
+    `from_state_dict` makes the same model of them, given what names and shapes do not tell; in the
+    toolkit its config says that. Raises UsageError for another toolkit, PerpixelError for a model
+    that the toolkit cannot build, with the reasons.
     """
-    chosen = TOOLKITS.get(toolkit)
-    if chosen is None or chosen.inexpressible is None:
-        raise UsageError(f"weights are written for {' or '.join(WRITTEN)}, not for {toolkit!r}")
-    rules = chosen.inexpressible(model.spec, resnet_of(model.spec))
-    if reasons := [reason for holds, reason in rules if holds]:
+    target = TOOLKITS.get(toolkit)
+    if target is None or target.unsupported is None:
+        writable = [known.name for known in TOOLKITS.values() if known.unsupported is not None]
+        raise UsageError(f"weights are written for {' or '.join(writable)}, not for {toolkit!r}")
+    rules = target.unsupported(model.spec, resnet_of(model.spec))
+    if reasons := [reason for has_it, reason in rules if has_it]:
         raise PerpixelError(f"{toolkit} cannot build this model: it has {'; '.join(reasons)}")
-    own = model.state_dict()
-    theirs = to_theirs(chosen.rows, own)
-    return {theirs[name]: tensor.detach().clone() for name, tensor in own.items()}
+    weights = model.state_dict()
+    toolkit_names = to_toolkit_names(target.name_map, weights)
+    return {toolkit_names[name]: tensor.detach().clone() for name, tensor in weights.items()}

@@ -1,9 +1,9 @@
-"""The files that toolkits keep their weights in.
+"""Reads the weight files of other toolkits without running code from them.
 
-Unpickling runs whatever code a file brings along. So files of torch.save are read with
+Unpickling runs any code that a file contains. So files of torch.save are read with
 weights_only=True and pickles of NumPy arrays with an unpickler that knows nothing else; a file
-that needs more is refused, or loaded in a process of its own when the caller trusts it. NumPy's own
-classes believe what a pickle says of them, pointers included: stand-ins take their place.
+that needs more is refused, or loaded in a separate process when the caller trusts it. NumPy's own
+classes take any state from a pickle, pointers included: safe classes replace them.
 """
 
 import io
@@ -35,7 +35,7 @@ _LEGACY = pickle.dumps(MAGIC_NUMBER, protocol=2)  # torch.save before 1.6
 
 @dataclass(frozen=True)
 class Source:
-    """What a file holds: weights by the toolkit's own names, and the classes if it names them."""
+    """A file's weights by the toolkit's names, and the classes' names and colors if it has them."""
 
     state: Mapping[str, Any]
     names: tuple[str, ...] | None = None
@@ -43,11 +43,11 @@ class Source:
 
 
 def read_source(path: Path, *, trust: bool = False) -> Source:
-    """The state dict of a toolkit's file and what else the file says.
+    """Reads the state dict of a toolkit's file, and its classes.
 
     Layouts: mmsegmentation `{meta, state_dict}`; sssegmentation, pytorch-auto-drive and detectron2
     `{model, ...}`, of torch.save or as a pickle of NumPy arrays; torchvision's bare state dict; a
-    safetensors file of any of their names. A file that brings code along is loaded only with
+    safetensors file with the names of any of them. A file that contains code is loaded only with
     `trust`, in a separate process. Raises PerpixelError naming the file.
     """
     try:
@@ -58,26 +58,30 @@ def read_source(path: Path, *, trust: bool = False) -> Source:
                 with torch.serialization.safe_globals(_SAFE):  # a score or a palette in its meta
                     return unpack(torch.load(path, map_location="cpu", weights_only=True))
             case "pickle":
-                return unpack(_ArrayUnpickler(io.BytesIO(path.read_bytes())).load())
+                content = io.BytesIO(path.read_bytes())
+                # Python 2 wrote detectron2's files.
+                return unpack(_ArrayUnpickler(content, encoding="latin1").load())
     except PerpixelError as error:
         raise PerpixelError(f"{path}: {error}") from None
     except Exception as error:  # corrupt bytes can make an unpickler raise anything
-        wanted = _foreign_code(error)
-        if wanted is None:
+        code = _foreign_code(error)
+        if code is None:
+            reason = str(error).strip().partition("\n")[0].partition(". ")[0]
             raise PerpixelError(
-                f"{path}: a corrupt file, perhaps cut short in a download ({_brief(error)})"
+                f"{path}: a corrupt file, perhaps cut short in a download "
+                f"({reason or type(error).__name__})"
             ) from None
     if trust:
-        return _read_apart(path)
+        return _read_in_subprocess(path)
     raise PerpixelError(
-        f"{path}: this file holds more than tensors and plain values ({wanted}), and loading it "
-        f"could run any code it brings. If you trust where it comes from, `perpixel convert "
-        f"--trust` loads it in a separate process"
+        f"{path}: this file holds more than tensors and plain values ({code}), and loading it "
+        f"could run any code it contains. If you trust its source, `perpixel convert --trust` "
+        f"loads it in a separate process"
     )
 
 
 def is_ours(path: Path) -> bool:
-    """Whether this is a perpixel checkpoint or a folder, which can only be a run's."""
+    """Returns whether the path is a perpixel checkpoint, or a folder, as a run's is."""
     if path.is_dir():
         return True
     try:
@@ -88,7 +92,7 @@ def is_ours(path: Path) -> bool:
 
 
 def file_kind(path: Path) -> Literal["safetensors", "torch", "pickle"]:
-    """The format, by the first bytes. Raises PerpixelError for anything else."""
+    """Detects the format by the first bytes; raises PerpixelError for any other."""
     try:
         with path.open("rb") as file:
             head = file.read(256)
@@ -96,7 +100,7 @@ def file_kind(path: Path) -> Literal["safetensors", "torch", "pickle"]:
         raise PerpixelError(f"cannot be read ({error.strerror})") from None
     if not head:
         raise PerpixelError("the file is empty")
-    if head[7:9] == b"\0{":  # a header's length, which may begin as a page does
+    if head[7:9] == b"\0{":  # after the header's length, whose first byte may be "<"
         return "safetensors"
     if head.lstrip().startswith(b"<"):
         raise PerpixelError("a web page, not a checkpoint; the link leads to a page about the file")
@@ -108,87 +112,84 @@ def file_kind(path: Path) -> Literal["safetensors", "torch", "pickle"]:
 
 
 def unpack(content: object) -> Source:
-    """The state dict within what a file held. Raises PerpixelError where there is none."""
+    """Finds the state dict in a file's content; raises PerpixelError where there is none."""
     match content:
         case {"state_dict": dict() as state, "meta": dict() as meta}:
             return Source(state, *_classes(meta))
         case {"state_dict": dict() as state}:
             return Source(state)
-        case {"model": dict() as state}:  # not model_ema: the published figures are model's
+        case {"model": dict() as state}:  # not model_ema: the published scores are of "model"
             return Source(state)
         case dict() if content and all(
             isinstance(v, Tensor | np.ndarray) for v in content.values()
         ):
             return Source(content)
         case dict():
-            keys = ", ".join(str(key) for key in list(content)[:8]) or "nothing"
+            keys = ", ".join(map(str, list(content)[:8])) or "nothing"
             raise PerpixelError(f"no state dict in it, but {keys}")
     raise PerpixelError(f"holds {type(content).__name__}, not a dict of tensors")
 
 
-def _read_apart(path: Path) -> Source:
-    """Has another process load the file and write a plain one in its place, and reads that."""
+def _read_in_subprocess(path: Path) -> Source:
+    """Lets another process load the file and write its weights to a safe one, and reads that."""
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder) / "plain.pth"
         command = [sys.executable, "-m", "perpixel.conversion.trusted", str(path), str(plain)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0 or not plain.exists():  # its code may end the process early
-            said = done.stderr.strip() or f"exit code {done.returncode}"
-            raise PerpixelError(f"{path}: cannot be loaded, trusted or not: {said}")
+            reason = done.stderr.strip() or f"exit code {done.returncode}"
+            raise PerpixelError(f"{path}: cannot be loaded even with --trust: {reason}")
         return read_source(plain)
 
 
 def _classes(meta: Mapping[str, Any]) -> tuple[tuple[str, ...] | None, Palette | None]:
-    """Names and colors of mmsegmentation's meta: CLASSES and PALETTE, or 1.x's dataset_meta."""
-    said = {str(key).lower(): value for key, value in meta.items()}
-    inner = said.get("dataset_meta")
-    if isinstance(inner, dict):
-        said |= {str(key).lower(): value for key, value in inner.items()}
-    names = said.get("classes")
+    """Reads classes of mmsegmentation's meta: CLASSES and PALETTE, or 1.x's dataset_meta."""
+    values = {str(key).lower(): value for key, value in meta.items()}
+    dataset_meta = values.get("dataset_meta")
+    if isinstance(dataset_meta, dict):
+        values |= {str(key).lower(): value for key, value in dataset_meta.items()}
+    names = values.get("classes")
     return (
         tuple(str(name).strip() for name in names) if isinstance(names, list | tuple) else None,
-        _palette(said.get("palette")),
+        _palette(values.get("palette")),
     )
 
 
-def _palette(said: object) -> Palette | None:
-    """The colors, if each is three whole numbers of 0 to 255."""
+def _palette(colors: object) -> Palette | None:
+    """Returns the colors if each is three integers of 0 to 255, else None."""
     try:
-        return TypeAdapter(Palette).validate_python(np.array(said).tolist())
-    except ValueError:  # pydantic's is one, and NumPy's for rows of several lengths
+        return TypeAdapter(Palette).validate_python(np.array(colors).tolist())
+    except ValueError:  # of pydantic, and of NumPy for rows of several lengths
         return None
 
 
-class _Foreign(pickle.UnpicklingError):
-    """A pickle that asks for something other than NumPy arrays."""
+class _ForeignError(pickle.UnpicklingError):
+    """Raised for a pickle that needs more than NumPy arrays and plain values."""
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Loads NumPy arrays, numbers, text, lists and dicts; nothing it can look up runs code."""
-
-    def __init__(self, file: io.BytesIO) -> None:
-        super().__init__(file, encoding="latin1")  # detectron2's model files are Python 2's
+    """Loads NumPy arrays, numbers, text, lists and dicts, and nothing that could run code."""
 
     def find_class(self, module: str, name: str) -> Any:
-        found = _ARRAYS.get((module.replace("numpy.core.", "numpy._core."), name))
-        if found is None:
-            raise _Foreign(f"{module}.{name}")
-        return found
+        replacement = _ARRAYS.get((module.replace("numpy.core.", "numpy._core."), name))
+        if replacement is None:
+            raise _ForeignError(f"{module}.{name}")
+        return replacement
 
 
-def _bytes(text: str, encoding: str) -> bytes:
-    """What Python 3 stores in place of bytes in protocol 2, for _codecs.encode."""
+def _encode(text: str, encoding: str) -> bytes:
+    """Replaces _codecs.encode, by which protocol 2 stores Python 3's bytes."""
     if encoding != "latin1":
         raise pickle.UnpicklingError(f"bytes stored as {encoding}")
     return text.encode("latin1")
 
 
-class _Kind:
-    """Stands in for numpy.dtype: plain numbers, of whose state the byte order alone is taken."""
+class _DType:
+    """Replaces numpy.dtype: numbers only, and only the byte order of the pickled state is used."""
 
     def __init__(self, name: str, *_: object) -> None:
         if not re.fullmatch(r"[fiub]\d{1,2}", name):
-            raise pickle.UnpicklingError(f"Unsupported kind of array: {name}")
+            raise pickle.UnpicklingError(f"Unsupported array dtype: {name}")
         self.dtype = np.dtype(name)
 
     def __setstate__(self, state: Any) -> None:
@@ -196,58 +197,53 @@ class _Kind:
 
 
 class _Array(np.ndarray):
-    """Stands in for numpy.ndarray: empty, until its state has proved to be an array's."""
+    """Replaces numpy.ndarray: empty until its pickled state has been checked."""
 
     def __new__(cls, *_: object) -> "_Array":
         return super().__new__(cls, 0)
 
     def __setstate__(self, state: Any) -> None:
-        _, shape, kind, columns_first, content = state
-        whole = _frombuffer(content, kind, shape, "F" if columns_first else "C")
-        super().__setstate__(whole.__reduce__()[2])
+        _, shape, dtype, is_fortran, content = state
+        array = _frombuffer(content, dtype, shape, "F" if is_fortran else "C")
+        super().__setstate__(array.__reduce__()[2])
 
 
-def _frombuffer(content: Any, kind: _Kind, shape: Any, order: Any, axes: Any = None) -> Any:
-    """As NumPy's, but of a copy: an array that a view is of could be given another content."""
+def _frombuffer(content: Any, dtype: _DType, shape: Any, order: Any, axes: Any = None) -> Any:
+    """Replaces NumPy's; copies the content, as a pickle could change that of a view later."""
     if isinstance(content, str):  # Python 2's bytes
         content = content.encode("latin1")
-    flat = np.frombuffer(memoryview(content).tobytes(), kind.dtype)
+    flat = np.frombuffer(memoryview(content).tobytes(), dtype.dtype)
     if axes is None:
         return flat.reshape(shape, order=order)
     return flat.reshape(shape).transpose(axes)
 
 
-def _scalar(kind: _Kind, content: Any) -> Any:
-    return _frombuffer(content, kind, (), "C")[()]
+def _scalar(dtype: _DType, content: Any) -> Any:
+    return _frombuffer(content, dtype, (), "C")[()]
 
 
-# Under the names that any of NumPy's versions pickles them by.
+# By the names of NumPy 2; NumPy 1 has "core" in place of "_core".
 _NUMPY: dict[tuple[str, str], Any] = {
     ("numpy._core.multiarray", "_reconstruct"): _Array,
     ("numpy._core.numeric", "_frombuffer"): _frombuffer,
     ("numpy._core.multiarray", "scalar"): _scalar,
     ("numpy", "ndarray"): _Array,
-    ("numpy", "dtype"): _Kind,
+    ("numpy", "dtype"): _DType,
 }
-_ARRAYS = {**_NUMPY, ("collections", "OrderedDict"): dict, ("_codecs", "encode"): _bytes}
+_ARRAYS = {**_NUMPY, ("collections", "OrderedDict"): dict, ("_codecs", "encode"): _encode}
 _SAFE: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
-    (found, f"{module}.{name}")
-    for (newer, name), found in _NUMPY.items()
-    for module in (newer, newer.replace("._core.", ".core."))
+    (replacement, f"{module}.{name}")
+    for (numpy_2, name), replacement in _NUMPY.items()
+    for module in (numpy_2, numpy_2.replace("._core.", ".core."))
 ]
 
 
 def _foreign_code(error: Exception) -> str | None:
-    """What a file asked for beyond plain data, where that is why it was not loaded."""
-    if isinstance(error, _Foreign):
+    """Returns what a file needs beyond plain data, None if it was not loaded for another reason."""
+    if isinstance(error, _ForeignError):
         return str(error)
     if not isinstance(error, pickle.UnpicklingError):
         return None
     text = str(error)
-    asked = re.search(r"GLOBAL (\S+)", text) or re.search(r"(Unsupported [^\n]*)", text)
-    return None if asked is None else asked[1]
-
-
-def _brief(error: Exception) -> str:
-    text = str(error).strip().partition("\n")[0].partition(". ")[0]
-    return text or type(error).__name__
+    match = re.search(r"GLOBAL (\S+)", text) or re.search(r"(Unsupported [^\n]*)", text)
+    return None if match is None else match[1]

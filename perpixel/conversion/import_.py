@@ -1,4 +1,4 @@
-"""From another toolkit's file to our checkpoint: its weights, and what they mean."""
+"""Converts another toolkit's file to a checkpoint: weights, recipe, classes and colors."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from perpixel.recipes.schema import Data, Recipe
 
 @dataclass(frozen=True)
 class ImportResult:
-    """The checkpoint, what its model turned out to be, and a line on where the names are from."""
+    """The checkpoint, the model that was found, and a line on where the class names are from."""
 
     checkpoint: Checkpoint
     finding: Finding
@@ -33,18 +33,18 @@ def import_checkpoint(
     dataset: str | None = None,
     trust: bool = False,
 ) -> ImportResult:
-    """The checkpoint that a toolkit's file amounts to.
+    """Reads a toolkit's file and converts it to a checkpoint.
 
-    `recipe` is what the file was trained by: it says what weights do not tell, and its data set
-    names the classes; without one, `dataset` does. Raises PerpixelError naming the file where it
-    cannot be read or is not the recipe's model, UsageError as `conversion.find` does.
+    `recipe` is the one that the file was trained with: it says what weights do not tell, and its
+    data set names the classes; without one, `dataset` does. Raises PerpixelError naming the file
+    where it cannot be read or is not the recipe's model, UsageError as `conversion.find` does.
     """
     if recipe is not None and dataset not in (None, recipe.data.name):
         raise UsageError(f"--dataset {dataset}: {recipe.name} is of {recipe.data.name}; give one")
-    read = read_source(path, trust=trust)
+    source = read_source(path, trust=trust)
     try:
         finding = find(
-            read.state,
+            source.state,
             toolkit=toolkit,
             output_stride=output_stride,
             align_corners=align_corners,
@@ -53,16 +53,16 @@ def import_checkpoint(
     except PerpixelError as error:
         raise type(error)(f"{path}: {error}") from None
     if recipe is None:
-        own = _own_recipe(path, finding, dataset or "folder")
+        recipe = _make_recipe(path, finding, dataset or "folder")
     else:
-        own = _checked(path, finding, recipe)
-    classes, note = _classes(read, own.data.name, finding.classes)
-    checkpoint = Checkpoint(own, classes.names, classes.palette, finding.weights)
+        recipe = _check_recipe(path, finding, recipe)
+    classes, note = _choose_classes(source, recipe.data.name, finding.num_classes)
+    checkpoint = Checkpoint(recipe, classes.names, classes.palette, finding.weights)
     return ImportResult(checkpoint, finding, note)
 
 
-def _own_recipe(path: Path, finding: Finding, dataset: str) -> Recipe:
-    """A recipe that says how to use the weights; how they were trained it does not know."""
+def _make_recipe(path: Path, finding: Finding, dataset: str) -> Recipe:
+    """Makes a recipe for inference with the weights; its training settings are defaults."""
     return Recipe(
         name=f"{finding.toolkit.name}/{path.stem}",
         source=f"{path.name}, converted from {finding.toolkit.name}",
@@ -73,38 +73,38 @@ def _own_recipe(path: Path, finding: Finding, dataset: str) -> Recipe:
     )
 
 
-def _checked(path: Path, finding: Finding, recipe: Recipe) -> Recipe:
-    """The recipe, with the file's model; raises PerpixelError where they differ.
+def _check_recipe(path: Path, finding: Finding, recipe: Recipe) -> Recipe:
+    """Returns the recipe with the file's model; raises PerpixelError where they differ.
 
-    The auxiliary head's number of classes is the file's own: some published files' is a mistake.
+    The auxiliary head's number of classes is the file's: in some published files it is a mistake.
     """
-    found = recipe.model_copy(
+    file_recipe = recipe.model_copy(
         update={"model": finding.model, "input": finding.input or recipe.input}
     )
-    differing = [
-        difference
-        for difference in differences(recipe, found)
-        if not difference.startswith("model.aux_head.num_classes:")
+    changes = [
+        change
+        for change in differences(recipe, file_recipe)
+        if not change.startswith("model.aux_head.num_classes:")
     ]
-    if differing:
+    if changes:
         raise PerpixelError(
-            f"{path} is not a model of {recipe.name} (recipe -> file):\n  " + "\n  ".join(differing)
+            f"{path} is not a model of {recipe.name} (recipe -> file):\n  " + "\n  ".join(changes)
         )
-    return found
+    return file_recipe
 
 
-def _classes(read: Source, dataset: str, count: int) -> tuple[Classes, str]:
-    """Names and colors, and where they are from: the recipe's data set, the file, or nowhere.
+def _choose_classes(source: Source, dataset: str, count: int) -> tuple[Classes, str]:
+    """Returns names and colors of the data set, else of the file, else made up; and a note on it.
 
-    The data set's own names come first, as its images are scored under them; toolkits spell
-    some otherwise, and mmsegmentation's Pascal Context files of 2020 have them in a wrong order.
+    The data set comes first, as its images are scored under its names; toolkits spell some
+    differently, and mmsegmentation's Pascal Context files of 2020 have them in a wrong order.
     """
     known = registry.classes(dataset)
     if known is not None:
         if len(known) != count:
             raise PerpixelError(f"{dataset} has {len(known)} classes, the file {count}")
         return known, f"Classes and colors: {dataset}'s."
-    names, palette = read.names or (), read.palette or ()
+    names, palette = source.names or (), source.palette or ()
     if len(names) == count:
         names = _distinct(names)
         if len(palette) == count:
@@ -119,11 +119,11 @@ def _classes(read: Source, dataset: str, count: int) -> tuple[Classes, str]:
 
 
 def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
-    """The names, of which a checkpoint holds no two alike: a second "a" becomes "a_2"."""
-    own: list[str] = []
+    """Makes the names unique, as a checkpoint needs them: a second "a" becomes "a_2"."""
+    distinct: list[str] = []
     for name in names:
         new, number = name, 2
-        while new in own:
+        while new in distinct:
             new, number = f"{name}_{number}", number + 1
-        own.append(new)
-    return tuple(own)
+        distinct.append(new)
+    return tuple(distinct)

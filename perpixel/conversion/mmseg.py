@@ -10,7 +10,7 @@ from perpixel.conversion.toolkit import Rules, Toolkit
 from perpixel.recipes.models import FCN, Auxiliary, Model, ResNet, SemanticFPN
 from perpixel.recipes.schema import Inference, Input
 
-_ROWS = (
+_NAME_MAP = (
     ("backbone.conv1",                            "backbone.conv1"),
     ("backbone.bn1",                              "backbone.bn1"),
     ("backbone.stem.{i}",                         "backbone.stem.{i}"),
@@ -32,16 +32,16 @@ _ROWS = (
 )  # fmt: skip
 
 
-def _inexpressible(model: Model, backbone: ResNet) -> Rules:
-    yield backbone.frozen_bn, "batch norm with constant statistics (backbone.frozen_bn)"
+def _unsupported(model: Model, backbone: ResNet) -> Rules:
+    yield backbone.frozen_bn, "frozen batch norm (backbone.frozen_bn)"
     if isinstance(model.head, SemanticFPN):
-        yield model.head.fpn_norm, "batch norm and ReLU in the neck (head.fpn_norm)"
+        yield model.head.fpn_norm, "batch norm and ReLU in the FPN (head.fpn_norm)"
         yield model.head.norm == "group", "GroupNorm in the scale heads (head.norm)"
 
 
 MMSEG = Toolkit(
     name="mmseg",
-    rows=_ROWS,
+    name_map=_NAME_MAP,
     fcn=Model(
         backbone=ResNet(depth=50, stem="deep", output_stride=8),
         head=FCN(num_convs=2, channels=512, concat_input=True),
@@ -50,5 +50,5 @@ MMSEG = Toolkit(
     semantic_fpn=Model(backbone=ResNet(depth=50, stem="deep"), head=SemanticFPN()),
     input=Input(),
     inference=Inference(resize_logits_twice=True, tta_average="probabilities"),
-    inexpressible=_inexpressible,
+    unsupported=_unsupported,
 )

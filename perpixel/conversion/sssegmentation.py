@@ -9,7 +9,7 @@ from perpixel.conversion.toolkit import Toolkit
 from perpixel.recipes.models import FCN, Auxiliary, Model, ResNet, SemanticFPN
 from perpixel.recipes.schema import Inference, Input
 
-_ROWS = (
+_NAME_MAP = (
     ("backbone_net.conv1",                           "backbone.conv1"),
     ("backbone_net.bn1",                             "backbone.bn1"),
     ("backbone_net.stem.{i}",                        "backbone.stem.{i}"),
@@ -29,7 +29,7 @@ _ROWS = (
 
 SSSEGMENTATION = Toolkit(
     name="sssegmentation",
-    rows=_ROWS,
+    name_map=_NAME_MAP,
     fcn=Model(
         backbone=ResNet(depth=50, stem="deep", output_stride=8),
         head=FCN(num_convs=2, channels=512),

@@ -1,4 +1,4 @@
-"""The model that a state dict belongs to, read off our names of its entries and their shapes."""
+"""Reads a model's spec from the names (ours) and shapes of its state dict."""
 
 import re
 from collections.abc import Mapping
@@ -18,23 +18,23 @@ _AnySpec = TypeVar("_AnySpec", bound=Spec)
 
 
 def is_pyramid(shapes: Shapes) -> bool:
-    """Whether these are the names of a Semantic FPN (else of an FCN)."""
+    """Returns whether the names are a Semantic FPN's, else an FCN's."""
     return _any(shapes, r"head\.(lateral|output|scales)\..*")
 
 
 def read_model(shapes: Shapes, example: Model) -> tuple[Model, int]:
-    """The nearest model, and its number of classes.
+    """Returns the nearest model and its number of classes.
 
-    What names and shapes do not tell is the `example`'s, whose head is of the same kind. Where an
-    entry is missing the most likely value stands in: checking for missing entries comes after.
-    Raises PerpixelError for a value that no model here can have.
+    What names and shapes do not tell is taken from `example`, whose head has the same type. The
+    most likely value replaces a missing entry: the caller reports missing entries. Raises
+    PerpixelError for a value that no model here can have.
     """
     num_classes = _size(shapes, "head.classifier.weight", 0) or _size(
         shapes, "head.classifier.bias", 0
     )
-    auxiliary = None
+    aux_head = None
     if _any(shapes, r"auxiliary\..*"):
-        auxiliary = _auxiliary(shapes, example, num_classes or 1)
+        aux_head = _auxiliary(shapes, example, num_classes or 1)
     match example.head:
         case FCN() as fcn:
             head: FCN | SemanticFPN = _fcn(shapes, fcn)
@@ -43,17 +43,17 @@ def read_model(shapes: Shapes, example: Model) -> tuple[Model, int]:
     model = Model(
         backbone=_backbone(shapes, resnet_of(example)),
         head=head,
-        aux_head=auxiliary,
+        aux_head=aux_head,
         align_corners=example.align_corners,
     )
     return model, num_classes or 1
 
 
 def resnet_of(model: Model) -> ResNet:
-    """The model's ResNet, as every toolkit's file has one; raises UsageError for another."""
+    """Returns the model's ResNet; raises UsageError for another backbone."""
     if not isinstance(model.backbone, ResNet):
         raise UsageError(
-            f"toolkits' files are of ResNets, and the recipe's backbone is "
+            f"files of other toolkits are converted for a ResNet, and this model's backbone is "
             f"{backbone_name(model.backbone)}"
         )
     return model.backbone
@@ -66,13 +66,13 @@ def _backbone(shapes: Shapes, example: ResNet) -> ResNet:
         depths,
         key=lambda depth: sum(abs(a - b) for a, b in zip(BLOCKS[depth], blocks, strict=True)),
     )
-    counted = _any(shapes, r"backbone\..*\.num_batches_tracked")
-    return _changed(
+    has_counters = _any(shapes, r"backbone\..*\.num_batches_tracked")
+    return _updated(
         example,
         {
             "depth": nearest,
             "stem": "deep" if _any(shapes, r"backbone\.stem\..*") else "7x7",
-            "frozen_bn": example.frozen_bn and not counted,
+            "frozen_bn": example.frozen_bn and not has_counters,
             "base_channels": _size(shapes, "backbone.layer1.0.conv1.weight", 0)
             or example.base_channels,
         },
@@ -81,12 +81,14 @@ def _backbone(shapes: Shapes, example: ResNet) -> ResNet:
 
 def _fcn(shapes: Shapes, example: FCN) -> FCN:
     convs = _count(shapes, r"head\.convs\.(\d+)\..*")
-    width = _size(shapes, "head.convs.0.0.weight", 0) or _size(shapes, "head.classifier.weight", 1)
-    return _changed(
+    channels = _size(shapes, "head.convs.0.0.weight", 0)
+    if channels is None and convs:
+        channels = _size(shapes, "head.classifier.weight", 1)
+    return _updated(
         example,
         {
             "num_convs": convs,
-            "channels": (width if convs else None) or example.channels,
+            "channels": channels or example.channels,
             "kernel_size": _size(shapes, "head.convs.0.0.weight", 2) or example.kernel_size,
             "concat_input": _any(shapes, r"head\.fuse\..*"),
         },
@@ -94,8 +96,8 @@ def _fcn(shapes: Shapes, example: FCN) -> FCN:
 
 
 def _semantic_fpn(shapes: Shapes, example: SemanticFPN) -> SemanticFPN:
-    batch = _any(shapes, r"head\.scales\..*\.1\.running_mean")
-    return _changed(
+    batch_norm = _any(shapes, r"head\.scales\..*\.1\.running_mean")
+    return _updated(
         example,
         {
             "fpn_channels": _size(shapes, "head.output.0.weight", 0)
@@ -103,21 +105,15 @@ def _semantic_fpn(shapes: Shapes, example: SemanticFPN) -> SemanticFPN:
             or example.fpn_channels,
             "fpn_norm": _any(shapes, r"head\.(lateral|output)\.\d+\.1\..*"),
             "channels": _size(shapes, "head.scales.0.0.0.weight", 0) or example.channels,
-            "norm": "batch" if batch else "group",
+            "norm": "batch" if batch_norm else "group",
         },
     )
 
 
 def _auxiliary(shapes: Shapes, example: Model, num_classes: int) -> Auxiliary:
-    like = example.aux_head
-    if like is None:
-        like = Auxiliary()
-        if isinstance(example.head, FCN | SemanticFPN):
-            like = _changed(like, {"dropout": example.head.dropout})
-        if isinstance(example.head, FCN):
-            like = _changed(like, {"dropout_type": example.head.dropout_type})
+    like = example.aux_head or Auxiliary()
     aux_classes = _size(shapes, "auxiliary.classifier.weight", 0) or num_classes
-    return _changed(
+    return _updated(
         like,
         {
             "num_convs": _count(shapes, r"auxiliary\.convs\.(\d+)\..*"),
@@ -128,22 +124,22 @@ def _auxiliary(shapes: Shapes, example: Model, num_classes: int) -> Auxiliary:
 
 
 def _size(shapes: Shapes, name: str, axis: int) -> int | None:
-    """One side of an entry, None where the entry is missing or has fewer axes."""
+    """Returns the size of an entry's axis; None where the entry is missing or has fewer axes."""
     shape = shapes.get(name, ())
     return shape[axis] if axis < len(shape) else None
 
 
 def _count(shapes: Shapes, pattern: str) -> int:
-    """One more than the largest number that the pattern's group finds among the names."""
-    found = (re.fullmatch(pattern, name) for name in shapes)
-    return max((int(match[1]) for match in found if match), default=-1) + 1
+    """Returns one more than the largest index that the pattern's group matches in the names."""
+    matches = (re.fullmatch(pattern, name) for name in shapes)
+    return max((int(match[1]) for match in matches if match), default=-1) + 1
 
 
 def _any(shapes: Shapes, pattern: str) -> bool:
     return any(re.fullmatch(pattern, name) for name in shapes)
 
 
-def _changed(spec: _AnySpec, values: Mapping[str, Any]) -> _AnySpec:
+def _updated(spec: _AnySpec, values: Mapping[str, Any]) -> _AnySpec:
     try:
         return type(spec).model_validate({**spec.model_dump(), **values})
     except ValidationError as error:

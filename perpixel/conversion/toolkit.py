@@ -1,9 +1,9 @@
-"""What there is to say about a toolkit: its names for our modules, and what names cannot tell."""
+"""What conversion knows of a toolkit: its parameter names, models, input and inference."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from perpixel.conversion.names import Rows
+from perpixel.conversion.names import NameMap
 from perpixel.recipes.models import Model, ResNet
 from perpixel.recipes.schema import Inference, Input
 
@@ -12,21 +12,21 @@ Rules = Iterable[tuple[bool, str]]
 
 @dataclass(frozen=True)
 class Toolkit:
-    """A toolkit's naming and semantics.
+    """A toolkit's parameter names and what they do not tell.
 
-    `fcn` and `semantic_fpn` are models as the toolkit builds them, None where it has no such
-    thing. Conversion replaces what a state dict's names and shapes tell (depth, stem, widths, ...)
-    and keeps what they cannot: output stride, dilations, the place of the stride in a bottleneck,
-    align_corners, dropout. `constants` are entries of old files that hold `input`'s mean and std.
-    `inexpressible` says what the toolkit cannot build, and whether a model and its backbone have
-    it; None where nothing is written in its layout.
+    `fcn` and `semantic_fpn` are models as the toolkit builds them, None where it has none.
+    Conversion replaces what a state dict's names and shapes tell (depth, stem, channels, ...) and
+    keeps the rest: output stride, dilations, the place of the stride in a bottleneck,
+    align_corners, dropout. `mean_std_names` are entries of old files that hold `input`'s mean and
+    std. `unsupported` takes a model and its backbone and gives pairs (has it, what the toolkit
+    cannot build); it is None where this layout is not written.
     """
 
     name: str
-    rows: Rows
+    name_map: NameMap
     fcn: Model | None
     semantic_fpn: Model | None
     input: Input
     inference: Inference
-    constants: tuple[str, str] | None = None
-    inexpressible: Callable[[Model, ResNet], Rules] | None = None
+    mean_std_names: tuple[str, str] | None = None
+    unsupported: Callable[[Model, ResNet], Rules] | None = None

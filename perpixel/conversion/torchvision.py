@@ -12,7 +12,7 @@ from perpixel.conversion.toolkit import Rules, Toolkit
 from perpixel.recipes.models import FCN, Auxiliary, Model, ResNet
 from perpixel.recipes.schema import Inference, Input
 
-_ROWS = (
+_NAME_MAP = (
     ("backbone.conv1",                           "backbone.conv1"),
     ("backbone.bn1",                             "backbone.bn1"),
     ("backbone.layer{stage}.{b}.conv{k}",        "backbone.layer{stage}.{b}.conv{k}"),
@@ -23,35 +23,36 @@ _ROWS = (
     ("classifier.{3n+1}",                        "head.classifier"),
 )  # fmt: skip
 
-_AUXILIARY_ROWS = (
+_AUX_NAME_MAP = (
     ("aux_classifier.{3k}",   "auxiliary.convs.{k}.0"),
     ("aux_classifier.{3k+1}", "auxiliary.convs.{k}.1"),
     ("aux_classifier.{3n+1}", "auxiliary.classifier"),
 )  # fmt: skip
 
 
-def _inexpressible(model: Model, backbone: ResNet) -> Rules:
-    basic = backbone.depth in (18, 34)
-    width = 128 if basic else 512  # a quarter of the features, the auxiliary head's too
-    head, auxiliary = model.head, model.aux_head
+def _unsupported(model: Model, backbone: ResNet) -> Rules:
+    basic_block = backbone.depth in (18, 34)
+    channels = 128 if basic_block else 512  # a quarter of the backbone's, half of that for aux_head
+    head, aux_head = model.head, model.aux_head
     return (
         (backbone.stem == "deep", "a deep stem (backbone.stem)"),
         (backbone.stride_in_1x1, "strides in 1x1 convolutions (backbone.stride_in_1x1)"),
-        (backbone.frozen_bn, "batch norm held constant (backbone.frozen_bn)"),
+        (backbone.frozen_bn, "frozen batch norm (backbone.frozen_bn)"),
         (
-            basic and backbone.output_stride != 32,
-            "dilated blocks of two convolutions (backbone.output_stride, backbone.depth)",
+            basic_block and backbone.output_stride != 32,
+            "dilated basic blocks (backbone.output_stride, backbone.depth)",
         ),
         (
             not isinstance(head, FCN)
-            or (head.num_convs, head.channels, head.kernel_size, head.dilation) != (1, width, 3, 1)
+            or (head.num_convs, head.channels, head.kernel_size, head.dilation)
+            != (1, channels, 3, 1)
             or head.concat_input,
-            f"another head than one 3x3 convolution of {width} channels (head)",
+            f"another head than one 3x3 convolution of {channels} channels (head)",
         ),
         (
-            auxiliary is not None
-            and (auxiliary.num_convs, auxiliary.channels, auxiliary.dilation) != (1, width // 2, 1),
-            f"another auxiliary head than one convolution of {width // 2} channels (auxiliary)",
+            aux_head is not None
+            and (aux_head.num_convs, aux_head.channels, aux_head.dilation) != (1, channels // 2, 1),
+            f"another auxiliary head than one convolution of {channels // 2} channels (aux_head)",
         ),
     )
 
@@ -64,19 +65,19 @@ _FCN = Model(
 
 TORCHVISION = Toolkit(
     name="torchvision",
-    rows=_ROWS + _AUXILIARY_ROWS,
+    name_map=_NAME_MAP + _AUX_NAME_MAP,
     fcn=_FCN,
     semantic_fpn=None,
     input=Input(),
     inference=Inference(resize_logits_twice=True),
-    inexpressible=_inexpressible,
+    unsupported=_unsupported,
 )
 
 PYTORCH_AUTO_DRIVE = replace(
     TORCHVISION,
     name="pytorch-auto-drive",
-    rows=_ROWS,
+    name_map=_NAME_MAP,
     fcn=_FCN.model_copy(update={"aux_head": None, "align_corners": True}),
     inference=Inference(resize_logits_twice=False),
-    inexpressible=None,
+    unsupported=None,
 )

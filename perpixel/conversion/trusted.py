@@ -1,9 +1,9 @@
-"""Loads one pickled checkpoint, running whatever code it brings, and writes its plain contents.
+"""Loads one pickled checkpoint, running any code that it contains, and writes its plain contents.
 
     python -m perpixel.conversion.trusted CHECKPOINT OUT.pth
 
-Only `perpixel convert --trust` starts this, in a process of its own. Classes that are not installed
-here (a toolkit's loggers, say) are stood in for by empty ones: the weights do not need them.
+Only `perpixel convert --trust` starts this, in a separate process. MissingGlobal replaces classes
+that are not installed (a toolkit's loggers, for example): the weights do not need them.
 """
 
 import pickle
@@ -19,7 +19,7 @@ from perpixel.errors import PerpixelError
 
 
 class MissingGlobal:
-    """Stands in for an object of a class that is not installed."""
+    """Replaces an object whose class is not installed; ignores its pickled content."""
 
     def __init__(self, *_: object, **__: object) -> None: ...
 
@@ -28,17 +28,17 @@ class MissingGlobal:
     def __setitem__(self, *_: object) -> None: ...
 
     def append(self, _: object) -> None:
-        """As if it were a list."""
+        """Ignores an item."""
 
     def extend(self, _: object) -> None:
-        """As if it were a list."""
+        """Ignores items."""
 
 
 class Unpickler(pickle.Unpickler):
     """pickle's Unpickler, with MissingGlobal for what cannot be imported (torch.load's name)."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """The named object, or MissingGlobal."""
+        """Returns the named object, or MissingGlobal."""
         try:
             return super().find_class(module, name)
         except (ImportError, AttributeError):
@@ -46,12 +46,12 @@ class Unpickler(pickle.Unpickler):
 
 
 def load(file: IO[bytes], **options: Any) -> Any:
-    """pickle.load, with the Unpickler above; torch.load takes it by this name."""
+    """Does what pickle.load does, with the Unpickler above; torch.load calls it by this name."""
     return Unpickler(file, **options).load()
 
 
 def main(path: Path, out: Path) -> None:
-    """Reads `path`, trusting it, and writes a file like mmsegmentation's that brings no code."""
+    """Reads `path`, trusting it, and writes a file in mmsegmentation's layout without code."""
     if file_kind(path) == "torch":
         module = sys.modules[__name__]
         content = torch.load(path, map_location="cpu", weights_only=False, pickle_module=module)

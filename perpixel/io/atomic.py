@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all, and what nobody is to read."""
+"""Atomic file writes; helpers that silence streams and loggers."""
 
 import logging
 import os
@@ -12,7 +12,7 @@ from perpixel.errors import PerpixelError
 
 @contextmanager
 def reraise_oserror(path: Path) -> Iterator[None]:
-    """Raises PerpixelError that names `path` where the system refuses something inside."""
+    """Raises PerpixelError that names `path` in place of an OSError."""
     try:
         yield
     except OSError as error:
@@ -20,41 +20,44 @@ def reraise_oserror(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def atomic_replace(path: Path) -> Iterator[Path]:
-    """Where to write what takes `path`'s place at the end, or goes away with an error.
+def atomic_replace(path: Path, *, sync: bool = False) -> Iterator[Path]:
+    """Yields a temporary path whose file replaces `path` at the end, or is deleted on an error.
 
-    What a crash leaves behind has a name of its own, which the next writing takes again.
+    sync: flush the file and its folder to the disk, so that both survive a power cut. The temporary
+    name depends on `path` alone: the next write replaces what a crash leaves behind.
     """
-    path = path.resolve()  # a link stays a link
-    part = path.with_name(f".{path.name}.part")
+    path = path.resolve()  # a symbolic link stays one
+    name = os.fsdecode(os.fsencode(path.name)[-200:])  # file systems allow 255 bytes
+    part = path.with_name(f".{name}.part")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield part
+        if sync:
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())
         part.replace(path)
+        if sync:
+            sync_folder(path.parent)
     finally:
         part.unlink(missing_ok=True)
 
 
-def atomic_write(path: Path, *content: bytes | memoryview) -> None:
+def atomic_write(path: Path, content: bytes) -> None:
     """Writes a file so that a reader, or a crash, sees the old content or the new, never a part.
 
-    `content`'s pieces follow one another. Raises PerpixelError.
+    A device or a pipe is written to in place. Raises PerpixelError.
     """
     with reraise_oserror(path):
         if path.exists() and not path.is_file() and not path.is_dir():
-            with path.open("wb") as file:  # a device or pipe is not ours to replace
-                file.writelines(content)
+            path.write_bytes(content)
             return
-        with atomic_replace(path) as part, part.open("wb") as file:
-            file.writelines(content)
-            file.flush()
-            os.fsync(file.fileno())
-        sync_folder(path.resolve().parent)
+        with atomic_replace(path, sync=True) as part:
+            part.write_bytes(content)
 
 
 def sync_folder(folder: Path) -> None:
-    """Returns when the names in a folder would survive a power cut; raises OSError."""
-    if os.name == "nt":  # Windows opens no folder, and keeps names in a journal of its own
+    """Flushes a folder's entries to the disk (does nothing on Windows); raises OSError."""
+    if os.name == "nt":  # Windows opens no folder, and journals its entries itself
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -64,22 +67,21 @@ def sync_folder(folder: Path) -> None:
 
 
 def redirect_to_devnull(stream: IO[str]) -> None:
-    """Makes a stream that nobody reads any more lead nowhere.
+    """Redirects a stream whose reader is gone to the null device.
 
-    Others write to it, too, and Python, which empties it at its end, would exit with a code of its
-    own.
+    Libraries write to it, too, and Python flushes it at exit and would change the exit code.
     """
-    with suppress(OSError, ValueError):  # no file, or a closed one
+    with suppress(OSError, ValueError):  # the stream is no file, or closed
         descriptor = stream.fileno()
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        if nowhere != descriptor:  # which was closed, then
-            os.dup2(nowhere, descriptor)
-            os.close(nowhere)
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        if devnull != descriptor:  # equal where the descriptor was closed
+            os.dup2(devnull, descriptor)
+            os.close(devnull)
 
 
 @contextmanager
 def mute_logger(library: str) -> Iterator[None]:
-    """Inside, a library's logger tells of nothing less than errors."""
+    """Hides a library's log messages below the level of errors."""
     logger = logging.getLogger(library)
     level = logger.level
     logger.setLevel(logging.ERROR)

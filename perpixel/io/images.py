@@ -1,15 +1,12 @@
-"""Images and masks in and out of files, palettes and overlays.
+"""Reads and writes images and masks; palettes and overlays.
 
-Images are uint8 RGB, [height, width, 3]. OpenCV reads them, as the toolkits do (its bilinear
-and JPEG results are the reference's); Pillow reads and writes masks, because a palette PNG must
+Images are uint8 RGB, [height, width, 3]. OpenCV reads them, as in the reference toolkits, whose
+bilinear and JPEG results are OpenCV's; Pillow reads and writes masks, because a palette PNG must
 give its indices and not its colors.
 """
 
 import colorsys
-import hashlib
 import io
-import os
-from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -19,6 +16,7 @@ from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from perpixel.errors import CorruptFileError, PerpixelError
 from perpixel.io import png, tiff
+from perpixel.io.atomic import atomic_replace
 
 Array = npt.NDArray[np.uint8]
 Palette = tuple[tuple[int, int, int], ...]
@@ -29,10 +27,11 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 
 _LARGE = 2**27
-"""Pixels of a file that could be meant to fill the memory, as its header alone costs nothing."""
+"""Pixels from which on a file is left to decoders that limit the size: it may be made to fill the
+memory, as a header that claims any size costs nothing."""
 
 UNREADABLE = (OSError, SyntaxError, ValueError, OverflowError, Image.DecompressionBombError)
-"""What Pillow raises of a file that it cannot read."""
+"""The exceptions that Pillow raises for a file that it cannot read."""
 
 _UNKNOWN = "not an image in a format that can be read"
 _NO_IMAGE = (
@@ -48,26 +47,25 @@ _PLAIN_MODES = {"LA": "L", "RGBA": "RGB", "CMYK": "RGB", "YCbCr": "RGB"}
 
 
 def read_image(path: Path, *, rows: int | None = None) -> Array:
-    """The image at `path`, uint8 RGB, [height, width, 3], turned as its EXIF tag says.
+    """Reads an image as uint8 RGB, [height, width, 3], rotated as its EXIF tag says.
 
-    Gray is repeated over the channels, alpha is dropped and 16 bits are scaled to 8; of a TIFF's
-    bands that nothing marks as colors the first three are taken for red, green and blue. With
-    `rows`, only so many from the top are wanted, and those below may be left black.
-    Raises PerpixelError naming the file when there is none, CorruptFileError when it cannot be
-    decoded.
+    Gray is repeated over the channels, alpha is dropped and 16 bits are scaled to 8; a TIFF's
+    first three bands are red, green and blue where no tag says what its bands are. `rows` is how
+    many rows from the top are needed; those below may be left black. Raises PerpixelError naming
+    the file when it does not exist, CorruptFileError when it cannot be decoded.
     """
-    content = _bytes(path)
-    top = None if rows is None else _top_of_png(content, rows)
-    return decode_image(content, origin=str(path)) if top is None else top
+    content = _read_bytes(path)
+    image = None if rows is None else _decode_top_of_png(content, rows)
+    return decode_image(content, origin=str(path)) if image is None else image
 
 
 def decode_image(content: Array, *, origin: str) -> Array:
-    """The image that a file's bytes, uint8 [n], hold, as `read_image` gives it.
+    """Decodes a file's bytes, uint8 [n], as `read_image` does.
 
-    Raises PerpixelError naming `origin` when they cannot be decoded.
+    Raises CorruptFileError naming `origin` when they cannot be decoded.
     """
     bands = tiff.header(content.data)
-    image = None if bands is None else _without_alpha(content)
+    image = None if bands is None else _decode_without_alpha(content)
     if image is None:
         if bands is not None and bands.is_unmarked:  # OpenCV would show the first in gray
             content = np.frombuffer(tiff.marked_as_rgb(content.data), np.uint8)
@@ -80,10 +78,10 @@ def decode_image(content: Array, *, origin: str) -> Array:
 
 
 def header_size(content: bytes, *, origin: str) -> Size:
-    """Height and width as the header of a PNG, JPEG, BMP, TIFF or WebP file says; none is decoded.
+    """Reads height and width from the header of a PNG, JPEG, BMP, TIFF or WebP file.
 
-    A TIFF's are those of its tiles where they are larger, since whole tiles are decoded. Raises
-    PerpixelError naming `origin` when there is no such header, and Pillow's
+    A TIFF with tiles larger than the image gives the tiles' size, since tiles are decoded whole.
+    Raises PerpixelError naming `origin` when there is no such header, and Pillow's
     DecompressionBombError for more than twice its MAX_IMAGE_PIXELS (89,478,485).
     """
     try:
@@ -95,13 +93,13 @@ def header_size(content: bytes, *, origin: str) -> Size:
             )
     except Image.DecompressionBombError:
         raise
-    except Exception:  # a header made to do harm can make Pillow raise almost anything
+    except Exception:  # a malicious header can make Pillow raise almost anything
         formats = ", ".join(_FORMATS)
         raise PerpixelError(f"{origin}: not an image that can be read ({formats})") from None
 
 
 def read_mask(path: Path) -> npt.NDArray[np.uint8 | np.uint16]:
-    """A mask as its file holds it: ids, [height, width], or colors, [height, width, 3] RGB.
+    """Reads a mask: ids, [height, width], or colors, [height, width, 3] RGB; uint8 or uint16.
 
     A palette PNG gives its indices, a file of 1, 2 or 4 bits its numbers; alpha is dropped. A
     MATLAB file gives GTcls.Segmentation (SBD) or LabelMap (Pascal Context). Raises PerpixelError
@@ -109,24 +107,24 @@ def read_mask(path: Path) -> npt.NDArray[np.uint8 | np.uint16]:
     """
     if path.suffix == ".mat":
         return _read_matlab(path)
-    content = _bytes(path)
-    told, bands = png.header(content.data), tiff.header(content.data)
-    # OpenCV reads these as they are, and faster; Pillow refuses those that are too large.
-    if told and told.depth == 8 and told.color == png.GRAY and told.width * told.height < _LARGE:
+    content = _read_bytes(path)
+    header, bands = png.header(content.data), tiff.header(content.data)
+    # OpenCV decodes 8 bits of gray a fifth faster; Pillow refuses files that are too large.
+    if header and header.is_gray_8_bit and header.pixels < _LARGE:
         gray = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
         if gray is not None and gray.ndim == 2:
             return np.asarray(gray, np.uint8)
     try:
         with Image.open(io.BytesIO(content.data)) as file:
             mask = np.asarray(file.convert(_PLAIN_MODES.get(file.mode, file.mode)))
-            bits = told.depth if told else bands.bits if bands else 8
-            if file.mode == "L" and bits in (2, 4):  # Pillow spreads them over 0 to 255
+            bits = header.depth if header else bands.bits if bands else 8
+            if file.mode == "L" and bits in (2, 4):  # Pillow scales them to 0..255
                 mask = mask // (255 // (2**bits - 1))
     except UnidentifiedImageError:
-        what = f"a TIFF of {bands}, {_NO_MASK}" if bands else _UNKNOWN
-        raise CorruptFileError(f"{path}: {what}") from None
+        reason = f"a TIFF of {bands}, {_NO_MASK}" if bands else _UNKNOWN
+        raise CorruptFileError(f"{path}: {reason}") from None
     except UNREADABLE as error:
-        # A single band of 16 bits that is said to lie apart from others is too much for Pillow.
+        # Pillow does not read a single band of 16 bits whose planar configuration is "separate".
         single = "unknown raw mode" in str(error) and bands is not None and bands.bands == 1
         gray = cv2.imdecode(content, cv2.IMREAD_UNCHANGED) if single else None
         if gray is None:
@@ -142,7 +140,7 @@ def read_mask(path: Path) -> npt.NDArray[np.uint8 | np.uint16]:
 
 
 def read_palette(path: Path) -> Palette | None:
-    """The colors a palette file gives its indices, in their order; None for any other file."""
+    """Reads a palette file's colors, in the order of its indices; None for any other file."""
     try:
         with Image.open(path) as file:
             values = file.getpalette() if file.mode == "P" else None
@@ -154,29 +152,29 @@ def read_palette(path: Path) -> Palette | None:
 
 
 def scaled_size(size: Size, factor: float, *, box: Size | None) -> Size:
-    """The size (height, width) of an image of `size`, scaled by `factor`.
+    """Returns the size (height, width) of an image of `size`, scaled by `factor`.
 
-    A `box` (long side, short side, whichever way the image lies) is scaled, its sides cut to
-    whole numbers, and the image fitted into it, keeping its shape. Without one the image is
+    A `box` (long side, short side, for portrait and landscape images) is scaled, its sides cut to
+    whole numbers, and the image fitted into it, keeping its aspect ratio. Without one the image is
     fitted into its own scaled and rounded size (mmcv transforms/processing.py, Resize). Sides are
-    rounded half up (mmcv image/geometric.py, rescale_size) and never below 1.
+    rounded half up (mmcv image/geometric.py, rescale_size) and at least 1.
     """
     if box is None:
-        sides = [_rounded(side * factor) for side in size]
+        sides = [_round_side(side * factor) for side in size]
     else:
         sides = [int(side * factor) for side in box]
     fit = min(max(sides) / max(size), min(sides) / min(size))
-    return _rounded(size[0] * fit), _rounded(size[1] * fit)
+    return _round_side(size[0] * fit), _round_side(size[1] * fit)
 
 
 def resize_image(image: Array, size: Size) -> Array:
-    """The image at `size` (height, width), bilinear; itself where that is its own."""
+    """Resizes an image to `size` (height, width), bilinear; returns it unchanged if it has it."""
     if image.shape[:2] == size:
         return image
     return np.asarray(cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
-def _rounded(side: float) -> int:
+def _round_side(side: float) -> int:
     return max(int(side + 0.5), 1)
 
 
@@ -187,18 +185,18 @@ def write_image(path: Path, image: Array) -> None:
 
 def write_mask(path: Path, mask: Array, palette: Palette) -> None:
     """Writes a mask, uint8 [height, width], as a PNG of indices with `palette`'s colors."""
-    _write(path, _palette_file(mask, palette))
+    _write(path, _palette_image(mask, palette))
 
 
 def encode_mask(mask: Array, palette: Palette) -> bytes:
-    """The bytes of the PNG that `write_mask` writes."""
+    """Returns the bytes of the PNG that `write_mask` writes."""
     content = io.BytesIO()
-    _palette_file(mask, palette).save(content, "PNG")
+    _palette_image(mask, palette).save(content, "PNG")
     return content.getvalue()
 
 
 def palette_table(palette: Palette) -> Array:
-    """All 256 colors, uint8 [256, 3]: the palette's, then black; 255 (no label) is white."""
+    """Returns 256 colors, uint8 [256, 3]: the palette's, then black; 255 (ignored) is white."""
     table = np.zeros((256, 3), np.uint8)
     table[: len(palette)] = palette
     table[255] = 255
@@ -206,38 +204,38 @@ def palette_table(palette: Palette) -> Array:
 
 
 def distinct_palette(count: int) -> Palette:
-    """`count` different colors, 1 to 255, neighbors far apart; for classes that have none."""
-    # Steps of the golden ratio spread any number of hues; the brightness tells near hues apart.
+    """Makes `count` (1 to 255) distinct colors, neighbors far apart, for classes without colors."""
+    # Steps of the golden ratio spread any number of hues; brightness separates similar hues.
     hsv = ((index * 0.618034 % 1, 0.85, (1.0, 0.7, 0.45)[index % 3]) for index in range(count))
     colors = (colorsys.hsv_to_rgb(*color) for color in hsv)
     return tuple((round(r * 255), round(g * 255), round(b * 255)) for r, g, b in colors)
 
 
 def colorize(mask: Array, palette: Palette) -> Array:
-    """A mask, uint8 [height, width], in its palette's colors, uint8 [height, width, 3]."""
+    """Maps a mask, uint8 [height, width], to its palette's colors, uint8 [height, width, 3]."""
     return palette_table(palette)[mask]
 
 
 def overlay(image: Array, mask: Array, palette: Palette, *, opacity: float = 0.5) -> Array:
-    """The image with its mask' colors laid over it; `opacity` 0 shows the image alone."""
+    """Blends the mask's colors over the image, uint8 [height, width, 3]; `opacity` is 0 to 1."""
     return np.asarray(
         cv2.addWeighted(image, 1 - opacity, colorize(mask, palette), opacity, 0), np.uint8
     )
 
 
 def _decode(content: Array) -> Array | None:
-    """The image, uint8 RGB [height, width, 3]; None when OpenCV cannot decode it."""
+    """Decodes an image with OpenCV, uint8 RGB [height, width, 3]; None when OpenCV cannot."""
     try:
         image = cv2.imdecode(content, cv2.IMREAD_COLOR_RGB)
-    except cv2.error:  # more pixels than OpenCV admits, for one
+    except cv2.error:  # more pixels than OpenCV's limit, for example
         return None
     return None if image is None else np.asarray(image, np.uint8)
 
 
-def _without_alpha(content: Array) -> Array | None:
-    """A TIFF's colors where it has alpha, by which OpenCV would multiply them; else None.
+def _decode_without_alpha(content: Array) -> Array | None:
+    """Decodes the colors of a TIFF that has alpha; None for one without.
 
-    What GDAL writes of four bands has it: an infrared one goes by that name.
+    OpenCV would multiply colors by alpha. GDAL marks any fourth band as alpha, an infrared one too.
     """
     try:
         with Image.open(io.BytesIO(content.data)) as file:
@@ -248,28 +246,30 @@ def _without_alpha(content: Array) -> Array | None:
         return None
 
 
-def _top_of_png(content: Array, rows: int) -> Array | None:
-    """An image of which only the first `rows` rows are there; None if it is read as a whole."""
-    told, cut = png.header(content.data), png.first_rows(content.data, rows)
-    if told is None or cut is None or told.width * told.height >= _LARGE:
+def _decode_top_of_png(content: Array, rows: int) -> Array | None:
+    """Decodes a PNG's first `rows` rows, the others black; None if it has to be decoded whole."""
+    header, cropped = png.header(content.data), png.first_rows(content.data, rows)
+    if header is None or cropped is None or header.pixels >= _LARGE:
         return None
-    top = _decode(np.frombuffer(cut, np.uint8))
+    top = _decode(np.frombuffer(cropped, np.uint8))
     if top is None:
         return None
-    image = np.zeros((told.height, told.width, 3), np.uint8)
+    image = np.zeros((header.height, header.width, 3), np.uint8)
     image[:rows] = top
     return image
 
 
 def _read_matlab(path: Path) -> npt.NDArray[np.uint16]:
-    from scipy.io import loadmat  # here, as few need it
+    from scipy.io import loadmat  # slow to import, and needed for two data sets
 
-    content = io.BytesIO(_bytes(path).tobytes())
+    content = io.BytesIO(_read_bytes(path).tobytes())
     try:
-        found = loadmat(content, variable_names=("GTcls", "LabelMap"), simplify_cells=True)
+        variables = loadmat(content, variable_names=("GTcls", "LabelMap"), simplify_cells=True)
     except Exception as error:  # a corrupt file makes scipy raise almost anything
         raise CorruptFileError(f"{path}: not a MATLAB file that can be read ({error})") from None
-    mask = found["GTcls"].get("Segmentation") if "GTcls" in found else found.get("LabelMap")
+    mask = variables.get("LabelMap")
+    if "GTcls" in variables:
+        mask = variables["GTcls"].get("Segmentation")
     if mask is None or np.ndim(mask) != 2 or not (mask == np.asarray(mask, np.uint16)).all():
         raise PerpixelError(
             f"{path}: holds no mask of whole numbers called GTcls.Segmentation or LabelMap"
@@ -277,7 +277,7 @@ def _read_matlab(path: Path) -> npt.NDArray[np.uint16]:
     return np.asarray(mask, np.uint16)
 
 
-def _bytes(path: Path) -> Array:
+def _read_bytes(path: Path) -> Array:
     try:
         content = np.fromfile(path, np.uint8)
     except FileNotFoundError:
@@ -289,23 +289,20 @@ def _bytes(path: Path) -> Array:
     return content
 
 
-def _palette_file(mask: Array, palette: Palette) -> Image.Image:
-    file = Image.fromarray(mask)
-    file.putpalette(palette_table(palette).tobytes())
-    return file
+def _palette_image(mask: Array, palette: Palette) -> Image.Image:
+    image = Image.fromarray(mask)
+    image.putpalette(palette_table(palette).tobytes())
+    return image
 
 
-def _write(path: Path, file: Image.Image) -> None:
-    """Writes the file as a whole or not at all: a part of it would pass for a result."""
-    path = path.resolve()  # a link stays a link
-    name = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]  # of a length that always fits
-    part = path.with_name(f".{name}.part{path.suffix}")
+def _write(path: Path, image: Image.Image) -> None:
+    """Writes the image atomically, as a partial file could pass for a result."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file.save(part)
-        part.replace(path)
+        with atomic_replace(path) as part:
+            image.save(part, Image.registered_extensions()[path.suffix.lower()])
+    except KeyError:
+        raise PerpixelError(
+            f"{path}: cannot be written: {path.suffix!r} is no image format; use .png, for example"
+        ) from None
     except (OSError, ValueError) as error:
         raise PerpixelError(f"{path}: cannot be written ({error})") from None
-    finally:
-        with suppress(OSError):
-            part.unlink()

@@ -1,4 +1,4 @@
-"""What a TIFF file says of itself, and its bands taken for colors (TIFF 6.0, BigTIFF)."""
+"""Reads a TIFF file's header and marks its bands as colors (TIFF 6.0, BigTIFF)."""
 
 import struct
 from typing import NamedTuple
@@ -11,22 +11,21 @@ _FLOAT = 3
 
 
 class Header(NamedTuple):
-    """What the first image's pixels are."""
+    """The first image's pixel format; `bits` are those of one band."""
 
     bands: int
     bits: int
-    """Of one band."""
     photometric: int
     format: int
 
     @property
     def is_unmarked(self) -> bool:
-        """Whether nothing says what its three bands or more are, as GDAL writes 16 bits."""
+        """Whether no tag says what its three or more bands are, as GDAL writes 16 bits."""
         return self.bands > 2 and self.photometric == _BLACK_IS_ZERO
 
     @property
     def is_usual(self) -> bool:
-        """Whether OpenCV can be expected to make an image of it."""
+        """Whether it is of a kind that OpenCV decodes."""
         return self.bands <= 4 and self.bits <= 16 and self.format != _FLOAT
 
     def __str__(self) -> str:
@@ -35,68 +34,73 @@ class Header(NamedTuple):
 
 
 def header(content: memoryview) -> Header | None:
-    """What a TIFF file's `content` says; None when it is no TIFF file, or a corrupt one."""
+    """Reads the header of a TIFF file's `content`; None when it is no TIFF file, or corrupt."""
     if bytes(content[:4]) not in _SIGNATURES:
         return None
     try:
-        read = _directory(content)
+        directory = _read_directory(content)
         return Header(
-            bands=read.number(content, _SAMPLES, 1),
-            bits=read.number(content, _BITS, 1),
-            photometric=read.number(content, _PHOTOMETRIC, 0),
-            format=read.number(content, _FORMAT, 1),
+            bands=directory.number(content, _SAMPLES, default=1),
+            bits=directory.number(content, _BITS, default=1),
+            photometric=directory.number(content, _PHOTOMETRIC, default=0),
+            format=directory.number(content, _FORMAT, default=1),
         )
     except (struct.error, OverflowError):
         return None
 
 
 def marked_as_rgb(content: memoryview) -> bytearray:
-    """The TIFF file `content`, its first three bands marked as red, green and blue."""
-    read = _directory(content)
-    entries = {**read.entries, _PHOTOMETRIC: (_SHORT, 1, struct.pack(f"{read.order}H", _RGB))}
-    # Without a word on the bands beyond the third they are neither colors nor alpha.
+    """Returns a copy of a TIFF file whose first three bands are marked as red, green and blue."""
+    old = _read_directory(content)
+    entries = {**old.entries, _PHOTOMETRIC: (_SHORT, 1, struct.pack(f"{old.order}H", _RGB))}
+    # Without this tag the bands beyond the third are neither colors nor alpha.
     entries.pop(_EXTRA_SAMPLES, None)
-    packed = [struct.pack(read.entry, tag, *entry) for tag, entry in entries.items()]
-    last = bytes(struct.calcsize(read.offset))
-    directory = b"".join((struct.pack(read.length, len(entries)), *packed, last))
-    whole = bytearray(content)
-    whole[read.place : read.place + len(directory)] = directory
-    return whole
+    packed = [struct.pack(old.entry_format, tag, *entry) for tag, entry in entries.items()]
+    no_next = bytes(struct.calcsize(old.offset_format))
+    directory = b"".join((struct.pack(old.count_format, len(entries)), *packed, no_next))
+    marked = bytearray(content)
+    marked[old.start : old.start + len(directory)] = directory
+    return marked
 
 
 class _Directory(NamedTuple):
-    """A file's first directory: kind, count and value, or the values' offset, of every tag."""
+    """A file's first directory, its byte order and struct formats.
 
-    place: int
+    An entry, by tag, is the type of its values, their count, and the values or their offset.
+    """
+
+    start: int
     order: str
-    offset: str
-    length: str
-    entry: str
+    offset_format: str
+    count_format: str
+    entry_format: str
     entries: dict[int, tuple[int, int, bytes]]
 
-    def number(self, content: memoryview, tag: int, usual: int) -> int:
-        """A tag's whole number, the first where it has several."""
+    def number(self, content: memoryview, tag: int, *, default: int) -> int:
+        """Returns a tag's integer, the first where it has several."""
         if tag not in self.entries:
-            return usual
+            return default
         kind, count, value = self.entries[tag]
         code = self.order + ("I" if kind == _LONG else "H")
         if struct.calcsize(code) * count <= len(value):
             return int(struct.unpack_from(code, value)[0])
-        (elsewhere,) = struct.unpack(self.offset, value)
-        return int(struct.unpack_from(code, content, elsewhere)[0])
+        (offset,) = struct.unpack(self.offset_format, value)
+        return int(struct.unpack_from(code, content, offset)[0])
 
 
-def _directory(content: memoryview) -> _Directory:
+def _read_directory(content: memoryview) -> _Directory:
     order = "<" if content[0] == ord("I") else ">"
-    offset, length, entry = (
-        (f"{order}Q", f"{order}Q", f"{order}HHQ8s")
-        if ord("+") in content[:4]
-        else (f"{order}I", f"{order}H", f"{order}HHI4s")
-    )
-    (place,) = struct.unpack_from(offset, content, struct.calcsize(offset))
-    (count,) = struct.unpack_from(length, content, place)
-    first, size = place + struct.calcsize(length), struct.calcsize(entry)
-    end = min(first + min(count, 2**16) * size, len(content))  # there are no more tags
-    found = (struct.unpack_from(entry, content, at) for at in range(first, end - size + 1, size))
-    entries = {tag: (kind, values, value) for tag, kind, values, value in found}
-    return _Directory(place, order, offset, length, entry, entries)
+    if ord("+") in content[:4]:  # BigTIFF
+        offset_format, count_format, entry_format = f"{order}Q", f"{order}Q", f"{order}HHQ8s"
+    else:
+        offset_format, count_format, entry_format = f"{order}I", f"{order}H", f"{order}HHI4s"
+    (start,) = struct.unpack_from(offset_format, content, struct.calcsize(offset_format))
+    (count,) = struct.unpack_from(count_format, content, start)
+    first, size = start + struct.calcsize(count_format), struct.calcsize(entry_format)
+    # A corrupt count may be any number, but there are no more than 2^16 tags.
+    end = min(first + min(count, 2**16) * size, len(content))
+    entries = {}
+    for position in range(first, end - size + 1, size):
+        tag, *entry = struct.unpack_from(entry_format, content, position)
+        entries[tag] = tuple(entry)
+    return _Directory(start, order, offset_format, count_format, entry_format, entries)

@@ -1,4 +1,4 @@
-"""Every recipe there is, by name."""
+"""All recipes, by name."""
 
 import fnmatch
 import runpy
@@ -30,15 +30,15 @@ _ALL: dict[str, Recipe] = {recipe.name: recipe for module in _MODULES for recipe
 
 
 def recipe(name: str) -> Recipe:
-    """The recipe called `name`, or the value `x` of a Python file given as "file.py:x".
+    """Returns the recipe called `name`, or the variable `x` of a Python file given as "file.py:x".
 
-    Raises UsageError when there is none.
+    Raises UsageError when there is no such recipe.
     """
     path, colon, variable = name.rpartition(":")
     if colon and path.endswith(".py"):
-        return _from_file(path, variable)
+        return _load_from_file(path, variable)
     if name.endswith(".py"):
-        raise UsageError(f"{name}: name the recipe in the file too, as {name}:mine")
+        raise UsageError(f"{name}: name the recipe in the file, too, as in {name}:mine")
     if name not in _ALL:
         raise UsageError(
             f"no recipe is called {name!r}.{suggestion(name, _ALL)} `perpixel zoo` lists them all."
@@ -47,11 +47,11 @@ def recipe(name: str) -> Recipe:
 
 
 def recipes(pattern: str = "*") -> list[str]:
-    """Names of the recipes that match a shell pattern, such as "camvid/*"."""
+    """Lists the names of the recipes that match a shell pattern, such as "camvid/*"."""
     return fnmatch.filter(_ALL, pattern)
 
 
-def _from_file(path: str, variable: str) -> Recipe:
+def _load_from_file(path: str, variable: str) -> Recipe:
     if not Path(path).is_file():
         raise UsageError(f"{path}: no such recipe file")
     try:
@@ -60,8 +60,8 @@ def _from_file(path: str, variable: str) -> Recipe:
         raise UsageError(f"{path}: does not run: {type(error).__name__}: {error}") from error
     value = values.get(variable)
     if not isinstance(value, Recipe):
-        there = [name for name, other in values.items() if isinstance(other, Recipe)]
+        names = [name for name, other in values.items() if isinstance(other, Recipe)]
         raise UsageError(
-            f"{path}: {variable!r} is no Recipe there; these are: {', '.join(there) or 'none'}"
+            f"{path}: {variable!r} is no Recipe; its recipes are: {', '.join(names) or 'none'}"
         )
     return value

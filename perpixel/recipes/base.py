@@ -1,4 +1,4 @@
-"""What every part of a recipe is made of: frozen, typed values."""
+"""The base class and value types of all parts of a recipe."""
 
 from typing import Annotated
 
@@ -13,7 +13,7 @@ Color = tuple[Byte, Byte, Byte]
 
 
 class Spec(BaseModel):
-    """A frozen value; an unknown field is an error. A number is taken where text is due."""
+    """Base class of frozen values: an unknown field is an error, a number is accepted as text."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True

@@ -1,6 +1,6 @@
 """CamVid (Brostow et al., 2009) at 480x360, 11 classes, trained from random weights.
 
-The long schedule that random weights need. On a CPU, or for a first look, `--set train.steps=600`
+Random weights need this long schedule. On a CPU, or for a first look, `--set train.steps=600`
 gives a shorter one of the same shape: warm-up and final phase are fractions of the steps.
 """
 
@@ -46,21 +46,21 @@ _FPN_R18 = Recipe(
 )
 
 
-def _other(name: str, model: Model) -> Recipe:
+def _variant(name: str, model: Model) -> Recipe:
     return _FPN_R18.model_copy(update={"name": f"camvid/{name}", "model": model})
 
 
-def _fcn(depth: Literal[18, 50], *, width: int) -> Model:
+def _fcn(depth: Literal[18, 50], *, channels: int) -> Model:
     return Model(
         backbone=_resnet(depth, output_stride=8),
-        head=FCN(num_convs=2, channels=width, concat_input=True),
-        aux_head=Auxiliary(channels=width // 2),
+        head=FCN(num_convs=2, channels=channels, concat_input=True),
+        aux_head=Auxiliary(channels=channels // 2),
     )
 
 
 RECIPES = (
     _FPN_R18,
-    _other("semantic_fpn_r50", Model(backbone=_resnet(50), head=SemanticFPN())),
-    _other("fcn_r18-d8", _fcn(18, width=128)),
-    _other("fcn_r50-d8", _fcn(50, width=512)),
+    _variant("semantic_fpn_r50", Model(backbone=_resnet(50), head=SemanticFPN())),
+    _variant("fcn_r18-d8", _fcn(18, channels=128)),
+    _variant("fcn_r50-d8", _fcn(50, channels=512)),
 )

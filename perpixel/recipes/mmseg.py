@@ -69,7 +69,7 @@ _BACKBONES = {
 
 
 class _Setting(NamedTuple):
-    """What the rows of one data set and crop share. `stride` None tests on whole images."""
+    """The settings shared by the rows of one data set and crop; `stride` None: whole images."""
 
     data: Data
     batch_size: int
@@ -99,12 +99,12 @@ _SETTINGS = {
 
 
 def _recipe(number: int, line: str) -> Recipe:
-    """Of a row of the table; the config's link is its path in mmsegmentation 1.2.2."""
+    """Makes the recipe of a row; the config's link is its path in mmsegmentation 1.2.2."""
     model, size, dataset, thousands, *figures, run, sha256 = line.split()
     setting, backbone = _SETTINGS[dataset, size], _BACKBONES[model]
     height, width = (int(side) for side in size.split("x"))
     miou, ms_flip, gb, fps = (None if figure == "-" else float(figure) for figure in figures)
-    narrow = backbone.depth == 18
+    resnet18 = backbone.depth == 18
     config = f"fcn_{model}_{size}_{thousands}k_{dataset}"
     files = f"https://download.openmmlab.com/mmsegmentation/v0.5/fcn/{config}/{config}"
     dash = "-" if run > "20200900" else "_"  # before the date, in the logs' names
@@ -115,8 +115,8 @@ def _recipe(number: int, line: str) -> Recipe:
         data=setting.data,
         model=Model(
             backbone=backbone,
-            head=FCN(num_convs=2, channels=128 if narrow else 512, concat_input=True),
-            aux_head=Auxiliary(channels=64 if narrow else 256),
+            head=FCN(num_convs=2, channels=128 if resnet18 else 512, concat_input=True),
+            aux_head=Auxiliary(channels=64 if resnet18 else 256),
             align_corners=setting.align_corners,
         ),
         augment=Augment(base_size=setting.base_size, crop_size=(height, width), crop_attempts=11),

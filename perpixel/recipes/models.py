@@ -1,4 +1,4 @@
-"""The model of a recipe."""
+"""The specs of a recipe's model: backbones, heads, auxiliary head."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,10 +11,10 @@ from perpixel.recipes.base import PositiveInt, Spec, UnitInterval
 
 
 class Custom(Spec):
-    """What CustomBackbone and CustomHead have in common.
+    """Base class of CustomBackbone and CustomHead.
 
-    A subclass gives `type` a Literal of its own name as default. Then it can stand in a recipe, is
-    written to checkpoints, and is read back wherever its module was imported before
+    A subclass gives `type` a Literal of its own name as default. Then a recipe can hold it, and it
+    is written to checkpoints and read from them where its module was imported before
     (examples/custom_head.py).
     """
 
@@ -32,7 +32,7 @@ class Custom(Spec):
             names = ", ".join(map(repr, [*cls._built_in, *known]))
             raise PydanticCustomError(
                 "unknown_type",
-                "There are {names}; one of your own is known once its module is imported",
+                "There are {names}; import the module of a custom one first",
                 {"names": names},
             )
         return known[value["type"]].model_validate(value)
@@ -44,13 +44,13 @@ def _subclasses(spec: type[Spec]) -> Iterator[type[Spec]]:
 
 
 class ResNet(Spec):
-    """ResNet (He et al., 2015, table 1), dilated to the wanted output stride.
+    """ResNet (He et al., 2015, table 1), dilated to `output_stride`.
 
     `stem` "deep" is three 3x3 convolutions of 32, 32 and 64 channels (the "v1c" of open-mmlab).
     `stride_in_1x1` puts a bottleneck's stride in its first 1x1 convolution (Caffe, detectron2).
     `frozen_bn` holds batch norm's statistics and scale as constants (detectron2).
     `zero_init_residual` starts every residual branch at zero (Goyal et al., 2017, section 5.1);
-    it says nothing where norms are frozen. `base_channels` are the stem's, 64 in every published
+    it has no effect where norms are frozen. `base_channels` are the stem's, 64 in every published
     model; each stage has twice as many as the one before.
     """
 
@@ -65,9 +65,9 @@ class ResNet(Spec):
 
 
 class Timm(Spec):
-    """A backbone of the timm library by its name there, with features at four strides or fewer.
+    """A backbone of the timm library, by its name there, with features at up to four strides.
 
-    Its weights and normalization are timm's matter: `input` is to say what they were trained on.
+    The recipe's `input` must have the normalization that timm's weights were trained with.
     """
 
     type: Literal["timm"] = "timm"
@@ -76,7 +76,7 @@ class Timm(Spec):
 
 
 class CustomBackbone(Custom):
-    """Base class of the settings of a backbone of your own (see Custom).
+    """Base class of the settings of a custom backbone (see Custom).
 
     `output_stride` is that of its last features.
     """
@@ -87,7 +87,7 @@ class CustomBackbone(Custom):
 
     @abstractmethod
     def build(self) -> Any:
-        """The backbone, a torch.nn.Module that has initialized its weights.
+        """Builds the backbone, a torch.nn.Module that has initialized its weights.
 
         It maps normalized images [N, 3, H, W] to a list of features [N, C, h, w], finest first,
         and has an attribute `out_channels`, their C. Semantic FPN needs strides 4, 8, 16 and 32.
@@ -152,19 +152,19 @@ class SemanticFPN(Spec):
     def _groups_divide_width(self) -> "SemanticFPN":
         if self.norm == "group" and self.channels % 32:
             raise ValueError(
-                f"norm=group has 32 groups: channels={self.channels} is no multiple of 32"
+                f"norm=group has 32 groups: channels={self.channels} is not a multiple of 32"
             )
         return self
 
 
 class CustomHead(Custom):
-    """Base class of the settings of a head of your own (see Custom)."""
+    """Base class of the settings of a custom head (see Custom)."""
 
     _built_in = ("fcn", "semantic_fpn")
 
     @abstractmethod
     def build(self, in_channels: Sequence[int], num_classes: int, *, align_corners: bool) -> Any:
-        """The head, a torch.nn.Module that has initialized its weights.
+        """Builds the head, a torch.nn.Module that has initialized its weights.
 
         It maps the backbone's features, a list of [N, in_channels[i], h, w] from the finest to the
         coarsest, to logits [N, num_classes, h, w] at any stride.
@@ -180,7 +180,7 @@ Head = Annotated[
 
 
 def backbone_name(backbone: ResNet | Timm | CustomBackbone) -> str:
-    """What a backbone is called."""
+    """Returns a backbone's name, as for tables."""
     match backbone:
         case ResNet():
             return f"ResNet-{backbone.depth}"
@@ -191,7 +191,7 @@ def backbone_name(backbone: ResNet | Timm | CustomBackbone) -> str:
 
 
 def method_name(head: FCN | SemanticFPN | CustomHead) -> str:
-    """What a model with this head is called."""
+    """Returns the name of the method that has this head."""
     return {"fcn": "FCN", "semantic_fpn": "Semantic FPN"}.get(head.type, head.type)
 
 
@@ -211,7 +211,7 @@ class Auxiliary(Spec):
 
 
 class Model(Spec):
-    """A model.
+    """Backbone and heads.
 
     `align_corners` holds for every bilinear resize of its logits, in training and testing, and
     inside Semantic FPN's head.

@@ -1,4 +1,4 @@
-"""Change a recipe by paths ("train.steps=100"), and carry it in and out of JSON."""
+"""Changes a recipe by paths ("train.steps=100"), and converts it to and from JSON."""
 
 import difflib
 import json
@@ -14,12 +14,37 @@ from perpixel.recipes.schema import Recipe
 
 _TYPES = {"resnet", "timm", "fcn", "semantic_fpn", "custom"}
 
+_OTHER_NAMES = {
+    "accumulate": "train.grad_accum_steps",
+    "amp": "train.precision",
+    "augment.flip": "augment.flip_prob",
+    "batch": "train.batch_size (of all ranks)",
+    "crop": "augment.crop_size",
+    "data_root": "the option --data",
+    "device": "the option --device",
+    "epochs": "train.steps (epochs x images / train.batch_size)",
+    "ignore_index": "ignored_ids in a folder's dataset.toml",
+    "images_per_step": "train.batch_size (of all ranks)",
+    "imgsz": "augment.crop_size",
+    "iters": "train.steps",
+    "kind": "type, as in model.backbone.type",
+    "max_iters": "train.steps",
+    "num_classes": "classes in a folder's dataset.toml",
+    "optimizer.algorithm": "optimizer.name",
+    "optimizer.kind": "optimizer.name",
+    "optimizer.type": "optimizer.name",
+    "samples_per_gpu": "train.batch_size (of all ranks)",
+    "weight": "loss.class_weights",
+    "workers": "the option --workers",
+}
+"""Settings of other toolkits and of version 0.1, by path or its last part, and their names here."""
+
 
 def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
     """Returns the recipe with every "path=value" of `settings` applied, in order.
 
     A value is JSON where it parses as such (100, 0.5, true, null, [512, 512]); 512x1024 is a size;
-    anything else is text. Raises UsageError for a path or value the recipe does not have.
+    anything else is text. Raises UsageError for a path or value that the recipe does not have.
     """
     values = recipe.model_dump(mode="json")
     if isinstance(settings, str):
@@ -40,12 +65,12 @@ def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
 
 
 def dump(recipe: Recipe) -> str:
-    """The recipe as indented JSON text."""
+    """Returns the recipe as indented JSON text."""
     return recipe.model_dump_json(indent=2)
 
 
 def load(text: str, *, origin: str) -> Recipe:
-    """The recipe that `dump` wrote; `origin` names the file in errors."""
+    """Reads the text that `dump` wrote; raises PerpixelError that names the file `origin`."""
     try:
         return Recipe.model_validate_json(text)
     except ValidationError as error:
@@ -53,107 +78,63 @@ def load(text: str, *, origin: str) -> Recipe:
 
 
 def differences(old: Spec, new: Spec) -> list[str]:
-    """Paths in which two specs of a kind differ, as "train.steps: 100 -> 200"."""
-    before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
-    paths = sorted(before.keys() | after.keys())
+    """Lists the paths in which two specs differ, as "train.steps: 100 -> 200"."""
+    before, after = _flatten(old.model_dump(mode="json")), _flatten(new.model_dump(mode="json"))
     return [
         f"{path}: {before.get(path)} -> {after.get(path)}"
-        for path in paths
+        for path in sorted(before.keys() | after.keys())
         if before.get(path) != after.get(path)
     ]
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
-    """' Did you mean X?' for the nearest of `known`, or an empty text."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f" Did you mean {near[0]}?" if near else ""
-
-
-_ELSEWHERE = {
-    "accumulate": "Did you mean train.grad_accum_steps?",
-    "amp": "Did you mean train.precision?",
-    "batch": "Did you mean train.batch_size?",
-    "crop": "Did you mean augment.crop_size, or inference.window_size?",
-    "data_root": "The data set's folder is the option --data.",
-    "device": "The device is the option --device.",
-    "epochs": "Did you mean train.steps, which is epochs x images / train.batch_size?",
-    "ignore_index": "255 is ignored; a folder's dataset.toml says which values are (ignored_ids).",
-    "images_per_step": "Did you mean train.batch_size, of all ranks together?",
-    "imgsz": "Did you mean augment.crop_size?",
-    "iters": "Did you mean train.steps?",
-    "max_iters": "Did you mean train.steps?",
-    "num_classes": "The data set says how many classes there are.",
-    "samples_per_gpu": "Did you mean train.batch_size, of all ranks together?",
-    "weight": "Did you mean loss.class_weights?",
-    "workers": "Worker processes are the option --workers.",
-}
-"""Other toolkits' names, as the last part of a path, and what has their place here."""
-
-
-def _place_of(path: str, known: list[str]) -> str:
-    """Which setting a path may have meant, by its last part or by its spelling."""
-    parent, _, leaf = path.rpartition(".")
-    if path in ("optimizer.type", "optimizer.kind", "optimizer.algorithm"):
-        return " Did you mean optimizer.name?"
-    if leaf == "kind" and f"{parent}.type" in known:
-        return f" Did you mean {parent}.type?"
-    longer = [name for name in known if name.startswith(f"{path}_")]
-    if longer:  # augment.flip is augment.flip_prob
-        return f" Did you mean {longer[0]}?"
-    if leaf in _ELSEWHERE:
-        return f" {_ELSEWHERE[leaf]}"
-    same = [name for name in known if name.rpartition(".")[2] == leaf]
-    return f" Did you mean {' or '.join(same)}?" if same else suggestion(path, known)
+    """Returns " Did you mean X?" for the most similar of `known`, or an empty text."""
+    similar = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" Did you mean {similar[0]}?" if similar else ""
 
 
 def require_known(name: str, known: Collection[str], complaint: str) -> None:
-    """Raises UsageError with the complaint, and what is known, unless `name` is."""
+    """Raises UsageError with the complaint and the known names unless `name` is one of them."""
     if name not in known:
         raise UsageError(f"{complaint}.{suggestion(name, known)} There are: {', '.join(known)}")
 
 
 def readable(error: ValidationError) -> str:
-    """pydantic's complaints as "train.steps='many': Input should be ..."."""
-    return "; ".join(dict.fromkeys(map(_complaint, error.errors(include_url=False))))
+    """Formats pydantic's error as "train.steps='many': Input should be ..."."""
+    return "; ".join(dict.fromkeys(map(_format, error.errors(include_url=False))))
 
 
-def _complaint(problem: ErrorDetails) -> str:
-    kind, said = problem["type"], problem["msg"]
-    # A type's own name is in pydantic's places, but in no path.
-    parts = [part for part in problem["loc"] if part not in _TYPES]
-    if kind == "missing" and parts and isinstance(parts[-1], int):
-        parts, said = parts[:-1], "There are too few numbers"
-    where = ".".join(str(part) for part in parts)
-    match kind:
-        case "value_error":  # of several settings together: what they are would fill a page
-            return f"{where}: {problem['ctx']['error']}".removeprefix(": ")
+def _format(problem: ErrorDetails) -> str:
+    message = problem["msg"]
+    # pydantic adds the type's name to a union's location.
+    path = ".".join(str(part) for part in problem["loc"] if part not in _TYPES)
+    match problem["type"]:
+        case "value_error":  # of several settings together, whose values would fill a page
+            return f"{path}: {problem['ctx']['error']}".removeprefix(": ")
         case "unknown_type":
-            where = f"{where}.type" if isinstance(problem["input"], dict) else where
-            return f"{where}={problem['input'].get('type')!r}: {said}"
-        case "tuple_type":
-            said = "Input should be a list of values"
+            path = f"{path}.type" if isinstance(problem["input"], dict) else path
+            return f"{path}={problem['input'].get('type')!r}: {message}"
         case "model_type":
-            said = f"It has parts of its own: set those, as {where}.NAME=value"
-    if not where:  # the whole file
-        return said
-    return f"{where}={problem['input']!r}: {said}"
+            message = f"It has settings of its own: set those, as {path}.NAME=value"
+    return f"{path}={problem['input']!r}: {message}" if path else message
 
 
 def _assign(values: dict[str, Any], path: str, text: str) -> None:
+    """Sets one value of a dumped recipe; a new "type" resets that part to the type's defaults."""
     *parents, leaf = path.split(".")
     node: Any = values
     for depth, part in enumerate([*parents, leaf]):
-        where = ".".join(path.split(".")[:depth]) or "the recipe"
+        parent = ".".join(parents[:depth]) or "the recipe"
         if not isinstance(node, dict):
-            raise UsageError(f"unknown setting {path!r}: {where} is {node!r} and has no parts.")
+            raise UsageError(f"unknown setting {path!r}: {parent} is {node!r} and has no parts.")
         if part not in node:
             raise UsageError(
-                f"unknown setting {path!r}: {where} has {', '.join(sorted(node))}."
-                + _place_of(path, sorted(_flat(values)))
+                f"unknown setting {path!r}: {parent} has {', '.join(sorted(node))}."
+                + _suggest_setting(path, sorted(_flatten(values)))
             )
         if depth < len(parents):
             node = node[part]
-    value = _value(text, node[leaf])
+    value = _parse(text, node[leaf])
     if leaf == "type" and parents and value != node["type"]:
         node.clear()
         node.update(_defaults(parents, value))
@@ -161,24 +142,32 @@ def _assign(values: dict[str, Any], path: str, text: str) -> None:
         node[leaf] = value
 
 
-def _defaults(path: list[str], kind: object) -> dict[str, Any]:
-    """What the part of a recipe at `path` says when it is of another kind and nothing else is set.
+def _suggest_setting(path: str, known: list[str]) -> str:
+    leaf = path.rpartition(".")[2]
+    if other := _OTHER_NAMES.get(path) or _OTHER_NAMES.get(leaf):
+        return f" Did you mean {other}?"
+    same_leaf = [name for name in known if name.rpartition(".")[2] == leaf]
+    return f" Did you mean {' or '.join(same_leaf)}?" if same_leaf else suggestion(path, known)
 
-    Raises UsageError when there is no such kind.
+
+def _defaults(path: list[str], type_name: object) -> dict[str, Any]:
+    """Returns the defaults of the part of a recipe at `path` for another type.
+
+    Raises UsageError when there is no such type.
     """
     *parents, part = path
     spec: Any = Recipe
     for parent in parents:
         spec = spec.model_fields[parent].annotation
     try:
-        values = spec.model_validate({part: {"type": kind}}).model_dump(mode="json")
+        values = spec.model_validate({part: {"type": type_name}}).model_dump(mode="json")
     except ValidationError as error:
         raise UsageError("".join(f"{parent}." for parent in parents) + readable(error)) from None
-    found: dict[str, Any] = values[part]
-    return found
+    defaults: dict[str, Any] = values[part]
+    return defaults
 
 
-def _value(text: str, old: Any) -> Any:
+def _parse(text: str, old: Any) -> Any:
     if text.lower() == "none":
         return None
     height, x, width = text.partition("x")
@@ -186,15 +175,15 @@ def _value(text: str, old: Any) -> Any:
         return [int(height), int(width)]
     try:
         return json.loads(text)
-    except (ValueError, RecursionError):  # no JSON, or a number or nesting beyond all measure
+    except (ValueError, RecursionError):  # text, or a number or nesting beyond Python's limits
         return text
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
+            flat |= _flatten(value, f"{prefix}{key}.")
         else:
             flat[prefix + key] = value
     return flat

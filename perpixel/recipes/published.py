@@ -1,5 +1,6 @@
-"""What the recipes of published results share: ImageNet files, data set sizes, epochs to steps."""
+"""Shared by the recipes of published results: ImageNet files, data set sizes, epochs to steps."""
 
+import math
 import re
 
 from perpixel.recipes.models import Backbone, ResNet
@@ -17,36 +18,36 @@ _IMAGENET = {
 }
 
 IMAGES = {"pascal_voc": 10_582, "ade20k": 20_210, "cityscapes": 2_975}
-"""Training images, of Pascal VOC those of "trainaug"."""
+"""Numbers of training images; of Pascal VOC those of "trainaug"."""
 
 FCN_PAPER = "FCN (Long et al., 2015)"
 SEMANTIC_FPN_PAPER = "Semantic FPN (Kirillov et al., 2019)"
 
 
 def steps(*, epochs: int, images: int, batch_size: int, ranks: int = 1, drop_last: bool) -> int:
-    """Optimization steps in so many epochs.
+    """Returns the number of optimization steps in `epochs`.
 
-    Every rank gets an equal share of the images, rounded up (PyTorch's DistributedSampler), in
-    batches of batch_size / ranks; `drop_last` leaves out an epoch's last smaller batch.
+    Every rank gets as many images, rounded up (PyTorch's DistributedSampler), in batches of
+    batch_size / ranks; `drop_last` leaves out an epoch's last smaller batch.
     """
-    share, batch = -(-images // ranks), batch_size // ranks
-    return epochs * (share // batch if drop_last else -(-share // batch))
+    images_per_rank, batch = math.ceil(images / ranks), batch_size // ranks
+    return epochs * (images_per_rank // batch if drop_last else math.ceil(images_per_rank / batch))
 
 
 def imagenet(backbone: Backbone) -> Download:
-    """The ImageNet weights of open-mmlab (deep stem) or torchvision (7x7 stem)."""
-    assert isinstance(backbone, ResNet)  # as in every published row
+    """Returns the ImageNet weights of open-mmlab (deep stem) or torchvision (7x7 stem)."""
+    assert isinstance(backbone, ResNet)  # every published row has one
     return download(_IMAGENET[backbone.stem, backbone.depth])
 
 
 def download(url: str) -> Download:
-    """A file whose name ends in the first digits of its sha256, as PyTorch's model files' do."""
+    """Makes a Download of a file whose name ends in digits of its sha256, as PyTorch's do."""
     sha256 = hash_in_name(url)
     assert sha256 is not None
     return Download(url=url, sha256=sha256)
 
 
 def hash_in_name(url: str) -> str | None:
-    """The first eight digits of the sha256 in a name such as resnet18-f37072fd.pth, if any."""
-    found = re.search(r"-([0-9a-f]{8})\.pth$", url)
-    return None if found is None else found[1]
+    """Returns the digits of the sha256 in a name such as resnet18-f37072fd.pth, None without."""
+    match = re.search(r"-([0-9a-f]{8})\.pth$", url)
+    return None if match is None else match[1]

@@ -12,7 +12,7 @@ sides rounded down; a crop is padded there before it is flipped, here after. Its
 SegmentationClassAug's masks.
 
 The last three rows of table 003 profile the Cityscapes model: one image, float32, the mean of
-300 passes after 10, best of three. Enlarging the logits is in the time and not in the count.
+300 passes after 10, best of three. Upsampling the logits is in the time and not in the count.
 """
 
 from typing import Literal, NamedTuple

@@ -1,6 +1,6 @@
-"""The vocabulary of a recipe: frozen, typed values, with no torch and no I/O.
+"""The parts of a recipe: frozen, typed values, without torch and I/O.
 
-A recipe says everything that decides the numbers of a run and nothing about the machine it runs on.
+A recipe holds everything that determines a run's results and nothing about its machine.
 Sizes are (height, width) unless a field says otherwise.
 """
 
@@ -12,11 +12,11 @@ from perpixel.recipes.base import HalfOpenUnit, PositiveInt, Size, Spec, UnitInt
 from perpixel.recipes.models import Model
 
 IGNORE_INDEX = 255
-"""The label of a pixel without a class, in every mask."""
+"""The value of a pixel without a class, in every mask."""
 
 
 class Input(Spec):
-    """The values a model is given: (pixel - mean) / std on 0..255 values, in this channel order.
+    """A model's input: (pixel - mean) / std of 0..255 values, in this channel order.
 
     Images are padded at the bottom and right with normalized zeros to a multiple of
     `size_divisor`.
@@ -29,11 +29,10 @@ class Input(Spec):
 
 
 class Data(Spec):
-    """Which data set, and which of its splits to train and evaluate on.
+    """The data set, and its splits for training and evaluation.
 
-    `resize` brings every image and mask to this size before anything else, in training and in
-    evaluation, so that scores count the resized masks' pixels; a prediction still has its image's
-    own size.
+    Every image and mask is resized to `resize` before anything else, in training and in evaluation,
+    so that scores count the resized masks' pixels; a prediction still has its image's own size.
     """
 
     name: str
@@ -84,9 +83,9 @@ Weight = Annotated[float, Field(ge=0)]
 class OHEM(Spec):
     """Online hard example mining: only hard pixels count (mmsegmentation's OHEMPixelSampler).
 
-    A pixel is hard if its label has a probability below `threshold`, or below that of the pixel in
-    place `min_kept` * images from the hardest, where that is higher. `threshold` None keeps just
-    so many pixels of the greatest loss. The mean still divides as without OHEM.
+    A pixel is hard if its label has a probability below `threshold`, or below that of the pixel at
+    rank `min_kept` * images from the hardest, where that is higher. With `threshold` None exactly
+    so many pixels of the greatest loss count. The mean still divides as without OHEM.
     """
 
     threshold: UnitInterval | None = 0.7
@@ -98,11 +97,11 @@ class Loss(Spec):
 
     `cross_entropy` and `focal` (Lin et al., 2017, with exponent `focal_gamma`) are sums over
     pixels, to which `class_weights`, one for every class, and `ohem` apply. In `cross_entropy`,
-    `label_smoothing` gives that share of a pixel's label to all classes alike, and its class's
-    weight counts for the whole (torch weights each class's part by itself). With `avg_non_ignore`
-    they are divided by the labeled pixels, each counted with its class's weight, otherwise by all
-    pixels (mmsegmentation's default). `dice` (Milletari et al., 2016) and `lovasz` (Berman et al.,
-    2018) compare areas, averaged over the classes of one rank's micro-batch.
+    `label_smoothing` spreads that fraction of a pixel's label evenly over all classes, and the
+    label's class weight applies to the sum (torch applies each class's own weight). With
+    `avg_non_ignore` they are divided by the labeled pixels, each counted with its class's weight,
+    otherwise by all pixels (mmsegmentation's default). `dice` (Milletari et al., 2016) and `lovasz`
+    (Berman et al., 2018) compare areas, averaged over the classes of one rank's micro-batch.
     """
 
     cross_entropy: Weight = 1.0
@@ -132,9 +131,9 @@ class Loss(Spec):
 class Optimizer(Spec):
     """SGD with momentum, or AdamW (Loshchilov and Hutter, 2019).
 
-    `momentum` is SGD's, `betas` AdamW's. Weight decay applies to parameters of one dimension, norms
-    and biases, too, unless `decay_norm_and_bias` is off. `clip_grad_norm` is the largest L2 norm of
-    the whole gradient, which is scaled down to it (Pascanu et al., 2013, algorithm 1).
+    `momentum` is SGD's, `betas` AdamW's. Weight decay applies to norms and biases (parameters of
+    one dimension), too, unless `decay_norm_and_bias` is off. A gradient of a larger L2 norm than
+    `clip_grad_norm`, over all parameters, is scaled down to it (Pascanu et al., 2013, algorithm 1).
     """
 
     name: Literal["sgd", "adamw"] = "sgd"
@@ -164,17 +163,17 @@ class Schedule(Spec):
 
 
 class Download(Spec):
-    """A file to download, and its sha256: the first eight or more hex digits of it."""
+    """A file to download, and the first eight or more hex digits of its sha256."""
 
     url: str
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
 
 
 class FinalPhase(Spec):
-    """The last `fraction` of a run's steps: crops of this size, without random scale and colors.
+    """The last `fraction` of a run's steps: crops of `crop_size`, without random scale and colors.
 
-    Small crops train fast; images as large as in testing finish the run (Jegou et al., 2017, 4.1).
-    `base_size`, flip and `cat_max_ratio` stay, and smaller images are padded.
+    Small crops train fast; the last steps use images as large as in testing (Jegou et al., 2017,
+    4.1). `base_size`, flip and `cat_max_ratio` still apply, and smaller images are padded.
     """
 
     fraction: UnitInterval
@@ -182,7 +181,7 @@ class FinalPhase(Spec):
 
 
 class Train(Spec):
-    """The length and shape of a run; `batch_size` counts the images of all ranks.
+    """A run's length, batches, precision and checkpoints; `batch_size` is that of all ranks.
 
     A step's images go through the model in `grad_accum_steps` micro-batches, whose gradients are
     summed. The last `keep_last` checkpoints are kept to resume from. A step whose loss or gradient
@@ -194,7 +193,8 @@ class Train(Spec):
     "norms" recomputes norms and activations in the backward pass, "stages" convolutions, too.
     `ema_decay` b keeps an exponential moving average of weights and batch norm's statistics, b old
     + (1 - b) new after step i, with (1 + i) / (10 + i) for b where that is less (TensorFlow's
-    ExponentialMovingAverage): it is what is evaluated, and the model. `final_phase` ends the run.
+    ExponentialMovingAverage): the average is evaluated and saved as the model. `final_phase` is the
+    last part of the run.
     """
 
     steps: PositiveInt = 40_000
@@ -222,25 +222,25 @@ class Train(Spec):
             )
         if self.compile != "off" and self.activation_checkpointing == "norms":
             raise ValueError(
-                f"activation_checkpointing=norms with compile={self.compile}: compiled code keeps "
-                f"what torch.compile chooses; set one of them to off"
+                f"activation_checkpointing=norms with compile={self.compile}: torch.compile "
+                f"chooses what to recompute; set one of them to off"
             )
         return self
 
     @property
     def final_phase_steps(self) -> int:
-        """How many steps at the end are the final phase's."""
+        """The number of steps in the final phase."""
         return round(self.steps * self.final_phase.fraction) if self.final_phase else 0
 
 
 class Inference(Spec):
-    """How an image becomes a mask.
+    """How a mask is predicted from an image.
 
-    `base_size` (long side, short side) is the box an image is fitted into first, keeping its
-    shape; None takes it as it is. "whole" pads an image that is smaller than `pad_to` with black
-    at the bottom and right, and crops the padding off its logits. "slide" averages the logits of
+    `base_size` (long side, short side) is the box that an image is fitted into first, keeping its
+    aspect ratio; None keeps its size. "whole" pads an image smaller than `pad_to` with black at the
+    bottom and right, and crops the padding off its logits. "slide" averages the logits of
     overlapping windows of `window_size` (None: the last training crop), `stride` (None: two thirds
-    of it) apart; "blend" weights them by Hann's window, so that no border of a window shows.
+    of it) apart; "blend" weights them by a Hann window, so that windows' borders are invisible.
     `resize_logits_twice` upsamples logits to the model's input size and from there to the image's
     (mmsegmentation); otherwise in one step. `tta_average` says what is averaged over scales and
     flips: class probabilities (mmsegmentation) or logits (sssegmentation).
@@ -271,13 +271,13 @@ class Inference(Spec):
 
 
 class Evaluate(Spec):
-    """`every` so many steps, and at the end; `every` None evaluates at the end only."""
+    """Evaluation after each `every` steps and at the end; `every` None: at the end only."""
 
     every: PositiveInt | None = None
 
 
 class PublishedProfile(Spec):
-    """A source's figures for one image of a size; `gflops` counts multiply and add as two."""
+    """A source's figures for one image of `size`; `gflops` counts multiply and add as two."""
 
     size: Size
     machine: str
@@ -287,7 +287,7 @@ class PublishedProfile(Spec):
 
 
 class Published(Spec):
-    """What a source prints for a training: mIoU in percent, training memory, frames per second."""
+    """A source's figures for a training: mIoU in percent, training memory, frames per second."""
 
     miou: float | None = None
     miou_ms_flip: float | None = None
@@ -300,7 +300,7 @@ class Published(Spec):
 
 
 class Recipe(Spec):
-    """One training, complete: what to train, on what, how, and what its source reports."""
+    """A complete training: data, model, settings, and the figures that its source reports."""
 
     name: str
     source: str

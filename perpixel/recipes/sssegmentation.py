@@ -37,7 +37,7 @@ _FILES = "https://github.com/SegmentationBLWX/modelstore/releases/download"
 
 
 class _Setting(NamedTuple):
-    """What the rows of one data set share."""
+    """The settings shared by the rows of one data set."""
 
     data: Data
     epochs: int
@@ -93,13 +93,11 @@ def _recipe(config_name: str, dataset: str) -> Recipe:
     setting, model = SETTINGS[dataset], _MODELS[config_name]
     column = list(SETTINGS).index(dataset)
     method = config_name.partition("_")[0]
-    of_method = [name for name in _MODELS if name.startswith(method)]
-    row = column * len(of_method) + of_method.index(config_name) + 1
+    names = [name for name in _MODELS if name.startswith(method)]
+    row = column * len(names) + names.index(config_name) + 1
     table, paper = ("000", FCN_PAPER) if method == "fcn" else ("004", SEMANTIC_FPN_PAPER)
-    config, store = (
-        f"{config_name}_{dataset}",
-        f"{_FILES}/ssseg_{method}/{config_name}_{dataset}_train",
-    )
+    config = f"{config_name}_{dataset}"
+    files = f"{_FILES}/ssseg_{method}/{config}_train"
     return Recipe(
         name=f"sssegmentation/{config}",
         source=f"sssegmentation, docs of 2022 to 2023 (table {table}, row {row}); {paper}",
@@ -127,8 +125,8 @@ def _recipe(config_name: str, dataset: str) -> Recipe:
         published=Published(
             miou=_MIOU[config_name][column],
             config_url=f"{_CONFIGS}/{method}/{config}.py",
-            weights_url=f"{store}.pth",
-            log_url=f"{store}.log",
+            weights_url=f"{files}.pth",
+            log_url=f"{files}.log",
         ),
     )
 

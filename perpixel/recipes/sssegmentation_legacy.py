@@ -23,7 +23,7 @@ _MIOU: dict[str, tuple[float | None, ...]] = {  # by data set, as in SETTINGS
 }
 
 
-def _first(later: Recipe) -> Recipe:
+def _legacy(later: Recipe) -> Recipe:
     config = later.name.partition("/")[2]
     _, backbone, dataset = config.split("_")
     column = list(SETTINGS).index(dataset)
@@ -44,4 +44,4 @@ def _first(later: Recipe) -> Recipe:
     )
 
 
-RECIPES = tuple(_first(later) for later in _LATER if later.model.head.type == "fcn")
+RECIPES = tuple(_legacy(later) for later in _LATER if later.model.head.type == "fcn")

@@ -81,9 +81,9 @@ def test_a_fetched_recipe_is_a_model(mirror, monkeypatch, mini, capsys):
 def test_without_a_published_hash_it_is_said(mirror, monkeypatch, capsys):
     file = publish(mirror, monkeypatch, hashed=False)
     command.zoo(["fetch", NAME])
-    said = capsys.readouterr().out
-    assert "Not verified" in said
-    assert hashlib.sha256(file.read_bytes()).hexdigest() in said
+    output = capsys.readouterr().out
+    assert "Not verified" in output
+    assert hashlib.sha256(file.read_bytes()).hexdigest() in output
 
 
 def test_it_can_be_written_elsewhere(mirror, monkeypatch, tmp_path):
@@ -122,9 +122,9 @@ def test_from_a_server(mirror, monkeypatch):
         monkeypatch.delenv("PERPIXEL_MIRROR")
         url = f"http://127.0.0.1:{server.server_port}/{file.name}"
         monkeypatch.setitem(_ALL, NAME, stand_in(f"published.weights_url={url}"))
-        found = zoo.fetch(NAME)
+        fetched = zoo.fetch(NAME)
         server.shutdown()
-    assert found.verified
+    assert fetched.verified
     assert zoo.find(NAME).recipe == perpixel.override(_ALL[NAME], ["model.aux_head.num_classes=19"])
 
 
@@ -134,16 +134,16 @@ def test_imagenet_files_start_a_training(tmp_path, prefix, classifier):
     """mmpretrain's, which say backbone., and those of torchvision and older mmcls, which do not."""
     path, recipe = tmp_path / "resnet.pth", stand_in()
     model = perpixel.build(recipe, num_classes=len(CLASSES))
-    own = {f"backbone.{name}": value for name, value in model.backbone.state_dict().items()}
-    state = {prefix + name.removeprefix("backbone."): value for name, value in own.items()}
+    backbone = {f"backbone.{name}": value for name, value in model.backbone.state_dict().items()}
+    state = {prefix + name.removeprefix("backbone."): value for name, value in backbone.items()}
     if classifier is not None:
         state[f"{classifier}.weight"] = torch.zeros(10, 512)
         state[f"{classifier}.bias"] = torch.zeros(10)
     torch.save({"meta": {}, "state_dict": state}, path)
-    found = zoo.initial_weights(recipe, path)
-    assert found is not None
-    assert found.keys() == own.keys()
-    assert all(torch.equal(found[name], own[name]) for name in own)
+    weights = zoo.initial_weights(recipe, path)
+    assert weights is not None
+    assert weights.keys() == backbone.keys()
+    assert all(torch.equal(weights[name], backbone[name]) for name in backbone)
 
 
 def test_caffes_imagenet_files_do_not(tmp_path):

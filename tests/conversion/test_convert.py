@@ -15,7 +15,7 @@ from perpixel.cli.convert import convert
 from perpixel.conversion import from_state_dict, to_state_dict
 from perpixel.conversion.detect import TOOLKITS
 from perpixel.conversion.import_ import import_checkpoint
-from perpixel.conversion.names import to_theirs
+from perpixel.conversion.names import to_toolkit_names
 from perpixel.data.datasets.synthetic import CLASSES
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.inference.predictor import Predictor
@@ -103,17 +103,17 @@ def test_a_files_own_mean_and_std_are_its_checkpoints(tmp_path: Path):
     backbone = ResNet(depth=18, stride_in_1x1=True, frozen_bn=True)
     head = SemanticFPN(fpn_channels=8, channels=32, norm="group", dropout=0.0)
     weights = build(Model(backbone=backbone, head=head), num_classes=3).state_dict()
-    names = to_theirs(TOOLKITS["detectron2"].rows, weights)
+    names = to_toolkit_names(TOOLKITS["detectron2"].name_map, weights)
     state = {names[name]: tensor for name, tensor in weights.items()}
     state["pixel_mean"] = torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1)
     state["pixel_std"] = torch.tensor([4.0, 5.0, 6.0]).view(3, 1, 1)
     torch.save({"model": state}, tmp_path / "old.pth")
-    found = import_checkpoint(tmp_path / "old.pth").checkpoint.recipe
-    assert (found.input.mean, found.input.std) == ((1, 2, 3), (4, 5, 6))
-    assert found.input.channel_order == "bgr"
-    usual = found.model_copy(update={"input": TOOLKITS["detectron2"].input})
+    recipe = import_checkpoint(tmp_path / "old.pth").checkpoint.recipe
+    assert (recipe.input.mean, recipe.input.std) == ((1, 2, 3), (4, 5, 6))
+    assert recipe.input.channel_order == "bgr"
+    other = recipe.model_copy(update={"input": TOOLKITS["detectron2"].input})
     with pytest.raises(PerpixelError, match=r"input\.mean: .*103\.53.* -> .*1\.0, 2\.0, 3\.0"):
-        import_checkpoint(tmp_path / "old.pth", recipe=usual)
+        import_checkpoint(tmp_path / "old.pth", recipe=other)
 
 
 @pytest.mark.parametrize("toolkit", ["mmseg", "sssegmentation"])
@@ -127,25 +127,25 @@ def test_flips_average_what_the_toolkit_averages(toolkit: str, tmp_path: Path):
     model = build(spec, num_classes=3).eval()
     torch.nn.init.normal_(model.head.classifier.weight)
     weights = model.state_dict()
-    names = to_theirs(TOOLKITS[toolkit].rows, weights)
+    names = to_toolkit_names(TOOLKITS[toolkit].name_map, weights)
     torch.save({names[name]: tensor for name, tensor in weights.items()}, tmp_path / "a.pth")
     checkpoint = import_checkpoint(tmp_path / "a.pth", output_stride=8).checkpoint
     flipped = checkpoint.recipe.inference.model_copy(update={"flip": True})
     image = np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8)
-    found = Predictor.from_checkpoint(checkpoint, inference=flipped).probabilities(image)
+    averaged = Predictor.from_checkpoint(checkpoint, inference=flipped).probabilities(image)
 
-    fed = (image - np.array([123.675, 116.28, 103.53])) / np.array([58.395, 57.12, 57.375])
-    fed = torch.from_numpy(fed).float().permute(2, 0, 1)[None]
+    images = (image - np.array([123.675, 116.28, 103.53])) / np.array([58.395, 57.12, 57.375])
+    images = torch.from_numpy(images).float().permute(2, 0, 1)[None]
     with torch.inference_mode():
         plain, mirrored = (
-            interpolate(model(images).logits, size=(32, 48), mode="bilinear")
-            for images in (fed, fed.flip(3))
+            interpolate(model(batch).logits, size=(32, 48), mode="bilinear")
+            for batch in (images, images.flip(3))
         )
     passes = torch.stack([plain[0], mirrored[0].flip(2)])
     of_logits, of_probabilities = passes.mean(0).softmax(0), passes.softmax(1).mean(0)
     assert (of_logits - of_probabilities).abs().max() > 0.01
     expected = of_logits if toolkit == "sssegmentation" else of_probabilities
-    np.testing.assert_allclose(found, expected.permute(1, 2, 0), atol=1e-3)
+    np.testing.assert_allclose(averaged, expected.permute(1, 2, 0), atol=1e-3)
 
 
 def test_classes_from_the_data_set_or_from_nowhere(ours: Path, tmp_path: Path, capsys):
@@ -157,9 +157,9 @@ def test_classes_from_the_data_set_or_from_nowhere(ours: Path, tmp_path: Path, c
     capsys.readouterr()
     convert(source, out)
     assert "class_0 to class_6" in capsys.readouterr().out
-    found = read_checkpoint(out)
-    assert found.class_names[:2] == ("class_0", "class_1")
-    assert len(set(found.palette)) == len(CLASSES)
+    checkpoint = read_checkpoint(out)
+    assert checkpoint.class_names[:2] == ("class_0", "class_1")
+    assert len(set(checkpoint.palette)) == len(CLASSES)
 
 
 def test_class_names_and_colors_that_no_checkpoint_holds(theirs: Path, tmp_path: Path, capsys):
@@ -212,6 +212,6 @@ def test_wrong_commands(ours: Path, tmp_path: Path):
 def test_what_weights_do_not_tell_can_be_said(theirs: Path, tmp_path: Path):
     out = tmp_path / "out.safetensors"
     convert(theirs, out, align_corners=True, dataset="scenes")
-    found = read_checkpoint(out).recipe
-    assert found.model.align_corners
-    assert found.data.name == "scenes"
+    recipe = read_checkpoint(out).recipe
+    assert recipe.model.align_corners
+    assert recipe.data.name == "scenes"

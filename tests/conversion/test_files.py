@@ -62,9 +62,9 @@ def test_layouts_of_torch_save(tmp_path: Path, content: dict, zipped: bool):
 def test_classes_of_mmseg(tmp_path: Path, meta: dict):
     path = tmp_path / "file.pth"
     torch.save({"meta": meta, "state_dict": STATE}, path)
-    found = read_source(path)
-    assert found.names == ("road", "bed")
-    assert found.palette == ((128, 64, 128), (0, 1, 2))
+    source = read_source(path)
+    assert source.names == ("road", "bed")
+    assert source.palette == ((128, 64, 128), (0, 1, 2))
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
@@ -93,10 +93,10 @@ def test_every_pickled_array_is_what_numpy_reads(tmp_path: Path, value, protocol
     path = tmp_path / "model_final.pkl"
     path.write_bytes(pickle.dumps({"model": {"a": value, "b": value}}, protocol=protocol))
     expected = pickle.loads(pickle.dumps(value, protocol=protocol))
-    for found in read_source(path).state.values():
-        assert isinstance(found, type(value))
-        assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
-        np.testing.assert_array_equal(found, expected)
+    for array in read_source(path).state.values():
+        assert isinstance(array, type(value))
+        assert (array.dtype, array.shape) == (expected.dtype, expected.shape)
+        np.testing.assert_array_equal(array, expected)
 
 
 class Reduced:
@@ -111,8 +111,8 @@ class Reduced:
 
 def test_a_forged_pickle_is_given_no_pointers(tmp_path: Path):
     path = tmp_path / "forged.pkl"
-    _, said, state = np.dtype([("a", "O")]).__reduce__()
-    kind = Reduced(np.dtype, said, (*state[:-1], 0))  # "no field of this holds an object"
+    _, arguments, state = np.dtype([("a", "O")]).__reduce__()
+    kind = Reduced(np.dtype, arguments, (*state[:-1], 0))  # "no field of this holds an object"
     array = Reduced(np.ndarray, ((1,), kind, b"A" * 8))
     path.write_bytes(pickle.dumps({"model": {"a": array}}, protocol=2))
     done = subprocess.run(  # a process of its own, as the pointer would end it
@@ -136,8 +136,8 @@ def test_a_forged_pickle_is_given_no_pointers(tmp_path: Path):
 )
 def test_a_state_that_is_no_arrays_is_refused(tmp_path: Path, state: tuple):
     path = tmp_path / "forged.pkl"
-    rebuild, said, _ = np.empty(0).__reduce__()
-    path.write_bytes(pickle.dumps({"model": {"a": Reduced(rebuild, said, state)}}, protocol=2))
+    rebuild, arguments, _ = np.empty(0).__reduce__()
+    path.write_bytes(pickle.dumps({"model": {"a": Reduced(rebuild, arguments, state)}}, protocol=2))
     with pytest.raises(PerpixelError, match=r"forged\.pkl: a corrupt file"):
         read_source(path)
 
@@ -147,12 +147,12 @@ def test_numpy_in_the_meta(tmp_path: Path):
     meta = {"best_score": np.float64(0.7), "PALETTE": np.array(COLORS, np.uint8)}
     torch.save({"meta": meta, "state_dict": STATE}, path)
     before = set(torch.serialization.get_safe_globals())
-    found = read_source(path)
-    _holds_the_state(found.state)
-    assert found.palette == ((128, 64, 128), (0, 1, 2))
+    source = read_source(path)
+    _holds_the_state(source.state)
+    assert source.palette == ((128, 64, 128), (0, 1, 2))
     assert set(torch.serialization.get_safe_globals()) == before
     torch.save({"meta": {"CLASSES": np.array(NAMES)}, "state_dict": STATE}, path)
-    with pytest.raises(PerpixelError, match=r"Unsupported kind of array: U4.*--trust"):
+    with pytest.raises(PerpixelError, match=r"Unsupported array dtype: U4.*--trust"):
         read_source(path)
     assert read_source(path, trust=True).state.keys() == STATE.keys()
 
@@ -197,12 +197,12 @@ def with_message_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_message_hub_is_refused_and_trusted(with_message_hub: Path):
     with pytest.raises(PerpixelError, match=r"hub\.pth: .*HistoryBuffer.*--trust"):
         read_source(with_message_hub)
-    found = read_source(with_message_hub, trust=True)
+    source = read_source(with_message_hub, trust=True)
     if sys.platform == "linux":  # Windows could not remove the file that was handed over
         assert "plain.pth" not in Path("/proc/self/maps").read_text()
-    _holds_the_state(found.state)
-    assert found.names == ("road", "bed")
-    assert found.palette == ((128, 64, 128), (0, 1, 2))
+    _holds_the_state(source.state)
+    assert source.names == ("road", "bed")
+    assert source.palette == ((128, 64, 128), (0, 1, 2))
 
 
 @pytest.mark.parametrize("kind", ["torch", "pickle"])

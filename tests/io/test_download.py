@@ -37,14 +37,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self):
-        wanted = self.headers.get("Range")
-        self.server.requests.append(wanted)
+        byte_range = self.headers.get("Range")
+        self.server.requests.append(byte_range)
         if self.server.status != 200:
             self.send_error(self.server.status)
             return
         content, first = self.server.content, 0
-        if wanted and self.server.ranges:
-            first = int(wanted.removeprefix("bytes=").rstrip("-"))
+        if byte_range and self.server.ranges:
+            first = int(byte_range.removeprefix("bytes=").rstrip("-"))
             if first >= len(content):
                 self.send_error(416)
                 return
@@ -65,11 +65,10 @@ def server(monkeypatch, tmp_path):
     monkeypatch.setenv("PERPIXEL_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("PERPIXEL_MIRROR", raising=False)
     monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
-    with Server() as found:
-        thread = threading.Thread(target=found.serve_forever, daemon=True)
-        thread.start()
-        yield found
-        found.shutdown()
+    with Server() as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield running
+        running.shutdown()
 
 
 def url(server: Server) -> str:
@@ -113,7 +112,7 @@ def test_what_has_arrived_is_kept_for_the_next_call(server: Server, tmp_path):
     assert server.requests[-1] == "bytes=50000-"
 
 
-def test_damaged_bytes_are_never_kept(server: Server, tmp_path):
+def test_corrupt_bytes_are_never_kept(server: Server, tmp_path):
     server.content = CONTENT[:-1] + b"?"
     with pytest.raises(PerpixelError, match="corrupt on the way"):
         download.fetch(url(server), sha256=SHA256)
@@ -122,7 +121,7 @@ def test_damaged_bytes_are_never_kept(server: Server, tmp_path):
     assert download.fetch(url(server), sha256=SHA256).read_bytes() == CONTENT
 
 
-def test_a_damaged_cache_is_mended(server: Server):
+def test_a_corrupt_file_in_the_cache_is_downloaded_again(server: Server):
     path = download.fetch(url(server), sha256=SHA256)
     path.write_bytes(b"broken")
     assert download.fetch(url(server), sha256=SHA256).read_bytes() == CONTENT
@@ -147,7 +146,7 @@ def test_a_mirror_is_asked_in_place_of_the_network(server: Server, monkeypatch, 
     mirror, name = tmp_path / "mirror", f"net-{SHA256[:8]}.pth"
     mirror.mkdir()
     monkeypatch.setenv("PERPIXEL_MIRROR", str(mirror))
-    with pytest.raises(PerpixelError, match=f"{name}: the mirror PERPIXEL_MIRROR lacks it"):
+    with pytest.raises(PerpixelError, match=f"{name}: not in the mirror PERPIXEL_MIRROR"):
         download.fetch(f"http://far.invalid/{name}", sha256=SHA256)
     (mirror / name).write_bytes(CONTENT)
     assert download.fetch(f"http://far.invalid/{name}", sha256=SHA256).read_bytes() == CONTENT
@@ -157,16 +156,16 @@ def test_a_mirror_is_asked_in_place_of_the_network(server: Server, monkeypatch, 
 
 
 def test_two_at_once_download_it_once(server: Server):
-    found = []
+    paths = []
     threads = [
-        threading.Thread(target=lambda: found.append(download.fetch(url(server), sha256=SHA256)))
+        threading.Thread(target=lambda: paths.append(download.fetch(url(server), sha256=SHA256)))
         for _ in range(4)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(found) == 4
+    assert len(paths) == 4
     assert len(server.requests) == 1
 
 
@@ -200,7 +199,7 @@ def test_a_full_disk_is_not_the_networks(server: Server, monkeypatch):
 
 def test_a_file_that_is_here_needs_no_writing(server: Server, monkeypatch):
     path = download.fetch(url(server), sha256=SHA256)
-    monkeypatch.setattr(download, "FileLock", None)  # as in a read-only cache
+    monkeypatch.setattr(download, "FileLock", None)  # as root writes to read-only folders, too
     assert download.fetch(url(server), sha256=SHA256) == path
 
 

@@ -176,9 +176,9 @@ def test_fractions_are_not_a_mask(tmp_path):
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".bmp"])
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9])
 def test_a_file_that_is_cut_off_is_named(tmp_path, capfd, read, suffix, share):
-    whole, cut = tmp_path / f"whole{suffix}", tmp_path / f"cut{suffix}"
-    Image.fromarray(_image(60, 80)).save(whole)
-    cut.write_bytes(whole.read_bytes()[: int(share * whole.stat().st_size)])
+    full, cut = tmp_path / f"full{suffix}", tmp_path / f"cut{suffix}"
+    Image.fromarray(_image(60, 80)).save(full)
+    cut.write_bytes(full.read_bytes()[: int(share * full.stat().st_size)])
     with pytest.raises(PerpixelError) as error:
         read(cut)
     assert str(error.value).startswith(f"{cut}: ")

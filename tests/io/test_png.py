@@ -49,11 +49,11 @@ KINDS = kinds()
 def test_the_first_rows_are_those_of_the_whole(tmp_path, kind: str, rows: int):
     path = tmp_path / "a.png"
     path.write_bytes(KINDS[kind])
-    whole, part = read_image(path), read_image(path, rows=rows)
+    image, top = read_image(path), read_image(path, rows=rows)
     assert png.first_rows(memoryview(KINDS[kind]), rows) is not None
-    assert part.shape == whole.shape
-    assert (part[:rows] == whole[:rows]).all()
-    assert not part[rows:].any()
+    assert top.shape == image.shape
+    assert (top[:rows] == image[:rows]).all()
+    assert not top[rows:].any()
 
 
 def bent(content: bytes, place: int) -> bytes:
@@ -62,7 +62,7 @@ def bent(content: bytes, place: int) -> bytes:
 
 @pytest.mark.parametrize("share", [0.75, 1.0])
 def test_a_file_is_cut_where_that_is_faster(monkeypatch, share: float):
-    monkeypatch.setattr(png, "_WORTHWHILE", share)
+    monkeypatch.setattr(png, "_MAX_FRACTION", share)
     content = memoryview(KINDS["rgb"])
     assert png.first_rows(content, int(40 * share)) is not None
     assert share == 1 or png.first_rows(content, int(40 * share) + 1) is None
@@ -71,10 +71,10 @@ def test_a_file_is_cut_where_that_is_faster(monkeypatch, share: float):
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_the_extra_the_rows_are_the_same(monkeypatch, kind: str):
     content = memoryview(KINDS[kind])
-    found = png.first_rows(content, 20)
-    assert found is not None
+    cropped = png.first_rows(content, 20)
+    assert cropped is not None
     monkeypatch.setattr(png, "decompressobj", zlib.decompressobj)
-    assert png.first_rows(content, 20) == found
+    assert png.first_rows(content, 20) == cropped
 
 
 def test_what_is_not_rows_from_the_top_is_read_as_a_whole(tmp_path):

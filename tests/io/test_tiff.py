@@ -33,9 +33,9 @@ def test_bands_that_nothing_marks_are_red_green_and_blue(
     image = read_image(tmp_path / "a.tif")
     assert image.shape == (7, 11, 3)
     assert np.abs(image - pixels[..., :3] / (np.iinfo(dtype).max // 255)).max() <= 0.5
-    told = tiff.header(memoryview(content))
-    assert told is not None
-    assert str(told) == f"{bands} bands of {pixels.itemsize * 8}-bit numbers"
+    header = tiff.header(memoryview(content))
+    assert header is not None
+    assert str(header) == f"{bands} bands of {pixels.itemsize * 8}-bit numbers"
     assert capfd.readouterr().err == ""
 
 
@@ -50,10 +50,10 @@ def test_a_mask_of_one_band_may_say_that_its_bands_lie_apart(tmp_path):
 def test_gray_and_colors_are_marked_as_they_are(tmp_path):
     for name, pixels in (("gray", noise(7, 11)), ("rgb", noise(7, 11, 3))):
         Image.fromarray(pixels).save(tmp_path / f"{name}.tif")
-        told = tiff.header(memoryview((tmp_path / f"{name}.tif").read_bytes()))
-        assert told is not None
-        assert not told.is_unmarked
-        assert (told.bands, told.bits) == (pixels[0, 0].size, 8)
+        header = tiff.header(memoryview((tmp_path / f"{name}.tif").read_bytes()))
+        assert header is not None
+        assert not header.is_unmarked
+        assert (header.bands, header.bits) == (pixels[0, 0].size, 8)
 
 
 @pytest.mark.parametrize("read", [read_image, read_mask])

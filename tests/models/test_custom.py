@@ -103,7 +103,7 @@ def test_its_own_initialization_stays():
 @pytest.mark.parametrize("part", ["head", "backbone"])
 def test_an_unknown_type_says_what_there_is(part: str):
     first, own = ("'fcn'", "'pooled'") if part == "head" else ("'resnet'", "'patches'")
-    message = rf"model\.{part}\.type='pool': There are {first}, .*{own}; one of your own is known"
+    message = rf"model\.{part}\.type='pool': There are {first}, .*{own}; import the module"
     with pytest.raises(UsageError, match=message):
         perpixel.override(RECIPES["both"], [f"model.{part}.type=pool"])
     text = overrides.dump(RECIPES["both"]).replace('"pooled"', '"pool"')

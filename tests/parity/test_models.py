@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 from variants import predictor_of
 
 from perpixel.acceleration import winograd
-from perpixel.conversion import find, model_from_checkpoint
+from perpixel.conversion import build_model, find
 from perpixel.inference.tta import iter_scores, predict_masks
 from perpixel.models.normalize import normalize
 from perpixel.models.segmenter import Segmenter
@@ -50,7 +50,7 @@ def case(request: pytest.FixtureRequest) -> Iterator[Case]:
         align_corners=said["align_corners"],
     )
     assert said["toolkit"].split()[0].replace("mmsegmentation", "mmseg") == finding.toolkit.name
-    assert finding.classes == said["num_classes"]
+    assert finding.num_classes == said["num_classes"]
     fed = finding.toolkit.input
     assert fed.channel_order == said.get("channel_order", "RGB").lower()
     np.testing.assert_allclose(fed.mean, said["mean"], rtol=1e-6)
@@ -65,7 +65,7 @@ def case(request: pytest.FixtureRequest) -> Iterator[Case]:
     )
     with np.load(path.with_suffix(".npz")) as arrays:
         image = weights.image(*said["image"])
-        yield Case(name, said, dict(arrays), image, model_from_checkpoint(finding), recipe)
+        yield Case(name, said, dict(arrays), image, build_model(finding), recipe)
 
 
 def test_parameters(case: Case):

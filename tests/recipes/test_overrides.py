@@ -49,15 +49,15 @@ def test_settings_reach_every_depth():
     [
         ("train.stepz=1", "Did you mean train.steps"),
         ("trian.steps=1", "Did you mean train.steps"),
-        ("train.images_per_step=8", "Did you mean train.batch_size, of all ranks"),
+        ("train.images_per_step=8", "Did you mean train.batch_size .of all ranks"),
         ("data.samples_per_gpu=8", "Did you mean train.batch_size"),
         ("lr=0.1", "Did you mean optimizer.lr"),
-        ("epochs=3", "Did you mean train.steps, which is epochs x images"),
+        ("epochs=3", "Did you mean train.steps .epochs x images"),
         ("imgsz=512", "Did you mean augment.crop_size"),
         ("batch=8", "Did you mean train.batch_size"),
-        ("model.num_classes=4", "The data set says how many"),
+        ("model.num_classes=4", "classes in a folder's dataset.toml"),
         ("train.crop_size=64x64", "Did you mean augment.crop_size"),
-        ("model.backbone.kind=timm", "Did you mean model.backbone.type"),
+        ("model.backbone.kind=timm", "Did you mean type, as in model.backbone.type"),
         ("optimizer.type=adamw", "Did you mean optimizer.name"),
         ("train.crop=64x64", "Did you mean augment.crop_size"),
         ("augment.flip=0.2", "Did you mean augment.flip_prob"),
@@ -74,9 +74,9 @@ def test_settings_reach_every_depth():
         ("inference.stride=8x8", "needs a window_size"),
         ("model.head.channels=0", "^model.head.channels=0"),
         ("model.backbone.type=vit", "^model.backbone.type='vit': There are 'resnet', 'timm'"),
-        ("model.backbone=timm", "^model.backbone='timm': It has parts of its own"),
+        ("model.backbone=timm", "^model.backbone='timm': It has settings of its own"),
         ("augment.crop_size=64", "augment.crop_size=64: .*512x1024"),
-        ("input.mean=[1]", "^input.mean=[1]: There are too few numbers$"),
+        ("input.mean=[1]", "^input.mean.1=[1]: Field required"),
         ("inference.scales=[1,1000]", "inference.scales.1=1000: "),
         ("input.std=[1,0,1]", "input.std.1=0: .*greater than 0"),
         (
@@ -91,17 +91,17 @@ def test_a_wrong_setting_is_named(setting: str, says: str):
         perpixel.override(RECIPE, [setting])
 
 
-def test_images_of_ones_own_have_no_other_crop_at_the_end():
+def test_folder_recipes_end_with_the_same_crop_size():
     for name in perpixel.recipes("folder/*"):
         recipe = perpixel.override(perpixel.recipe(name), ["augment.crop_size=64x64"])
         assert recipe.last_crop_size == (64, 64)
 
 
-def test_a_final_phase_of_no_step_is_none():
-    one = perpixel.override(RECIPE, ["train.steps=1", "augment.crop_size=32x32"])
-    assert (one.train.final_phase_steps, one.last_crop_size) == (0, (32, 32))
-    ten = perpixel.override(RECIPE, ["train.steps=10", "augment.crop_size=32x32"])
-    assert (ten.train.final_phase_steps, ten.last_crop_size) == (1, (360, 480))
+def test_a_final_phase_of_zero_steps_changes_no_crop():
+    short = perpixel.override(RECIPE, ["train.steps=1", "augment.crop_size=32x32"])
+    assert (short.train.final_phase_steps, short.last_crop_size) == (0, (32, 32))
+    longer = perpixel.override(RECIPE, ["train.steps=10", "augment.crop_size=32x32"])
+    assert (longer.train.final_phase_steps, longer.last_crop_size) == (1, (360, 480))
 
 
 def test_an_unknown_recipe_gets_a_suggestion():
@@ -117,9 +117,9 @@ def test_a_recipe_can_come_from_a_file(tmp_path):
         "other = 5\n"
     )
     assert perpixel.recipe(f"{file}:mine").train.steps == 3
-    with pytest.raises(UsageError, match="'other' is no Recipe there; these are: mine"):
+    with pytest.raises(UsageError, match="'other' is no Recipe; its recipes are: mine"):
         perpixel.recipe(f"{file}:other")
-    with pytest.raises(UsageError, match="name the recipe in the file too"):
+    with pytest.raises(UsageError, match="name the recipe in the file, too"):
         perpixel.recipe(str(file))
     file.write_text("import nothing_of_that_name")
     with pytest.raises(UsageError, match="does not run: ModuleNotFoundError"):
@@ -130,13 +130,13 @@ def test_a_recipe_can_come_from_a_file(tmp_path):
 
 def test_differences_name_the_paths():
     changed = perpixel.override(RECIPE, ["train.steps=7", "model.aux_head=none"])
-    found = overrides.differences(RECIPE, changed)
-    assert "train.steps: 40000 -> 7" in found
-    assert any(line.startswith("model.aux_head.channels: 64 -> None") for line in found)
+    lines = overrides.differences(RECIPE, changed)
+    assert "train.steps: 40000 -> 7" in lines
+    assert any(line.startswith("model.aux_head.channels: 64 -> None") for line in lines)
     assert overrides.differences(RECIPE, RECIPE) == []
 
 
-def test_a_damaged_recipe_file_is_an_error():
+def test_a_corrupt_recipe_file_is_an_error():
     with pytest.raises(PerpixelError, match=r"run/recipe\.json"):
         overrides.load('{"name": 1}', origin="run/recipe.json")
     with pytest.raises(PerpixelError, match=r"recipe\.json: not a recipe: Invalid JSON"):

@@ -70,11 +70,11 @@ def test_profiles_are_the_tables():
     with TABLES.open() as file:
         rows = [row for row in csv.DictReader(file) if not row["dataset"]]
     assert len(rows) == len(recipe.published.profiles) == 3
-    for row, ours in zip(rows, recipe.published.profiles, strict=True):
-        assert ours.size == (int(row["crop_h"]), int(row["crop_w"]))
-        figures = ours.fps, ours.mparams, ours.gflops
+    for row, profile in zip(rows, recipe.published.profiles, strict=True):
+        assert profile.size == (int(row["crop_h"]), int(row["crop_w"]))
+        figures = profile.fps, profile.mparams, profile.gflops
         assert figures == (float(row["fps"]), float(row["params_m"]), float(row["flops_g"]))
-        assert ours.machine in row["notes"]
+        assert profile.machine in row["notes"]
 
 
 def tables() -> list[dict[str, str]]:
@@ -92,9 +92,9 @@ def test_settings_and_links_are_the_tables():
     }
     for name in PUBLISHED:
         recipe = perpixel.recipe(name)
-        found = re.search(r"table (\d+), row (\d+)\)", recipe.source)
-        assert found is not None
-        _same(recipe, order[found[1]][int(found[2]) - 1])
+        match = re.search(r"table (\d+), row (\d+)\)", recipe.source)
+        assert match is not None
+        _same(recipe, order[match[1]][int(match[2]) - 1])
 
 
 def _same(recipe: Recipe, row: dict[str, str]) -> None:
@@ -156,14 +156,8 @@ def _same(recipe: Recipe, row: dict[str, str]) -> None:
     ],
 )
 def test_epochs_become_steps(epochs, images, batch_size, ranks, drop_last, expected):
-    found = steps(
-        epochs=epochs,
-        images=images,
-        batch_size=batch_size,
-        ranks=ranks,
-        drop_last=drop_last,
-    )
-    assert found == expected
+    counts = {"epochs": epochs, "images": images, "batch_size": batch_size, "ranks": ranks}
+    assert steps(**counts, drop_last=drop_last) == expected
 
 
 def test_what_the_toolkits_do_differently_is_said():
