@@ -39,8 +39,8 @@ def preemption_flag() -> Iterator[threading.Event]:
             flag.set()
             _tell(b"\nstopping after the step or evaluation at hand; again to stop at once\n")
         elif now - first >= echo:
-            for number, handler in usual.items():
-                signal.signal(number, handler)
+            for restored, handler in usual.items():
+                signal.signal(restored, handler)
             signal.raise_signal(number)
 
     for number in usual:
