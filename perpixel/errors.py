@@ -13,7 +13,7 @@ class UsageError(PerpixelError):
 
 
 class CorruptFileError(PerpixelError):
-    """A file cannot be read as what it should be: it is cut off, damaged, or missing in a cache.
+    """A file cannot be read as what it should be: it is cut off, changed, or missing in a cache.
 
     Exit code 1.
     """

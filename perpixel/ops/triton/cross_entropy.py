@@ -57,7 +57,7 @@ def backward(
 ) -> Tensor:
     """See fused_cross_entropy.backward_in_chunks."""
     count, classes, height, width = logits.shape
-    found = torch.empty_like(logits)
+    logits_gradient = torch.empty_like(logits)
     labels, gradient = labels.contiguous(), gradient.contiguous()
     rows = _axis(height, labels.shape[1], align_corners, logits.device)
     columns = _axis(width, labels.shape[2], align_corners, logits.device)
@@ -65,14 +65,14 @@ def backward(
     grid = (triton.cdiv(width, _CELLS) * triton.cdiv(classes, block), height, count)
     with torch.cuda.device_of(logits):  # a kernel starts on the current GPU, not the tensors'
         _backward[grid](
-            logits, *logits.stride(), found, *found.stride(), gradient, labels, log_sums,
+            logits, *logits.stride(), logits_gradient, *logits_gradient.stride(), gradient, labels, log_sums,
             rows.share, rows.starts, columns.share, columns.starts,
             height, width, labels.shape[1], labels.shape[2],
             SMOOTHING=smoothing,
             CLASSES=classes, IGNORED=IGNORE_INDEX, EXACT=_EXACT[log_sums.dtype], CELLS=_CELLS,
             BLOCK=block,
         )  # fmt: skip
-    return found
+    return logits_gradient
 
 
 _EXACT = {torch.float32: tl.float32, torch.float64: tl.float64}
@@ -108,13 +108,13 @@ def _forward(
     CLASSES: tl.constexpr, IGNORED: tl.constexpr, EXACT: tl.constexpr, PIXELS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """A piece of an output row: the classes pass by, and a running maximum and sum are kept."""
+    """Losses of a piece of an output row: loops over classes, with a running maximum and sum."""
     x = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
     y = tl.program_id(1)
     image = tl.program_id(2).to(tl.int64)
     inside = x < out_width
-    here = (image * tl.num_programs(1) + y) * out_width + x
-    label = tl.load(labels + here, mask=inside, other=IGNORED).to(tl.int32)
+    pixel = (image * tl.num_programs(1) + y) * out_width + x
+    label = tl.load(labels + pixel, mask=inside, other=IGNORED).to(tl.int32)
 
     top = tl.load(row_first + y)
     bottom = tl.minimum(top + 1, height - 1)
@@ -127,7 +127,7 @@ def _forward(
 
     largest = tl.full((PIXELS,), float("-inf"), EXACT)
     total = tl.zeros((PIXELS,), EXACT)
-    said = tl.full((PIXELS,), float("-inf"), EXACT)
+    label_logit = tl.full((PIXELS,), float("-inf"), EXACT)
     mean = tl.zeros((PIXELS,), EXACT)
     for first in range(0, CLASSES, BLOCK):
         index = first + tl.arange(0, BLOCK)[:, None]
@@ -146,25 +146,25 @@ def _forward(
         risen = tl.maximum(largest, tl.max(score, axis=0))
         total = total * tl.exp(largest - risen) + tl.sum(tl.exp(score - risen[None, :]), axis=0)
         largest = risen
-        own = tl.where(index == label[None, :], score, float("-inf"))
-        said = tl.maximum(said, tl.max(own, axis=0))
-    whole = largest + tl.log(total)
+        labeled = tl.where(index == label[None, :], score, float("-inf"))
+        label_logit = tl.maximum(label_logit, tl.max(labeled, axis=0))
+    log_sum = largest + tl.log(total)
     if SMOOTHING > 0:
-        said = (1.0 - SMOOTHING) * said + SMOOTHING * mean
-    tl.store(log_sums + here, whole, mask=inside)
-    tl.store(losses + here, tl.where(label == IGNORED, 0.0, whole - said), mask=inside)
+        label_logit = (1.0 - SMOOTHING) * label_logit + SMOOTHING * mean
+    tl.store(log_sums + pixel, log_sum, mask=inside)
+    tl.store(losses + pixel, tl.where(label == IGNORED, 0.0, log_sum - label_logit), mask=inside)
 
 
 @triton.jit
 def _backward(
     logits, per_image, per_class, per_row, per_column,
-    found, to_image, to_class, to_row, to_column, gradient, labels, log_sums,
+    logits_gradient, to_image, to_class, to_row, to_column, gradient, labels, log_sums,
     row_share, row_starts, column_share, column_starts, height, width, out_height, out_width,
     SMOOTHING: tl.constexpr,
     CLASSES: tl.constexpr, IGNORED: tl.constexpr, EXACT: tl.constexpr, CELLS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """A piece of a row of cells, for a few classes: the pixels that mix them pass by.
+    """Gradients of a piece of a row of cells, for a few classes: loops over the pixels above them.
 
     Output rows whose first cell is the one above mix it and this row; those whose first cell is
     this row mix it and the one below; so do columns. Three cells by three are all that is read.
@@ -176,21 +176,21 @@ def _backward(
     image = tl.program_id(2).to(tl.int64)
     inside = j < width
     known = (index < CLASSES) & inside[None, :]
-    deep = logits + image * per_image + index.to(tl.int64) * per_class
+    class_logits = logits + image * per_image + index.to(tl.int64) * per_class
     west = tl.maximum(j - 1, 0)[None, :] * per_column
-    here = j[None, :] * per_column
+    center = j[None, :] * per_column
     east = tl.minimum(j + 1, width - 1)[None, :] * per_column
 
     result = tl.zeros((BLOCK, CELLS), EXACT)
     for vertical in tl.static_range(2):
         top = i - 1 + vertical  # the first cell of these output rows
-        line = deep + tl.maximum(top, 0).to(tl.int64) * per_row
-        next_line = deep + tl.minimum(top + 1, height - 1).to(tl.int64) * per_row
+        line = class_logits + tl.maximum(top, 0).to(tl.int64) * per_row
+        next_line = class_logits + tl.minimum(top + 1, height - 1).to(tl.int64) * per_row
         north_west = tl.load(line + west, mask=known, other=0).to(EXACT)
-        north = tl.load(line + here, mask=known, other=0).to(EXACT)
+        north = tl.load(line + center, mask=known, other=0).to(EXACT)
         north_east = tl.load(line + east, mask=known, other=0).to(EXACT)
         south_west = tl.load(next_line + west, mask=known, other=0).to(EXACT)
-        south = tl.load(next_line + here, mask=known, other=0).to(EXACT)
+        south = tl.load(next_line + center, mask=known, other=0).to(EXACT)
         south_east = tl.load(next_line + east, mask=known, other=0).to(EXACT)
         y = tl.load(row_starts + tl.maximum(top, 0))
         stop = tl.load(row_starts + top + 1)  # of the cell above the first: 0, no rows
@@ -218,14 +218,14 @@ def _backward(
                     pixel = line_start + x
                     label = tl.load(labels + pixel, mask=used, other=IGNORED).to(tl.int32)
                     counted = used & (label != IGNORED)
-                    whole = tl.load(log_sums + pixel, mask=counted, other=float("inf"))
+                    log_sum = tl.load(log_sums + pixel, mask=counted, other=float("inf"))
                     pull = tl.load(gradient + pixel, mask=counted, other=0).to(EXACT)
-                    share = tl.exp(score - whole[None, :])
+                    share = tl.exp(score - log_sum[None, :])
                     share -= (index == label[None, :]).to(EXACT) * (1.0 - SMOOTHING)
                     share -= SMOOTHING / CLASSES
                     result += (row_weight * weight * pull)[None, :] * share
                     step += 1
             y += 1
-    to = found + image * to_image + i.to(tl.int64) * to_row
+    to = logits_gradient + image * to_image + i.to(tl.int64) * to_row
     to += index.to(tl.int64) * to_class + j[None, :] * to_column
-    tl.store(to, result.to(found.dtype.element_ty), mask=known)
+    tl.store(to, result.to(logits_gradient.dtype.element_ty), mask=known)

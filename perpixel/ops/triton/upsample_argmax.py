@@ -19,7 +19,7 @@ def upsample_argmax(logits: Tensor, rows: ResizeWeights, columns: ResizeWeights)
     """
     device = logits.device
     height, width = len(rows.first), len(columns.first)
-    found = torch.empty(height, width, dtype=torch.uint8, device=device)
+    mask = torch.empty(height, width, dtype=torch.uint8, device=device)
     with torch.cuda.device_of(logits):  # a kernel starts on the current GPU, not the tensors'
         _best_class[(height, triton.cdiv(width, _BLOCK))](
             logits,
@@ -28,19 +28,19 @@ def upsample_argmax(logits: Tensor, rows: ResizeWeights, columns: ResizeWeights)
             rows.weights.to(device, torch.float32),
             columns.first.to(device, torch.int32),
             columns.weights.to(device, torch.float32),
-            found,
+            mask,
             width,
             CLASSES=logits.shape[2],
             ROW_TAPS=rows.weights.shape[1],
             COLUMN_TAPS=columns.weights.shape[1],
             BLOCK=_BLOCK,
         )
-    return found
+    return mask
 
 
 @triton.jit
 def _best_class(
-    logits, down, right, deep, row_first, row_weights, column_first, column_weights, found,
+    logits, down, right, deep, row_first, row_weights, column_first, column_weights, mask,
     width, CLASSES: tl.constexpr, ROW_TAPS: tl.constexpr, COLUMN_TAPS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -63,4 +63,4 @@ def _best_class(
         better = score > best
         best = tl.where(better, score, best)
         chosen = tl.where(better, index, chosen)
-    tl.store(found + y.to(tl.int64) * width + x, chosen.to(tl.uint8), mask=inside)
+    tl.store(mask + y.to(tl.int64) * width + x, chosen.to(tl.uint8), mask=inside)
