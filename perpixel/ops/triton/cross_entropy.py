@@ -164,7 +164,7 @@ def _backward(
     CLASSES: tl.constexpr, IGNORED: tl.constexpr, EXACT: tl.constexpr, CELLS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of a piece of a row of cells, for a few classes: loops over the pixels above them.
+    """Gradients of a piece of a row of cells, for a few classes: loops over their pixels.
 
     Output rows whose first cell is the one above mix it and this row; those whose first cell is
     this row mix it and the one below; so do columns. Three cells by three are all that is read.
