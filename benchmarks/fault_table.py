@@ -134,8 +134,8 @@ _DATA = [
         ("data/VOC's borders are background", "255: IGNORE_INDEX})", "255: 0})"),
         (
             "data/VOC's trainaug holds val's images",
-            'for name in _own(voc, "val"):',
-            'for name in _own(voc, "train"):',
+            'for name in _voc_masks(voc, "val"):',
+            'for name in _voc_masks(voc, "train"):',
         ),
     ),
     *_faults(

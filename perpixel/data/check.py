@@ -15,7 +15,7 @@ from PIL import Image
 
 from perpixel.data.check_pair import Finding, Kind, PairReport, examine
 from perpixel.data.dataset import PairDataset
-from perpixel.data.paths import matching
+from perpixel.data.paths import list_files
 from perpixel.data.prefetch import cores, read_ahead
 from perpixel.data.registry import open_pairs, splits
 from perpixel.errors import PerpixelError, UsageError
@@ -229,7 +229,7 @@ def _unused(sets: Iterable[PairDataset]) -> Iterator[Finding]:
     for folder, names in beside.items():
         below = Path(next(iter(names))).parent
         ending = _common_ending(Path(name).name for name in names)
-        for file in matching(folder, f"*{escape(ending)}"):
+        for file in list_files(folder, f"*{escape(ending)}"):
             name = (below / file.name).as_posix()
             if name not in names and file.suffix.lower() in IMAGE_SUFFIXES and file.is_file():
                 yield Finding(Kind.UNUSED, "", name)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from perpixel.data.dataset import UNKNOWN, PairDataset, Raw, RawMask, value_counts
+from perpixel.data.dataset import UNKNOWN, PairDataset, RawMask, RawValue, value_counts
 from perpixel.errors import PerpixelError
 from perpixel.io import tiff
 from perpixel.io.images import Array
@@ -125,7 +125,7 @@ def _mask(pairs: PairDataset, index: int) -> tuple[RawMask | None, Counter[int],
         return None, Counter(), [(Kind.UNREADABLE_MASK, _reason(error, path))]
     remarks = _transparency(path)
     try:
-        classes = pairs.table.lookup(raw, origin=str(path))
+        classes = pairs.mapping.lookup(raw, origin=str(path))
     except PerpixelError as error:
         return raw, Counter(), [*remarks, (Kind.UNKNOWN_VALUES, _reason(error, path))]
     counts = enumerate(np.bincount(classes.ravel()).tolist())
@@ -195,7 +195,7 @@ def _written(image: RawMask) -> str:
     return f"{image.shape[0]}x{image.shape[1]}"
 
 
-def _listed(counts: Counter[Raw]) -> str:
+def _listed(counts: Counter[RawValue]) -> str:
     """ "77 at 12 pixels, 200 at 3 pixels", the commonest first."""
     parts = [
         f"{value if len(value) > 1 else value[0]} at {count} pixel{'s' * (count != 1)}"

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from filelock import FileLock, Timeout
 from rich.progress import Progress
 
-from perpixel.data.registry import known
+from perpixel.data.registry import require_dataset_name
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.io.download import fetch
 
@@ -91,7 +91,8 @@ def download(name: str, root: Path) -> None:
             f"leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip, and unpack both in {root}, "
             f"so that it holds leftImg8bit and gtFine"
         )
-    if known(name) not in ARCHIVES:
+    require_dataset_name(name)
+    if name not in ARCHIVES:
         raise UsageError(f"{name} is not downloaded; data sets that are: {', '.join(ARCHIVES)}")
     folder = root / ".perpixel-downloads"
     try:

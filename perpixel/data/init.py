@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from perpixel.data.dataset import Raw
+from perpixel.data.dataset import RawValue
 from perpixel.data.datasets.folder import FILE, composed, files_below, stem_of
 from perpixel.data.mask_values import count_values, has_soft_edges
 from perpixel.data.paths import first_few, read_list, require_folder
@@ -317,7 +317,7 @@ def _existing_lists(
 # --- What the masks hold -------------------------------------------------------------------------
 
 
-def _class_text(pixels: Mapping[Raw, int], palette: Palette | None) -> str:
+def _class_text(pixels: Mapping[RawValue, int], palette: Palette | None) -> str:
     """The keys for the ignored values and the classes."""
     values = sorted(pixels)
     share = {value: f"{pixels[value] / sum(pixels.values()):.2%}" for value in values}
@@ -353,7 +353,9 @@ def _class_text(pixels: Mapping[Raw, int], palette: Palette | None) -> str:
     return "\n".join([*lines, "]"])
 
 
-def _display(classes: Sequence[Raw], palette: Palette | None) -> tuple[Sequence[Raw], str]:
+def _display(
+    classes: Sequence[RawValue], palette: Palette | None
+) -> tuple[Sequence[RawValue], str]:
     """A color to show each class in, and where it comes from."""
     if palette and max(classes)[0] < len(palette):
         found = [palette[value[0]] for value in classes]

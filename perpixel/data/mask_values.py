@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from perpixel.data.dataset import Raw, value_counts
+from perpixel.data.dataset import RawValue, value_counts
 from perpixel.data.datasets.folder import FILE
 from perpixel.errors import PerpixelError
 from perpixel.io.images import read_mask
@@ -17,14 +17,14 @@ _BLACK_AND_WHITE, _STEPS = 0.95, 3
 """More than this share in 0 and 255 and some grays on the way from one to the other: an edge."""
 
 
-def count_values(paths: Sequence[Path]) -> tuple[Mapping[Raw, int], list[str]]:
+def count_values(paths: Sequence[Path]) -> tuple[Mapping[RawValue, int], list[str]]:
     """How often the masks hold each id or color, and remarks on what makes them doubtful.
 
     Raises PerpixelError when a mask cannot be read, when some hold ids and others colors, and for
     more values than there can be classes.
     """
-    pixels: Counter[Raw] = Counter()
-    owners: dict[Raw, list[Path]] = defaultdict(list)
+    pixels: Counter[RawValue] = Counter()
+    owners: dict[RawValue, list[Path]] = defaultdict(list)
     for path in paths:
         mask = read_mask(path)
         own = value_counts(mask.reshape(-1, *mask.shape[2:]))
@@ -46,7 +46,7 @@ def count_values(paths: Sequence[Path]) -> tuple[Mapping[Raw, int], list[str]]:
     return pixels, _doubts(pixels, owners)
 
 
-def has_soft_edges(pixels: Mapping[Raw, int]) -> bool:
+def has_soft_edges(pixels: Mapping[RawValue, int]) -> bool:
     """Whether these are black-and-white masks, blurred or smoothed at their edges."""
     grays = {value[0]: count for value, count in pixels.items() if len(set(value)) == 1}
     between = grays.keys() - {0, 255}
@@ -60,14 +60,14 @@ def has_soft_edges(pixels: Mapping[Raw, int]) -> bool:
     )
 
 
-def _soft_edges(pixels: Mapping[Raw, int]) -> str:
+def _soft_edges(pixels: Mapping[RawValue, int]) -> str:
     return (
         f"they look black and white with soft edges, {len(pixels) - 2} grays beside 0 and 255; "
         f"save them without (128 and more as 255, less as 0), and have {FILE} proposed anew"
     )
 
 
-def _doubts(pixels: Mapping[Raw, int], owners: Mapping[Raw, Sequence[Path]]) -> list[str]:
+def _doubts(pixels: Mapping[RawValue, int], owners: Mapping[RawValue, Sequence[Path]]) -> list[str]:
     """Signs of masks that were resized with interpolation, or saved with loss."""
     if has_soft_edges(pixels):
         return [f"look at the masks: {_soft_edges(pixels)}. Each gray is proposed as a class"]

@@ -363,7 +363,7 @@ def test_names_are_the_same_however_their_letters_are_composed(tmp_path, forms):
 def test_a_list_in_utf_16_is_named(tmp_path):
     _write(tmp_path, SHORTEST + 'list = "train.txt"')
     (tmp_path / "train.txt").write_text("a\n", "utf-16")
-    assert "train.txt: is no UTF-8 text (UTF-16, perhaps)" in _error(tmp_path)
+    assert "train.txt: not UTF-8 text (UTF-16, perhaps)" in _error(tmp_path)
 
 
 def test_a_link_to_a_folder_above_is_followed_once(tmp_path):

@@ -284,7 +284,7 @@ def test_contexts_release_ids_are_the_named_classes(tmp_path):
 
 
 def test_camvids_32_colors_are_grouped(tmp_path):
-    colors = camvid._APPROVED.colors
+    colors = camvid._RELEASE_MAPPING.colors
     assert len(colors) == 32
     assert set(colors.values()) == {*range(11), IGNORE_INDEX}
     for index, color in enumerate(camvid.CLASSES.palette):

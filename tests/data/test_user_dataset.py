@@ -115,7 +115,7 @@ def test_a_wrong_sample_is_named(image, mask, says: str, tmp_path):
 
 
 def test_what_is_no_data_set_is_told(tmp_path):
-    with pytest.raises(UsageError, match=r"__getitem__.*class_names.*list has not"):
+    with pytest.raises(UsageError, match=r"__getitem__.*class_names.*list does not fit"):
         train(tmp_path / "run", train_dataset=[(IMAGE, MASK)])
     with pytest.raises(UsageError, match="both train_dataset and eval_dataset"):
         train(tmp_path / "run", eval_dataset=None)

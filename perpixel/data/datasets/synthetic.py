@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from perpixel.data.dataset import Classes, Rows
-from perpixel.data.paths import require_split
 from perpixel.io.images import Array
 from perpixel.recipes.base import Size
+from perpixel.recipes.overrides import require_known
 from perpixel.recipes.schema import IGNORE_INDEX
 
 SKY, BUILDING, ROAD, PAVEMENT, TREE, CAR, PERSON = range(7)
@@ -73,7 +73,7 @@ class SyntheticStreets:
     classes = CLASSES
 
     def __init__(self, split: str, *, count: int | None = None, size: Size = (96, 128)) -> None:
-        require_split(split, _COUNTS, dataset="scenes")
+        require_known(split, _COUNTS, f"scenes has no split {split!r}")
         self.split = split
         self.size = size
         self._indices = range(_COUNTS[split] if count is None else count)
