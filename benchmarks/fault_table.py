@@ -108,14 +108,14 @@ _DATA = [
         "data/test_cache.py",
         (
             "data/cached rows begin at the wrong byte",
-            "file.seek(_HEADER.size + first * told.width * told.channels)",
-            "file.seek(_HEADER.size + first * told.width)",
+            "file.seek(_HEADER.size + first * header.width * header.channels)",
+            "file.seek(_HEADER.size + first * header.width)",
         ),
     ),
     *_faults(
         "data/datasets/camvid.py",
         "data/test_camvid.py data/test_miniatures.py",
-        ("data/CamVid's void is bicyclist", "11: IGNORE_INDEX})", "11: 10})"),
+        ("data/CamVid's void is bicyclist", "11: IGNORE_INDEX}", "11: 10}"),
         (
             "data/CamVid's other vegetation is signs",
             "808000 c0c000: Tree, VegetationMisc\n    c08080",

@@ -263,7 +263,9 @@ def test_a_cache_sends_to_its_data_set(tmp_path: Path):
     pairs = {"train": open_folder(root, "train")}
     out = tmp_path / "cache"
     write_cache(out, "folder", pairs, say=lambda line: None, progress=lambda done, total: None)
-    with pytest.raises(UsageError, match=r"is a cache; name the files that it is of: folder .*set"):
+    with pytest.raises(
+        UsageError, match=r"is a cache; name the files it was made from: folder .*set"
+    ):
         check("folder", out)
 
 
