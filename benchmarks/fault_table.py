@@ -76,8 +76,8 @@ _DATA = [
         "data/test_window.py",
         (
             "data/crop of the mask one pixel off",
-            "places = np.arange(start, start + length)",
-            "places = np.arange(start + 1, start + length + 1)",
+            "positions = np.arange(start, start + length)",
+            "positions = np.arange(start + 1, start + length + 1)",
         ),
     ),
     *_faults(
@@ -99,8 +99,8 @@ _DATA = [
         ),
         (
             "data/every rank takes the first share",
-            "firsts = range(rank * size, len(stream), world * size)",
-            "firsts = range(0, len(stream), world * size)",
+            "firsts = range(rank * size, len(stream), world_size * size)",
+            "firsts = range(0, len(stream), world_size * size)",
         ),
     ),
     *_faults(

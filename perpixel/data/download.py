@@ -1,4 +1,4 @@
-"""Data sets that can be had without a login: where their archives are, fetched and unpacked."""
+"""Downloads and unpacks the data sets whose archives need no login."""
 
 import shutil
 import tarfile
@@ -17,9 +17,9 @@ from perpixel.io.download import fetch
 
 @dataclass(frozen=True)
 class Archive:
-    """A tar or zip file whose folder `inside`, or `to`, becomes the folder `to` of the data root.
+    """A tar or zip file. Its folder `inside` (default: `to`) becomes `to` below the data root.
 
-    The hashes are published ones (torchvision's, and for ADE20K GluonCV's), or "" where none is.
+    Hashes are published ones (torchvision's, and for ADE20K GluonCV's), or "" where there is none.
     """
 
     url: str
@@ -72,18 +72,19 @@ ARCHIVES = {
     "pascal_context_59": _CONTEXT,
 }
 
-_NOT_UNPACKED = (
+_UNPACK_ERRORS = (
     *(tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, ValueError),
-    KeyError,  # a hard link to a file that is not there
-    RuntimeError,  # an encrypted file, or a compression that zipfile does not know
+    KeyError,  # a hard link to a missing file
+    RuntimeError,  # an encrypted file, or an unknown compression
 )
 
 
 def download(name: str, root: Path) -> None:
-    """Brings the data set called `name` below `root`, with progress bars; what is there stays.
+    """Downloads the data set called `name` into `root`, with progress bars.
 
-    An archive lies in ROOT/.perpixel-downloads until all are unpacked. Interrupted, the next call
-    goes on. Raises UsageError for a data set without archives, PerpixelError for what fails.
+    Existing folders are kept. Archives stay in ROOT/.perpixel-downloads until all are unpacked, and
+    an interrupted download continues with the next call. Raises UsageError for a data set without
+    archives, PerpixelError when downloading or unpacking fails.
     """
     if name == "cityscapes":
         raise PerpixelError(
@@ -93,7 +94,7 @@ def download(name: str, root: Path) -> None:
         )
     require_dataset_name(name)
     if name not in ARCHIVES:
-        raise UsageError(f"{name} is not downloaded; data sets that are: {', '.join(ARCHIVES)}")
+        raise UsageError(f"{name} cannot be downloaded; data sets that can: {', '.join(ARCHIVES)}")
     folder = root / ".perpixel-downloads"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -111,9 +112,9 @@ def download(name: str, root: Path) -> None:
 
 
 def _unpack(path: Path, inside: str, target: Path) -> None:
-    """Makes `target` of the archive's folder `inside`: whole, or not at all.
+    """Unpacks the archive's folder `inside` as `target`, atomically.
 
-    zipfile keeps files from being written elsewhere; tarfile's data filter refuses such archives.
+    zipfile writes no file outside the target; tarfile's data filter refuses archives that would.
     """
     part = target.with_name(f"{target.name}.part")
     try:
@@ -127,7 +128,7 @@ def _unpack(path: Path, inside: str, target: Path) -> None:
                     tar.extractall(part, (m for m in tar if _is_in(inside, m.name)), filter="data")
         if not any((part / inside).glob("*")):
             raise ValueError(f"it holds no folder {inside}, or nothing in it")
-    except _NOT_UNPACKED as error:
+    except _UNPACK_ERRORS as error:
         path.unlink()
         raise PerpixelError(
             f"{path}: not an archive that can be unpacked ({error}). It was deleted; the same "

@@ -225,7 +225,7 @@ def test_a_truncated_archive_is_fetched_again(handler, shelf, tmp_path, monkeypa
 def test_what_has_no_archive_is_explained(tmp_path):
     with pytest.raises(PerpixelError, match=r"needs a login.*gtFine_trainvaltest\.zip"):
         data_download.download("cityscapes", tmp_path)
-    with pytest.raises(UsageError, match=r"scenes is not downloaded.*pascal_voc"):
+    with pytest.raises(UsageError, match=r"scenes cannot be downloaded.*pascal_voc"):
         data_download.download("scenes", tmp_path)
     with pytest.raises(UsageError, match="Did you mean ade20k"):
         data_download.download("ade20", tmp_path)

@@ -9,7 +9,7 @@ from perpixel.io.images import scaled_size
 from perpixel.recipes.base import Size
 from perpixel.recipes.schema import IGNORE_INDEX, Augment, Input, Photometric
 
-FED = Input()
+INPUT = Input()
 PLAIN = Augment(scale_range=(1, 1), cat_max_ratio=1, flip_prob=0, photometric=None)
 
 
@@ -25,11 +25,19 @@ def sample(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def augmented(
-    image: np.ndarray, label: np.ndarray, seed: int = 0, *, spec: Augment, crop: Size, fed=FED
+    image: np.ndarray,
+    label: np.ndarray,
+    seed: int = 0,
+    *,
+    spec: Augment,
+    crop: Size,
+    input_spec=INPUT,
 ) -> tuple[np.ndarray, np.ndarray]:
     draws = rng(seed)
     window = steps.sample_crop(label, draws, spec=spec, crop=crop)
-    return steps.augment(image, label, draws, window=window, spec=spec, crop=crop, fed=fed)
+    return steps.augment(
+        image, label, draws, window=window, spec=spec, crop=crop, input_spec=input_spec
+    )
 
 
 @given(
@@ -164,8 +172,8 @@ def test_padding_is_unlabeled_and_where_it_is_asked_for():
 
 def test_padding_has_the_mean_color_in_rgb_order():
     image, label = sample(2, 2)
-    fed = Input(mean=(103.53, 116.28, 123.675), channel_order="bgr")
-    padded, _ = augmented(image, label, spec=PLAIN, crop=(4, 4), fed=fed)
+    input_spec = Input(mean=(103.53, 116.28, 123.675), channel_order="bgr")
+    padded, _ = augmented(image, label, spec=PLAIN, crop=(4, 4), input_spec=input_spec)
     assert padded[3, 3].tolist() == [124, 116, 104]
 
 
