@@ -1,4 +1,4 @@
-"""What the masks of a folder hold that nobody has described yet."""
+"""Counts the values of a folder's masks, and finds signs of masks that were resized or blurred."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -10,79 +10,81 @@ from perpixel.errors import PerpixelError
 from perpixel.io.images import read_mask
 from perpixel.recipes.schema import IGNORE_INDEX
 
-_COMMON, _MANY, _LITTLE = 8, 16, 0.02
-"""Beside a few common values so many that take up so little are rather damage than classes."""
+_COMMON_VALUES, _MIN_RARE_VALUES, _MAX_RARE_SHARE = 8, 16, 0.02
+"""This many values beside the most common ones, in so few pixels, are an artifact, not classes."""
 
-_BLACK_AND_WHITE, _STEPS = 0.95, 3
-"""More than this share in 0 and 255 and some grays on the way from one to the other: an edge."""
+_MIN_BLACK_WHITE_SHARE, _MIN_GRAYS = 0.95, 3
+"""More than this share in 0 and 255, and this many grays between them, make a soft edge."""
 
 
 def count_values(paths: Sequence[Path]) -> tuple[Mapping[RawValue, int], list[str]]:
-    """How often the masks hold each id or color, and remarks on what makes them doubtful.
+    """Counts the ids or colors of the masks; returns notes on suspicious ones, too.
 
     Raises PerpixelError when a mask cannot be read, when some hold ids and others colors, and for
     more values than there can be classes.
     """
     pixels: Counter[RawValue] = Counter()
-    owners: dict[RawValue, list[Path]] = defaultdict(list)
+    paths_of: dict[RawValue, list[Path]] = defaultdict(list)
     for path in paths:
         mask = read_mask(path)
-        own = value_counts(mask.reshape(-1, *mask.shape[2:]))
-        pixels.update(own)
-        for value in own:
-            owners[value].append(path)
+        counts = value_counts(mask.reshape(-1, *mask.shape[2:]))
+        pixels.update(counts)
+        for value in counts:
+            paths_of[value].append(path)
         if len({len(value) for value in pixels}) > 1:
             raise PerpixelError(
                 f"{paths[0]} and {path}: one holds RGB colors, the other ids; keep one kind here"
             )
         if len(pixels) >= IGNORE_INDEX and has_soft_edges(pixels):
-            raise PerpixelError(f"{path}: look at this mask and others: {_soft_edges(pixels)}")
+            raise PerpixelError(f"{path}: look at this mask and others: {_soft_edge_note(pixels)}")
         if len(pixels) > IGNORE_INDEX:
             raise PerpixelError(
                 f"{path}: with this mask there are {len(pixels)} different values, and at most "
-                f"{IGNORE_INDEX - 1} classes. Is it a photo, a map of instances, or was it resized "
+                f"{IGNORE_INDEX - 1} classes. Is it a photo, an instance mask, or was it resized "
                 f"or saved with loss? Fix it or move it elsewhere, or write {FILE} by hand"
             )
-    return pixels, _doubts(pixels, owners)
+    return pixels, _find_suspicious(pixels, paths_of)
 
 
 def has_soft_edges(pixels: Mapping[RawValue, int]) -> bool:
-    """Whether these are black-and-white masks, blurred or smoothed at their edges."""
+    """Whether the values are those of black-and-white masks with blurred edges."""
     grays = {value[0]: count for value, count in pixels.items() if len(set(value)) == 1}
     between = grays.keys() - {0, 255}
     ends = grays.get(0, 0), grays.get(255, 0)
     return (
         len(grays) == len(pixels)
         and all(ends)
-        and sum(ends) > _BLACK_AND_WHITE * sum(grays.values())
-        and len(between) >= _STEPS
-        and min(between) < 128 <= max(between) < 256  # numbered classes are small numbers
+        and sum(ends) > _MIN_BLACK_WHITE_SHARE * sum(grays.values())
+        and len(between) >= _MIN_GRAYS
+        and min(between) < 128 <= max(between) < 256  # class numbers are small
     )
 
 
-def _soft_edges(pixels: Mapping[RawValue, int]) -> str:
+def _soft_edge_note(pixels: Mapping[RawValue, int]) -> str:
     return (
         f"they look black and white with soft edges, {len(pixels) - 2} grays beside 0 and 255; "
         f"save them without (128 and more as 255, less as 0), and have {FILE} proposed anew"
     )
 
 
-def _doubts(pixels: Mapping[RawValue, int], owners: Mapping[RawValue, Sequence[Path]]) -> list[str]:
-    """Signs of masks that were resized with interpolation, or saved with loss."""
+def _find_suspicious(
+    pixels: Mapping[RawValue, int], paths_of: Mapping[RawValue, Sequence[Path]]
+) -> list[str]:
+    """Notes on masks that look resized with interpolation, or saved with loss."""
     if has_soft_edges(pixels):
-        return [f"look at the masks: {_soft_edges(pixels)}. Each gray is proposed as a class"]
-    alone = Counter(paths[0] for paths in owners.values() if len(paths) == 1)
-    found = [
+        return [f"look at the masks: {_soft_edge_note(pixels)}. Each gray is proposed as a class"]
+    unshared = Counter(paths[0] for paths in paths_of.values() if len(paths) == 1)
+    notes = [
         f"look at {path}: it holds {count} values that no other mask read here has. Was it resized "
         f"with interpolation, or saved with loss?"
-        for path, count in alone.items()
-        if count >= _MANY and len(pixels) / 2 < count < len(pixels)
+        for path, count in unshared.items()
+        if count >= _MIN_RARE_VALUES and len(pixels) / 2 < count < len(pixels)
     ]
-    rare = sorted(pixels.values())[:-_COMMON]
+    rare = sorted(pixels.values())[:-_COMMON_VALUES]
     share = sum(rare) / sum(pixels.values())
-    if not found and len(rare) >= _MANY and share < _LITTLE:
-        found.append(
+    if not notes and len(rare) >= _MIN_RARE_VALUES and share < _MAX_RARE_SHARE:
+        notes.append(
             f"look at the masks: {len(rare)} of their {len(pixels)} values make up {share:.1%} of "
             f"the pixels. Were they resized with interpolation, or saved with loss?"
         )
-    return found
+    return notes

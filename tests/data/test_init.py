@@ -141,7 +141,7 @@ def test_a_few_images_can_be_divided(tmp_path, count, sizes):
     _proposed(tmp_path)
     assert (_size(tmp_path, "train"), _size(tmp_path, "val")) == sizes
     text = (tmp_path / "dataset.toml").read_text()
-    assert ("# 1 pair: the same: its score says little" in text) == (count == 1)
+    assert ("# 1 pairs: the same one, so its score means little" in text) == (count == 1)
 
 
 def test_lists_that_divide_the_images_are_used(tmp_path):
@@ -268,7 +268,7 @@ def test_a_gray_or_ambiguous_palette_is_not_used(tmp_path):
     _images(tmp_path, "images/a.png")
     for palette in [((0,) * 3, (1,) * 3, (2,) * 3), ((9, 0, 0), (9, 0, 0), (0, 0, 9))]:
         write_mask(tmp_path / "masks/a.png", IDS, palette)
-        assert "made up, too" in propose(tmp_path).toml
+        assert "The colors are generated" in propose(tmp_path).toml
 
 
 def _rgb(*colors):
@@ -327,7 +327,7 @@ def test_nothing_is_overwritten(tmp_path):
     _pair(tmp_path, IDS)
     proposal = propose(tmp_path)
     (tmp_path / "dataset.toml").write_text("mine")
-    with pytest.raises(PerpixelError, match=r"dataset\.toml: is there already"):
+    with pytest.raises(PerpixelError, match=r"dataset\.toml: exists already"):
         write_proposal(tmp_path, proposal)
     assert (tmp_path / "dataset.toml").read_text() == "mine"
     assert not (tmp_path / "train.txt").exists()
@@ -337,14 +337,14 @@ def test_a_full_disk_leaves_nothing_in_the_next_attempts_way(tmp_path, monkeypat
     _pair(tmp_path, IDS)
     proposal = propose(tmp_path)
 
-    def fills(path, content, write=Path.write_bytes):
-        write(path, content[: len(content) // 2])
-        if path.name == "dataset.toml":
+    def full(part, target, replace=Path.replace):
+        if target.name == "dataset.toml":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(part, target)
 
     before = set(tmp_path.rglob("*"))
-    with monkeypatch.context() as full:
-        full.setattr(Path, "write_bytes", fills)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", full)
         with pytest.raises(PerpixelError, match=r"dataset\.toml: cannot be written \(No space"):
             write_proposal(tmp_path, proposal)
     assert set(tmp_path.rglob("*")) == before
