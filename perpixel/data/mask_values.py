@@ -73,18 +73,13 @@ def _find_suspicious(
     """Notes on masks that look resized with interpolation, or saved with loss."""
     if has_soft_edges(pixels):
         return [f"look at the masks: {_soft_edge_note(pixels)}. Each gray is proposed as a class"]
-    unshared = Counter(paths[0] for paths in paths_of.values() if len(paths) == 1)
-    notes = [
-        f"look at {path}: it holds {count} values that no other mask read here has. Was it resized "
-        f"with interpolation, or saved with loss?"
-        for path, count in unshared.items()
-        if count >= _MIN_RARE_VALUES and len(pixels) / 2 < count < len(pixels)
+    rare = sorted(pixels, key=lambda value: pixels[value])[:-_COMMON_VALUES]
+    share = sum(pixels[value] for value in rare) / sum(pixels.values())
+    if len(rare) < _MIN_RARE_VALUES or share > _MAX_RARE_SHARE:
+        return []
+    ((path, count),) = Counter(path for v in rare for path in paths_of[v]).most_common(1)
+    return [
+        f"look at {path} first: {len(rare)} of the {len(pixels)} values of the masks make up "
+        f"{share:.1%} of the pixels, and it holds {count} of these values. Were masks resized with "
+        f"interpolation, or saved with loss?"
     ]
-    rare = sorted(pixels.values())[:-_COMMON_VALUES]
-    share = sum(rare) / sum(pixels.values())
-    if not notes and len(rare) >= _MIN_RARE_VALUES and share < _MAX_RARE_SHARE:
-        notes.append(
-            f"look at the masks: {len(rare)} of their {len(pixels)} values make up {share:.1%} of "
-            f"the pixels. Were they resized with interpolation, or saved with loss?"
-        )
-    return notes

@@ -24,11 +24,11 @@ RECIPE = perpixel.override(
 
 
 def fill(root: Path, out: Path, *splits: str, dataset: str = "camvid") -> list[str]:
-    """Writes a cache; returns what was said."""
-    said: list[str] = []
+    """Writes a cache; returns what was lines."""
+    lines: list[str] = []
     pairs = {split: open_pairs(dataset, root, split) for split in splits or ("train", "val")}
-    caches.write_cache(out, dataset, pairs, say=said.append, progress=lambda done, total: None)
-    return said
+    caches.write_cache(out, dataset, pairs, say=lines.append, progress=lambda done, total: None)
+    return lines
 
 
 @pytest.fixture
@@ -48,29 +48,29 @@ def test_batches_are_the_same_bit_for_bit(root, tmp_path):
     fill(root, tmp_path / "cache")
     assert caches.is_cache(tmp_path / "cache")
     expected = streamed(root)
-    shutil.move(root, tmp_path / "elsewhere")  # it needs its source no more
+    shutil.move(root, tmp_path / "elsewhere")  # the cache does not need its source
     assert streamed(tmp_path / "cache") == expected
 
 
 def test_a_cached_split_is_the_split(root, tmp_path):
     fill(root, tmp_path / "cache")
     for split in ("train", "val"):
-        there = open_dataset("camvid", root, split)
-        here = open_dataset("camvid", tmp_path / "cache", split)
-        assert len(here) == len(there)
-        assert here.classes == there.classes
-        for index in range(len(there)):
-            assert here.sample_id(index) == there.sample_id(index)
-            assert (here.image(index) == there.image(index)).all()
-            assert (here.label(index) == there.label(index)).all()
-            part = here.image(index, rows=(7, 30))
-            assert (part[7:30] == there.image(index)[7:30]).all()
+        source = open_dataset("camvid", root, split)
+        cached = open_dataset("camvid", tmp_path / "cache", split)
+        assert len(cached) == len(source)
+        assert cached.classes == source.classes
+        for index in range(len(source)):
+            assert cached.sample_id(index) == source.sample_id(index)
+            assert (cached.image(index) == source.image(index)).all()
+            assert (cached.label(index) == source.label(index)).all()
+            part = cached.image(index, rows=(7, 30))
+            assert (part[7:30] == source.image(index)[7:30]).all()
             assert part.shape == (48, 64, 3)
             assert not part[:7].any()
             assert not part[30:].any()
 
 
-def test_it_goes_on_where_it_was_and_renews_what_changed(root, tmp_path):
+def test_writing_continues_and_renews_changed_files(root, tmp_path):
     out = tmp_path / "cache"
     assert fill(root, out, "val")[0].startswith("3 pairs, 0 of them")
     assert fill(root, out)[0].startswith("15 pairs, 3 of them")
@@ -93,21 +93,21 @@ def test_it_goes_on_where_it_was_and_renews_what_changed(root, tmp_path):
         open_dataset("camvid", out, "train").label(6)
 
 
-def test_what_does_not_fit_is_said_before_it_starts(root, tmp_path, monkeypatch):
+def test_a_cache_that_does_not_fit_is_refused_before_it_starts(root, tmp_path, monkeypatch):
     free = shutil.disk_usage(tmp_path)._replace(free=140_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
-    said: list[str] = []
+    lines: list[str] = []
     pairs = {"train": open_pairs("camvid", root, "train")}
     with pytest.raises(PerpixelError, match="name a folder on another disk"):
         caches.write_cache(
-            tmp_path / "cache", "camvid", pairs, say=said.append, progress=lambda done, total: None
+            tmp_path / "cache", "camvid", pairs, say=lines.append, progress=lambda done, total: None
         )
-    assert "the others take about 147.5 kB of the 140.0 kB" in said[0]  # 12 x 48 x 64 x 4 bytes
+    assert "the others take about 147.5 kB of the 140.0 kB" in lines[0]  # 12 x 48 x 64 x 4 bytes
     assert not list((tmp_path / "cache").rglob("*.pixels"))
     assert not caches.is_cache(tmp_path / "cache")
 
 
-def test_pairs_that_cannot_be_read_are_told_at_the_end(root, tmp_path):
+def test_unreadable_pairs_are_reported_at_the_end(root, tmp_path):
     (root / "train/02.png").write_bytes(b"no image")
     Image.new("RGB", (9, 9)).save(root / "train/07.png")
     with pytest.raises(
@@ -121,16 +121,16 @@ def test_pairs_that_cannot_be_read_are_told_at_the_end(root, tmp_path):
         cached.image(2)  # as the data set itself: a training lets another stand in for it
 
 
-def test_a_cache_whose_writing_was_broken_off_says_so(root, tmp_path):
+def test_a_cache_whose_writing_was_stopped_says_so(root, tmp_path):
     out = tmp_path / "cache"
     pairs = {"train": open_pairs("camvid", root, "train")}
 
-    def broken_off(done: int, total: int) -> None:
+    def stop(done: int, total: int) -> None:
         if done == 5:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        caches.write_cache(out, "camvid", pairs, say=lambda line: None, progress=broken_off)
+        caches.write_cache(out, "camvid", pairs, say=lambda line: None, progress=stop)
     with pytest.raises(UsageError, match=r"no split 'train', its writing was stopped.*adds it"):
         open_dataset("camvid", out, "train")
     fill(root, out, "val")
@@ -185,19 +185,19 @@ def test_from_the_command_line(root, tmp_path):
     assert len(open_dataset("camvid", tmp_path / "cache", "train")) == 12
 
 
-def test_another_list_makes_it_stale_and_a_pair_of_two_splits_is_one(root, tmp_path):
+def test_a_changed_list_makes_it_stale_and_a_pair_of_two_splits_counts_once(root, tmp_path):
     names = ", ".join(f'"{index}"' for index in range(12))
     split = '[splits.{0}]\nimages = "val"\nmasks = "valannot"\nlist = "{0}.txt"\n'
     (root / "dataset.toml").write_text(
-        f"classes = [{names}]\n" + split.format("one") + split.format("two")
+        f"classes = [{names}]\n" + split.format("a") + split.format("b")
     )
-    (root / "one.txt").write_text("00\n01\n")
-    (root / "two.txt").write_text("01\n")
+    (root / "a.txt").write_text("00\n01\n")
+    (root / "b.txt").write_text("01\n")
     out = tmp_path / "cache"
-    assert fill(root, out, "one", "two", dataset="folder")[0].startswith("2 pairs, 0 of them")
-    (root / "two.txt").write_text("02\n")
+    assert fill(root, out, "a", "b", dataset="folder")[0].startswith("2 pairs, 0 of them")
+    (root / "b.txt").write_text("02\n")
     with pytest.raises(PerpixelError, match="a list that it names was changed"):
-        open_dataset("folder", out, "two")
+        open_dataset("folder", out, "b")
 
 
 def test_a_mask_of_two_images_is_written_once_and_read_for_both(root, tmp_path):

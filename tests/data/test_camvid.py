@@ -1,4 +1,4 @@
-"""CamVid: a miniature in SegNet's layout, and the real images where they are at hand."""
+"""CamVid: a miniature in SegNet's layout, and the real images where this machine has them."""
 
 import numpy as np
 import pytest
@@ -51,7 +51,7 @@ def test_a_value_that_camvid_does_not_have_is_an_error(root):
         open_camvid(root, "val").label(0)
 
 
-def test_what_is_missing_is_named(root):
+def test_missing_files_are_named(root):
     with pytest.raises(PerpixelError, match=r"none: no such folder.*camvid.*train\.txt"):
         open_camvid(root / "none", "train")
     with pytest.raises(PerpixelError, match=r"test\.txt: no such list; splits there: train, val"):

@@ -71,10 +71,10 @@ def test_colors_become_what_the_table_says(data):
 
 
 @given(st.tuples(BYTES, BYTES, BYTES), st.tuples(BYTES, BYTES, BYTES))
-def test_no_two_colors_are_taken_for_each_other(one, other):
-    table = LabelMapping(colors={one: 3})
+def test_no_two_colors_are_confused(color, other):
+    table = LabelMapping(colors={color: 3})
     mask = np.array([[other]], np.uint8)
-    if one == other:
+    if color == other:
         assert table.translate(mask, origin="a.png").tolist() == [[3]]
     else:
         with pytest.raises(PerpixelError):
@@ -159,11 +159,11 @@ def test_sixteen_bit_masks_are_translated(pairs):
 
 
 def test_a_missing_root_says_what_it_should_hold(tmp_path):
-    require_folder(tmp_path, dataset="ours", holds="train/")
-    with pytest.raises(PerpixelError, match=r"none: no such folder\. .* ours, which holds train/"):
-        require_folder(tmp_path / "none", dataset="ours", holds="train/")
+    require_folder(tmp_path, dataset="town", holds="train/")
+    with pytest.raises(PerpixelError, match=r"none: no such folder\. .* town, which holds train/"):
+        require_folder(tmp_path / "none", dataset="town", holds="train/")
     (tmp_path / "file").touch()
     with pytest.raises(
-        PerpixelError, match=r"file: is a file, not a folder\. Name the root of ours"
+        PerpixelError, match=r"file: is a file, not a folder\. Name the root of town"
     ):
-        require_folder(tmp_path / "file", dataset="ours", holds="train/")
+        require_folder(tmp_path / "file", dataset="town", holds="train/")

@@ -38,7 +38,7 @@ def _proposed(root):
     described = tomllib.loads(proposal.toml)
     for split in described["splits"]:
         pairs = open_folder(root, split)
-        assert pairs.classes.names == tuple(one["name"] for one in described["classes"])
+        assert pairs.classes.names == tuple(item["name"] for item in described["classes"])
         for index in range(len(pairs)):
             read_pair(pairs, index)
     return described
@@ -91,8 +91,11 @@ def test_folders_and_endings_are_found(
     assert described.get("image_suffixes") == image_suffixes
     assert described["mask_suffix"] == mask_suffix
     for split, lines in (("train", 8), ("val", 2)):
-        found = described["splits"][split]
-        assert found == {"images": images, "masks": masks, "list": f"{split}.txt"}
+        assert described["splits"][split] == {
+            "images": images,
+            "masks": masks,
+            "list": f"{split}.txt",
+        }
         assert _size(tmp_path, split) == lines
 
 
@@ -172,12 +175,12 @@ def test_a_list_file_of_another_kind_is_neither_used_nor_overwritten(tmp_path):
     assert (tmp_path / "train.txt").read_text() == "images/000.jpg masks/000.png\n"
 
 
-def test_names_are_the_same_however_their_letters_are_composed(tmp_path):
-    apart, whole = (unicodedata.normalize(form, "Äpfel") for form in ("NFD", "NFC"))
-    _images(tmp_path, *[f"images/{apart}{name}.jpg" for name in TEN])
-    _masks(tmp_path, *[f"masks/{whole}{name}.png" for name in TEN])
+def test_names_match_in_either_unicode_form(tmp_path):
+    decomposed, composed = (unicodedata.normalize(form, "Äpfel") for form in ("NFD", "NFC"))
+    _images(tmp_path, *[f"images/{decomposed}{name}.jpg" for name in TEN])
+    _masks(tmp_path, *[f"masks/{composed}{name}.png" for name in TEN])
     for split, stems in (("train", TEN[:8]), ("val", TEN[8:])):
-        (tmp_path / f"{split}.txt").write_text("".join(f"{apart}{name}\n" for name in stems))
+        (tmp_path / f"{split}.txt").write_text("".join(f"{decomposed}{name}\n" for name in stems))
     described = _proposed(tmp_path)
     assert described["splits"]["val"]["list"] == "val.txt"
     assert (_size(tmp_path, "train"), _size(tmp_path, "val")) == (8, 2)
@@ -218,7 +221,7 @@ def _pair(root, mask):
 def test_ids_become_classes_and_255_is_ignored(tmp_path):
     _pair(tmp_path, IDS)
     described = _proposed(tmp_path)
-    assert [(one["name"], one["ids"]) for one in described["classes"]] == [
+    assert [(item["name"], item["ids"]) for item in described["classes"]] == [
         ("class_0", [0]),
         ("class_1", [1]),
         ("class_2", [2]),
@@ -246,21 +249,21 @@ def test_few_values(tmp_path, values, names, ignored):
     mask = np.resize(np.array(values, np.uint16 if max(values) > 255 else np.uint8), (2, 4))
     _pair(tmp_path, mask)
     described = _proposed(tmp_path)
-    assert {one["name"]: one["ids"] for one in described["classes"]} == names
+    assert {item["name"]: item["ids"] for item in described["classes"]} == names
     assert described.get("ignored_ids") == ignored
 
 
 def test_one_bit_masks_are_background_and_foreground(tmp_path):
     _pair(tmp_path, Image.fromarray(np.array([[0, 255, 0, 0]] * 2, np.uint8)).convert("1"))
-    assert [one["ids"] for one in _proposed(tmp_path)["classes"]] == [[0], [1]]
+    assert [item["ids"] for item in _proposed(tmp_path)["classes"]] == [[0], [1]]
 
 
 def test_a_palette_gives_the_colors(tmp_path):
     _images(tmp_path, "images/a.png")
     write_mask(tmp_path / "masks/a.png", IDS, ((0, 0, 0), (128, 0, 0), (0, 128, 0)))
     described = _proposed(tmp_path)
-    assert [one["color"] for one in described["classes"]] == [[0, 0, 0], [128, 0, 0], [0, 128, 0]]
-    assert [one["ids"] for one in described["classes"]] == [[0], [1], [2]]
+    assert [item["color"] for item in described["classes"]] == [[0, 0, 0], [128, 0, 0], [0, 128, 0]]
+    assert [item["ids"] for item in described["classes"]] == [[0], [1], [2]]
     assert described["ignored_ids"] == [255]
 
 
@@ -290,7 +293,7 @@ def test_rgb_masks_give_classes_by_color_and_voc_void_is_ignored(tmp_path):
 def test_white_in_rgb_masks_is_a_class(tmp_path):
     _pair(tmp_path, _rgb((255, 255, 255), (255, 0, 0)))
     described = _proposed(tmp_path)
-    assert [one["color"] for one in described["classes"]] == [[255, 0, 0], [255, 255, 255]]
+    assert [item["color"] for item in described["classes"]] == [[255, 0, 0], [255, 255, 255]]
 
 
 @pytest.mark.parametrize(
@@ -303,7 +306,7 @@ def test_white_in_rgb_masks_is_a_class(tmp_path):
 def test_ids_that_were_saved_as_gray_rgb_are_shown_in_colors(tmp_path, values, names, ignored):
     _pair(tmp_path, _rgb(*[(value,) * 3 for value in values]))
     described = _proposed(tmp_path)
-    assert [one["name"] for one in described["classes"]] == names
+    assert [item["name"] for item in described["classes"]] == names
     assert described["classes"][1]["colors"] == [[values[1]] * 3]
     assert len(set(described["classes"][1]["color"])) > 1
     assert described.get("ignored_colors") == ignored
@@ -333,7 +336,7 @@ def test_nothing_is_overwritten(tmp_path):
     assert not (tmp_path / "train.txt").exists()
 
 
-def test_a_full_disk_leaves_nothing_in_the_next_attempts_way(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_no_files_that_block_the_next_attempt(tmp_path, monkeypatch):
     _pair(tmp_path, IDS)
     proposal = propose(tmp_path)
 
@@ -351,7 +354,7 @@ def test_a_full_disk_leaves_nothing_in_the_next_attempts_way(tmp_path, monkeypat
     write_proposal(tmp_path, proposal)
 
 
-def test_a_folder_without_masks_says_how_masks_are_told(tmp_path):
+def test_a_folder_without_masks_says_how_masks_are_recognized(tmp_path):
     with pytest.raises(PerpixelError, match=r"none: no such folder"):
         propose(tmp_path / "none")
     (tmp_path / "file").touch()
@@ -374,17 +377,19 @@ def test_masks_with_too_many_values_are_named(tmp_path):
         propose(tmp_path)
 
 
-def test_a_mask_whose_values_no_other_has_is_remarked_upon(tmp_path):
-    smeared = np.arange(0, 200, 5, dtype=np.uint8).reshape(4, 10)
+def test_a_resized_mask_is_noted(tmp_path):
     _images(tmp_path, *[f"images/{name}.jpg" for name in TEN])
-    _masks(tmp_path, *[f"masks/{name}.png" for name in TEN])
+    mask = np.repeat(np.array([0, 200], np.uint8), 5000).reshape(100, 100)
+    _masks(tmp_path, *[f"masks/{name}.png" for name in TEN], mask=mask)
     assert not propose(tmp_path).notes
-    _masks(tmp_path, "masks/003.png", mask=smeared)
+    mask[50, :40] = np.arange(0, 200, 5)
+    _masks(tmp_path, "masks/003.png", mask=mask)
     (note,) = propose(tmp_path).notes
-    assert "masks/003.png: it holds 39 values that no other mask read here has" in note
+    assert "masks/003.png first: 33 of the 41 values of the masks make up 0.0% " in note
+    assert "it holds 33 of these values" in note
 
 
-def test_many_classes_in_few_masks_are_no_damage(tmp_path):
+def test_many_classes_in_few_masks_are_not_noted(tmp_path):
     _images(tmp_path, "images/a.jpg", "images/b.jpg")
     for name, first in (("a", 0), ("b", 20)):
         mask = np.arange(first, first + 20, dtype=np.uint8).repeat(10).reshape(10, 20)
@@ -392,13 +397,13 @@ def test_many_classes_in_few_masks_are_no_damage(tmp_path):
     assert not propose(tmp_path).notes
 
 
-def test_black_and_white_masks_that_were_jpeg_files_once_are_remarked_upon(tmp_path):
+def test_black_and_white_masks_that_were_jpeg_files_are_noted(tmp_path):
     mask = np.repeat(np.array([0, 255], np.uint8), 5000)
     mask[:30] = np.arange(1, 31)  # what a lossy file makes of the edges
     _images(tmp_path, *[f"images/{name}.jpg" for name in TEN])
     _masks(tmp_path, *[f"masks/{name}.png" for name in TEN], mask=mask.reshape(100, 100))
     (note,) = propose(tmp_path).notes
-    assert "24 of their 32 values make up 0.2% of the pixels" in note
+    assert "24 of the 32 values of the masks make up 0.2% of the pixels" in note
 
 
 @pytest.mark.parametrize("rgb", [False, True])
@@ -440,7 +445,7 @@ def test_masks_of_two_kinds_are_named(tmp_path):
         propose(tmp_path)
 
 
-def test_a_damaged_mask_is_named(tmp_path):
+def test_a_corrupt_mask_is_named(tmp_path):
     _pair(tmp_path, IDS)
     (tmp_path / "masks/a.png").write_text("not a mask")
     with pytest.raises(PerpixelError, match=r"masks/a\.png: not an image"):

@@ -123,17 +123,17 @@ class PartlyCorrupt(SyntheticStreets):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_corrupt_image_is_replaced_by_the_next_of_its_epoch(workers: int):
-    whole = list(batches(SET, RECIPE, first_step=0, workers=0))
+    intact = list(batches(SET, RECIPE, first_step=0, workers=0))
     partly_corrupt = list(
         batches(PartlyCorrupt("train", count=5), RECIPE, first_step=0, workers=workers)
     )
-    epoch = (whole[0].names + whole[1].names)[:5]
-    at = epoch.index(SET.sample_id(1))
-    stand_in = epoch[(at + 1) % 5]
-    step, position = divmod(at, 3)
+    epoch = (intact[0].names + intact[1].names)[:5]
+    place = epoch.index(SET.sample_id(1))
+    replacement = epoch[(place + 1) % 5]
+    step, position = divmod(place, 3)
     assert set(partly_corrupt[step].corrupt) == {"1.png: corrupt"}
-    assert partly_corrupt[step].names[position] == stand_in
-    for before, after in zip(whole, partly_corrupt, strict=True):
+    assert partly_corrupt[step].names[position] == replacement
+    for before, after in zip(intact, partly_corrupt, strict=True):
         for index, name in enumerate(before.names):
             if name != SET.sample_id(1):
                 assert after.names[index] == name
@@ -159,7 +159,7 @@ def test_a_dead_worker_is_explained():
 
 def test_an_error_whose_traceback_is_kept_does_not_block_the_exit(tmp_path):
     """Its traceback holds the loader, whose workers must not keep the process from exiting."""
-    (tmp_path / "kept.py").write_text(
+    (tmp_path / "script.py").write_text(
         "import perpixel\n"
         "from perpixel.data.loader import batches\n"
         "from perpixel.data.datasets.synthetic import SyntheticStreets\n"
@@ -168,7 +168,7 @@ def test_an_error_whose_traceback_is_kept_does_not_block_the_exit(tmp_path):
         "recipe = perpixel.recipe('scenes/fcn_r18-d8')\n"
         "next(batches(Wrong('train'), recipe, first_step=0, workers=2))\n"
     )
-    command = [sys.executable, tmp_path / "kept.py"]
+    command = [sys.executable, tmp_path / "script.py"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
     assert "ZeroDivisionError" in done.stderr

@@ -36,7 +36,7 @@ def test_a_servers_file_holds_its_ids(tmp_path, name):
             ]
 
 
-def test_the_ranges_are_the_servers():
+def test_id_ranges_are_the_servers():
     assert (min(find_submission("ade20k").ids), max(find_submission("ade20k").ids)) == (1, 150)
     assert (min(LABEL_IDS), max(LABEL_IDS)) == (7, 33)
 
