@@ -5,10 +5,10 @@ import tarfile
 import zipfile
 import zlib
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from filelock import FileLock, Timeout
-from rich.progress import Progress
+from rich.console import Console
 
 from perpixel.data.registry import require_dataset_name
 from perpixel.errors import PerpixelError, UsageError
@@ -73,14 +73,14 @@ ARCHIVES = {
 }
 
 _UNPACK_ERRORS = (
-    *(tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, ValueError),
+    *(shutil.ReadError, tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, ValueError),
     KeyError,  # a hard link to a missing file
     RuntimeError,  # an encrypted file, or an unknown compression
 )
 
 
 def download(name: str, root: Path) -> None:
-    """Downloads the data set called `name` into `root`, with progress bars.
+    """Downloads the data set called `name` into `root`, with a progress bar.
 
     Existing folders are kept. Archives stay in ROOT/.perpixel-downloads until all are unpacked, and
     an interrupted download continues with the next call. Raises UsageError for a data set without
@@ -112,31 +112,23 @@ def download(name: str, root: Path) -> None:
 
 
 def _unpack(path: Path, inside: str, target: Path) -> None:
-    """Unpacks the archive's folder `inside` as `target`, atomically.
+    """Unpacks the archive and makes its folder `inside` the folder `target`, atomically.
 
-    zipfile writes no file outside the target; tarfile's data filter refuses archives that would.
+    shutil skips the files of a zip archive that lie outside the target; tarfile's data filter
+    refuses tar archives with such files.
     """
     part = target.with_name(f"{target.name}.part")
     try:
-        shutil.rmtree(part, ignore_errors=True)
-        with Progress(transient=True) as bar, bar.open(path, "rb", description="unpack") as file:
-            if path.suffix == ".zip":
-                with zipfile.ZipFile(file) as zipped:
-                    zipped.extractall(part, (n for n in zipped.namelist() if _is_in(inside, n)))
-            else:
-                with tarfile.open(fileobj=file, mode="r|*") as tar:
-                    tar.extractall(part, (m for m in tar if _is_in(inside, m.name)), filter="data")
+        with Console().status(f"unpacking {path.name}"):
+            shutil.unpack_archive(path, part, filter=None if path.suffix == ".zip" else "data")
         if not any((part / inside).glob("*")):
             raise ValueError(f"it holds no folder {inside}, or nothing in it")
+        (part / inside).replace(target)
     except _UNPACK_ERRORS as error:
         path.unlink()
         raise PerpixelError(
             f"{path}: not an archive that can be unpacked ({error}). It was deleted; the same "
-            f"command fetches it again"
+            f"command downloads it again"
         ) from None
-    (part / inside).replace(target)
-    shutil.rmtree(part, ignore_errors=True)
-
-
-def _is_in(folder: str, name: str) -> bool:
-    return PurePosixPath(name).is_relative_to(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

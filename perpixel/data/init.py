@@ -302,13 +302,10 @@ def _propose_splits(
         elif lists_found := _find_lists(folder, files, match):
             for split, (list_file, lines) in lists_found.items():
                 add(split, match, lines, "as listed in that file", list_file)
-        elif len(stems) == 1:
-            add("train", match, stems, "the only one, used for validation, too")
-            add("val", match, stems, "the same one, so its score means little")
         else:
             val = stems[4::5] or stems[-1:]
-            train = [stem for stem in stems if stem not in set(val)]
-            add("train", match, train, "the images that are not for validation")
+            train = [stem for stem in stems if stem not in set(val)] or val
+            add("train", match, train, "the images that are not for validation, if there are any")
             add("val", match, val, "every fifth image, as no name says which are for validation.\n"
                 "# Frames of one video look alike: divide those by video instead")  # fmt: skip
     return [splits[split] for split in ("train", "val", "test") if split in splits], lists

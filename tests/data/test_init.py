@@ -143,8 +143,6 @@ def test_a_few_images_can_be_divided(tmp_path, count, sizes):
     _masks(tmp_path, *[f"masks/{name}.png" for name in TEN[:count]])
     _proposed(tmp_path)
     assert (_size(tmp_path, "train"), _size(tmp_path, "val")) == sizes
-    text = (tmp_path / "dataset.toml").read_text()
-    assert ("# 1 pairs: the same one, so its score means little" in text) == (count == 1)
 
 
 def test_lists_that_divide_the_images_are_used(tmp_path):

@@ -38,7 +38,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
 from perpixel.data.dataset import Classes, LabelMapping, PairDataset
 from perpixel.data.pair_list import PairList
@@ -121,15 +121,8 @@ def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def _require_ending(text: str) -> str:
-    _, dot, extension = text.rpartition(".")
-    if not dot or not extension.isalnum():
-        raise ValueError("write the whole ending, such as '.png' or '_mask.png'")
-    return text
-
-
 _Text = Annotated[str, Field(min_length=1)]
-_Ending = Annotated[str, AfterValidator(_require_ending)]
+_Ending = Annotated[str, Field(pattern=r"\.[A-Za-z0-9]+$")]  # ".png", "_mask.png"
 # A single id or color needs no list around it.
 _Ids = Annotated[
     tuple[Annotated[int, Field(ge=0, lt=2**16)], ...],
@@ -223,8 +216,7 @@ def _message(problem: Any) -> str:
         case "model_type" | "dict_type":
             return f"{path} = {value}: should be a table of {', '.join(keys)}"
         case _:
-            message = problem["msg"].removeprefix("Value error, ")
-            message = message.replace("Tuple", "List").replace("tuple", "list")
+            message = problem["msg"].replace("Tuple", "List").replace("tuple", "list")
             return f"{path} = {value}: {message}"
 
 

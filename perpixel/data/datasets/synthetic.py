@@ -238,13 +238,8 @@ def _draw_shadows(scene: _Scene, rng: Rng, street: _Street, objects: list[_Objec
     """Darkens the ground beside every object, and sometimes along the buildings of one side."""
     offset = rng.uniform(-0.8, 0.8)
     patches = [
-        _ground(
-            thing.right - thing.width / 2,
-            thing.right + thing.width / 2,
-            thing.ahead,
-            thing.ahead + thing.depth,
-        )
-        for thing in objects
+        _ground(o.right - o.width / 2, o.right + o.width / 2, o.ahead, o.ahead + o.depth)
+        for o in objects
     ]
     scene.shade(np.stack(patches) + np.array((offset, 0, 0)), rng.uniform(0.6, 0.9))
     if rng.random() < 0.4:
