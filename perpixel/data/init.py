@@ -10,6 +10,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, KeysView, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -149,12 +150,11 @@ def _find_matches(folder: Path, files: Sequence[str]) -> tuple[list[_Match], lis
     image_files = [file for file in files if file.lower().endswith(IMAGE_SUFFIXES)]
     folders = _find_folders(image_files)
     candidates: dict[tuple[str, bool], dict[str, _Match]] = defaultdict(dict)
-    for match in (
-        match for images in folders for masks in folders for match in _match_folders(images, masks)
-    ):
-        splits = candidates[match.masks.rest, match.split != ""]
-        if match.rank > splits.setdefault(match.split, match).rank:
-            splits[match.split] = match
+    for images, masks in product(folders, repeat=2):
+        for match in _match_folders(images, masks):
+            splits = candidates[masks.rest, match.split != ""]
+            if match.rank > splits.setdefault(match.split, match).rank:
+                splits[match.split] = match
     if not candidates:
         raise PerpixelError(
             f"{folder}: found {len(image_files)} images, but no masks for them. Masks are "
@@ -168,16 +168,20 @@ def _find_matches(folder: Path, files: Sequence[str]) -> tuple[list[_Match], lis
     matches = sorted(splits.values(), key=lambda match: -len(match.mask_of))
     endings = (matches[0].image_suffixes, matches[0].mask_suffix)
     matches = [match for match in matches if (match.image_suffixes, match.mask_suffix) == endings]
-    without_mask = {match.images.path: match.without_mask for match in matches}
-    notes = [f"{count} images in {name} have no mask: left out"
-             for name, count in without_mask.items() if count]  # fmt: skip
+    notes = [
+        f"{match.without_mask} images in {match.images.path} have no mask: left out"
+        for match in matches
+        if match.without_mask
+    ]
     used = [part.path for match in matches for part in (match.images, match.masks)]
     unused = [
         f"{other.path} ({len(other.files)} files)"
         for other in folders
         if not any(_is_in(path, other.path) or _is_in(other.path, path) for path in used)
     ]
-    return matches, [*notes, *([f"not used: {first_few(unused)}"] if unused else [])]
+    if unused:
+        notes.append(f"not used: {first_few(unused)}")
+    return matches, notes
 
 
 def _is_in(folder: str, other: str) -> bool:

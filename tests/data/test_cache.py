@@ -157,22 +157,30 @@ def test_the_wrong_cache_is_an_error(root, tmp_path):
         open_dataset("camvid", out, "val")
 
 
-def test_another_description_makes_the_labels_stale(root, tmp_path):
-    names = ", ".join(f'"{index}"' for index in range(12))
-    text = f'classes = [{names}]\n[splits.val]\nimages = "val"\nmasks = "valannot"\n'
-    (root / "dataset.toml").write_text(text)
-    out = tmp_path / "cache"
-    fill(root, out, "val", dataset="folder")
-    assert len(open_dataset("folder", out, "val")) == 3
-    (root / "dataset.toml").write_text(text.replace('"0"', '"sky"'))
-    for use in (
-        lambda: open_dataset("folder", out, "val"),
-        lambda: fill(root, out, "val", dataset="folder"),
-    ):
+NAMES = ", ".join(f'"{index}"' for index in range(12))
+
+
+def test_a_changed_description_or_list_makes_the_cache_stale(root, tmp_path):
+    split = '[splits.{0}]\nimages = "val"\nmasks = "valannot"\nlist = "{0}.txt"\n'
+    toml, list_file, out = root / "dataset.toml", root / "b.txt", tmp_path / "cache"
+    toml.write_text(f"classes = [{NAMES}]\n" + split.format("a") + split.format("b"))
+    (root / "a.txt").write_text("00\n01\n")
+    list_file.write_text("01\n")
+    lines = fill(root, out, "a", "b", dataset="folder")
+    assert lines[0].startswith("2 pairs, 0 of them")  # the pair 01 of both splits counts once
+    assert len(open_dataset("folder", out, "a")) == 2
+    for path, change in ((toml, ('"0"', '"sky"')), (list_file, ("01", "02"))):
+        before = path.read_text()
+        path.write_text(before.replace(*change))
         with pytest.raises(
             PerpixelError, match=r"dataset\.toml: it or a list .* was changed since"
         ):
-            use()
+            open_dataset("folder", out, "b")
+        with pytest.raises(
+            PerpixelError, match=r"dataset\.toml: it or a list .* was changed since"
+        ):
+            fill(root, out, "b", dataset="folder")
+        path.write_text(before)
 
 
 def test_from_the_command_line(root, tmp_path):
@@ -185,29 +193,13 @@ def test_from_the_command_line(root, tmp_path):
     assert len(open_dataset("camvid", tmp_path / "cache", "train")) == 12
 
 
-def test_a_changed_list_makes_it_stale_and_a_pair_of_two_splits_counts_once(root, tmp_path):
-    names = ", ".join(f'"{index}"' for index in range(12))
-    split = '[splits.{0}]\nimages = "val"\nmasks = "valannot"\nlist = "{0}.txt"\n'
-    (root / "dataset.toml").write_text(
-        f"classes = [{names}]\n" + split.format("a") + split.format("b")
-    )
-    (root / "a.txt").write_text("00\n01\n")
-    (root / "b.txt").write_text("01\n")
-    out = tmp_path / "cache"
-    assert fill(root, out, "a", "b", dataset="folder")[0].startswith("2 pairs, 0 of them")
-    (root / "b.txt").write_text("02\n")
-    with pytest.raises(PerpixelError, match="a list that it names was changed"):
-        open_dataset("folder", out, "b")
-
-
 def test_a_mask_of_two_images_is_written_once_and_read_for_both(root, tmp_path):
     shutil.copytree(root / "val", root / "night")
     for number in range(3):
         write_image(root / f"night/{number:02}.png", np.full((48, 64, 3), number, np.uint8))
-    names = ", ".join(f'"{index}"' for index in range(12))
     split = '[splits.{0}]\nimages = "{0}"\nmasks = "valannot"\n'
     (root / "dataset.toml").write_text(
-        f"classes = [{names}]\n" + split.format("val") + split.format("night")
+        f"classes = [{NAMES}]\n" + split.format("val") + split.format("night")
     )
     out = tmp_path / "cache"
     assert fill(root, out, "val", "night", dataset="folder")[0].startswith("6 pairs, 0 of them")

@@ -28,16 +28,8 @@ def names(root: Path, split: str) -> list[str]:
     return [Path(line.split()[0]).name for line in lines]
 
 
-def replace(path: Path, content: bytes) -> None:
-    """Replaces a file, which may be a link to a shared one that must not change."""
-    path.unlink()
-    path.write_bytes(content)
-
-
 def change_mask(path: Path, change) -> None:
-    mask = np.array(Image.open(path))
-    path.unlink()
-    write_image(path, change(mask))
+    write_image(path, change(np.array(Image.open(path))))
 
 
 def filled(mask: np.ndarray, *, at: tuple, value: object) -> np.ndarray:
@@ -53,13 +45,13 @@ def damage(root: Path) -> dict[Kind, set[str]]:
     (image / train[0]).unlink()
     (mask / train[1]).unlink()
     cut = (image / train[2]).read_bytes()
-    replace(image / train[2], cut[: len(cut) // 2])
-    replace(mask / train[3], b"this is no image")
+    (image / train[2]).write_bytes(cut[: len(cut) // 2])
+    (mask / train[3]).write_bytes(b"this is no image")
     change_mask(mask / train[4], lambda old: old[:-7])
     change_mask(mask / train[5], lambda old: filled(old, at=np.s_[:2, :3], value=77))
     change_mask(mask / train[6], lambda old: np.full_like(old, 11))
-    replace(image / train[8], (image / train[7]).read_bytes())
-    replace(root / "val" / val[0], (image / train[9]).read_bytes())
+    (image / train[8]).write_bytes((image / train[7]).read_bytes())
+    (root / "val" / val[0]).write_bytes((image / train[9]).read_bytes())
     shutil.copy(image / train[10], image / "not_listed.png")
     write_image(image / "not_listed.png", 255 - read_image(image / "not_listed.png"))
     for name in val:
@@ -174,17 +166,6 @@ def test_sets_as_their_owners_ship_them_have_no_errors(layout: str, tmp_path: Pa
     assert report.balance is report.splits[0]
     # The miniatures of one split are painted as those of the other.
     assert subjects_of(report).keys() <= {Kind.IN_SEVERAL_SPLITS}
-
-
-def test_the_real_camvid_damaged(camvid: Path, tmp_path: Path):
-    root = tmp_path / "CamVid"
-    shutil.copytree(camvid, root, copy_function=os.symlink)
-    for split in ("train", "val"):
-        replace(root / f"{split}.txt", (camvid / f"{split}.txt").read_bytes())
-    expected = damage(root)
-    report = check("camvid", root)
-    assert subjects_of(report) == expected
-    assert report.splits[0].sizes == (((360, 480), 365),)  # one is missing, one cut off
 
 
 # --- Reports of data sets without errors ---------------------------------------------------------
