@@ -19,13 +19,14 @@ from typing import NamedTuple
 import numpy as np
 from filelock import FileLock, Timeout
 from PIL import Image
-from pydantic import ValidationError
+from pydantic import ConfigDict, ValidationError
 from rich.filesize import decimal
 
 from perpixel.data.dataset import Classes, PairDataset, Rows, read_pair
 from perpixel.data.datasets.folder import FILE as DESCRIPTION
 from perpixel.data.datasets.folder import lists_of_folder
 from perpixel.data.pair_list import PairList
+from perpixel.data.paths import first_few
 from perpixel.data.prefetch import cores, read_ahead
 from perpixel.errors import CorruptFileError, PerpixelError, UsageError
 from perpixel.io.atomic import atomic_replace, atomic_write
@@ -44,7 +45,9 @@ _SAMPLES = 500
 
 
 class Origin(Spec):
-    """The content of cache.json: the data set that was cached and the splits that are complete."""
+    """The content of cache.json: the data set that was cached."""
+
+    model_config = ConfigDict(extra="ignore")  # `splits` of older caches
 
     dataset: str
     root: str
@@ -52,7 +55,6 @@ class Origin(Spec):
     """The sha256 of a folder's dataset.toml and lists; None for other data sets."""
     classes: tuple[str, ...]
     palette: tuple[Color, ...]
-    splits: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -113,13 +115,14 @@ def open_cache(cache: Path, dataset: str, split: str) -> CachedDataset:
             f"{cache} is a cache of {origin.dataset}, not of {dataset}: name another folder with "
             f"--data, or add --dataset {origin.dataset}"
         )
-    if split not in origin.splits:
-        content = f"but {', '.join(origin.splits)}" if origin.splits else "its writing was stopped"
+    list_file = cache / f"{split}.pairs"
+    if not list_file.is_file():
+        splits = sorted(path.stem for path in cache.glob("*.pairs"))
         raise UsageError(
-            f"{cache} holds no split {split!r}, {content}.{suggestion(split, origin.splits)} "
+            f"{cache} holds no complete split {split!r}; it holds {first_few(splits)}."
+            f"{suggestion(split, splits)} "
             f"`perpixel data cache {dataset} {origin.root} --split {split} --out {cache}` adds it"
         )
-    list_file = cache / f"{split}.pairs"
     try:
         *names, rest = list_file.read_bytes().split(b"\0")
     except OSError as error:
@@ -149,7 +152,6 @@ def write_cache(
     root = first.root.resolve()
     if out.resolve() == root:
         raise UsageError(f"--out {out}: is the data set's own folder; name another one")
-    cached_splits: tuple[str, ...] = ()
     if is_cache(out):
         cached = read_origin(out)
         if (cached.dataset, cached.root) != (dataset, str(root)):
@@ -157,28 +159,23 @@ def write_cache(
                 f"--out {out}: is a cache of {cached.dataset} at {cached.root}; name another folder"
             )
         _require_same_description(out, cached)
-        cached_splits = cached.splits
     origin = Origin(
         dataset=dataset,
         root=str(root),
         description=_hash_description(root),
         classes=first.classes.names,
         palette=first.classes.palette,
-        splits=cached_splits,
     )
     try:
         out.mkdir(parents=True, exist_ok=True)
         with FileLock(out / ".lock", timeout=0):
             total, jobs = _find_jobs(out, root, splits)
             _require_space(out, jobs, total=total, say=say)
-            # Written first, too: a stopped writing leaves a cache that lacks these splits.
-            _write_origin(out, origin)
+            atomic_write(out / FILE, origin.model_dump_json(indent=2).encode())
             problems = _run_jobs(out, jobs, total=total, progress=progress)
-            for split, pairs in splits.items():
+            for split, pairs in splits.items():  # a split is complete once its list exists
                 names = [os.fsencode(name) + b"\0" for pair in pairs.files for name in pair]
                 atomic_write(out / f"{split}.pairs", b"".join(names))
-            complete = tuple(sorted({*cached_splits, *splits}))
-            _write_origin(out, origin.model_copy(update={"splits": complete}))
     except Timeout:
         raise PerpixelError(f"{out}: another process is writing there") from None
     except OSError as error:
@@ -199,10 +196,6 @@ def read_origin(cache: Path) -> Origin:
         raise PerpixelError(f"{cache / FILE}: cannot be read ({error.strerror})") from None
     except ValidationError as error:
         raise PerpixelError(f"{cache / FILE}: cannot be read ({readable(error)})") from None
-
-
-def _write_origin(cache: Path, origin: Origin) -> None:
-    atomic_write(cache / FILE, origin.model_dump_json(indent=2).encode())
 
 
 def _require_same_description(cache: Path, origin: Origin) -> None:

@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 import re
 import shutil
@@ -131,10 +132,10 @@ def test_a_cache_whose_writing_was_stopped_says_so(root, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         caches.write_cache(out, "camvid", pairs, say=lambda line: None, progress=stop)
-    with pytest.raises(UsageError, match=r"no split 'train', its writing was stopped.*adds it"):
+    with pytest.raises(UsageError, match=r"no complete split 'train'; it holds nothing.*adds it"):
         open_dataset("camvid", out, "train")
     fill(root, out, "val")
-    with pytest.raises(UsageError, match=r"no split 'train', but val.*adds it"):
+    with pytest.raises(UsageError, match=r"no complete split 'train'; it holds val.*adds it"):
         open_dataset("camvid", out, "train")
     fill(root, out)
     assert len(open_dataset("camvid", out, "train")) == 12
@@ -145,7 +146,9 @@ def test_the_wrong_cache_is_an_error(root, tmp_path):
     fill(root, out, "val")
     with pytest.raises(UsageError, match="is a cache of camvid, not of cityscapes"):
         open_dataset("cityscapes", out, "val")
-    with pytest.raises(UsageError, match=r"no split 'train', but val.*--split train --out"):
+    with pytest.raises(
+        UsageError, match=r"no complete split 'train'; it holds val.*--split train --out"
+    ):
         open_dataset("camvid", out, "train")
     with pytest.raises(UsageError, match="is the data set's own folder"):
         fill(root, root)
@@ -181,6 +184,13 @@ def test_a_changed_description_or_list_makes_the_cache_stale(root, tmp_path):
         ):
             fill(root, out, "b", dataset="folder")
         path.write_text(before)
+
+
+def test_a_cache_of_an_older_version_is_read(root, tmp_path):
+    fill(root, tmp_path / "cache")
+    path = tmp_path / "cache/cache.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"splits": ["train", "val"]}))
+    assert len(open_dataset("camvid", tmp_path / "cache", "val")) == 3
 
 
 def test_from_the_command_line(root, tmp_path):
