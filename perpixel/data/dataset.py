@@ -7,6 +7,7 @@ or colors of mask files are mapped to class indices once, when a mask is read.
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -101,10 +102,12 @@ class LabelMapping:
         self.ids, self.colors = dict(ids or {}), dict(colors or {})
         self._index_of_id = np.full(2**16, UNKNOWN, np.uint8)
         self._index_of_id[list(self.ids)] = list(self.ids.values())
-        packed = _pack_rgb(np.array(list(self.colors), np.uint8).reshape(-1, 3))
-        order = np.argsort(packed)
-        self._packed_colors = packed[order]
-        self._index_of_color = np.array(list(self.colors.values()), np.uint8)[order]
+
+    @cached_property
+    def _index_of_color(self) -> Array:  # 16 MB, so only where masks hold colors
+        table = np.full(2**24, UNKNOWN, np.uint8)
+        table[_pack_rgb(np.array(list(self.colors), np.uint8))] = list(self.colors.values())
+        return table
 
     def translate(self, mask: RawMask, *, origin: str) -> Array:
         """Maps a raw mask to class indices, uint8 [height, width].
@@ -140,10 +143,7 @@ class LabelMapping:
             return np.asarray(self._index_of_id[mask])
         if not self.colors:
             raise PerpixelError(f"{origin}: holds RGB colors, but the data set's classes have ids")
-        packed = _pack_rgb(mask)
-        position = np.searchsorted(self._packed_colors, packed).clip(max=len(self.colors) - 1)
-        is_known = self._packed_colors[position] == packed
-        return np.where(is_known, self._index_of_color[position], np.uint8(UNKNOWN))
+        return np.asarray(self._index_of_color[_pack_rgb(mask)])
 
 
 def value_counts(pixels: RawMask) -> Counter[RawValue]:
