@@ -171,9 +171,9 @@ def check(
     classes = next((pairs.classes.names for pairs in checked.values()), ())
     summaries = tuple(_summarize(split, reports[split], len(classes)) for split in checked)
     for summary in summaries:
-        counts = zip(classes, summary.pixels, strict=True)
-        unseen = [class_name for class_name, count in counts if count == 0]
-        findings += [Finding(Kind.UNSEEN_CLASS, summary.name, unused) for unused in unseen]
+        for class_name, count in zip(classes, summary.pixels, strict=True):
+            if count == 0:
+                findings.append(Finding(Kind.UNSEEN_CLASS, summary.name, class_name))
     if len(classes) == 1:
         findings.append(Finding(Kind.ONE_CLASS, "", classes[0]))
     findings += _repeated_images(checked, reports)

@@ -96,7 +96,7 @@ WRITERS = {
 }
 
 
-def test_every_source_is_put_to_these_tests():
+def test_every_downloadable_data_set_is_tested():
     assert set(WRITERS) == set(ARCHIVES)
     published = {a.url.rpartition("/")[2]: a for several in ARCHIVES.values() for a in several}
     assert published["VOCtrainval_11-May-2012.tar"].md5 == "6cd6e144f989b92b3379bac3b3de84fd"
@@ -120,7 +120,7 @@ def test_a_data_set_arrives_ready_to_open(handler, shelf, tmp_path, monkeypatch,
     assert left == {Path(archive.to).parts[0] for archive in ARCHIVES[name]}
 
 
-def test_a_broken_download_goes_on(handler, shelf, tmp_path, monkeypatch):
+def test_a_broken_download_resumes(handler, shelf, tmp_path, monkeypatch):
     miniatures.ade20k(tmp_path / "source")
     stock(monkeypatch, shelf, tmp_path / "source", "ade20k")
     handler.cut = 1000
@@ -133,7 +133,7 @@ def test_a_broken_download_goes_on(handler, shelf, tmp_path, monkeypatch):
     assert len(open_dataset("ade20k", tmp_path / "root", "val")) == 2
 
 
-def test_another_file_than_the_published_one_is_refused(handler, shelf, tmp_path, monkeypatch):
+def test_a_file_with_another_hash_is_refused(handler, shelf, tmp_path, monkeypatch):
     miniatures.ade20k(tmp_path / "source")
     stock(monkeypatch, shelf, tmp_path / "source", "ade20k")
     with (shelf / "ADEChallengeData2016.zip").open("ab") as file:

@@ -151,7 +151,7 @@ def test_one_class_may_not_fill_a_crop(size: int):
     assert (last.height, last.width) == (size, size // 2)
 
 
-def test_void_does_not_count_towards_a_class_share():
+def test_ignored_pixels_do_not_count_in_cat_max_ratio():
     label = np.full((8, 16), IGNORE_INDEX, np.uint8)
     label[0, 0], label[0, 1] = 0, 1  # in equal parts in the leftmost window alone
     label[:, 8:] = 0
@@ -206,7 +206,7 @@ def test_hue_changes_by_at_most_the_given_value():
 
 
 @given(st.integers(0, 10_000))
-def test_color_steps_are_each_cut_and_truncated(seed):
+def test_color_steps_are_each_clipped_and_truncated(seed):
     """Against the steps one after another, on floats, as mmsegmentation writes them."""
     image = np.random.default_rng(seed).integers(0, 256, (6, 5, 3), np.uint8)
     spec, draws = Photometric(), rng(seed)

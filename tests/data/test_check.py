@@ -157,7 +157,7 @@ def test_the_report_does_not_depend_on_the_number_of_threads(root: Path):
 
 
 @pytest.mark.parametrize("layout", MINIATURES)
-def test_sets_as_their_owners_ship_them_have_no_errors(layout: str, tmp_path: Path):
+def test_data_sets_in_their_original_layouts_have_no_errors(layout: str, tmp_path: Path):
     name, write = MINIATURES[layout]
     write(tmp_path)
     report = check(name, tmp_path)
@@ -284,7 +284,7 @@ def test_one_white_pixel_does_not_hide_that_16_bits_hold_fewer(tmp_path: Path):
 
 
 @pytest.mark.parametrize("planes", [False, True])
-def test_a_tiff_of_unmarked_bands_is_looked_at_like_others(tmp_path: Path, planes: bool):
+def test_a_tiff_of_unmarked_bands_is_checked_like_others(tmp_path: Path, planes: bool):
     root = small(tmp_path, [np.zeros((20, 20), int).tolist()])
     (tmp_path / "images/0.png").unlink()
     values = np.random.default_rng(0).integers(0, 4096, (20, 20, 3), np.uint16)
@@ -314,7 +314,7 @@ def test_a_truncated_jpeg_that_opencv_fills_with_gray_is_corrupt(tmp_path: Path,
 # --- Data sets that do not open, or not in full --------------------------------------------------
 
 
-def test_a_folder_with_bare_images_and_lines_is_still_looked_at(tmp_path: Path, command):
+def test_a_folder_with_missing_images_and_masks_is_still_checked(tmp_path: Path, command):
     root = small(tmp_path, [[[0, 1, 2]], [[0, 1, 2]], [[0, 1, 9]]])
     (root / "masks/1.png").unlink()
     with (root / "dataset.toml").open("a") as file:

@@ -1,4 +1,4 @@
-"""What is proposed for the usual layouts, and that the proposal can be opened and read."""
+"""The proposals of `perpixel data init` for common layouts, each opened and read."""
 
 import errno
 import os

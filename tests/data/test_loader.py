@@ -37,7 +37,7 @@ def test_the_number_of_workers_changes_nothing():
         assert run(workers=workers) == expected
 
 
-def test_every_epoch_augments_an_image_otherwise():
+def test_every_epoch_augments_an_image_differently():
     recipe = perpixel.override(RECIPE, ["train.batch_size=1", "augment.flip_prob=0"])
     first, second = list(
         batches(SyntheticStreets("train", count=1), recipe, first_step=0, workers=0)

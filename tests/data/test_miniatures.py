@@ -1,4 +1,4 @@
-"""Each published data set in its owners' layout: counts, ids, lists, and two steps of training."""
+"""Each published data set in its original layout: counts, ids, lists, and two steps of training."""
 
 from pathlib import Path
 
