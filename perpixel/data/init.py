@@ -133,15 +133,13 @@ class _Match:
         return self.images.split or self.masks.split
 
     @property
-    def rank(self) -> tuple[int, ...]:
+    def rank(self) -> tuple[int, int, int]:
         """Orders the matches of a split; the largest is the most likely."""
         words = self.masks.words | _split_words(self.mask_suffix)
         return (
             len(self.mask_of),
             -len(words & _UNLIKELY_WORDS),
-            self.images.split == self.masks.split,
             len(self.images.words & _IMAGE_WORDS),
-            -len(self.mask_suffix) - len(self.image_suffixes[0]),
         )
 
 

@@ -205,6 +205,13 @@ def test_class_masks_are_preferred_to_instances_and_images_of_masks(tmp_path):
     assert _proposed(tmp_path)["mask_suffix"] == "_labelIds.png"
 
 
+def test_folders_of_images_are_preferred_to_others(tmp_path):
+    for folder in ("depth", "images"):
+        _images(tmp_path, *[f"{folder}/{name}.png" for name in TEN])
+    _masks(tmp_path, *[f"masks/{name}.png" for name in TEN])
+    assert _proposed(tmp_path)["splits"]["train"]["images"] == "images"
+
+
 # --- Values --------------------------------------------------------------------------------------
 
 
