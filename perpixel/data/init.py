@@ -17,7 +17,7 @@ import numpy as np
 
 from perpixel.data.dataset import RawValue
 from perpixel.data.datasets.folder import FILE, composed, files_below, stem_of
-from perpixel.data.mask_values import count_values, has_soft_edges
+from perpixel.data.mask_values import count_values
 from perpixel.data.paths import first_few, read_list, require_folder
 from perpixel.errors import PerpixelError
 from perpixel.io.atomic import atomic_write
@@ -338,9 +338,8 @@ def _class_text(pixels: Mapping[RawValue, int], palette: Palette | None) -> str:
     key = "colors" if is_rgb else "ids"
     toml = {value: _toml_value([value if is_rgb else value[0]]) for value in values}
     void = _VOC_VOID if is_rgb and not is_gray else (IGNORE_INDEX,) * len(values[0])
-    # In black-and-white masks, 255 is the foreground.
-    is_black_white = len(values) < 3 or has_soft_edges(pixels)
-    classes = [value for value in values if value != void or is_black_white]
+    # In masks of only two values, such as 0 and 255, both are classes.
+    classes = [value for value in values if value != void or len(values) < 3]
     names = [f"class_{index if is_rgb else value[0]}" for index, value in enumerate(classes)]
     if len(classes) == 2 and not any(classes[0]):
         names = ["background", "foreground"]
