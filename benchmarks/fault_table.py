@@ -76,8 +76,8 @@ _DATA = [
         "data/test_window.py",
         (
             "data/crop of the mask one pixel off",
-            "places = np.arange(start, start + length)",
-            "places = np.arange(start + 1, start + length + 1)",
+            "positions = np.arange(start, start + length)",
+            "positions = np.arange(start + 1, start + length + 1)",
         ),
     ),
     *_faults(
@@ -99,8 +99,8 @@ _DATA = [
         ),
         (
             "data/every rank takes the first share",
-            "firsts = range(rank * size, len(stream), world * size)",
-            "firsts = range(0, len(stream), world * size)",
+            "firsts = range(rank * size, len(stream), world_size * size)",
+            "firsts = range(0, len(stream), world_size * size)",
         ),
     ),
     *_faults(
@@ -108,14 +108,14 @@ _DATA = [
         "data/test_cache.py",
         (
             "data/cached rows begin at the wrong byte",
-            "file.seek(_HEADER.size + first * told.width * told.channels)",
-            "file.seek(_HEADER.size + first * told.width)",
+            "file.seek(_HEADER.size + first * header.width * header.channels)",
+            "file.seek(_HEADER.size + first * header.width)",
         ),
     ),
     *_faults(
         "data/datasets/camvid.py",
         "data/test_camvid.py data/test_miniatures.py",
-        ("data/CamVid's void is bicyclist", "11: IGNORE_INDEX})", "11: 10})"),
+        ("data/CamVid's void is bicyclist", "11: IGNORE_INDEX}", "11: 10}"),
         (
             "data/CamVid's other vegetation is signs",
             "808000 c0c000: Tree, VegetationMisc\n    c08080",
@@ -134,8 +134,8 @@ _DATA = [
         ("data/VOC's borders are background", "255: IGNORE_INDEX})", "255: 0})"),
         (
             "data/VOC's trainaug holds val's images",
-            'for name in _own(voc, "val"):',
-            'for name in _own(voc, "train"):',
+            'for name in _voc_masks(voc, "val"):',
+            'for name in _voc_masks(voc, "train"):',
         ),
     ),
     *_faults(

@@ -135,9 +135,9 @@ CAMVID_NAMES = {
 
 def camvid_release(root: Path) -> None:
     """The owners' two folders: images, and masks in the colors of 32 classes."""
-    from perpixel.data.datasets.camvid import _APPROVED
+    from perpixel.data.datasets.camvid import _RELEASE_MAPPING
 
-    colors = np.array(sorted(_APPROVED.colors), np.uint8)
+    colors = np.array(sorted(_RELEASE_MAPPING.colors), np.uint8)
     for seed, name in enumerate(name for names in CAMVID_NAMES.values() for name in names):
         image(root / f"701_StillsRaw_full/{name}.png", seed)
         mask = colors[values(range(len(colors)), seed)]

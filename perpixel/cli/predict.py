@@ -72,7 +72,7 @@ def predict(
     from rich.progress import Progress
 
     import perpixel
-    from perpixel.data.submission import submission as find_submission
+    from perpixel.data.submission import find_submission
     from perpixel.runtime import distributed
 
     if (submission is not None or geo) and (overlay or probabilities):

@@ -1,1 +1,1 @@
-"""Where labeled images come from, and how batches are made of them."""
+"""Data sets: opening, checking, caching, augmenting and batching labeled images."""

@@ -1,10 +1,10 @@
-"""Augmentation of one training image; every step is a pure function of its arguments and rng.
+"""Augments one training image; every function is pure in its arguments and rng.
 
-Images are uint8 RGB [height, width, 3], labels uint8 masks [height, width]. Geometry is
-OpenCV's (bilinear for images, nearest for labels), as in mmsegmentation's pipeline, whose order
-and distributions these steps follow (datasets/transforms/transforms.py).
+Images are uint8 RGB [height, width, 3], labels uint8 masks [height, width]. Resizing is OpenCV's
+(bilinear for images, nearest for labels). Order and distributions are those of mmsegmentation's
+pipeline (datasets/transforms/transforms.py).
 
-A window is drawn by the label alone, so that no more of the image need be read than it shows.
+A crop is sampled by the label alone, so that only the rows of the image that it shows are read.
 """
 
 import cv2
@@ -18,16 +18,16 @@ Rng = np.random.Generator
 Pair = tuple[Array, Array]
 
 _GRID = 128
-"""Class shares are counted on a grid of at least so many points a side."""
+"""Class shares are counted on a grid of at least this many points a side."""
 
 
 def sample_crop(label: Array, rng: Rng, *, spec: Augment, crop: Size) -> Window:
-    """The window of at most `crop` (height, width) that a training image shows.
+    """Samples a window of at most `crop` (height, width) of the randomly resized image.
 
-    The image is resized by one factor, uniform in `spec.scale_range`, on top of the fit into
-    `base_size`, and the window drawn uniformly, again while one class has too large a share of it:
-    it is taken when the commonest class covers less than `spec.cat_max_ratio` of the labeled
-    points of its grid; the last of `spec.crop_attempts` draws is taken as it is.
+    The image is resized by a factor uniform in `spec.scale_range`, on top of the fit into
+    `base_size`. Windows are sampled uniformly until the most common class covers less than
+    `spec.cat_max_ratio` of the labeled points of the window's grid; the last of
+    `spec.crop_attempts` is used in any case.
     """
     size = scaled_size(label.shape, rng.uniform(*spec.scale_range), box=spec.base_size)
     height, width = min(crop[0], size[0]), min(crop[1], size[1])
@@ -51,21 +51,21 @@ def augment(
     window: Window,
     spec: Augment,
     crop: Size,
-    fed: Input,
+    input_spec: Input,
 ) -> Pair:
-    """A training image and label of exactly `crop` (height, width), from one of its windows."""
+    """Crops, flips, distorts and pads image and label to exactly `crop` (height, width)."""
     image, label = crop_image(image, window), crop_mask(label, window)
     if rng.random() < spec.flip_prob:
         image, label = np.asarray(cv2.flip(image, 1), np.uint8), label[:, ::-1]
     if spec.photometric is not None:
         image = distort_colors(image, rng, spec=spec.photometric)
-    mean = fed.mean if fed.channel_order == "rgb" else fed.mean[::-1]
+    mean = input_spec.mean if input_spec.channel_order == "rgb" else input_spec.mean[::-1]
     color = tuple(round(m) for m in mean) if spec.pad_value == "mean" else (0, 0, 0)
     return pad(image, label, crop, color=color, centered=spec.pad == "center")
 
 
 def resize(image: Array, label: Array, size: Size) -> Pair:
-    """Image (bilinear) and label (nearest) at `size` (height, width)."""
+    """Resizes image (bilinear) and label (nearest) to `size` (height, width)."""
     if label.shape == size:
         return image, label
     nearest = cv2.resize(label, size[::-1], interpolation=cv2.INTER_NEAREST)
@@ -76,11 +76,11 @@ _IDENTITY = np.arange(256, dtype=np.uint8)
 
 
 def distort_colors(image: Array, rng: Rng, *, spec: Photometric) -> Array:
-    """Brightness, contrast, saturation and hue, each changed with probability 1/2.
+    """Changes brightness, contrast, saturation and hue, each with probability 1/2.
 
-    Contrast comes before or after the color steps by a coin flip. Values are cut to 0..255 and
-    truncated to whole numbers after each step (mmsegmentation's PhotoMetricDistortion). Steps on
-    single values are gathered in tables of 256, so that the image is passed over once for all.
+    Contrast comes before or after saturation and hue with equal probability. Values are clipped to
+    0..255 and truncated to integers after each step (mmsegmentation's PhotoMetricDistortion). Steps
+    on single values are combined in look-up tables of 256, applied to the image at once.
     """
     table = _IDENTITY
     if rng.random() < 0.5:
@@ -93,9 +93,9 @@ def distort_colors(image: Array, rng: Rng, *, spec: Photometric) -> Array:
         table = _linear(table, factor=contrast)
     if saturation != 1 or hue:
         hsv = cv2.cvtColor(_look_up(image, table), cv2.COLOR_RGB2HSV)
-        turned = ((np.arange(256) + hue) % 180).astype(np.uint8)  # OpenCV's hue: half degrees
-        changed = np.dstack([turned, _linear(_IDENTITY, factor=saturation), _IDENTITY])
-        image = np.asarray(cv2.cvtColor(cv2.LUT(hsv, changed), cv2.COLOR_HSV2RGB), np.uint8)
+        hues = ((np.arange(256) + hue) % 180).astype(np.uint8)  # OpenCV's hue: half degrees
+        tables = np.dstack([hues, _linear(_IDENTITY, factor=saturation), _IDENTITY])
+        image = np.asarray(cv2.cvtColor(cv2.LUT(hsv, tables), cv2.COLOR_HSV2RGB), np.uint8)
         table = _IDENTITY
     if not contrast_first:
         table = _linear(table, factor=contrast)
@@ -110,15 +110,15 @@ def pad(
     color: tuple[int, ...],
     centered: bool = False,
 ) -> Pair:
-    """Pads both to `size` (height, width): the image with a color, the mask with IGNORE_INDEX."""
+    """Pads to `size` (height, width): the image with `color`, the label with IGNORE_INDEX."""
     down, across = size[0] - label.shape[0], size[1] - label.shape[1]
     if down == across == 0:
         return image, label
     top, left = (down // 2, across // 2) if centered else (0, 0)
-    around = top, down - top, left, across - left, cv2.BORDER_CONSTANT
+    borders = top, down - top, left, across - left, cv2.BORDER_CONSTANT
     return (
-        np.asarray(cv2.copyMakeBorder(image, *around, value=color), np.uint8),
-        np.asarray(cv2.copyMakeBorder(label, *around, value=IGNORE_INDEX), np.uint8),
+        np.asarray(cv2.copyMakeBorder(image, *borders, value=color), np.uint8),
+        np.asarray(cv2.copyMakeBorder(label, *borders, value=IGNORE_INDEX), np.uint8),
     )
 
 
@@ -128,7 +128,7 @@ def _is_varied(label: Array, largest_share: float) -> bool:
 
 
 def _linear(table: Array, *, factor: float = 1.0, offset: float = 0.0) -> Array:
-    """A table of 256 values, each turned into value * factor + offset, cut and truncated."""
+    """Maps a table's 256 values to value * factor + offset, clipped and truncated."""
     if factor == 1 and offset == 0:
         return table
     changed = table.astype(np.float32) * factor + offset

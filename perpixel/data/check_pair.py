@@ -1,4 +1,4 @@
-"""What one pair of image and mask files is like: everything wrong with it, and its pixels."""
+"""Checks one pair of image and mask files: its problems, size and pixel counts."""
 
 import hashlib
 from collections import Counter
@@ -9,42 +9,46 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from perpixel.data.dataset import UNKNOWN, PairDataset, Raw, RawMask, value_counts
+from perpixel.data.dataset import UNKNOWN, PairDataset, RawMask, value_counts
+from perpixel.data.paths import first_few
 from perpixel.errors import PerpixelError
 from perpixel.io import tiff
 from perpixel.io.images import Array
 from perpixel.recipes.schema import IGNORE_INDEX
 
 _ORIENTATION = 0x0112  # EXIF's tag; 1 is upright
-_DARK = 64  # of 255: what a camera's 14 bits come to when they are taken for 16
+_DARK = 64  # of 255: the largest value of 14-bit sensor data that is read as 16 bits
 
 
 class Kind(Enum):
-    """What may be found in a data set: how bad it is, and what it is called in the plural.
+    """A kind of finding: its severity, and its title in the plural.
 
-    An error stops a training or an evaluation, a warning may spoil its result.
+    An error stops training or evaluation, a warning may spoil the result.
     """
 
     UNOPENED = "error", "splits that cannot be opened"
-    MISSING_IMAGE = "error", "listed images that are not there"
-    MISSING_MASK = "error", "listed masks that are not there"
+    MISSING_IMAGE = "error", "listed images that do not exist"
+    MISSING_MASK = "error", "listed masks that do not exist"
     UNREADABLE_IMAGE = "error", "images that cannot be decoded"
     UNREADABLE_MASK = "error", "masks that cannot be decoded"
     DIFFERENT_SIZES = "error", "images and masks of different sizes"
     UNKNOWN_VALUES = "error", "masks with values that are not in the data set's table"
     ONLY_VOID = "warning", "masks without a single labeled pixel"
-    ONE_CLASS = "warning", "data sets of one class, which teach nothing: name the rest a class, too"
-    UNSEEN_CLASS = "warning", "classes that a split never shows"
+    ONE_CLASS = "warning", "data sets of one class, which teach nothing: make the rest a class, too"
+    UNSEEN_CLASS = "warning", "classes without a pixel in a split"
     IN_SEVERAL_SPLITS = "warning", "images that are in more than one split"
     REPEATED = "warning", "images that are more than once in a split"
     UNUSED = "warning", "files beside the others that no pair uses"
-    FEW_BITS = "warning", "images of 16 bits that use only the low ones, or are dark: black here"
+    FEW_BITS = "warning", "16-bit images that use only the low bits, or are dark: black when read"
     SIXTEEN_BITS = "note", "images of more than 8 bits, scaled to 8 when read"
-    UNMARKED = "note", "TIFFs that do not say which bands are colors: the first three here"
-    ALPHA = "note", "images with transparency, dropped when read"
-    CLEAR = "note", "masks with transparent pixels, which count by their value all the same"
-    CMYK = "note", "images in CMYK, made RGB when read; colors may be off"
-    TURNED = "note", "images turned by their EXIF tag when read; masks must fit that"
+    UNMARKED = (
+        "note",
+        "TIFFs without color tags: the first three bands are read as red, green, blue",
+    )
+    ALPHA = "note", "images with transparency, which is dropped when read"
+    CLEAR = "note", "masks with transparent pixels, whose values count all the same"
+    CMYK = "note", "images in CMYK, converted to RGB when read; colors may be off"
+    TURNED = "note", "images rotated by their EXIF tag when read; masks must fit that"
     BELOW_CROP = "note", "images smaller than the crop, padded in training"
 
     def __init__(self, severity: str, title: str) -> None:
@@ -54,7 +58,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing found: the file, class or split it is about, and what there is to say of it."""
+    """One problem: its kind, its split, the file, class or split it concerns, and details."""
 
     kind: Kind
     split: str
@@ -64,106 +68,114 @@ class Finding:
 
 @dataclass(frozen=True)
 class PairReport:
-    """One pair, looked at in full. What could not be read is None."""
+    """The result for one pair. None stands for what could not be read."""
 
     size: tuple[int, int] | None
     """The image's (height, width)."""
     digest: bytes | None
-    """Equal for images of equal pixels."""
+    """A hash of the image's pixels and shape."""
     pixels: Counter[int]
-    """How many pixels the mask has of each class, and of IGNORE_INDEX."""
+    """The mask's number of pixels of each class, and of IGNORE_INDEX."""
     findings: tuple[Finding, ...]
 
 
 def examine(
     pairs: PairDataset, index: int, *, split: str, crop: tuple[int, int] | None
 ) -> PairReport:
-    """Reads one pair as training does, and reports whatever is wrong instead of raising."""
+    """Reads one pair as training does, and reports its problems instead of raising."""
     image_path, mask_path = pairs.files[index]
-    image, of_image = _image(pairs, index, crop)
-    raw, pixels, of_mask = _mask(pairs, index)
-    findings = [Finding(kind, split, image_path, detail) for kind, detail in of_image]
-    findings += [Finding(kind, split, mask_path, detail) for kind, detail in of_mask]
+    image, image_remarks = _check_image(pairs, index, crop)
+    raw, pixels, mask_remarks = _check_mask(pairs, index)
     if image is not None and raw is not None and image.shape[:2] != raw.shape[:2]:
-        detail = f"{_written(image)}, its mask {mask_path} {_written(raw)} (height x width)"
-        findings.append(Finding(Kind.DIFFERENT_SIZES, split, image_path, detail))
-    size = None if image is None else (image.shape[0], image.shape[1])
-    return PairReport(size, _digest(image), pixels, tuple(findings))
+        detail = f"{_size_text(image)}, its mask {mask_path} {_size_text(raw)} (height x width)"
+        image_remarks.append((Kind.DIFFERENT_SIZES, detail))
+    findings = [Finding(kind, split, image_path, detail) for kind, detail in image_remarks]
+    findings += [Finding(kind, split, mask_path, detail) for kind, detail in mask_remarks]
+    size = digest = None
+    if image is not None:
+        size = image.shape[0], image.shape[1]
+        content = image.tobytes() + str(image.shape).encode()
+        digest = hashlib.blake2b(content, digest_size=16).digest()
+    return PairReport(size, digest, pixels, tuple(findings))
 
 
 _Remarks = list[tuple[Kind, str]]
+"""Kinds and details of a file's problems."""
 
 
-def _image(
+def _check_image(
     pairs: PairDataset, index: int, crop: tuple[int, int] | None
 ) -> tuple[Array | None, _Remarks]:
     path = pairs.root / pairs.files[index][0]
     if not path.is_file():
         return None, [(Kind.MISSING_IMAGE, f"its mask is {pairs.files[index][1]}")]
     try:
-        remarks = _peculiarities(path)
+        remarks = _inspect_file(path)
         image = pairs.image(index)
     except PerpixelError as error:
-        return None, [(Kind.UNREADABLE_IMAGE, _reason(error, path))]
+        return None, [(Kind.UNREADABLE_IMAGE, _without_path(error, path))]
     if any(kind is Kind.SIXTEEN_BITS for kind, _ in remarks):
-        most = np.percentile(image, 99)  # clouds and what marks missing data may be white
-        if most < _DARK:
-            detail = f"99% of the values are at most {most:.0f} of 255; scale them to 16 bits"
+        bright = np.percentile(image, 99)  # clouds and no-data markers may be white
+        if bright < _DARK:
+            detail = f"99% of the values are at most {bright:.0f} of 255; scale them to 16 bits"
             remarks.append((Kind.FEW_BITS, detail))
     if crop is not None and (image.shape[0] < crop[0] or image.shape[1] < crop[1]):
-        remarks.append((Kind.BELOW_CROP, _written(image)))
+        remarks.append((Kind.BELOW_CROP, _size_text(image)))
     return image, remarks
 
 
-def _mask(pairs: PairDataset, index: int) -> tuple[RawMask | None, Counter[int], _Remarks]:
+def _check_mask(pairs: PairDataset, index: int) -> tuple[RawMask | None, Counter[int], _Remarks]:
     path = pairs.root / pairs.files[index][1]
     if not path.is_file():
         return None, Counter(), [(Kind.MISSING_MASK, f"its image is {pairs.files[index][0]}")]
     try:
         raw = pairs.mask(index)
     except PerpixelError as error:
-        return None, Counter(), [(Kind.UNREADABLE_MASK, _reason(error, path))]
-    remarks = _transparency(path)
+        return None, Counter(), [(Kind.UNREADABLE_MASK, _without_path(error, path))]
+    remarks = _check_transparency(path)
     try:
-        classes = pairs.table.lookup(raw, origin=str(path))
+        indices = pairs.mapping.lookup(raw, origin=str(path))
     except PerpixelError as error:
-        return raw, Counter(), [*remarks, (Kind.UNKNOWN_VALUES, _reason(error, path))]
-    counts = enumerate(np.bincount(classes.ravel()).tolist())
+        return raw, Counter(), [*remarks, (Kind.UNKNOWN_VALUES, _without_path(error, path))]
+    counts = enumerate(np.bincount(indices.ravel()).tolist())
     pixels = Counter({index: count for index, count in counts if count})
     if pixels.pop(UNKNOWN, 0):
-        remarks.append((Kind.UNKNOWN_VALUES, _listed(value_counts(raw[classes == UNKNOWN]))))
+        unknown = value_counts(raw[indices == UNKNOWN]).most_common()
+        detail = first_few(
+            f"{value if len(value) > 1 else value[0]} at {count} pixels" for value, count in unknown
+        )
+        remarks.append((Kind.UNKNOWN_VALUES, detail))
     elif pixels.keys() == {IGNORE_INDEX}:
         remarks.append((Kind.ONLY_VOID, ""))
     return raw, pixels, remarks
 
 
-def _transparency(path: Path) -> _Remarks:
-    """A note on a mask of which not every pixel is opaque."""
+def _check_transparency(path: Path) -> _Remarks:
     try:
         with Image.open(path) as file:
             if "A" not in file.getbands():
                 return []
-            clear = np.mean(np.asarray(file.getchannel("A")) < 255)
+            transparent = np.mean(np.asarray(file.getchannel("A")) < 255)
     except (OSError, SyntaxError, ValueError):  # a MATLAB file, or one that only OpenCV reads
         return []
-    return [(Kind.CLEAR, f"{clear:.2%} of its pixels")] if clear else []
+    return [(Kind.CLEAR, f"{transparent:.2%} of its pixels")] if transparent else []
 
 
-def _peculiarities(path: Path) -> _Remarks:
-    """What Pillow, which says more of a file than OpenCV, knows of an image.
+def _inspect_file(path: Path) -> _Remarks:
+    """Reads an image's metadata, which OpenCV does not give, with Pillow.
 
-    Raises PerpixelError when the file is cut off: some versions of OpenCV fill up such a JPEG with
-    gray and say nothing.
+    Raises PerpixelError when the file is truncated: some versions of OpenCV fill such a JPEG with
+    gray without an error.
     """
     remarks = []
     try:
-        told = tiff.header(memoryview(path.read_bytes()))
-        if told is not None and told.bits > 8:
-            remarks.append((Kind.SIXTEEN_BITS, str(told)))
-        if told is not None and told.is_unmarked:
-            remarks.append((Kind.UNMARKED, str(told)))
+        header = tiff.header(memoryview(path.read_bytes()))
+        if header is not None and header.bits > 8:
+            remarks.append((Kind.SIXTEEN_BITS, str(header)))
+        if header is not None and header.is_unmarked:
+            remarks.append((Kind.UNMARKED, str(header)))
         with Image.open(path) as file:
-            if told is None and (";16" in str(file.tile) or file.mode[0] in "IF"):
+            if header is None and (";16" in str(file.tile) or file.mode[0] in "IF"):
                 remarks.append((Kind.SIXTEEN_BITS, file.mode))
             if "A" in file.getbands() or "transparency" in file.info:
                 remarks.append((Kind.ALPHA, file.mode))
@@ -173,33 +185,17 @@ def _peculiarities(path: Path) -> _Remarks:
                 remarks.append((Kind.TURNED, f"orientation {file.getexif()[_ORIENTATION]}"))
             file.load()
     except (UnidentifiedImageError, Image.DecompressionBombError):
-        pass  # OpenCV reads more formats, and greater images
+        pass  # OpenCV reads more formats, and larger images
     except (OSError, SyntaxError, ValueError) as error:
-        # A codec that this Pillow was built without; 16 bits in planes, which it cannot unpack.
+        # Pillow lacks some codecs, and cannot unpack 16 bits in planes.
         if not any(words in str(error) for words in ("not available", "unknown raw mode")):
-            raise PerpixelError(f"{path}: corrupt or cut off ({error})") from None
+            raise PerpixelError(f"{path}: corrupt or truncated ({error})") from None
     return remarks
 
 
-def _digest(image: Array | None) -> bytes | None:
-    if image is None:
-        return None
-    return hashlib.blake2b(image.tobytes() + str(image.shape).encode(), digest_size=16).digest()
-
-
-def _reason(error: PerpixelError, path: Path) -> str:
+def _without_path(error: PerpixelError, path: Path) -> str:
     return str(error).removeprefix(f"{path}: ")
 
 
-def _written(image: RawMask) -> str:
+def _size_text(image: RawMask) -> str:
     return f"{image.shape[0]}x{image.shape[1]}"
-
-
-def _listed(counts: Counter[Raw]) -> str:
-    """ "77 at 12 pixels, 200 at 3 pixels", the commonest first."""
-    parts = [
-        f"{value if len(value) > 1 else value[0]} at {count} pixel{'s' * (count != 1)}"
-        for value, count in counts.most_common(12)
-    ]
-    more = len(counts) - len(parts)
-    return ", ".join(parts) + (f", {more} more values" if more else "")

@@ -1,25 +1,25 @@
-"""Data sets that can be had without a login: where their archives are, fetched and unpacked."""
+"""Downloads and unpacks the data sets whose archives need no login."""
 
 import shutil
 import tarfile
 import zipfile
 import zlib
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from filelock import FileLock, Timeout
-from rich.progress import Progress
+from rich.console import Console
 
-from perpixel.data.registry import known
+from perpixel.data.registry import require_dataset_name
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.io.download import fetch
 
 
 @dataclass(frozen=True)
 class Archive:
-    """A tar or zip file whose folder `inside`, or `to`, becomes the folder `to` of the data root.
+    """A tar or zip file. Its folder `inside` (default: `to`) becomes `to` below the data root.
 
-    The hashes are published ones (torchvision's, and for ADE20K GluonCV's), or "" where none is.
+    Hashes are published ones (torchvision's, and for ADE20K GluonCV's), or "" where there is none.
     """
 
     url: str
@@ -72,18 +72,19 @@ ARCHIVES = {
     "pascal_context_59": _CONTEXT,
 }
 
-_NOT_UNPACKED = (
-    *(tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, ValueError),
-    KeyError,  # a hard link to a file that is not there
-    RuntimeError,  # an encrypted file, or a compression that zipfile does not know
+_UNPACK_ERRORS = (
+    *(shutil.ReadError, tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, ValueError),
+    KeyError,  # a hard link to a missing file
+    RuntimeError,  # an encrypted file, or an unknown compression
 )
 
 
 def download(name: str, root: Path) -> None:
-    """Brings the data set called `name` below `root`, with progress bars; what is there stays.
+    """Downloads the data set called `name` into `root`, with a progress bar.
 
-    An archive lies in ROOT/.perpixel-downloads until all are unpacked. Interrupted, the next call
-    goes on. Raises UsageError for a data set without archives, PerpixelError for what fails.
+    Existing folders are kept. Archives stay in ROOT/.perpixel-downloads until all are unpacked, and
+    an interrupted download continues with the next call. Raises UsageError for a data set without
+    archives, PerpixelError when downloading or unpacking fails.
     """
     if name == "cityscapes":
         raise PerpixelError(
@@ -91,8 +92,9 @@ def download(name: str, root: Path) -> None:
             f"leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip, and unpack both in {root}, "
             f"so that it holds leftImg8bit and gtFine"
         )
-    if known(name) not in ARCHIVES:
-        raise UsageError(f"{name} is not downloaded; data sets that are: {', '.join(ARCHIVES)}")
+    require_dataset_name(name)
+    if name not in ARCHIVES:
+        raise UsageError(f"{name} cannot be downloaded; data sets that can: {', '.join(ARCHIVES)}")
     folder = root / ".perpixel-downloads"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -110,31 +112,23 @@ def download(name: str, root: Path) -> None:
 
 
 def _unpack(path: Path, inside: str, target: Path) -> None:
-    """Makes `target` of the archive's folder `inside`: whole, or not at all.
+    """Unpacks the archive and makes its folder `inside` the folder `target`, atomically.
 
-    zipfile keeps files from being written elsewhere; tarfile's data filter refuses such archives.
+    shutil skips the files of a zip archive that lie outside the target; tarfile's data filter
+    refuses tar archives with such files.
     """
     part = target.with_name(f"{target.name}.part")
     try:
-        shutil.rmtree(part, ignore_errors=True)
-        with Progress(transient=True) as bar, bar.open(path, "rb", description="unpack") as file:
-            if path.suffix == ".zip":
-                with zipfile.ZipFile(file) as zipped:
-                    zipped.extractall(part, (n for n in zipped.namelist() if _is_in(inside, n)))
-            else:
-                with tarfile.open(fileobj=file, mode="r|*") as tar:
-                    tar.extractall(part, (m for m in tar if _is_in(inside, m.name)), filter="data")
+        with Console().status(f"unpacking {path.name}"):
+            shutil.unpack_archive(path, part, filter=None if path.suffix == ".zip" else "data")
         if not any((part / inside).glob("*")):
             raise ValueError(f"it holds no folder {inside}, or nothing in it")
-    except _NOT_UNPACKED as error:
+        (part / inside).replace(target)
+    except _UNPACK_ERRORS as error:
         path.unlink()
         raise PerpixelError(
             f"{path}: not an archive that can be unpacked ({error}). It was deleted; the same "
-            f"command fetches it again"
+            f"command downloads it again"
         ) from None
-    (part / inside).replace(target)
-    shutil.rmtree(part, ignore_errors=True)
-
-
-def _is_in(folder: str, name: str) -> bool:
-    return PurePosixPath(name).is_relative_to(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

@@ -1,25 +1,26 @@
-"""Look at a folder of images and masks and propose the dataset.toml that describes it.
+"""Inspects a folder of images and masks and proposes the dataset.toml that describes it.
 
-Names tell which folders and files are masks ("masks", "SegmentationClass", "trainannot",
-"x_label.png", ...), equal stems tell which image is whose, and a sample of the masks tells their
-values. Whatever is a guess is explained by a comment in the proposal.
+Words in names show which folders and files are masks ("masks", "SegmentationClass", "trainannot",
+"x_label.png", ...), equal stems pair images with masks, and a sample of the masks shows the class
+values. Comments in the proposal explain every guess.
 """
 
 import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, KeysView, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from perpixel.data.dataset import Raw
+from perpixel.data.dataset import RawValue
 from perpixel.data.datasets.folder import FILE, composed, files_below, stem_of
-from perpixel.data.mask_values import count_values, has_soft_edges
+from perpixel.data.mask_values import count_values
 from perpixel.data.paths import first_few, read_list, require_folder
 from perpixel.errors import PerpixelError
+from perpixel.io.atomic import atomic_write
 from perpixel.io.images import IMAGE_SUFFIXES, Palette, distinct_palette, read_palette
 from perpixel.recipes.schema import IGNORE_INDEX
 
@@ -38,14 +39,14 @@ _SPLITS = {
     "testing": "test", "test": "test",
 }  # fmt: skip
 
-_LOSSY = (".jpg", ".jpeg")
-_SAMPLE = 200
+_LOSSY_SUFFIXES = (".jpg", ".jpeg")
+_MAX_MASKS = 200
 _VOC_VOID = (224, 224, 192)
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """The text of a dataset.toml, the texts of list files by name, and remarks for the person."""
+    """The text of a dataset.toml, the texts of list files by name, and notes for the user."""
 
     toml: str
     lists: Mapping[str, str]
@@ -53,48 +54,47 @@ class Proposal:
 
 
 def propose(folder: Path) -> Proposal:
-    """Looks at the images and masks in `folder`; writes nothing.
+    """Proposes a description of the images and masks in `folder`; writes nothing.
 
     Raises PerpixelError when no masks have the stems of images, when a mask of the sample cannot
     be read, and when the masks hold more values than there can be classes.
     """
     require_folder(folder, dataset="your images", holds="them and their masks")
     files = files_below(folder)
-    matches, notes = _matches(folder, files)
-    splits, lists = _divided(folder, files, matches)
+    matches, notes = _find_matches(folder, files)
+    splits, lists = _propose_splits(folder, files, matches)
     masks = [folder / path for match in matches for path in match.mask_of.values()]
-    sample = np.linspace(0, len(masks) - 1, min(len(masks), _SAMPLE)).astype(int)
-    pixels, doubts = count_values([masks[index] for index in sample])
+    sample = np.linspace(0, len(masks) - 1, min(len(masks), _MAX_MASKS)).astype(int)
+    pixels, value_notes = count_values([masks[index] for index in sample])
     parts = [
-        "# Proposed by `perpixel data init`: correct what it guessed wrong.\n"
+        "# Proposed by `perpixel data init`: correct wrong guesses.\n"
         f"# It read {len(sample)} of the {len(masks)} masks; "
         "a value that only others hold will be an error.",
         _suffix_text(matches[0]),
         _class_text(pixels, read_palette(masks[0])),
         *splits,
     ]
-    return Proposal("\n\n".join(parts) + "\n", lists, (*notes, *doubts))
+    return Proposal("\n\n".join(parts) + "\n", lists, (*notes, *value_notes))
 
 
 def write_proposal(folder: Path, proposal: Proposal) -> tuple[Path, ...]:
     """Writes the lists and dataset.toml into `folder`, and returns their paths.
 
-    Raises PerpixelError when one cannot be written or, before writing any, is there already.
+    Raises PerpixelError when one of them exists or cannot be written, and then writes none.
     """
     texts = {folder / name: text for name, text in {**proposal.lists, FILE: proposal.toml}.items()}
     for path in texts:
         if path.exists():
-            raise PerpixelError(f"{path}: is there already; move it away to have it proposed anew")
-    for path, text in texts.items():
-        try:
-            # File names may be of any bytes; in dataset.toml they stand in comments.
-            odd = "backslashreplace" if path.name == FILE else "surrogateescape"
-            path.write_bytes(text.encode(errors=odd))
-        except OSError as error:
-            for begun in texts:  # they would be in the next attempt's way
-                with suppress(OSError):
-                    begun.unlink()
-            raise PerpixelError(f"{path}: cannot be written ({error.strerror})") from None
+            raise PerpixelError(f"{path}: exists already; move it away to have it proposed anew")
+    try:
+        for path, text in texts.items():
+            # File names may have bytes that are not UTF-8; in dataset.toml they are in comments.
+            errors = "backslashreplace" if path.name == FILE else "surrogateescape"
+            atomic_write(path, text.encode(errors=errors))
+    except PerpixelError:
+        for path in texts:  # the next call would refuse to overwrite them
+            path.unlink(missing_ok=True)
+        raise
     return tuple(texts)
 
 
@@ -102,15 +102,15 @@ def write_proposal(folder: Path, proposal: Proposal) -> tuple[Path, ...]:
 
 
 @dataclass(frozen=True)
-class _Place:
-    """A folder that holds images or masks, itself or in sub-folders whose names tell nothing."""
+class _Folder:
+    """A folder of images or masks, with the sub-folders whose names have no known word."""
 
-    folder: str
+    path: str
     words: frozenset[str]
     split: str
-    """"train", "val", "test", or "" where the path does not tell."""
+    """"train", "val", "test", or "" where no word names a split."""
     rest: str
-    """The parts of the path that tell nothing: the same for masks and their images."""
+    """The path's parts without a known word: equal for masks and their images."""
     files: tuple[str, ...]
     """Paths below the folder."""
 
@@ -119,134 +119,146 @@ class _Place:
 class _Match:
     """A folder of images, one of masks, and endings under which they have equal stems."""
 
-    images: _Place
-    masks: _Place
+    images: _Folder
+    masks: _Folder
     image_suffixes: tuple[str, ...]
     mask_suffix: str
     mask_of: Mapping[str, str]
-    """The mask's path below the root by the stem, for every image that has one; sorted."""
-    bare: int
-    """How many images have none."""
+    """The mask's path below the root by stem, for every image that has a mask; sorted."""
+    without_mask: int
+    """The number of images without a mask."""
 
     @property
     def split(self) -> str:
         return self.images.split or self.masks.split
 
     @property
-    def rank(self) -> tuple[int, ...]:
-        words = self.masks.words | _words(self.mask_suffix)
+    def rank(self) -> tuple[int, int, int]:
+        """Orders the matches of a split; the largest is the most likely."""
+        words = self.masks.words | _split_words(self.mask_suffix)
         return (
             len(self.mask_of),
             -len(words & _UNLIKELY_WORDS),
-            self.images.split == self.masks.split,
             len(self.images.words & _IMAGE_WORDS),
-            -len(self.mask_suffix) - len(self.image_suffixes[0]),
         )
 
 
-def _matches(folder: Path, files: Sequence[str]) -> tuple[list[_Match], list[str]]:
-    """The best match of every split, the largest first, and notes on what is left out."""
+def _find_matches(folder: Path, files: Sequence[str]) -> tuple[list[_Match], list[str]]:
+    """Finds the best match of every split, the largest first; notes say what is left out."""
     image_files = [file for file in files if file.lower().endswith(IMAGE_SUFFIXES)]
-    places = _places(image_files)
-    found: dict[tuple[str, bool], dict[str, _Match]] = defaultdict(dict)
-    for match in (one for images in places for masks in places for one in _fits(images, masks)):
-        splits = found[match.masks.rest, match.split != ""]
-        if match.rank > splits.setdefault(match.split, match).rank:
-            splits[match.split] = match
-    if not found:
+    folders = _find_folders(image_files)
+    candidates: dict[tuple[str, bool], dict[str, _Match]] = defaultdict(dict)
+    for images, masks in product(folders, repeat=2):
+        for match in _match_folders(images, masks):
+            splits = candidates[masks.rest, match.split != ""]
+            if match.rank > splits.setdefault(match.split, match).rank:
+                splits[match.split] = match
+    if not candidates:
         raise PerpixelError(
-            f"{folder}: found {len(image_files)} images, but no masks that belong to them. Masks "
-            f"are told by their folder (images/ and masks/, train/ and trainannot/, ...) or their "
-            f"ending (a.jpg and a_mask.png), and have their image's stem; JPEG files cannot be "
-            f"masks, as they do not keep values. Rename the folders, or write {FILE} by hand"
+            f"{folder}: found {len(image_files)} images, but no masks for them. Masks are "
+            f"recognized by their folder (images/ and masks/, train/ and trainannot/, ...) or "
+            f"their ending (a.jpg and a_mask.png), and have their image's stem; JPEG files cannot "
+            f"be masks, as they do not keep values. Rename the folders, or write {FILE} by hand"
         )
-    splits = max(found.values(), key=lambda splits: sum(len(m.mask_of) for m in splits.values()))
+    splits = max(
+        candidates.values(), key=lambda splits: sum(len(m.mask_of) for m in splits.values())
+    )
     matches = sorted(splits.values(), key=lambda match: -len(match.mask_of))
     endings = (matches[0].image_suffixes, matches[0].mask_suffix)
-    matches = [one for one in matches if (one.image_suffixes, one.mask_suffix) == endings]
-    bare = {match.images.folder: match.bare for match in matches if match.bare}
-    notes = [f"{count} images in {name} have no mask: left out" for name, count in bare.items()]
-    used = [one.folder for match in matches for one in (match.images, match.masks)]
-    unused = [
-        f"{place.folder} ({len(place.files)} files)"
-        for place in places
-        if not any(_is_in(one, place.folder) or _is_in(place.folder, one) for one in used)
+    matches = [match for match in matches if (match.image_suffixes, match.mask_suffix) == endings]
+    notes = [
+        f"{match.without_mask} images in {match.images.path} have no mask: left out"
+        for match in matches
+        if match.without_mask
     ]
-    return matches, [*notes, *([f"not used: {first_few(unused)}"] if unused else [])]
+    used = [part.path for match in matches for part in (match.images, match.masks)]
+    unused = [
+        f"{other.path} ({len(other.files)} files)"
+        for other in folders
+        if not any(_is_in(path, other.path) or _is_in(other.path, path) for path in used)
+    ]
+    if unused:
+        notes.append(f"not used: {first_few(unused)}")
+    return matches, notes
 
 
 def _is_in(folder: str, other: str) -> bool:
     return PurePosixPath(folder).is_relative_to(other)
 
 
-def _places(images: Iterable[str]) -> list[_Place]:
-    """Every folder that images or masks may be counted from; a file can be in several."""
+def _find_folders(images: Iterable[str]) -> list[_Folder]:
+    """Finds every folder that may be the root of images or masks; a file can be in several."""
     files: dict[str, list[str]] = defaultdict(list)
     for image in images:
         parts = PurePosixPath(image).parts
-        telling = [depth for depth, part in enumerate(parts[:-1], 1) if _tells(part)]
-        # Where no name tells anything, any folder above may be the one of all the images.
-        for depth in telling[-1:] or range(len(parts)):
+        depths = [depth for depth, part in enumerate(parts[:-1], 1) if _has_known_word(part)]
+        # Without a known word, any folder above may be the root of all the images.
+        for depth in depths[-1:] or range(len(parts)):
             files["/".join(parts[:depth]) or "."].append("/".join(parts[depth:]))
-    found = []
-    for folder in sorted(files):
-        parts = PurePosixPath(folder).parts
-        words = [word for part in parts for word in _words(part)]
+    folders = []
+    for path in sorted(files):
+        parts = PurePosixPath(path).parts
+        words = [word for part in parts for word in _split_words(part)]
         split = next((_SPLITS[word] for word in reversed(words) if word in _SPLITS), "")
-        rest = "/".join(part for part in parts if not _tells(part))
-        found.append(_Place(folder, frozenset(words), split, rest, tuple(files[folder])))
-    return found
+        rest = "/".join(part for part in parts if not _has_known_word(part))
+        folders.append(_Folder(path, frozenset(words), split, rest, tuple(files[path])))
+    return folders
 
 
-def _tells(name: str) -> bool:
-    return bool(_words(name) & (_MASK_WORDS | _IMAGE_WORDS | _SPLITS.keys()))
+def _has_known_word(name: str) -> bool:
+    return bool(_split_words(name) & (_MASK_WORDS | _IMAGE_WORDS | _SPLITS.keys()))
 
 
-def _words(name: str) -> KeysView[str]:
-    """The words of "SegmentationClass", "train_labels" or "trainannot", in lower case, in turn."""
+def _split_words(name: str) -> KeysView[str]:
+    """Splits "SegmentationClass", "train_labels" or "trainannot" into lower-case words."""
     words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)]
     for word in list(words):
-        joined = re.fullmatch(rf"({'|'.join(_SPLITS)})(\w+)", word)
-        if joined and joined[2] in _MASK_WORDS | _IMAGE_WORDS:
-            words += joined.groups()
+        compound = re.fullmatch(rf"({'|'.join(_SPLITS)})(\w+)", word)
+        if compound and compound[2] in _MASK_WORDS | _IMAGE_WORDS:
+            words += compound.groups()
     return dict.fromkeys(words).keys()
 
 
-def _fits(images: _Place, masks: _Place) -> Iterator[_Match]:
-    """All the ways in which files of `masks` may be the masks of files of `images`."""
-    same, plain = images is masks, images.folder in (images.rest, ".")
-    if not same and (
+def _match_folders(images: _Folder, masks: _Folder) -> Iterator[_Match]:
+    """Yields all ways in which files of `masks` may be the masks of files of `images`."""
+    is_same = images is masks
+    has_no_known_word = images.path in (images.rest, ".")
+    if not is_same and (
         images.words & _MASK_WORDS
         or not masks.words & _MASK_WORDS
         or (images.split and masks.split and images.split != masks.split)
-        or not (images.rest == masks.rest or (plain and _is_in(images.folder, masks.rest)))
+        or not (
+            images.rest == masks.rest or (has_no_known_word and _is_in(images.path, masks.rest))
+        )
     ):
         return
-    for mask_suffix in _endings(masks.files):
-        telling = mask_suffix.lower() in IMAGE_SUFFIXES or _words(mask_suffix) & _MASK_WORDS
-        if mask_suffix.lower().endswith(_LOSSY) or (same and not telling):
+    for mask_suffix in _common_endings(masks.files):
+        is_format = mask_suffix.lower() in IMAGE_SUFFIXES
+        if mask_suffix.lower().endswith(_LOSSY_SUFFIXES):
             continue
-        mask_of = _by_stem(masks.files, (mask_suffix,))
-        others = set(images.files) - set(mask_of.values()) if same else images.files
-        words = [(one,) for one in _endings(others) if one.lower() not in IMAGE_SUFFIXES]
-        for image_suffixes in (IMAGE_SUFFIXES, *words):
-            stems = _by_stem(others, image_suffixes).keys()
-            both = {
-                stem: str(PurePosixPath(masks.folder) / mask_of[stem])
+        if is_same and not is_format and not _split_words(mask_suffix) & _MASK_WORDS:
+            continue
+        mask_of = _files_by_stem(masks.files, (mask_suffix,))
+        others = set(images.files) - set(mask_of.values()) if is_same else images.files
+        endings = [(end,) for end in _common_endings(others) if end.lower() not in IMAGE_SUFFIXES]
+        for image_suffixes in (IMAGE_SUFFIXES, *endings):
+            stems = _files_by_stem(others, image_suffixes).keys()
+            pairs = {
+                stem: str(PurePosixPath(masks.path) / mask_of[stem])
                 for stem in sorted(stems & mask_of.keys())
             }
-            if both:
-                bare = len(stems) - len(both)
-                yield _Match(images, masks, image_suffixes, mask_suffix, both, bare)
+            if pairs:
+                without_mask = len(stems) - len(pairs)
+                yield _Match(images, masks, image_suffixes, mask_suffix, pairs, without_mask)
 
 
-def _by_stem(files: Iterable[str], suffixes: Sequence[str]) -> dict[str, str]:
+def _files_by_stem(files: Iterable[str], suffixes: Sequence[str]) -> dict[str, str]:
     stems = ((stem_of(file, suffixes), file) for file in files)
     return {stem: file for stem, file in stems if stem is not None}
 
 
-def _endings(files: Iterable[str]) -> list[str]:
-    """Endings of a tenth of the files or more: ".png", "_labelIds.png", "_gtFine_labelIds.png"."""
+def _common_endings(files: Iterable[str]) -> list[str]:
+    """Endings of 10% of the files or more: ".png", "_labelIds.png", "_gtFine_labelIds.png"."""
     counts: Counter[str] = Counter()
     names = [PurePosixPath(file) for file in files]
     for name in names:
@@ -258,119 +270,121 @@ def _endings(files: Iterable[str]) -> list[str]:
     return [ending for ending, count in counts.items() if 10 * count >= len(names)]
 
 
-# --- Which images train and which validate -----------------------------------------------------
+# --- Which images are for training and which for validation --------------------------------------
 
 
-def _divided(
+def _propose_splits(
     folder: Path, files: Sequence[str], matches: Sequence[_Match]
 ) -> tuple[list[str], dict[str, str]]:
-    """The text of every split, with one for validation, and the list files that this takes."""
+    """Returns the TOML of every split, with one for validation, and the lists that they need."""
     splits: dict[str, str] = {}
     lists: dict[str, str] = {}
 
-    def add(split: str, match: _Match, stems: Sequence[str], remark: str, file: str = "") -> None:
-        if not file and len(stems) < len(match.mask_of) + match.bare:
-            file = f"{split}.txt" if f"{split}.txt" not in files else f"{FILE}.{split}.txt"
-            lists[file] = "".join(f"{stem}\n" for stem in stems)
+    def add(
+        split: str, match: _Match, stems: Sequence[str], note: str, list_file: str = ""
+    ) -> None:
+        if not list_file and len(stems) < len(match.mask_of) + match.without_mask:
+            list_file = f"{split}.txt" if f"{split}.txt" not in files else f"{FILE}.{split}.txt"
+            lists[list_file] = "".join(f"{stem}\n" for stem in stems)
         lines = [
-            f"# {len(stems)} pair{'s' * (len(stems) != 1)}: {remark}.",
+            f"# {len(stems)} pairs: {note}.",
             f"[splits.{split}]",
-            f"images = {_quoted(match.images.folder)}",
-            f"masks = {_quoted(match.masks.folder)}",
+            f"images = {_toml_value(match.images.path)}",
+            f"masks = {_toml_value(match.masks.path)}",
         ]
-        splits[split] = "\n".join([*lines, *([f"list = {_quoted(file)}"] if file else [])])
+        if list_file:
+            lines.append(f"list = {_toml_value(list_file)}")
+        splits[split] = "\n".join(lines)
 
-    validated = "val" in {match.split for match in matches}
+    has_val = any(match.split == "val" for match in matches)
     for match in matches:
         stems = list(match.mask_of)
-        if validated or (match.split not in ("", "train") and len(matches) > 1):
+        if has_val or (match.split not in ("", "train") and len(matches) > 1):
             add(match.split, match, stems, "every image that has a mask")
-        elif existing := _existing_lists(folder, files, match):
-            for split, (file, lines) in existing.items():
-                add(split, match, lines, "as that file lists them", file)
-        elif len(stems) == 1:
-            add("train", match, stems, "the only one, which validates, too")
-            add("val", match, stems, "the same: its score says little")
+        elif lists_found := _find_lists(folder, files, match):
+            for split, (list_file, lines) in lists_found.items():
+                add(split, match, lines, "as listed in that file", list_file)
         else:
             val = stems[4::5] or stems[-1:]
-            rest = [stem for stem in stems if stem not in set(val)]
-            add("train", match, rest, "the images that are not for validation")
-            add("val", match, val, "every fifth image, as nothing says which are for it.\n"
-                "# Frames of one film look alike: divide those by film instead")  # fmt: skip
+            train = [stem for stem in stems if stem not in set(val)] or val
+            add("train", match, train, "the images that are not for validation, if there are any")
+            add("val", match, val, "every fifth image, as no name says which are for validation.\n"
+                "# Frames of one video look alike: divide those by video instead")  # fmt: skip
     return [splits[split] for split in ("train", "val", "test") if split in splits], lists
 
 
-def _existing_lists(
+def _find_lists(
     folder: Path, files: Sequence[str], match: _Match
 ) -> dict[str, tuple[str, list[str]]]:
-    """List files that already divide the pairs, and their lines, by split; or none."""
-    found: dict[str, tuple[str, list[str]]] = {}
+    """Finds existing list files of the pairs, and their lines, by split; both splits or none."""
+    lists: dict[str, tuple[str, list[str]]] = {}
     for file in files:
         split = _SPLITS.get(PurePosixPath(file).stem)
-        if split and file.endswith(".txt") and split not in found:
+        if split and file.endswith(".txt") and split not in lists:
             lines = [composed(line) for line in read_list(folder / file)]
             if lines and match.mask_of.keys() >= set(lines):
-                found[split] = (file, lines)
-    return found if {"train", "val"} <= found.keys() else {}
+                lists[split] = (file, lines)
+    return lists if {"train", "val"} <= lists.keys() else {}
 
 
-# --- What the masks hold -------------------------------------------------------------------------
+# --- The text of dataset.toml --------------------------------------------------------------------
 
 
-def _class_text(pixels: Mapping[Raw, int], palette: Palette | None) -> str:
+def _class_text(pixels: Mapping[RawValue, int], palette: Palette | None) -> str:
     """The keys for the ignored values and the classes."""
     values = sorted(pixels)
     share = {value: f"{pixels[value] / sum(pixels.values()):.2%}" for value in values}
-    rgb, gray = len(values[0]) == 3, all(len(set(value)) == 1 for value in values)
-    key = "colors" if rgb else "ids"
-    written = {value: _quoted([value if rgb else value[0]]) for value in values}
-    void = _VOC_VOID if rgb and not gray else (IGNORE_INDEX,) * len(values[0])
-    # Masks of nothing but 0 and 255 are black and white images: 255 is their foreground.
-    white = len(values) < 3 or has_soft_edges(pixels)
-    classes = [value for value in values if value != void or white]
-    names = [f"class_{position if rgb else value[0]}" for position, value in enumerate(classes)]
+    is_rgb, is_gray = len(values[0]) == 3, all(len(set(value)) == 1 for value in values)
+    key = "colors" if is_rgb else "ids"
+    toml = {value: _toml_value([value if is_rgb else value[0]]) for value in values}
+    void = _VOC_VOID if is_rgb and not is_gray else (IGNORE_INDEX,) * len(values[0])
+    # In masks of only two values, such as 0 and 255, both are classes.
+    classes = [value for value in values if value != void or len(values) < 3]
+    names = [f"class_{index if is_rgb else value[0]}" for index, value in enumerate(classes)]
     if len(classes) == 2 and not any(classes[0]):
         names = ["background", "foreground"]
-    colors, origin = _display(classes, palette)
+    colors, origin = _display_colors(classes, palette)
     lines = []
     if len(classes) < len(values):
         lines += [
-            f"# By custom, {written[void][1:-1]} is for pixels without a label "
+            f"# By convention, {toml[void][1:-1]} is for pixels without a label "
             f"({share[void]} of all).",
-            f"ignored_{key} = {written[void]}\n",
+            f"ignored_{key} = {toml[void]}\n",
         ]
     lines += [
         "# The classes in the order of the model's outputs, with their shares of the pixels. The",
-        f"# names are made up: give them their own. The colors are {origin}.",
+        f"# names are placeholders: replace them. The colors are {origin}.",
         f'# A line that only means "no label" belongs in ignored_{key}.',
         "classes = [",
     ]
     for name, value, color in zip(names, classes, colors, strict=True):
-        # Without `ids` and `colors`, `color` is what RGB masks hold.
-        raw = "" if rgb and not gray else f", {key} = {written[value]}"
-        line = f"{{ name = {_quoted(name)}, color = {list(color)}{raw} }},"
+        # Without `ids` and `colors`, `color` is the value in RGB masks.
+        raw = "" if is_rgb and not is_gray else f", {key} = {toml[value]}"
+        line = f"{{ name = {_toml_value(name)}, color = {list(color)}{raw} }},"
         lines.append(f"  {line}  # {share[value]}")
     return "\n".join([*lines, "]"])
 
 
-def _display(classes: Sequence[Raw], palette: Palette | None) -> tuple[Sequence[Raw], str]:
-    """A color to show each class in, and where it comes from."""
+def _display_colors(
+    classes: Sequence[RawValue], palette: Palette | None
+) -> tuple[Sequence[RawValue], str]:
+    """Returns a display color for each class, and a text that says where they come from."""
     if palette and max(classes)[0] < len(palette):
-        found = [palette[value[0]] for value in classes]
-        if len(set(found)) == len(found) and any(len(set(color)) > 1 for color in found):
-            return found, "those of the masks' palette"
+        colors = [palette[value[0]] for value in classes]
+        if len(set(colors)) == len(colors) and any(len(set(color)) > 1 for color in colors):
+            return colors, "those of the masks' palette"
     if any(len(set(value)) > 1 for value in classes):
         return classes, "those in the masks"
-    return distinct_palette(len(classes)), "made up, too"
+    return distinct_palette(len(classes)), "generated"
 
 
 def _suffix_text(match: _Match) -> str:
     stem, mask = next(iter(match.mask_of.items()))
-    lines = [f"# The mask of the image {stem} in {match.images.folder} is {mask}."]
+    lines = [f"# The mask of the image {stem} in {match.images.path} is {mask}."]
     if match.image_suffixes != IMAGE_SUFFIXES:
-        lines.append(f"image_suffixes = {_quoted(list(match.image_suffixes))}")
-    return "\n".join([*lines, f"mask_suffix = {_quoted(match.mask_suffix)}"])
+        lines.append(f"image_suffixes = {_toml_value(list(match.image_suffixes))}")
+    return "\n".join([*lines, f"mask_suffix = {_toml_value(match.mask_suffix)}"])
 
 
-def _quoted(value: object) -> str:
+def _toml_value(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)

@@ -1,10 +1,10 @@
 """Endless, seeded, resumable batches.
 
-A run sees one endless stream of samples: epoch after epoch, each a permutation of the data set
+A run reads one endless stream of samples: epoch after epoch, each a permutation of the data set
 that depends on (seed, epoch) alone. Step s takes stream positions s*B .. (s+1)*B-1, and a sample's
 augmentation depends on (seed, epoch, position) alone. So no state needs saving, any step can be
-the first, and the number of workers changes nothing. Ranks share out every step's samples, so that
-their number changes nothing either.
+the first, and the number of workers changes nothing. Ranks divide every step's samples among them,
+so that their number changes nothing either.
 """
 
 import multiprocessing
@@ -31,13 +31,13 @@ from perpixel.errors import CorruptFileError, PerpixelError
 from perpixel.io.images import Size
 from perpixel.recipes.schema import Augment, Recipe
 
-_TRIES = 4
+_MAX_ATTEMPTS = 4
 
 
 class Batch(NamedTuple):
     """Images uint8 RGB [N, height, width, 3], labels uint8 [N, height, width], and names.
 
-    `corrupt` says what is wrong with those that others stand in for.
+    `corrupt` holds the error messages of corrupt samples, which the next of their epoch replace.
     """
 
     images: Tensor
@@ -54,24 +54,22 @@ def batches(
     workers: int,
     rank_info: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
-    """One rank's share of the batches of steps `first_step` .. train.steps-1.
+    """Yields one rank's part of the batches of steps `first_step` .. train.steps-1.
 
-    `rank_info` is (rank, number of ranks).
-
-    With `workers` 0 images are prepared in this process, else in so many others. A sample whose
-    files are corrupt is replaced by the next of its epoch. Raises PerpixelError when a sample
-    cannot be used for another reason, or none of a few can be decoded.
+    `rank_info` is (rank, world_size). With `workers` 0, samples are prepared in this process, else
+    in that many worker processes. A corrupt sample is replaced by the next of its epoch. Raises
+    PerpixelError when a sample fails for another reason, or several in a row are corrupt.
     """
     if len(dataset) == 0:
         raise PerpixelError("the training split holds no images")
     if workers:
-        _require_startable()
+        _require_importable_script()
     loader = DataLoader(
         _Steps(dataset, recipe, rank_info),
         batch_size=None,
         sampler=range(first_step, recipe.train.steps),
         num_workers=workers,
-        worker_init_fn=_start_worker,
+        worker_init_fn=_initialize_worker,
         pin_memory=torch.cuda.is_available(),
         prefetch_factor=4 if workers else None,
     )
@@ -84,14 +82,14 @@ def batches(
         if "DataLoader worker" not in str(error):
             raise
         raise PerpixelError(
-            f"a process that prepares images has died, perhaps for want of memory: take fewer "
+            f"a worker process that prepares images died, perhaps because memory ran out: lower "
             f"--workers ({error})"
         ) from None
 
 
 @dataclass(frozen=True)
 class _Steps(TorchDataset[Batch | PerpixelError]):
-    """Batch number s of a run; errors travel as values, so that workers add no traceback."""
+    """Maps a step to its batch; returns errors as values, so that workers add no traceback."""
 
     dataset: Dataset
     recipe: Recipe
@@ -99,39 +97,44 @@ class _Steps(TorchDataset[Batch | PerpixelError]):
 
     def __getitem__(self, step: int) -> Batch | PerpixelError:
         train = self.recipe.train
-        first = step * train.batch_size
-        stream = range(first, first + train.batch_size)
+        stream = range(step * train.batch_size, (step + 1) * train.batch_size)
+        positions = _rank_positions(stream, self.rank_info, micro_batches=train.grad_accum_steps)
         corrupt: list[str] = []
-        own = _share(stream, self.rank_info, passes=train.grad_accum_steps)
         try:
-            drawn = [self._sample(number, step, corrupt) for number in own]
+            samples = [self._read_sample(position, step, corrupt) for position in positions]
         except PerpixelError as error:
             return error
-        images, labels, names = zip(*drawn, strict=True)
-        pixels, classes = torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(labels))
-        return Batch(pixels, classes, names, tuple(corrupt))
+        images, labels, names = zip(*samples, strict=True)
+        return Batch(
+            torch.from_numpy(np.stack(images)),
+            torch.from_numpy(np.stack(labels)),
+            names,
+            tuple(corrupt),
+        )
 
-    def _sample(
-        self, number: int, step: int, corrupt: list[str]
+    def _read_sample(
+        self, stream_position: int, step: int, corrupt: list[str]
     ) -> tuple[np.ndarray, np.ndarray, str]:
-        """A sample of the stream, or the next of its epoch that can be decoded, and its name."""
-        epoch, position = divmod(number, len(self.dataset))
+        """Reads a sample of the stream, or the next of its epoch that is not corrupt."""
+        epoch, position = divmod(stream_position, len(self.dataset))
         seed = self.recipe.train.seed
-        order = _order(seed, epoch, len(self.dataset))
-        for further in range(_TRIES):
-            index = int(order[(position + further) % len(order)])
+        order = _epoch_permutation(seed, epoch, len(self.dataset))
+        for attempt in range(_MAX_ATTEMPTS):
+            index = int(order[(position + attempt) % len(order)])
             rng = np.random.default_rng((seed, epoch, position))
             try:
-                return *self._augmented(index, step, rng), self.dataset.sample_id(index)
+                return *self._augment(index, step, rng), self.dataset.sample_id(index)
             except CorruptFileError as error:
                 corrupt.append(str(error))
-        raise PerpixelError(f"{_TRIES} images in a row cannot be decoded: " + "; ".join(corrupt))
+        raise PerpixelError(
+            f"{_MAX_ATTEMPTS} images in a row cannot be decoded: " + "; ".join(corrupt)
+        )
 
-    def _augmented(
+    def _augment(
         self, index: int, step: int, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
         dataset, recipe = self.dataset, self.recipe
-        spec, crop = _view(recipe, step)
+        spec, crop = _phase_augment(recipe, step)
         if recipe.data.resize is None:
             label = dataset.label(index)
             window = sample_crop(label, rng, spec=spec, crop=crop)
@@ -140,23 +143,26 @@ class _Steps(TorchDataset[Batch | PerpixelError]):
         else:
             image, label = resize(*read_pair(dataset, index), recipe.data.resize)
             window = sample_crop(label, rng, spec=spec, crop=crop)
-        return augment(image, label, rng, window=window, spec=spec, crop=crop, fed=recipe.input)
+        return augment(
+            image, label, rng, window=window, spec=spec, crop=crop, input_spec=recipe.input
+        )
 
 
-def _share(stream: range, rank_info: tuple[int, int], *, passes: int) -> list[int]:
-    """What one rank, `rank_info` = (rank, number of ranks), sees of a step, pass after pass.
+def _rank_positions(stream: range, rank_info: tuple[int, int], *, micro_batches: int) -> list[int]:
+    """The positions of a step's stream for one rank, micro-batch after micro-batch.
 
-    A pass's samples follow one another in the step, and so do a rank's in a pass: all ranks
-    together see the same in a pass, however many they are. The step's divide evenly.
+    A micro-batch of all ranks together is a contiguous part of the step, and a rank's part of it
+    is contiguous, too: so it holds the same samples for any number of ranks. The batch size is
+    divisible by world_size * micro_batches.
     """
-    rank, world = rank_info
-    size = len(stream) // (world * passes)
-    firsts = range(rank * size, len(stream), world * size)
-    return [number for first in firsts for number in stream[first : first + size]]
+    rank, world_size = rank_info
+    size = len(stream) // (world_size * micro_batches)
+    firsts = range(rank * size, len(stream), world_size * size)
+    return [position for first in firsts for position in stream[first : first + size]]
 
 
-def _view(recipe: Recipe, step: int) -> tuple[Augment, Size]:
-    """How a step's images are augmented, and their crops' size."""
+def _phase_augment(recipe: Recipe, step: int) -> tuple[Augment, Size]:
+    """The augmentation and the crop size of a step; those of the final phase differ."""
     train = recipe.train
     if step < train.steps - train.final_phase_steps:
         return recipe.augment, recipe.augment.crop_size
@@ -165,15 +171,15 @@ def _view(recipe: Recipe, step: int) -> tuple[Augment, Size]:
 
 
 @lru_cache(maxsize=2)  # a batch may span two epochs
-def _order(seed: int, epoch: int, samples: int) -> np.ndarray:
+def _epoch_permutation(seed: int, epoch: int, samples: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(samples)
 
 
-def _require_startable() -> None:
-    """Raises PerpixelError where processes die as they start.
+def _require_importable_script() -> None:
+    """Raises PerpixelError where worker processes would die as they start.
 
-    Those that are not forked import the running script first. A script that starts processes when
-    it is imported kills them so, and its own process would wait for ever.
+    Unless forked, a worker imports the running script first. A script that starts workers when it
+    is imported kills them so, and DataLoader would wait for them forever.
     """
     if multiprocessing.get_start_method() == "fork":
         return
@@ -182,25 +188,26 @@ def _require_startable() -> None:
     process.join()
     if process.exitcode != 0:
         raise PerpixelError(
-            f"a process that was to read images has died as it started (exit code "
-            f"{process.exitcode}): a script that starts any has its work below "
-            f'`if __name__ == "__main__":`, and is a file, as every process imports it'
+            f"a worker process died as it started (exit code {process.exitcode}): worker processes "
+            f"import the running script, which must be a file with its work below "
+            f'`if __name__ == "__main__":`'
         )
 
 
-def _start_worker(worker: int) -> None:  # noqa: ARG001  called by DataLoader with the number
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run decides when to stop; workers follow
+def _initialize_worker(worker: int) -> None:  # noqa: ARG001  called by DataLoader with the number
+    # Signals to the whole process group must not end workers: the run decides when to stop.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_leave_when_told, args=(os.getppid(),), daemon=True).start()
+        threading.Thread(target=_exit_on_sigterm_from, args=(os.getppid(),), daemon=True).start()
     else:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 
 
-def _leave_when_told(run: int) -> None:
-    """Heeds SIGTERM from the run's process alone, which waits at its end for those it tells."""
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != run:
+def _exit_on_sigterm_from(run_pid: int) -> None:
+    """Exits on SIGTERM from the run's process, which sends it to workers that outlive the run."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != run_pid:
         pass
     os._exit(0)

@@ -1,4 +1,4 @@
-"""A list of pairs of files that stays small and is shared by worker processes."""
+"""A compact list of file pairs that worker processes share."""
 
 import os
 from array import array
@@ -8,11 +8,11 @@ Pair = tuple[str, str]
 
 
 class PairList:
-    """Pairs of paths, image and mask, held in two arrays.
+    """Pairs of paths, image and mask, stored in two arrays.
 
-    Paths are read-only bytes without a Python object each: a million pairs take the bytes of their
-    names and 16 more, and forked workers share them. (Of a list of strings, reading alone makes
-    every worker a copy of its own, as it counts the references to each.)
+    A million pairs take the bytes of their names and 16 more each, and forked workers share them.
+    (A list of strings is copied in every worker that reads it, because reading changes the
+    reference counts.)
     """
 
     def __init__(self, pairs: Iterable[Pair]) -> None:

@@ -1,4 +1,4 @@
-"""Images read in threads, ahead of the work on them."""
+"""Reads images in threads, ahead of their use."""
 
 import os
 import sys
@@ -8,28 +8,29 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 Item = TypeVar("Item")
-Read = TypeVar("Read")
+Result = TypeVar("Result")
 
 
 def cores() -> int:
-    """How many processor cores this process may use; the machine may have more."""
+    """The number of processor cores that this process may use; the machine may have more."""
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def read_ahead(
-    read: Callable[[Item], Read], items: Iterable[Item], *, threads: int
-) -> Iterator[Read]:
-    """`read` of every item in turn; at most `threads` results wait. An error comes in its turn.
+    read: Callable[[Item], Result], items: Iterable[Item], *, threads: int
+) -> Iterator[Result]:
+    """Yields `read(item)` for every item in order, at most `threads` results ahead.
 
-    Decoding leaves Python's lock, so threads are enough. 0 threads read when asked.
+    Errors are raised in order, too. 0 threads read each item when it is needed. Decoding releases
+    the GIL, so threads suffice.
     """
     if threads == 0:
         yield from map(read, items)
         return
     pool = ThreadPoolExecutor(threads, thread_name_prefix="read")
-    waiting: deque[Future[Read]] = deque()
+    waiting: deque[Future[Result]] = deque()
     try:
         for item in items:
             waiting.append(pool.submit(read, item))

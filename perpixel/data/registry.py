@@ -1,4 +1,4 @@
-"""From a data set's name to the data set, or to its classes."""
+"""Opens data sets and finds their classes by name."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +10,7 @@ from perpixel.data.datasets.folder import open_folder, splits_of_folder
 from perpixel.errors import UsageError
 from perpixel.recipes.overrides import require_known
 
-# How a data set of files is opened, and its classes, if they are always the same.
+# The function that opens each file-backed data set, and its classes where they are fixed.
 _FILES: dict[str, tuple[Callable[[Path, str], PairDataset], Classes | None]] = {
     "ade20k": (ade20k.open_ade20k, ade20k.CLASSES),
     "camvid": (camvid.open_camvid, camvid.CLASSES),
@@ -25,38 +25,41 @@ NAMES = (*_FILES, "scenes")
 
 
 def open_dataset(name: str, root: Path | None, split: str) -> Dataset:
-    """The split of the data set called `name`, below `root` or in a cache of it at `root`.
+    """Opens a split of the data set called `name`, from `root` or from a cache of it at `root`.
 
     Raises UsageError for an unknown name or a missing root, PerpixelError for bad contents.
     """
+    require_dataset_name(name)
     if name == "scenes":
         if root is not None:
             raise UsageError(f"{root}: scenes are built in, and have no --data; see --dataset")
         return synthetic.SyntheticStreets(split)
     if root is None:
-        raise UsageError(f"data set {known(name)!r} needs --data ROOT, the folder that holds it")
-    return open_cache(root, known(name), split) if is_cache(root) else open_pairs(name, root, split)
+        raise UsageError(f"data set {name!r} needs --data ROOT, the folder that holds it")
+    return open_cache(root, name, split) if is_cache(root) else open_pairs(name, root, split)
 
 
 def open_pairs(name: str, root: Path, split: str, *, complete: bool = True) -> PairDataset:
-    """The split's files themselves; unless `complete`, a folder's that are absent, too.
+    """Opens a split's own files, never a cache.
 
+    With `complete` false, a folder's missing images and masks are listed, too, instead of raising.
     Raises as `open_dataset` does.
     """
+    require_dataset_name(name)
     if name == "scenes":
         raise UsageError("scenes are drawn by a program: there are no files")
-    _require_files(root)
+    _require_no_cache(root)
     if name == "folder":
         return open_folder(root, split, complete=complete)
-    return _FILES[known(name)][0](root, split)
+    return _FILES[name][0](root, split)
 
 
 def splits(name: str, root: Path) -> tuple[str, ...]:
-    """The splits that a training and its evaluation take, or all that a folder describes.
+    """The splits for training and evaluation, or all that a folder's dataset.toml describes.
 
     Raises as `open_dataset` does.
     """
-    _require_files(root)
+    _require_no_cache(root)
     if name == "folder":
         return splits_of_folder(root)
     if name == "pascal_voc" and pascal_voc.has_trainaug(root):
@@ -64,18 +67,20 @@ def splits(name: str, root: Path) -> tuple[str, ...]:
     return ("train", "val")
 
 
-def _require_files(root: Path) -> None:
-    if is_cache(root):
-        of = read_origin(root)
-        raise UsageError(f"{root} is a cache; name the files that it is of: {of.dataset} {of.root}")
-
-
 def classes(name: str) -> Classes | None:
     """The classes of the data set called `name`; None for a folder, which has its own."""
-    return synthetic.CLASSES if name == "scenes" else _FILES[known(name)][1]
+    require_dataset_name(name)
+    return synthetic.CLASSES if name == "scenes" else _FILES[name][1]
 
 
-def known(name: str) -> str:
-    """`name` if a data set is called so; raises UsageError."""
+def require_dataset_name(name: str) -> None:
+    """Raises UsageError unless a data set is called `name`."""
     require_known(name, NAMES, f"no data set is called {name!r}")
-    return name
+
+
+def _require_no_cache(root: Path) -> None:
+    if is_cache(root):
+        origin = read_origin(root)
+        raise UsageError(
+            f"{root} is a cache; name the files it was made from: {origin.dataset} {origin.root}"
+        )

@@ -1,4 +1,4 @@
-"""Masks as the benchmarks' servers take them."""
+"""Writes masks in the formats of the benchmarks' evaluation servers."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from perpixel.recipes.overrides import require_known
 
 @dataclass(frozen=True)
 class Submission:
-    """What one server expects: PNG files named as the images are, in `folder`, holding `ids`.
+    """The format of one server: PNG files of `ids`, named as the images are, in `folder`.
 
     `ids` are the classes' values in their order; `colored` files carry the classes' palette.
     """
@@ -27,17 +27,18 @@ class Submission:
     colored: bool = False
 
     def require(self, names: tuple[str, ...]) -> None:
-        """Raises PerpixelError unless a model's classes are the server's, in their order."""
+        """Raises PerpixelError unless a model's class `names` are the server's, in their order."""
         if plain_names(names) != plain_names(self.classes.names):
             raise PerpixelError(
                 f"a {self.name} submission takes the {len(self.classes)} classes "
                 f"{first_few(self.classes.names)}; the model has {len(names)}: {first_few(names)}. "
-                f"If they are the same by other names: convert the toolkit's file that it is from "
-                f"with --dataset {self.name}, or train with a dataset.toml that calls them so"
+                f"If they are the same classes under other names, convert the original checkpoint "
+                f"again with `perpixel convert --dataset {self.name}`, or train with a "
+                f"dataset.toml that uses these names"
             )
 
     def write(self, out: Path, name: str, mask: Array) -> None:
-        """Writes an image's mask, uint8 [height, width], below `out`."""
+        """Writes the mask, uint8 [height, width], of the image called `name` below `out`."""
         values = np.array(self.ids, np.uint8)[mask]
         path = out / self.folder / f"{name}.png"
         if self.colored:
@@ -59,7 +60,7 @@ _SUBMISSIONS = {
 }
 
 
-def submission(name: str) -> Submission:
-    """The submission of the benchmark called `name`; raises UsageError when there is none."""
+def find_submission(name: str) -> Submission:
+    """Returns the submission format of the benchmark called `name`; raises UsageError."""
     require_known(name, _SUBMISSIONS, f"--submission {name!r}: no such benchmark")
     return _SUBMISSIONS[name]

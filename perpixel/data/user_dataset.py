@@ -1,4 +1,4 @@
-"""Any object that gives images and masks by index, as a data set of perpixel's."""
+"""Adapts a user's data set, any object with images and masks by index, to the Dataset protocol."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -12,9 +12,10 @@ from perpixel.recipes.schema import IGNORE_INDEX
 
 
 class SegmentationDataset(Protocol):
-    """What `perpixel.train` and `perpixel.evaluate` take; `palette`, RGB per class, is optional.
+    """A data set for `perpixel.train` and `perpixel.evaluate`.
 
-    A torch.utils.data.Dataset that returns such pairs is one.
+    A torch.utils.data.Dataset that returns such pairs is one. It may also have `palette`, an RGB
+    color per class.
     """
 
     @property
@@ -28,7 +29,7 @@ class SegmentationDataset(Protocol):
 
 
 def wrap_dataset(dataset: SegmentationDataset | Dataset) -> Dataset:
-    """`dataset` as one of perpixel's own, or itself if it is one; raises UsageError."""
+    """Wraps a user's data set; returns one of perpixel's own unchanged. Raises UsageError."""
     if isinstance(dataset, Dataset):
         return dataset
     try:
@@ -38,19 +39,19 @@ def wrap_dataset(dataset: SegmentationDataset | Dataset) -> Dataset:
         len(dataset)
     except (AttributeError, TypeError, ValueError) as error:
         raise UsageError(
-            f"a data set has __len__, __getitem__(i) -> (image, mask) and class_names, with at "
-            f"most {IGNORE_INDEX - 1} classes; {type(dataset).__name__} has not: {error}"
+            f"a data set needs __len__, __getitem__(i) -> (image, mask) and class_names with at "
+            f"most {IGNORE_INDEX - 1} classes; {type(dataset).__name__} does not fit: {error}"
         ) from None
     return UserDataset(dataset, classes)
 
 
 class UserDataset:
-    """The adapter: one sample is read at a time, and checked."""
+    """A user's data set as a `Dataset`. Every sample's types, sizes and values are checked."""
 
     def __init__(self, dataset: SegmentationDataset, classes: Classes) -> None:
         self.classes = classes
         self._dataset = dataset
-        self._last: tuple[int, Array, Array] | None = None
+        self._last_sample: tuple[int, Array, Array] | None = None  # for label() and then image()
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -59,20 +60,20 @@ class UserDataset:
         """The sample's index."""
         return f"sample {index}"
 
-    def image(self, index: int, *, rows: Rows | None = None) -> Array:  # noqa: ARG002  all are read
+    def image(self, index: int, *, rows: Rows | None = None) -> Array:  # noqa: ARG002  reads all
         """The image, uint8 RGB [height, width, 3]."""
         return self._read(index)[0]
 
     def label(self, index: int) -> Array:
-        """Its mask, uint8 [height, width]: 0..num_classes-1, and IGNORE_INDEX."""
+        """The image's mask, uint8 [height, width]: 0..num_classes-1, and IGNORE_INDEX."""
         return self._read(index)[1]
 
     def _read(self, index: int) -> tuple[Array, Array]:
-        if self._last is None or self._last[0] != index:
-            image, mask = (np.asarray(part) for part in self._dataset[index])
+        if self._last_sample is None or self._last_sample[0] != index:
+            image, mask = (np.asarray(array) for array in self._dataset[index])
             self._check(index, image, mask)
-            self._last = index, image, mask
-        return self._last[1:]
+            self._last_sample = index, image, mask
+        return self._last_sample[1:]
 
     def _check(self, index: int, image: Array, mask: Array) -> None:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:

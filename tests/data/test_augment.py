@@ -9,7 +9,7 @@ from perpixel.io.images import scaled_size
 from perpixel.recipes.base import Size
 from perpixel.recipes.schema import IGNORE_INDEX, Augment, Input, Photometric
 
-FED = Input()
+INPUT = Input()
 PLAIN = Augment(scale_range=(1, 1), cat_max_ratio=1, flip_prob=0, photometric=None)
 
 
@@ -18,18 +18,26 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 
 def sample(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """An image whose red channel is its own label, so that both can be seen to move together."""
+    """An image whose channels repeat its label, which shows whether both move together."""
     label = np.random.default_rng(height * width).integers(0, 5, (height, width), np.uint8)
     image = np.repeat(label[..., None], 3, axis=2) * 40
     return image, label
 
 
 def augmented(
-    image: np.ndarray, label: np.ndarray, seed: int = 0, *, spec: Augment, crop: Size, fed=FED
+    image: np.ndarray,
+    label: np.ndarray,
+    seed: int = 0,
+    *,
+    spec: Augment,
+    crop: Size,
+    input_spec=INPUT,
 ) -> tuple[np.ndarray, np.ndarray]:
     draws = rng(seed)
     window = steps.sample_crop(label, draws, spec=spec, crop=crop)
-    return steps.augment(image, label, draws, window=window, spec=spec, crop=crop, fed=fed)
+    return steps.augment(
+        image, label, draws, window=window, spec=spec, crop=crop, input_spec=input_spec
+    )
 
 
 @given(
@@ -42,21 +50,21 @@ def test_a_training_image_is_exactly_the_crop(height, width, crop, seed):
     image, label = sample(height, width)
     spec = Augment()
     first = augmented(image, label, seed, spec=spec, crop=crop)
-    again = augmented(image, label, seed, spec=spec, crop=crop)
+    repeated = augmented(image, label, seed, spec=spec, crop=crop)
     assert first[0].shape == (*crop, 3)
     assert first[1].shape == crop
     assert first[0].dtype == first[1].dtype == np.uint8
     assert set(np.unique(first[1])) <= {0, 1, 2, 3, 4, IGNORE_INDEX}
-    assert (first[0] == again[0]).all()
-    assert (first[1] == again[1]).all()
+    assert (first[0] == repeated[0]).all()
+    assert (first[1] == repeated[1]).all()
 
 
 @pytest.mark.parametrize("flip", [0.0, 1.0])
 def test_image_and_label_move_together(flip: float):
     image, label = sample(50, 60)
     spec = PLAIN.model_copy(update={"flip_prob": flip})
-    found, moved = augmented(image, label, 3, spec=spec, crop=(20, 30))
-    assert (found[..., 0] == moved * 40).all()
+    cropped, moved = augmented(image, label, 3, spec=spec, crop=(20, 30))
+    assert (cropped[..., 0] == moved * 40).all()
     if flip:  # mirrored somewhere in the mirrored image
         assert any(
             (label[top : top + 20, ::-1][:, left : left + 30] == moved).all()
@@ -65,13 +73,13 @@ def test_image_and_label_move_together(flip: float):
         )
 
 
-def test_as_many_images_are_flipped_as_asked():
+def test_images_are_flipped_with_the_given_probability():
     image, label = sample(8, 9)
-    for probability, least, most in ((0.5, 160, 240), (0.1, 16, 64)):  # of 400: four deviations
+    for probability, low, high in ((0.5, 160, 240), (0.1, 16, 64)):  # of 400: four deviations
         spec = PLAIN.model_copy(update={"flip_prob": probability})
         masks = [augmented(image, label, seed, spec=spec, crop=(8, 9))[1] for seed in range(400)]
         assert all((mask == label).all() or (mask == label[:, ::-1]).all() for mask in masks)
-        assert least < sum((mask == label[:, ::-1]).all() for mask in masks) < most
+        assert low < sum((mask == label[:, ::-1]).all() for mask in masks) < high
 
 
 def test_the_keep_ratio_sizes_are_mmcvs():
@@ -114,7 +122,7 @@ def test_scales_span_the_range():
     assert np.mean(np.array(heights) < 100) == pytest.approx(1 / 3, abs=0.04)
 
 
-def test_windows_are_drawn_from_all_places_alike():
+def test_windows_are_sampled_uniformly():
     _, label = sample(60, 100)
     windows = [
         steps.sample_crop(label, rng(seed), spec=PLAIN, crop=(40, 70)) for seed in range(2000)
@@ -134,24 +142,25 @@ def test_one_class_may_not_fill_a_crop(size: int):
     shares = []
     for seed in range(50):
         window = steps.sample_crop(label, rng(seed), spec=spec, crop=(size, size // 2))
-        found = label[:, window.left : window.left + window.width]
-        shares.append((found == 0).mean())
+        crop = label[:, window.left : window.left + window.width]
+        shares.append((crop == 0).mean())
     assert 0.7 < max(shares) < 0.76  # on a grid of at least 128 points a side
     assert min(shares) > 0.24
-    one = np.zeros_like(label)  # no window suits: the last draw is taken
-    last = steps.sample_crop(one, rng(), spec=spec, crop=(size, size // 2))
+    single_class = np.zeros_like(label)  # no window is accepted: the last one is used
+    last = steps.sample_crop(single_class, rng(), spec=spec, crop=(size, size // 2))
     assert (last.height, last.width) == (size, size // 2)
 
 
-def test_void_does_not_count_towards_a_class_share():
-    label = np.full((8, 8), IGNORE_INDEX, np.uint8)
-    label[0, 0], label[0, 1] = 0, 1
-    assert steps._is_varied(label, 0.75)
-    label[0, 1] = IGNORE_INDEX
-    assert not steps._is_varied(label, 0.75)
+def test_ignored_pixels_do_not_count_in_cat_max_ratio():
+    label = np.full((8, 16), IGNORE_INDEX, np.uint8)
+    label[0, 0], label[0, 1] = 0, 1  # in equal parts in the leftmost window alone
+    label[:, 8:] = 0
+    spec = PLAIN.model_copy(update={"cat_max_ratio": 0.75, "crop_attempts": 200})
+    lefts = [steps.sample_crop(label, rng(seed), spec=spec, crop=(8, 8)).left for seed in range(9)]
+    assert set(lefts) == {0}
 
 
-def test_padding_is_unlabeled_and_where_it_is_asked_for():
+def test_padding_is_unlabeled_at_the_given_place():
     image, label = sample(4, 6)
     padded, unlabeled = steps.pad(image, label, (8, 10), color=(1, 2, 3))
     assert (padded[:4, :6] == image).all()
@@ -164,8 +173,8 @@ def test_padding_is_unlabeled_and_where_it_is_asked_for():
 
 def test_padding_has_the_mean_color_in_rgb_order():
     image, label = sample(2, 2)
-    fed = Input(mean=(103.53, 116.28, 123.675), channel_order="bgr")
-    padded, _ = augmented(image, label, spec=PLAIN, crop=(4, 4), fed=fed)
+    input_spec = Input(mean=(103.53, 116.28, 123.675), channel_order="bgr")
+    padded, _ = augmented(image, label, spec=PLAIN, crop=(4, 4), input_spec=input_spec)
     assert padded[3, 3].tolist() == [124, 116, 104]
 
 
@@ -181,7 +190,7 @@ def test_color_distortion_changes_a_copy_and_off_is_off():
     assert (steps.distort_colors(image, rng(5), spec=still) == image).all()
 
 
-def test_hue_turns_by_at_most_what_is_asked():
+def test_hue_changes_by_at_most_the_given_value():
     image = np.full((4, 4, 3), (200, 40, 40), np.uint8)  # hue 0, saturated
     spec = Photometric(brightness=0, contrast=(1, 1), saturation=(1, 1), hue=18)
     hues = [
@@ -193,11 +202,11 @@ def test_hue_turns_by_at_most_what_is_asked():
     turns = [hue if hue < 90 else hue - 180 for hue in hues]
     assert -19 <= min(turns) <= -17
     assert 16 <= max(turns) <= 18
-    assert turns.count(0) > 100  # half of the images keep theirs
+    assert turns.count(0) > 100  # half of the images keep their hue
 
 
 @given(st.integers(0, 10_000))
-def test_color_steps_are_each_cut_and_truncated(seed):
+def test_color_steps_are_each_clipped_and_truncated(seed):
     """Against the steps one after another, on floats, as mmsegmentation writes them."""
     image = np.random.default_rng(seed).integers(0, 256, (6, 5, 3), np.uint8)
     spec, draws = Photometric(), rng(seed)
@@ -227,7 +236,7 @@ def test_color_steps_are_each_cut_and_truncated(seed):
 
 def test_labels_are_resized_without_mixing():
     _, label = sample(31, 47)
-    found = steps.resize(np.repeat(label[..., None], 3, axis=2), label, (62, 90))[1]
-    assert set(np.unique(found)) <= set(np.unique(label))
+    resized = steps.resize(np.repeat(label[..., None], 3, axis=2), label, (62, 90))[1]
+    assert set(np.unique(resized)) <= set(np.unique(label))
     expected = cv2.resize(label, (90, 62), interpolation=cv2.INTER_NEAREST)
-    assert (found == expected).all()
+    assert (resized == expected).all()

@@ -1,4 +1,4 @@
-"""What holds for every data set: sizes agree, labels are classes or void, reading is repeatable."""
+"""Every data set: equal sizes, labels of classes or ignored, repeatable reading."""
 
 from pathlib import Path
 
@@ -52,7 +52,7 @@ def test_reading_is_a_function_of_the_index(dataset: Dataset):
     assert dataset.label(2).any()
 
 
-def test_every_name_is_put_to_this_contract():
+def test_every_data_set_is_tested_here():
     assert {*NAMES} == {"camvid", "folder", "scenes", *(name for name, _ in MINIATURES.values())}
 
 

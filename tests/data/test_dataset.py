@@ -1,4 +1,4 @@
-"""The label table against a table look-up written out pixel by pixel, and what it refuses."""
+"""LabelMapping against a pixel-by-pixel reference, its errors, and pairs of files."""
 
 import numpy as np
 import pytest
@@ -21,8 +21,8 @@ MANY_IDS = st.sampled_from([0, 1, 255, 256, 257, 7000, 65535])
 COLORS = st.tuples(*[st.sampled_from([0, 1, 128, 255])] * 3)
 
 
-def _by_hand(mask, table):
-    """The mask and the values that `table` lacks, from a dictionary and two loops."""
+def _reference(mask, table):
+    """The label and the values that `table` lacks, from a dictionary and a loop."""
     label = np.zeros(mask.shape[:2], int)
     unknown = []
     for row, column in np.ndindex(*mask.shape[:2]):
@@ -36,7 +36,7 @@ def _by_hand(mask, table):
 
 
 def _check(mask, table, translate):
-    expected, unknown = _by_hand(mask, table)
+    expected, unknown = _reference(mask, table)
     if unknown:
         with pytest.raises(PerpixelError) as error:
             translate(mask)
@@ -51,7 +51,7 @@ def _check(mask, table, translate):
 
 @settings(deadline=None)
 @given(st.data(), st.sampled_from([(np.uint8, FEW_IDS), (np.uint16, MANY_IDS)]))
-def test_ids_become_what_the_table_says(data, kind):
+def test_ids_are_mapped_as_by_the_reference(data, kind):
     dtype, ids = kind
     table = data.draw(st.dictionaries(ids, INDICES, min_size=1))
     drawn = st.sampled_from(sorted(table)) if data.draw(st.booleans()) else ids
@@ -61,7 +61,7 @@ def test_ids_become_what_the_table_says(data, kind):
 
 @settings(deadline=None)
 @given(st.data())
-def test_colors_become_what_the_table_says(data):
+def test_colors_are_mapped_as_by_the_reference(data):
     table = data.draw(st.dictionaries(COLORS, INDICES, min_size=1))
     drawn = st.sampled_from(sorted(table)) if data.draw(st.booleans()) else COLORS
     height, width = data.draw(SHAPES)
@@ -71,10 +71,10 @@ def test_colors_become_what_the_table_says(data):
 
 
 @given(st.tuples(BYTES, BYTES, BYTES), st.tuples(BYTES, BYTES, BYTES))
-def test_no_two_colors_are_taken_for_each_other(one, other):
-    table = LabelMapping(colors={one: 3})
+def test_no_two_colors_are_confused(color, other):
+    table = LabelMapping(colors={color: 3})
     mask = np.array([[other]], np.uint8)
-    if one == other:
+    if color == other:
         assert table.translate(mask, origin="a.png").tolist() == [[3]]
     else:
         with pytest.raises(PerpixelError):
@@ -104,7 +104,7 @@ def test_of_many_unknown_values_only_some_are_listed():
     assert "1, 2, 3, 4, 5, 6, 7, 8, ... at 255 pixels" in str(error.value)
 
 
-def test_the_kind_of_mask_has_to_be_the_tables():
+def test_a_mask_of_the_other_kind_is_refused():
     with pytest.raises(PerpixelError, match=r"^a\.png: holds ids, but .* colors"):
         LabelMapping(colors={(0, 0, 0): 0}).translate(np.zeros((2, 2), np.uint8), origin="a.png")
     with pytest.raises(PerpixelError, match=r"^a\.png: holds RGB colors, but .* ids"):
@@ -159,11 +159,11 @@ def test_sixteen_bit_masks_are_translated(pairs):
 
 
 def test_a_missing_root_says_what_it_should_hold(tmp_path):
-    require_folder(tmp_path, dataset="ours", holds="train/")
-    with pytest.raises(PerpixelError, match=r"none: no such folder\. .* ours, which holds train/"):
-        require_folder(tmp_path / "none", dataset="ours", holds="train/")
+    require_folder(tmp_path, dataset="town", holds="train/")
+    with pytest.raises(PerpixelError, match=r"none: no such folder\. .* town, which holds train/"):
+        require_folder(tmp_path / "none", dataset="town", holds="train/")
     (tmp_path / "file").touch()
     with pytest.raises(
-        PerpixelError, match=r"file: is a file, not a folder\. Name the root of ours"
+        PerpixelError, match=r"file: is a file, not a folder\. Name the root of town"
     ):
-        require_folder(tmp_path / "file", dataset="ours", holds="train/")
+        require_folder(tmp_path / "file", dataset="town", holds="train/")

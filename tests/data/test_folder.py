@@ -1,4 +1,4 @@
-"""dataset.toml: what it may say, what it means, and that every mistake in it gets an answer."""
+"""dataset.toml: its keys, their meaning, and an error for every mistake in it."""
 
 import os
 import unicodedata
@@ -241,7 +241,7 @@ def test_a_value_without_a_class_is_named_with_file_and_class_count(tmp_path):
             'classes = ["a", {name = "b", ids = [1]}, "c"]' + SPLIT,
             ["2 of 3 classes have no ids (a, c)", "every class or to none"],
         ),
-        ('mask_suffix = "png"\n' + SHORTEST, ["mask_suffix = 'png'", "'_mask.png'"]),
+        ('mask_suffix = "png"\n' + SHORTEST, ["mask_suffix = 'png'", "should match pattern"]),
         ("image_suffixes = []\n" + SHORTEST, ["image_suffixes = []"]),
         (f"classes = {[str(index) for index in range(255)]}" + SPLIT, ["classes", "254"]),
     ],
@@ -256,7 +256,7 @@ def test_a_mistake_in_the_file_is_named(tmp_path, toml, parts):
     assert "uple" not in message
 
 
-def test_each_mistake_is_told_once_and_many_are_cut_short(tmp_path):
+def test_each_mistake_is_reported_once_and_at_most_five(tmp_path):
     _write(tmp_path, 'classes = [{name = "a", colour = [1, 2, 3]}]' + SPLIT)
     assert _error(tmp_path).endswith("Did you mean color?")
     _write(tmp_path, f"classes = {list(range(300, 310))}" + SPLIT)
@@ -346,7 +346,7 @@ def test_a_list_may_hold_names_of_any_bytes(tmp_path, start):
 
 
 @pytest.mark.parametrize("forms", [("NFC", "NFD", "NFD"), ("NFD", "NFC", "NFC")])
-def test_names_are_the_same_however_their_letters_are_composed(tmp_path, forms):
+def test_names_match_in_either_unicode_form(tmp_path, forms):
     image, mask, listed = (unicodedata.normalize(form, "Äpfel") for form in forms)
     _write(
         tmp_path,
@@ -363,13 +363,13 @@ def test_names_are_the_same_however_their_letters_are_composed(tmp_path, forms):
 def test_a_list_in_utf_16_is_named(tmp_path):
     _write(tmp_path, SHORTEST + 'list = "train.txt"')
     (tmp_path / "train.txt").write_text("a\n", "utf-16")
-    assert "train.txt: is no UTF-8 text (UTF-16, perhaps)" in _error(tmp_path)
+    assert "train.txt: not UTF-8 text (UTF-16, perhaps)" in _error(tmp_path)
 
 
 def test_a_link_to_a_folder_above_is_followed_once(tmp_path):
     _write(tmp_path, SHORTEST)
-    (tmp_path / "images/again").symlink_to(tmp_path / "images")
-    (tmp_path / "masks/again").symlink_to(tmp_path / "masks")
+    (tmp_path / "images/loop").symlink_to(tmp_path / "images")
+    (tmp_path / "masks/loop").symlink_to(tmp_path / "masks")
     assert tuple(open_folder(tmp_path, "train").files) == (("images/a.jpg", "masks/a.png"),)
 
 

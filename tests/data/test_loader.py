@@ -11,7 +11,6 @@ import torch
 
 import perpixel
 from perpixel.data.augment import resize
-from perpixel.data.dataset import Classes
 from perpixel.data.datasets.synthetic import SyntheticStreets
 from perpixel.data.loader import batches
 from perpixel.errors import CorruptFileError, PerpixelError
@@ -32,14 +31,13 @@ def run(*, workers: int = 0, first_step: int = 0) -> list:
 
 
 def test_the_number_of_workers_changes_nothing():
-    alone = run()
-    assert len(alone) == 7
-    assert run(workers=1) == alone
-    assert run(workers=2) == alone
-    assert run(workers=4) == alone
+    expected = run()
+    assert len(expected) == 7
+    for workers in (1, 2, 4):
+        assert run(workers=workers) == expected
 
 
-def test_every_epoch_augments_an_image_otherwise():
+def test_every_epoch_augments_an_image_differently():
     recipe = perpixel.override(RECIPE, ["train.batch_size=1", "augment.flip_prob=0"])
     first, second = list(
         batches(SyntheticStreets("train", count=1), recipe, first_step=0, workers=0)
@@ -50,26 +48,29 @@ def test_every_epoch_augments_an_image_otherwise():
 
 
 @pytest.mark.parametrize("workers", [0, 4])
-def test_ranks_share_out_what_one_process_sees(workers: int):
-    """Every pass of all ranks together is one pass of a single process."""
+def test_ranks_divide_the_samples_of_one_process(workers: int):
+    """A micro-batch of all ranks together is the one of a single process."""
     recipe = perpixel.override(RECIPE, ["train.batch_size=8", "train.grad_accum_steps=2"])
-    alone = list(batches(SET, recipe, first_step=3, workers=0))
-    shares = [
+    single = list(batches(SET, recipe, first_step=3, workers=0))
+    per_rank = [
         list(batches(SET, recipe, first_step=3, workers=workers, rank_info=(rank, 2)))
         for rank in range(2)
     ]
-    for whole, first, second in zip(alone, *shares, strict=True):
-        for part in range(2):
-            images = [share.images[2 * part : 2 * part + 2] for share in (first, second)]
-            labels = [share.labels[2 * part : 2 * part + 2] for share in (first, second)]
-            assert torch.equal(torch.cat(images), whole.images[4 * part : 4 * part + 4])
-            assert torch.equal(torch.cat(labels), whole.labels[4 * part : 4 * part + 4])
+    for expected, *ranks in zip(single, *per_rank, strict=True):
+        for micro_batch in range(2):
+            rank_slice = slice(2 * micro_batch, 2 * micro_batch + 2)
+            step_slice = slice(4 * micro_batch, 4 * micro_batch + 4)
+            images = torch.cat([batch.images[rank_slice] for batch in ranks])
+            labels = torch.cat([batch.labels[rank_slice] for batch in ranks])
+            assert torch.equal(images, expected.images[step_slice])
+            assert torch.equal(labels, expected.labels[step_slice])
 
 
-def test_the_finish_shows_whole_images_as_they_are():
-    finish = {"fraction": 0.3, "crop_size": [96, 128]}
+def test_the_final_phase_shows_whole_images_unscaled():
+    final_phase = {"fraction": 0.3, "crop_size": [96, 128]}
     recipe = perpixel.override(
-        RECIPE, ["train.steps=10", f"train.final_phase={json.dumps(finish)}", "augment.flip_prob=0"]
+        RECIPE,
+        ["train.steps=10", f"train.final_phase={json.dumps(final_phase)}", "augment.flip_prob=0"],
     )
     seen = list(batches(SET, recipe, first_step=0, workers=0))
     assert [tuple(batch.images.shape[1:3]) for batch in seen] == [(32, 40)] * 7 + [(96, 128)] * 3
@@ -98,18 +99,7 @@ def test_every_epoch_shows_every_image_once():
     assert len(orders) > 1
 
 
-class Broken:
-    classes = Classes(("a", "b"), ((0, 0, 0), (1, 1, 1)))
-
-    def __len__(self):
-        return 4
-
-    def name(self, index):
-        return f"{index}.png"
-
-    def image(self, index, *, rows=None):
-        raise AssertionError
-
+class Broken(SyntheticStreets):
     def label(self, index):
         raise PerpixelError(f"{index}.png: corrupt")
 
@@ -117,43 +107,45 @@ class Broken:
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_bad_sample_is_one_readable_error(workers: int):
     with pytest.raises(PerpixelError, match=r"^\d.png: corrupt$"):
-        next(batches(Broken(), RECIPE, first_step=0, workers=workers))
+        next(batches(Broken("train", count=4), RECIPE, first_step=0, workers=workers))
 
 
-class Spotted(SyntheticStreets):
+class PartlyCorrupt(SyntheticStreets):
     """Scenes of which some cannot be decoded."""
 
-    bad = (1,)
+    corrupt = (1,)
 
     def image(self, index, *, rows=None):
-        if index in self.bad:
+        if index in self.corrupt:
             raise CorruptFileError(f"{index}.png: corrupt")
         return super().image(index, rows=rows)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_damaged_image_is_replaced_by_the_next_of_its_epoch(workers: int):
-    whole = list(batches(SET, RECIPE, first_step=0, workers=0))
-    spotted = list(batches(Spotted("train", count=5), RECIPE, first_step=0, workers=workers))
-    epoch = (whole[0].names + whole[1].names)[:5]
-    at = epoch.index(SET.sample_id(1))
-    stand_in = epoch[(at + 1) % 5]
-    step, position = divmod(at, 3)
-    assert set(spotted[step].corrupt) == {"1.png: corrupt"}
-    assert spotted[step].names[position] == stand_in
-    for before, after in zip(whole, spotted, strict=True):
+def test_a_corrupt_image_is_replaced_by_the_next_of_its_epoch(workers: int):
+    intact = list(batches(SET, RECIPE, first_step=0, workers=0))
+    partly_corrupt = list(
+        batches(PartlyCorrupt("train", count=5), RECIPE, first_step=0, workers=workers)
+    )
+    epoch = (intact[0].names + intact[1].names)[:5]
+    place = epoch.index(SET.sample_id(1))
+    replacement = epoch[(place + 1) % 5]
+    step, position = divmod(place, 3)
+    assert set(partly_corrupt[step].corrupt) == {"1.png: corrupt"}
+    assert partly_corrupt[step].names[position] == replacement
+    for before, after in zip(intact, partly_corrupt, strict=True):
         for index, name in enumerate(before.names):
             if name != SET.sample_id(1):
                 assert after.names[index] == name
                 assert torch.equal(after.images[index], before.images[index])
-    assert sum(len(batch.corrupt) for batch in spotted) == 4  # of 21 samples of 5 images
+    assert sum(len(batch.corrupt) for batch in partly_corrupt) == 4  # of 21 samples of 5 images
 
 
-def test_images_that_are_all_damaged_are_an_error():
-    spotted = Spotted("train", count=5)
-    spotted.bad = range(5)
+def test_a_data_set_of_corrupt_images_is_an_error():
+    partly_corrupt = PartlyCorrupt("train", count=5)
+    partly_corrupt.corrupt = range(5)
     with pytest.raises(PerpixelError, match=r"4 images in a row .* \d.png: corrupt"):
-        next(batches(spotted, RECIPE, first_step=0, workers=0))
+        next(batches(partly_corrupt, RECIPE, first_step=0, workers=0))
 
 
 def test_a_dead_worker_is_explained():
@@ -161,13 +153,13 @@ def test_a_dead_worker_is_explained():
         def image(self, index, *, rows=None):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    with pytest.raises(PerpixelError, match="process that prepares images has died"):
+    with pytest.raises(PerpixelError, match="worker process that prepares images died"):
         next(batches(Deadly("train", count=5), RECIPE, first_step=0, workers=1))
 
 
-def test_an_error_that_is_kept_does_not_keep_the_process(tmp_path):
-    """It holds the loader, and so its workers, which must not outlive the process's wish to end."""
-    (tmp_path / "kept.py").write_text(
+def test_an_error_whose_traceback_is_kept_does_not_block_the_exit(tmp_path):
+    """Its traceback holds the loader, whose workers must not keep the process from exiting."""
+    (tmp_path / "script.py").write_text(
         "import perpixel\n"
         "from perpixel.data.loader import batches\n"
         "from perpixel.data.datasets.synthetic import SyntheticStreets\n"
@@ -176,7 +168,7 @@ def test_an_error_that_is_kept_does_not_keep_the_process(tmp_path):
         "recipe = perpixel.recipe('scenes/fcn_r18-d8')\n"
         "next(batches(Wrong('train'), recipe, first_step=0, workers=2))\n"
     )
-    command = [sys.executable, tmp_path / "kept.py"]
+    command = [sys.executable, tmp_path / "script.py"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
     assert "ZeroDivisionError" in done.stderr
@@ -201,7 +193,6 @@ SCRIPT = """
 import multiprocessing
 import sys
 from pathlib import Path
-from pathlib import Path
 import perpixel
 from perpixel.data.registry import open_pairs
 from perpixel.data.loader import batches
@@ -211,8 +202,8 @@ next(batches(pairs, perpixel.recipe("camvid/fcn_r18-d8"), first_step=0, workers=
 """
 
 
-def test_a_script_that_every_process_would_run_is_told_so(mini, tmp_path):
-    """Without a word they would die, and the script wait for ever."""
+def test_a_script_without_main_guard_is_an_error_where_processes_are_spawned(mini, tmp_path):
+    """Without the check they would die, and the script wait forever."""
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     done = subprocess.run(
@@ -225,5 +216,5 @@ def test_a_script_that_every_process_would_run_is_told_so(mini, tmp_path):
     )
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
-    assert "PerpixelError: a process that was to read images has died as it started" in last
+    assert "PerpixelError: a worker process died as it started" in last
     assert 'if __name__ == "__main__":' in last

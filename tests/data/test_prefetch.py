@@ -1,4 +1,4 @@
-"""How many threads read images."""
+"""The number of threads that read images."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ import pytest
 from perpixel.data.prefetch import cores
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems tell of no such set")
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such setting")
 def test_cores_are_those_that_may_be_used():
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(allowed)})

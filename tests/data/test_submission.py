@@ -6,7 +6,7 @@ from PIL import Image
 
 from perpixel.data.datasets.cityscapes import LABEL_IDS
 from perpixel.data.registry import classes
-from perpixel.data.submission import submission
+from perpixel.data.submission import find_submission
 from perpixel.errors import PerpixelError, UsageError
 
 FILES = {
@@ -23,7 +23,7 @@ def test_a_servers_file_holds_its_ids(tmp_path, name):
     path, mode, ids = FILES[name]
     count = len(classes(name))
     label = np.resize(np.arange(count, dtype=np.uint8), (7, 31))
-    server = submission(name)
+    server = find_submission(name)
     server.require(classes(name).names)
     server.write(tmp_path, "a", label)
     assert [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.png")] == [path]
@@ -36,17 +36,17 @@ def test_a_servers_file_holds_its_ids(tmp_path, name):
             ]
 
 
-def test_the_ranges_are_the_servers():
-    assert (min(submission("ade20k").ids), max(submission("ade20k").ids)) == (1, 150)
+def test_id_ranges_are_the_servers():
+    assert (min(find_submission("ade20k").ids), max(find_submission("ade20k").ids)) == (1, 150)
     assert (min(LABEL_IDS), max(LABEL_IDS)) == (7, 33)
 
 
 def test_other_classes_and_another_name_are_refused():
-    cityscapes = submission("cityscapes")
+    cityscapes = find_submission("cityscapes")
     names = cityscapes.classes.names
     cityscapes.require(tuple(name.replace(" ", "_").title() for name in names))
     for other in (classes("camvid").names, names[::-1], names[:-1]):
         with pytest.raises(PerpixelError, match=r"takes the 19 classes road, .* a dataset\.toml"):
             cityscapes.require(other)
     with pytest.raises(UsageError, match="Did you mean cityscapes"):
-        submission("cityscape")
+        find_submission("cityscape")

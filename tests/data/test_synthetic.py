@@ -1,4 +1,4 @@
-"""The built-in scenes: the same everywhere, well mixed, and not to be told apart by color."""
+"""The built-in scenes: deterministic, balanced, and with classes that color alone cannot tell."""
 
 import subprocess
 import sys
@@ -67,26 +67,26 @@ def test_an_index_beyond_the_last_scene_is_an_error():
 def test_a_scene_depends_on_its_index_alone():
     scenes = SyntheticStreets("train")
     image, label = read_pair(scenes, 7)
-    kept = image.copy(), label.copy()
+    expected = image.copy(), label.copy()
     image[:], label[:] = 0, 0  # what a caller does to its arrays must not reach later reads
-    again = scenes.label(7), scenes.image(7)
+    reread = scenes.label(7), scenes.image(7)
     _stacked(SyntheticStreets("train", count=6))
     later = read_pair(SyntheticStreets("train", count=8), 7)
 
-    for image, label in (again[::-1], later):
-        np.testing.assert_array_equal(image, kept[0])
-        np.testing.assert_array_equal(label, kept[1])
+    for image, label in (reread[::-1], later):
+        np.testing.assert_array_equal(image, expected[0])
+        np.testing.assert_array_equal(label, expected[1])
 
 
 def test_another_process_draws_the_same_scenes(val):
-    here = sha256()
+    digest = sha256()
     for image, label in zip(val[0][5:9], val[1][5:9], strict=True):
-        here.update(image.tobytes() + label.tobytes())
+        digest.update(image.tobytes() + label.tobytes())
 
     command = [sys.executable, "-c", DIGEST]
-    there = subprocess.run(command, capture_output=True, text=True, check=True)
+    other = subprocess.run(command, capture_output=True, text=True, check=True)
 
-    assert there.stdout.strip() == here.hexdigest()
+    assert other.stdout.strip() == digest.hexdigest()
 
 
 def test_no_scene_comes_twice(train, val):
@@ -107,9 +107,9 @@ def test_labels_hold_classes_and_outlines(train):
 def test_classes_never_touch_without_an_outline(train):
     labels = train[1].astype(int)
     for axis in (1, 2):
-        here, there = np.delete(labels, -1, axis), np.delete(labels, 0, axis)
-        known = (here != IGNORE_INDEX) & (there != IGNORE_INDEX)
-        np.testing.assert_array_equal(here[known], there[known])
+        pixels, neighbors = np.delete(labels, -1, axis), np.delete(labels, 0, axis)
+        known = (pixels != IGNORE_INDEX) & (neighbors != IGNORE_INDEX)
+        np.testing.assert_array_equal(pixels[known], neighbors[known])
 
 
 def test_every_class_is_common(train):
@@ -129,7 +129,7 @@ def test_color_alone_does_not_tell_the_classes_apart(train, val):
 
     ious = []
     for index in range(len(CLASSES)):
-        found, true = nearest[known] == index, val[1][known] == index
-        ious.append((found & true).sum() / (found | true).sum())
+        predicted, true = nearest[known] == index, val[1][known] == index
+        ious.append((predicted & true).sum() / (predicted | true).sum())
 
     assert np.mean(ious) < 0.4

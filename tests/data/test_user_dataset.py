@@ -1,4 +1,4 @@
-"""A user's own data set object, in training and in evaluation."""
+"""A user's data set object, in training and in evaluation."""
 
 import json
 import subprocess
@@ -26,17 +26,17 @@ RECIPE = perpixel.override(
 
 
 class Streets(torch.utils.data.Dataset):
-    """The built-in scenes, as a user would write them."""
+    """The built-in scenes as a user's data set."""
 
     def __init__(self, split: str, count: int) -> None:
-        self.own = SyntheticStreets(split, count=count, size=(48, 64))
-        self.class_names = list(self.own.classes.names)
+        self.scenes = SyntheticStreets(split, count=count, size=(48, 64))
+        self.class_names = list(self.scenes.classes.names)
 
     def __len__(self) -> int:
-        return len(self.own)
+        return len(self.scenes)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        return self.own.image(index), self.own.label(index)
+        return self.scenes.image(index), self.scenes.label(index)
 
 
 def train(out: Path, **named: object) -> perpixel.Recipe:
@@ -44,18 +44,18 @@ def train(out: Path, **named: object) -> perpixel.Recipe:
     return perpixel.train(RECIPE, out=out, device="cpu", **data | named)
 
 
-def test_a_run_on_it_is_the_run_on_the_same_images_of_ours(tmp_path):
-    run = train(tmp_path / "theirs")
-    ours = {
+def test_a_run_on_it_equals_the_run_on_the_same_built_in_images(tmp_path):
+    run = train(tmp_path / "user")
+    builtin = {
         "train_dataset": SyntheticStreets("train", count=6, size=(48, 64)),
         "eval_dataset": SyntheticStreets("val", count=3, size=(48, 64)),
     }
-    again = train(tmp_path / "ours", **ours)
-    assert run.scores.iou == again.scores.iou
-    assert list(run.scores.iou) == list(ours["eval_dataset"].classes.names)
-    scores = perpixel.evaluate(tmp_path / "theirs", dataset=Streets("val", 3))
+    expected = train(tmp_path / "builtin", **builtin)
+    assert run.scores.iou == expected.scores.iou
+    assert list(run.scores.iou) == list(builtin["eval_dataset"].classes.names)
+    scores = perpixel.evaluate(tmp_path / "user", dataset=Streets("val", 3))
     assert scores.miou == run.scores.miou
-    assert len(perpixel.load(tmp_path / "theirs").palette) == 7
+    assert len(perpixel.load(tmp_path / "user").palette) == 7
 
 
 def test_it_is_read_in_worker_processes_and_resumed(tmp_path):
@@ -70,7 +70,7 @@ def test_it_is_read_in_worker_processes_and_resumed(tmp_path):
     assert done.scores.confusion.tolist() == straight.scores.confusion.tolist()
 
 
-def test_each_logged_row_is_seen_and_may_end_the_run(tmp_path):
+def test_on_log_gets_every_row_and_may_end_the_run(tmp_path):
     rows = []
 
     def see(row: dict) -> None:
@@ -81,10 +81,14 @@ def test_each_logged_row_is_seen_and_may_end_the_run(tmp_path):
     run = train(tmp_path, on_log=see)
     logged = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert rows == logged
-    assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3]  # 3 was being agreed on
-    assert rows[-1] == {"step": 3, **{key: rows[-1][key] for key in rows[-1] if key != "step"}}
+    assert [row["step"] for row in rows if "loss" in row] == [
+        1,
+        2,
+        3,
+    ]  # the stop takes effect after the next step
+    assert rows[-1]["step"] == 3
     assert run.scores.miou == rows[-1]["miou"]
-    assert perpixel.load(tmp_path).checkpoint.step == 3
+    assert perpixel.load(tmp_path).step == 3
 
 
 class Wrong(Streets):
@@ -114,8 +118,8 @@ def test_a_wrong_sample_is_named(image, mask, says: str, tmp_path):
         train(tmp_path / "run", train_dataset=Wrong(image, mask))
 
 
-def test_what_is_no_data_set_is_told(tmp_path):
-    with pytest.raises(UsageError, match=r"__getitem__.*class_names.*list has not"):
+def test_an_object_that_is_no_data_set_is_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"__getitem__.*class_names.*list does not fit"):
         train(tmp_path / "run", train_dataset=[(IMAGE, MASK)])
     with pytest.raises(UsageError, match="both train_dataset and eval_dataset"):
         train(tmp_path / "run", eval_dataset=None)

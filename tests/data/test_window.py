@@ -11,9 +11,9 @@ LENGTH = st.integers(1, 90)
 
 
 @st.composite
-def windows(draw, *, most: int = 90) -> tuple[tuple[int, int], Window]:
+def windows(draw) -> tuple[tuple[int, int], Window]:
     """An image's size and a window of it, resized."""
-    side = st.integers(1, most)
+    side = LENGTH
     size = (draw(side), draw(side))
     resized = (draw(side), draw(side))
     height, width = draw(st.integers(1, resized[0])), draw(st.integers(1, resized[1]))
@@ -22,9 +22,8 @@ def windows(draw, *, most: int = 90) -> tuple[tuple[int, int], Window]:
     return size, Window(resized, top, left, height, width)
 
 
-def whole(image: np.ndarray, window: Window, how: int) -> np.ndarray:
-    """Resize, then crop."""
-    resized = cv2.resize(image, window.size[::-1], interpolation=how)
+def resize_and_crop(image: np.ndarray, window: Window, interpolation: int) -> np.ndarray:
+    resized = cv2.resize(image, window.size[::-1], interpolation=interpolation)
     down, across = window.top + window.height, window.left + window.width
     return resized[window.top : down, window.left : across]
 
@@ -33,9 +32,9 @@ def whole(image: np.ndarray, window: Window, how: int) -> np.ndarray:
 def test_labels_are_those_of_resize_then_crop(given_window):
     size, window = given_window
     label = np.random.default_rng(0).integers(0, 256, size, np.uint8)
-    found = crop_mask(label, window)
-    assert (found == whole(label, window, cv2.INTER_NEAREST)).all()
-    assert (crop_mask(label, window, every=3) == found[::3, ::3]).all()
+    cropped = crop_mask(label, window)
+    assert (cropped == resize_and_crop(label, window, cv2.INTER_NEAREST)).all()
+    assert (crop_mask(label, window, every=3) == cropped[::3, ::3]).all()
 
 
 @given(windows())
@@ -47,10 +46,10 @@ def test_images_are_those_of_resize_then_crop_within_two_levels(given_window):
     """On noise, the worst case: neighbors differ by up to 255 levels."""
     size, window = given_window
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
-    found = crop_image(image, window)
-    expected = whole(image, window, cv2.INTER_LINEAR)
-    assert found.shape == expected.shape
-    assert cv2.absdiff(found, np.ascontiguousarray(expected)).max() <= 2
+    cropped = crop_image(image, window)
+    expected = resize_and_crop(image, window, cv2.INTER_LINEAR)
+    assert cropped.shape == expected.shape
+    assert cv2.absdiff(cropped, np.ascontiguousarray(expected)).max() <= 2
 
 
 @given(windows())
@@ -63,7 +62,7 @@ def test_no_other_rows_are_read(given_window):
     assert (crop_image(dark, window) == crop_image(image, window)).all()
 
 
-def test_less_than_the_whole_is_read():
+def test_only_a_part_of_the_image_is_read():
     assert source_rows(Window((2048, 4096), 1024, 0, 512, 1024), (1024, 2048)) == (511, 770)
 
 
@@ -76,7 +75,7 @@ def test_photographs_are_within_one_level(camvid, scale: float):
     for _ in range(20):
         top, left = random.integers(size[0] - 180), random.integers(size[1] - 240)
         window = Window(size, int(top), int(left), 180, 240)
-        expected = np.ascontiguousarray(whole(image, window, cv2.INTER_LINEAR))
+        expected = np.ascontiguousarray(resize_and_crop(image, window, cv2.INTER_LINEAR))
         difference = cv2.absdiff(crop_image(image, window), expected)
         assert difference.max() <= 1
         shares.append((difference > 0).mean())

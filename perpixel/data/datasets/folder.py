@@ -1,7 +1,7 @@
 """A user's own images and masks, described by a dataset.toml in the folder that holds them.
 
-The shortest description. Masks hold the classes' positions, 0 and 1, and 255 where there is no
-label; the mask of train/images/sub/a.jpg is train/masks/sub/a.png:
+The shortest description. Masks hold the class indices 0 and 1, and 255 for unlabeled pixels; the
+mask of train/images/sub/a.jpg is train/masks/sub/a.png:
 
     classes = ["background", "building"]
 
@@ -9,11 +9,11 @@ label; the mask of train/images/sub/a.jpg is train/masks/sub/a.png:
     images = "train/images"
     masks = "train/masks"
 
-All there is to say:
+All keys:
 
-    image_suffixes = ["_rgb.jpg"]       # how image files end; default: in any known format
-    mask_suffix = "_mask.png"           # what masks have in its place; default: ".png"
-    ignored_ids = [0, 255]              # mask values without a class; default: 255, if no class's
+    image_suffixes = ["_rgb.jpg"]       # endings of image files; default: every known format's
+    mask_suffix = "_mask.png"           # the ending of mask files; default: ".png"
+    ignored_ids = [0, 255]              # ignored mask values; default: 255, unless a class has it
     ignored_colors = [[255, 255, 255]] # the same for RGB masks; default: none
     classes = [
       { name = "road", color = [128, 64, 128], ids = [7, 8] },
@@ -24,9 +24,9 @@ All there is to say:
     masks = "masks"
     list = "train.txt"                  # one stem ("sub/a") per line; default: every image
 
-`color` is for display and, by default, the class's color in RGB masks too; without it a palette
-is generated. `ids` are what single-channel masks hold for the class, `colors` what RGB masks do,
-as in colors = [[0, 0, 142], [0, 0, 70]]. Each of the three is given to all classes or to none.
+`color` is for display and, by default, the class's color in RGB masks, too; without it a palette
+is generated. `ids` are the class's values in single-channel masks, `colors` those in RGB masks, as
+in colors = [[0, 0, 142], [0, 0, 70]]. Either all classes have one of these keys or none has.
 """
 
 import os
@@ -38,15 +38,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
 from perpixel.data.dataset import Classes, LabelMapping, PairDataset
 from perpixel.data.pair_list import PairList
-from perpixel.data.paths import first_few, read_list, require_folder, require_split
+from perpixel.data.paths import first_few, read_list, require_folder
 from perpixel.errors import PerpixelError
 from perpixel.io.images import IMAGE_SUFFIXES, distinct_palette
 from perpixel.recipes.base import Color, Spec
-from perpixel.recipes.overrides import suggestion
+from perpixel.recipes.overrides import require_known, suggestion
 from perpixel.recipes.schema import IGNORE_INDEX
 
 FILE = "dataset.toml"
@@ -55,82 +55,75 @@ _Value = TypeVar("_Value", bound=int | Color)
 
 
 def open_folder(root: Path, split: str, *, complete: bool = True) -> PairDataset:
-    """The pairs of `split` as ROOT/dataset.toml describes them, in the order of its list or name.
+    """Opens a split that ROOT/dataset.toml describes, in the order of its list or by name.
 
-    Raises UsageError for a split it does not have, PerpixelError, naming the file and the key, for
-    whatever in it is not as it should be, and for images without masks; with `complete` false
-    those are listed with the masks they should have.
+    Raises UsageError for an unknown split, PerpixelError that names file and key for a wrong value,
+    and for images without masks; with `complete` false missing files are listed under the names
+    they should have.
     """
-    described = _described(root)
-    require_split(split, described.splits, dataset=str(root / FILE))
+    description = _read_description(root)
+    require_known(split, description.splits, f"{root / FILE} has no split {split!r}")
     try:
-        classes, table = _classes_and_table(described)
-        files = _pairs(root, described, split, complete=complete)
+        classes, mapping = _classes_and_mapping(description)
+        files = _find_pairs(root, description, split, complete=complete)
     except PerpixelError as error:
         raise PerpixelError(f"{root / FILE}: {error}") from None
-    return PairDataset(root, files, classes, table)
+    return PairDataset(root, files, classes, mapping)
 
 
 def splits_of_folder(root: Path) -> tuple[str, ...]:
-    """The splits that ROOT/dataset.toml describes; raises PerpixelError as `open_folder` does."""
-    return tuple(_described(root).splits)
+    """The splits in ROOT/dataset.toml; raises PerpixelError as `open_folder` does."""
+    return tuple(_read_description(root).splits)
 
 
 def lists_of_folder(root: Path) -> list[Path]:
-    """The list files that ROOT/dataset.toml names and that are there."""
-    lists = {split.listing for split in _described(root).splits.values() if split.listing}
-    return [root / name for name in sorted(lists) if (root / name).is_file()]
+    """The list files that ROOT/dataset.toml names and that exist."""
+    lists = {split.list_file for split in _read_description(root).splits.values()}
+    return [root / name for name in sorted(filter(None, lists)) if (root / name).is_file()]
 
 
-def files_below(folder: Path, *, above: frozenset[str] = frozenset()) -> list[str]:
-    """The files in `folder` and its sub-folders, links followed, hidden ones left out; sorted.
+def files_below(folder: Path, *, ancestors: frozenset[str] = frozenset()) -> list[str]:
+    """Lists the files in `folder` and its sub-folders, sorted, without hidden ones.
 
-    A link to a folder that it lies in is left out, too: `above` are the real paths of those. Raises
+    Links are followed, except into one of `ancestors`, the real paths of the folders above. Raises
     PerpixelError for a folder that cannot be listed.
     """
     real = os.path.realpath(folder)
-    if real in above:
+    if real in ancestors:
         return []
     try:
         entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
     except OSError as error:
         raise PerpixelError(f"{folder}: cannot be listed ({error.strerror})") from None
-    found: list[str] = []
+    files: list[str] = []
     for entry in entries:
-        # os.path's answer, too, for a link that leads nowhere: no folder.
+        # For a link that leads nowhere, os.path.isdir returns False and entry.is_dir raises.
         if os.path.isdir(entry) if entry.is_symlink() else entry.is_dir():
-            below = files_below(folder / entry.name, above=above | {real})
-            found += [f"{entry.name}/{file}" for file in below]
+            below = files_below(folder / entry.name, ancestors=ancestors | {real})
+            files += [f"{entry.name}/{file}" for file in below]
         else:
-            found.append(entry.name)
-    return sorted(found)
+            files.append(entry.name)
+    return sorted(files)
 
 
 def stem_of(path: str, suffixes: Iterable[str]) -> str | None:
-    """`path` less the longest of `suffixes` that it ends in, in upper or lower case; or None.
+    """Returns `path` without the longest of `suffixes` it ends in, in any case; None without one.
 
-    In Unicode's NFC, as macOS stores some names decomposed.
+    The stem is composed (Unicode's NFC), as macOS stores some names decomposed.
     """
     lowered = path.lower()
-    fitting = [suffix for suffix in suffixes if lowered.endswith(suffix.lower())]
-    return composed(path[: -len(max(fitting, key=len))]) if fitting else None
+    matches = [suffix for suffix in suffixes if lowered.endswith(suffix.lower())]
+    return composed(path[: -len(max(matches, key=len))]) if matches else None
 
 
 def composed(name: str) -> str:
-    """`name` with each letter and its accents as one character (Unicode's NFC)."""
+    """Normalizes `name` so that a letter and its accents are one character (Unicode's NFC)."""
     return unicodedata.normalize("NFC", name)
 
 
-def _ending(text: str) -> str:
-    _, dot, kind = text.rpartition(".")
-    if not dot or not kind.isalnum():
-        raise ValueError("write the whole ending, such as '.png' or '_mask.png'")
-    return text
-
-
 _Text = Annotated[str, Field(min_length=1)]
-_Ending = Annotated[str, AfterValidator(_ending)]
-# One id or color may stand without the list around it.
+_Ending = Annotated[str, Field(pattern=r"\.[A-Za-z0-9]+$")]  # ".png", "_mask.png"
+# A single id or color needs no list around it.
 _Ids = Annotated[
     tuple[Annotated[int, Field(ge=0, lt=2**16)], ...],
     BeforeValidator(lambda value: [value] if isinstance(value, int) else value),
@@ -152,8 +145,8 @@ class _Class(Spec):
     colors: _Colors | None = Field(None, min_length=1)
 
 
-# A name alone is a class, too.
-_Named = Annotated[
+# A class may be written as its name alone.
+_NamedClass = Annotated[
     _Class, BeforeValidator(lambda value: {"name": value} if isinstance(value, str) else value)
 ]
 
@@ -161,11 +154,11 @@ _Named = Annotated[
 class _Split(Spec):
     images: _Text
     masks: _Text
-    listing: _Text | None = Field(None, alias="list")
+    list_file: _Text | None = Field(None, alias="list")
 
 
 class _Description(Spec):
-    classes: tuple[_Named, ...] = Field(min_length=1, max_length=IGNORE_INDEX - 1)
+    classes: tuple[_NamedClass, ...] = Field(min_length=1, max_length=IGNORE_INDEX - 1)
     splits: dict[str, _Split] = Field(min_length=1)
     image_suffixes: tuple[_Ending, ...] = Field(IMAGE_SUFFIXES, min_length=1)
     mask_suffix: _Ending = ".png"
@@ -180,7 +173,7 @@ _KEYS = {
 }
 
 
-def _described(root: Path) -> _Description:
+def _read_description(root: Path) -> _Description:
     require_folder(root, dataset="your images and masks", holds=f"them and a {FILE}")
     path = root / FILE
     if not path.is_file():
@@ -189,68 +182,70 @@ def _described(root: Path) -> _Description:
             f"`perpixel data init {root}` proposes one"
         )
     try:
-        told = tomllib.loads(path.read_text("utf-8-sig"))
-    except (ValueError, RecursionError) as error:  # another encoding; brackets without end
+        content = tomllib.loads(path.read_text("utf-8-sig"))
+    except (ValueError, RecursionError) as error:  # another encoding; brackets nested too deep
         raise PerpixelError(f"{path}: not a TOML file: {error}") from None
     try:
-        return _Description.model_validate(told)
+        return _Description.model_validate(content)
     except ValidationError as error:
         errors = error.errors(include_url=False)
-        # A list whose only item is wrong counts as empty, too; the item's error is the one to see.
-        inner = {one["loc"][:depth] for one in errors for depth in range(len(one["loc"]))}
-        problems = [_problem(one) for one in errors if one["loc"] not in inner]
-        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise PerpixelError(f"{path}: {'; '.join(problems[:5])}{more}") from None
+        # A list whose only item is wrong is reported as empty, too; show only the item's error.
+        outer = {
+            problem["loc"][:depth] for problem in errors for depth in range(len(problem["loc"]))
+        }
+        messages = [_message(problem) for problem in errors if problem["loc"] not in outer]
+        more = f"; and {len(messages) - 5} more" if len(messages) > 5 else ""
+        raise PerpixelError(f"{path}: {'; '.join(messages[:5])}{more}") from None
 
 
-def _problem(error: Any) -> str:
-    """What pydantic says of one key, in the words of someone who wrote TOML."""
-    *parents, key = error["loc"]
-    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"])
-    where = where.removeprefix(".")
-    known = _KEYS.get(parents[0] if parents else "", ())
-    given = reprlib.repr(error["input"])
-    match error["type"]:
+def _message(problem: Any) -> str:
+    """Words one of pydantic's errors for someone who wrote TOML."""
+    *parents, key = problem["loc"]
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"])
+    path = path.removeprefix(".")
+    keys = _KEYS.get(parents[0] if parents else "", ())
+    value = reprlib.repr(problem["input"])
+    match problem["type"]:
         case "extra_forbidden":
-            keys = f"The keys there are {', '.join(known)}."
-            return f"unknown key {where}. {keys}{suggestion(str(key), known)}"
+            return (
+                f"unknown key {path}. The keys there are {', '.join(keys)}."
+                f"{suggestion(str(key), keys)}"
+            )
         case "missing":
-            return f"{where} is missing"
+            return f"{path} is missing"
         case "model_type" | "dict_type":
-            return f"{where} = {given}: should be a table of {', '.join(known)}"
+            return f"{path} = {value}: should be a table of {', '.join(keys)}"
         case _:
-            message = error["msg"].removeprefix("Value error, ")
-            message = message.replace("Tuple", "List").replace("tuple", "list")
-            return f"{where} = {given}: {message}"
+            message = problem["msg"].replace("Tuple", "List").replace("tuple", "list")
+            return f"{path} = {value}: {message}"
 
 
-def _classes_and_table(described: _Description) -> tuple[Classes, LabelMapping]:
-    names = [one.name for one in described.classes]
+def _classes_and_mapping(description: _Description) -> tuple[Classes, LabelMapping]:
+    names = [item.name for item in description.classes]
     for name, count in Counter(names).items():
         if count > 1:
             raise PerpixelError(f"{count} classes have the name {name!r}; keep one of them")
-    color, ids, colors = (_of_all(described, key) for key in ("color", "ids", "colors"))
-    palette = color or [several[0] for several in colors] or distinct_palette(len(names))
+    color, ids, colors = (_of_all_classes(description, key) for key in ("color", "ids", "colors"))
+    palette = color or [values[0] for values in colors] or distinct_palette(len(names))
     if not ids and not colors:
-        # The mask files themselves then tell which of the two applies.
-        ids = [(position,) for position in range(len(names))]
-        colors = [(one,) for one in color]
-    ignored = described.ignored_ids
-    if ignored is None:
-        ignored = (
-            () if not ids or any(IGNORE_INDEX in several for several in ids) else (IGNORE_INDEX,)
-        )
-    table = LabelMapping(
-        ids=_indices(ids, ignored, "ids"),
-        colors=_indices(colors, described.ignored_colors, "colors"),
+        # A mask's number of channels then decides which of the two is used.
+        ids = [(index,) for index in range(len(names))]
+        colors = [(value,) for value in color]
+    ignored_ids = description.ignored_ids
+    if ignored_ids is None:
+        is_class = any(IGNORE_INDEX in values for values in ids)
+        ignored_ids = (IGNORE_INDEX,) if ids and not is_class else ()
+    mapping = LabelMapping(
+        ids=_index_of_value(ids, ignored_ids, "ids"),
+        colors=_index_of_value(colors, description.ignored_colors, "colors"),
     )
-    return Classes(tuple(names), tuple(palette)), table
+    return Classes(tuple(names), tuple(palette)), mapping
 
 
-def _of_all(described: _Description, key: str) -> list[Any]:
-    """What every class has under `key`, or an empty list when none has it."""
-    values = [getattr(one, key) for one in described.classes]
-    without = [one.name for one in described.classes if getattr(one, key) is None]
+def _of_all_classes(description: _Description, key: str) -> list[Any]:
+    """The values of all classes under `key`, or an empty list when no class has it."""
+    values = [getattr(item, key) for item in description.classes]
+    without = [item.name for item in description.classes if getattr(item, key) is None]
     if 0 < len(without) < len(values):
         raise PerpixelError(
             f"{len(without)} of {len(values)} classes have no {key} ({first_few(without)}): "
@@ -259,95 +254,97 @@ def _of_all(described: _Description, key: str) -> list[Any]:
     return [] if without else values
 
 
-def _indices(
-    classes: Sequence[Iterable[_Value]], ignored: Iterable[_Value], kind: str
+def _index_of_value(
+    classes: Sequence[Iterable[_Value]], ignored: Iterable[_Value], key: str
 ) -> dict[_Value, int]:
-    """From every raw value to its class's position in `classes`, or to IGNORE_INDEX."""
-    owned = [(value, index) for index, several in enumerate(classes) for value in several]
-    owned += [(value, IGNORE_INDEX) for value in ignored]
-    for value, count in Counter(value for value, _ in owned).items():
+    """Maps every raw value to its class's index, or to IGNORE_INDEX."""
+    items = [(value, index) for index, values in enumerate(classes) for value in values]
+    items += [(value, IGNORE_INDEX) for value in ignored]
+    for value, count in Counter(value for value, _ in items).items():
         if count > 1:
             raise PerpixelError(
-                f"{value} is listed {count} times in the {kind} of the classes and ignored_{kind}; "
+                f"{value} is listed {count} times in the {key} of the classes and ignored_{key}; "
                 f"keep one"
             )
-    return dict(owned)
+    return dict(items)
 
 
-def _pairs(root: Path, described: _Description, name: str, *, complete: bool) -> PairList:
-    split, where = described.splits[name], f"splits.{name}"
-    images = _prefix(root, split.images, f"{where}.images")
-    masks = _prefix(root, split.masks, f"{where}.masks")
-    mask_of = _by_stem(root, masks, (described.mask_suffix,), set())
+def _find_pairs(root: Path, description: _Description, name: str, *, complete: bool) -> PairList:
+    split, key = description.splits[name], f"splits.{name}"
+    images = _path_prefix(root, split.images, f"{key}.images")
+    masks = _path_prefix(root, split.masks, f"{key}.masks")
+    mask_of = _files_by_stem(root, masks, (description.mask_suffix,), exclude=set())
     # Masks that lie among the images or below them are not images.
-    taken = set(mask_of.values()) if masks.startswith(images) else set()
-    image_of = _by_stem(root, images, described.image_suffixes, taken)
+    exclude = set(mask_of.values()) if masks.startswith(images) else set()
+    image_of = _files_by_stem(root, images, description.image_suffixes, exclude=exclude)
     stems = list(image_of)
-    if split.listing:
-        stems = _listed(root, split.listing, f"{where}.list")
+    if split.list_file:
+        stems = _read_stems(root, split.list_file, f"{key}.list")
     elif not stems:
         raise PerpixelError(
-            f"{where}.images: {split.images} holds no images. They end in "
-            f"{', '.join(described.image_suffixes)}; image_suffixes changes that"
+            f"{key}.images: {split.images} holds no images. They end in "
+            f"{', '.join(description.image_suffixes)}; image_suffixes changes that"
         )
     unknown = [stem for stem in stems if stem not in image_of]
     if unknown and complete:
         raise PerpixelError(
-            f"{where}.list: {len(unknown)} of {len(stems)} lines of {split.listing} name no "
+            f"{key}.list: {len(unknown)} of {len(stems)} lines of {split.list_file} name no "
             f"image in {split.images} ({first_few(unknown)}). A line is an image's path below "
             f"{split.images} without its suffix"
         )
-    bare = [stem for stem in stems if stem not in mask_of]
-    if bare and complete:
+    without = [stem for stem in stems if stem not in mask_of]
+    if without and complete:
         raise PerpixelError(
-            f"{where}: {len(bare)} of {len(stems)} images have no mask "
-            f"({first_few(image_of[stem] for stem in bare)}); that of the first would be "
-            f"{masks}{bare[0]}{described.mask_suffix}. Correct mask_suffix or {where}.masks, "
-            f"add the masks, or name the images to use in a file with {where}.list"
+            f"{key}: {len(without)} of {len(stems)} images have no mask "
+            f"({first_few(image_of[stem] for stem in without)}); that of the first would be "
+            f"{masks}{without[0]}{description.mask_suffix}. Correct mask_suffix or {key}.masks, "
+            f"add the masks, or name the images to use in a file with {key}.list"
         )
     return PairList(
         (
-            image_of.get(stem) or f"{images}{stem}{described.image_suffixes[0]}",
-            mask_of.get(stem) or f"{masks}{stem}{described.mask_suffix}",
+            image_of.get(stem) or f"{images}{stem}{description.image_suffixes[0]}",
+            mask_of.get(stem) or f"{masks}{stem}{description.mask_suffix}",
         )
         for stem in stems
     )
 
 
-def _prefix(root: Path, text: str, where: str) -> str:
-    """What stands before the names of a folder's files: "images/", or "" for `root` itself."""
+def _path_prefix(root: Path, text: str, key: str) -> str:
+    """The start of the paths of a folder's files: "images/", or "" for `root` itself."""
     path = PurePosixPath(text)
     if path.is_absolute() or ".." in path.parts:
         raise PerpixelError(
-            f"{where} = {text!r}: write folders relative to the one of {FILE} and below it; "
+            f"{key} = {text!r}: write folders relative to the one of {FILE} and below it; "
             f"a link brings in another one"
         )
     if not (root / path).is_dir():
-        there = sorted(child.name for child in root.iterdir() if child.is_dir())
-        raise PerpixelError(f"{where} = {text!r}: no such folder; there are {first_few(there)}")
+        folders = sorted(child.name for child in root.iterdir() if child.is_dir())
+        raise PerpixelError(f"{key} = {text!r}: no such folder; there are {first_few(folders)}")
     return f"{path}/" if path.parts else ""
 
 
-def _by_stem(root: Path, prefix: str, suffixes: Sequence[str], taken: set[str]) -> dict[str, str]:
+def _files_by_stem(
+    root: Path, prefix: str, suffixes: Sequence[str], *, exclude: set[str]
+) -> dict[str, str]:
     """Paths below `root` of the files in a folder that end in one of `suffixes`, by their stem."""
-    found: dict[str, str] = {}
+    paths: dict[str, str] = {}
     for file in files_below(root / prefix):
         path, stem = prefix + file, stem_of(file, suffixes)
-        if stem is None or path in taken:
+        if stem is None or path in exclude:
             continue
-        if stem in found:
+        if stem in paths:
             raise PerpixelError(
-                f"{found[stem]} and {path} have the same stem, so that their masks cannot be told "
-                f"apart; rename one, or leave one kind out with image_suffixes or mask_suffix"
+                f"{paths[stem]} and {path} have the same stem, so they would share a mask; rename "
+                f"one, or exclude one kind with image_suffixes or mask_suffix"
             )
-        found[stem] = path
-    return found
+        paths[stem] = path
+    return paths
 
 
-def _listed(root: Path, name: str, where: str) -> list[str]:
+def _read_stems(root: Path, name: str, key: str) -> list[str]:
     if not (root / name).is_file():
-        raise PerpixelError(f"{where} = {name!r}: no such file below {root}")
+        raise PerpixelError(f"{key} = {name!r}: no such file below {root}")
     stems = [composed(line) for line in read_list(root / name)]
     if not stems:
-        raise PerpixelError(f"{where}: {name} names no images")
+        raise PerpixelError(f"{key}: {name} names no images")
     return stems

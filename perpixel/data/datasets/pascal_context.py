@@ -1,7 +1,7 @@
 """Pascal Context (Mottaghi et al., 2014): 59 classes, or 60 with the background.
 
 Layout: VOCdevkit/VOC2010/JPEGImages, and the labels in one of two forms. trainval/NAME.mat is the
-owners' release: whole scenes in 459 ids, of which `RAW_IDS` are the classes and the rest is
+original release: whole scenes in 459 ids, of which `RAW_IDS` are the classes and the rest is
 background; it lies in VOC2010, VOCdevkit or beside that. SegmentationClassContext/NAME.png holds 0
 (background) to 59, as mmsegmentation prepares it. Splits are those of
 ImageSets/SegmentationContext (4,996 + 5,104 in mmsegmentation's preparation), or else VOC 2010's
@@ -12,8 +12,9 @@ from pathlib import Path
 
 from perpixel.data.dataset import Classes, LabelMapping, PairDataset
 from perpixel.data.pair_list import PairList
-from perpixel.data.paths import below, find_folder, read_list, require_split
+from perpixel.data.paths import find_folder, read_list
 from perpixel.errors import PerpixelError
+from perpixel.recipes.overrides import require_known
 from perpixel.recipes.schema import IGNORE_INDEX
 
 CLASSES = Classes.listed(
@@ -43,51 +44,51 @@ RAW_IDS = (
 )  # fmt: skip
 """The 59 classes' ids among the release's 459 (the Detail API's list), in the classes' order."""
 
-_PNG = {index: index for index in range(len(CLASSES))}
-_MAT = {**dict.fromkeys(range(460), 0), **{raw: index + 1 for index, raw in enumerate(RAW_IDS)}}
+_PNG_IDS = {index: index for index in range(len(CLASSES))}
+_MAT_IDS = {**dict.fromkeys(range(460), 0), **{raw: i + 1 for i, raw in enumerate(RAW_IDS)}}
 
 _SPLITS = ("train", "val")
-_PLACES = (".", "VOC2010", "VOCdevkit/VOC2010")
+_FOLDERS = (".", "VOC2010", "VOCdevkit/VOC2010")
 
 
 def open_pascal_context(root: Path, split: str) -> PairDataset:
-    """The pairs of "train" or "val" in 60 classes, in their list's order.
+    """Opens the split "train" or "val" with 60 classes, in the order of its list.
 
     `root` is VOC2010, VOCdevkit or the folder above it. Raises PerpixelError.
     """
-    files, ids = _found(root, split)
+    files, ids = _find_pairs(root, split)
     return PairDataset(root, files, CLASSES, LabelMapping(ids=ids))
 
 
 def open_pascal_context_59(root: Path, split: str) -> PairDataset:
-    """The same pairs in 59 classes: the background is unlabeled."""
-    files, ids = _found(root, split)
+    """Opens the same pairs with 59 classes: the background is ignored."""
+    files, ids = _find_pairs(root, split)
     ids = {raw: index - 1 if index else IGNORE_INDEX for raw, index in ids.items()}
     return PairDataset(root, files, CLASSES_59, LabelMapping(ids=ids))
 
 
-def _found(root: Path, split: str) -> tuple[PairList, dict[int, int]]:
-    """The pairs, and what their masks' ids are among the 60 classes."""
-    require_split(split, _SPLITS, dataset="pascal_context")
-    voc = find_folder(root, _PLACES, marker="JPEGImages", dataset="pascal_context")
+def _find_pairs(root: Path, split: str) -> tuple[PairList, dict[int, int]]:
+    """Finds the pairs of a split, and the class, of 60, of each id in their masks."""
+    require_known(split, _SPLITS, f"pascal_context has no split {split!r}")
+    voc = find_folder(root, _FOLDERS, marker="JPEGImages", dataset="pascal_context")
     lists = voc / "ImageSets/SegmentationContext"
     names = read_list((lists if lists.is_dir() else voc / "ImageSets/Main") / f"{split}.txt")
-    ready = voc / "SegmentationClassContext"
+    png_folder = voc / "SegmentationClassContext"
     bases = dict.fromkeys((voc, voc.parent if voc != root else root, root))
-    raw = next((base / "trainval" for base in bases if (base / "trainval").is_dir()), None)
-    if ready.is_dir():
-        folder, suffix, ids = ready, ".png", _PNG
-    elif raw is not None:
-        folder, suffix, ids = raw, ".mat", _MAT
+    mat_folder = next((base / "trainval" for base in bases if (base / "trainval").is_dir()), None)
+    if png_folder.is_dir():
+        folder, suffix, ids = png_folder, ".png", _PNG_IDS
+    elif mat_folder is not None:
+        folder, suffix, ids = mat_folder, ".mat", _MAT_IDS
     else:
         raise PerpixelError(
             f"{voc}: holds neither trainval (the release's .mat files) nor "
             f"SegmentationClassContext; `perpixel data download pascal_context ROOT` brings the "
             f"first"
         )
-    images = voc / "JPEGImages"
+    images, masks = voc.relative_to(root) / "JPEGImages", folder.relative_to(root)
     files = PairList(
-        (below(root, images / f"{name}.jpg"), below(root, folder / f"{name}{suffix}"))
+        ((images / f"{name}.jpg").as_posix(), (masks / f"{name}{suffix}").as_posix())
         for name in names
     )
     return files, ids

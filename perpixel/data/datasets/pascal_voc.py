@@ -2,8 +2,8 @@
 
 Layout: VOCdevkit/VOC2012/{JPEGImages, SegmentationClass, ImageSets/Segmentation}. `trainaug` is
 VOC's train and every image of SBD (Hariharan et al., 2011: benchmark_RELEASE/dataset/{cls,
-train.txt, val.txt}) that is not in VOC's val: 1,464 + 9,118 = 10,582 images. VOC's own masks go
-before SBD's, which have no unlabeled outlines (mmsegmentation's choice). In SBD's place,
+train.txt, val.txt}) that is not in VOC's val: 1,464 + 9,118 = 10,582 images. VOC's own masks take
+precedence over SBD's, which have no unlabeled outlines (mmsegmentation's choice). Instead of SBD,
 VOC2012/SegmentationClassAug may hold the same masks as PNG files of indices.
 """
 
@@ -11,8 +11,9 @@ from pathlib import Path
 
 from perpixel.data.dataset import Classes, LabelMapping, PairDataset
 from perpixel.data.pair_list import PairList
-from perpixel.data.paths import below, find_folder, matching, read_list, require_split
+from perpixel.data.paths import find_folder, list_files, read_list
 from perpixel.errors import PerpixelError
+from perpixel.recipes.overrides import require_known
 from perpixel.recipes.schema import IGNORE_INDEX
 
 CLASSES = Classes.listed(
@@ -26,75 +27,80 @@ CLASSES = Classes.listed(
     """,
 )
 
-TABLE = LabelMapping(ids={**{index: index for index in range(len(CLASSES))}, 255: IGNORE_INDEX})
+MAPPING = LabelMapping(ids={**{index: index for index in range(len(CLASSES))}, 255: IGNORE_INDEX})
 
-_PLACES = (".", "VOC2012", "VOCdevkit/VOC2012")
+_VOC_FOLDERS = (".", "VOC2012", "VOCdevkit/VOC2012")
+_SBD_FOLDERS = ("benchmark_RELEASE/dataset", "benchmark_RELEASE", "SBD", "sbd")
 _SPLITS = ("train", "val", "trainval", "trainaug", "test")
-_SBD = ("benchmark_RELEASE/dataset", "benchmark_RELEASE", "SBD", "sbd")
-
-
-_READY = "SegmentationClassAug"
 
 
 def open_pascal_voc(root: Path, split: str) -> PairDataset:
-    """The pairs of "train", "val", "trainval", "trainaug" or "test", in their lists' order.
+    """Opens the split "train", "val", "trainval", "trainaug" or "test", in the order of its list.
 
     `root` is VOC2012, VOCdevkit or the folder above it. The test split has no published masks:
     its images can be read, its labels cannot. Raises PerpixelError.
     """
-    require_split(split, _SPLITS, dataset="pascal_voc")
-    voc = find_folder(root, _PLACES, marker="ImageSets/Segmentation", dataset="pascal_voc")
-    masks = _augmented(root, voc) if split == "trainaug" else _own(voc, split)
+    require_known(split, _SPLITS, f"pascal_voc has no split {split!r}")
+    voc = _find_voc(root)
+    masks = _trainaug_masks(root, voc) if split == "trainaug" else _voc_masks(voc, split)
+    images = voc.relative_to(root) / "JPEGImages"
     files = PairList(
-        (below(root, voc / f"JPEGImages/{name}.jpg"), below(root, mask))
+        ((images / f"{name}.jpg").as_posix(), mask.relative_to(root).as_posix())
         for name, mask in masks.items()
     )
-    return PairDataset(root, files, CLASSES, TABLE)
+    return PairDataset(root, files, CLASSES, MAPPING)
 
 
-def _own(voc: Path, split: str) -> dict[str, Path]:
-    """VOC's own masks of a split, by name."""
+def has_trainaug(root: Path) -> bool:
+    """Whether `root` holds the masks that "trainaug" adds to "train", in either form."""
+    voc = _find_voc(root)
+    return _find_sbd(root, voc) is not None or bool(list_files(voc / _AUG_FOLDER, "*.png"))
+
+
+_AUG_FOLDER = "SegmentationClassAug"
+
+
+def _find_voc(root: Path) -> Path:
+    return find_folder(root, _VOC_FOLDERS, marker="ImageSets/Segmentation", dataset="pascal_voc")
+
+
+def _find_sbd(root: Path, voc: Path) -> Path | None:
+    """Finds SBD's folder below `root` or beside VOC2012 in it."""
+    bases = (root, voc.parent, voc) if voc != root else (root,)
+    candidates = [base / folder for base in bases for folder in _SBD_FOLDERS]
+    return next((folder for folder in candidates if (folder / "cls").is_dir()), None)
+
+
+def _voc_masks(voc: Path, split: str) -> dict[str, Path]:
+    """The masks of a split of VOC itself, by name."""
     names = read_list(voc / "ImageSets/Segmentation" / f"{split}.txt")
     return {name: voc / f"SegmentationClass/{name}.png" for name in names}
 
 
-def has_trainaug(root: Path) -> bool:
-    """Whether `root` holds what "trainaug" adds to "train", in either form."""
-    voc = find_folder(root, _PLACES, marker="ImageSets/Segmentation", dataset="pascal_voc")
-    return _sbd(root, voc) is not None or bool(matching(voc / _READY, "*.png"))
-
-
-def _augmented(root: Path, voc: Path) -> dict[str, Path]:
+def _trainaug_masks(root: Path, voc: Path) -> dict[str, Path]:
     """The masks of `trainaug`, by name, sorted.
 
-    Lists say which images there are, so that a mask that is absent is missed; only where there
-    is neither SBD's list nor a trainaug.txt do the index PNGs speak for themselves.
+    SBD's lists or trainaug.txt name the images, so that a missing mask is noticed; without either,
+    the images are those of the PNG files in SegmentationClassAug.
     """
-    ready, sbd = voc / _READY, _sbd(root, voc)
-    drawn = {path.stem for path in matching(ready, "*.png")}
-    listing = voc / "ImageSets/Segmentation/trainaug.txt"
-    if drawn:
-        folder, suffix = ready, ".png"
+    sbd = _find_sbd(root, voc)
+    aug_names = {path.stem for path in list_files(voc / _AUG_FOLDER, "*.png")}
+    list_file = voc / "ImageSets/Segmentation/trainaug.txt"
+    if aug_names:
+        folder, suffix = voc / _AUG_FOLDER, ".png"
     elif sbd is not None:
         folder, suffix = sbd / "cls", ".mat"
     else:
         raise PerpixelError(
             f"{root}: trainaug needs SBD's masks: benchmark_RELEASE/dataset/{{cls, train.txt, "
-            f"val.txt}} in it, or {ready} with index PNGs; `perpixel data download pascal_voc "
-            f"ROOT` brings VOC and SBD"
+            f"val.txt}} in it, or {voc / _AUG_FOLDER} with index PNGs; `perpixel data download "
+            f"pascal_voc ROOT` brings VOC and SBD"
         )
     if sbd is not None:
         names = {*read_list(sbd / "train.txt"), *read_list(sbd / "val.txt")}
     else:
-        names = set(read_list(listing)) if listing.is_file() else drawn
+        names = set(read_list(list_file)) if list_file.is_file() else aug_names
     masks = {name: folder / f"{name}{suffix}" for name in names}
-    for name in _own(voc, "val"):
+    for name in _voc_masks(voc, "val"):
         masks.pop(name, None)
-    return dict(sorted({**masks, **_own(voc, "train")}.items()))
-
-
-def _sbd(root: Path, voc: Path) -> Path | None:
-    """SBD's folder, below `root` or beside VOC2012 in it; None if there is none."""
-    bases = (root, voc.parent, voc) if voc != root else (root,)
-    places = [base / place for base in bases for place in _SBD]
-    return next((place for place in places if (place / "cls").is_dir()), None)
+    return dict(sorted({**masks, **_voc_masks(voc, "train")}.items()))

@@ -65,7 +65,8 @@ def backward(
     grid = (triton.cdiv(width, _CELLS) * triton.cdiv(classes, block), height, count)
     with torch.cuda.device_of(logits):  # a kernel starts on the current GPU, not the tensors'
         _backward[grid](
-            logits, *logits.stride(), logits_gradient, *logits_gradient.stride(), gradient, labels, log_sums,
+            logits, *logits.stride(), logits_gradient, *logits_gradient.stride(),
+            gradient, labels, log_sums,
             rows.share, rows.starts, columns.share, columns.starts,
             height, width, labels.shape[1], labels.shape[2],
             SMOOTHING=smoothing,
