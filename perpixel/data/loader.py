@@ -70,7 +70,7 @@ def batches(
         sampler=range(first_step, recipe.train.steps),
         num_workers=workers,
         worker_init_fn=_initialize_worker,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=torch.accelerator.is_available(),
         prefetch_factor=4 if workers else None,
     )
     try:

@@ -38,6 +38,7 @@ EIGHT = perpixel.override(
 
 CHANGES = {
     "plain": [],
+    "recomputed": ["train.activation_checkpointing=norms"],
     "accumulated": ["train.grad_accum_steps=2", "loss.class_weights=[1,2,0.5,1,1,3,1,1,1,1,1]"],
 }
 BOTH = """
