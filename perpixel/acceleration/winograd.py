@@ -151,10 +151,10 @@ def _convolve(features: Tensor, weight: Tensor, *, dilation: int) -> Tensor:
     for strip, outputs in product(_strips(features, dilation), _parts(len(weight), _OUTPUTS)):
         products = features.new_empty((36, strip.tiles, outputs.stop - outputs.start))
         for part in _parts(channels, _INPUTS):
-            tiles = _times(_TILE2, strip.cut(features[:, part], size=6))
+            tiles = _times(_TILE2, strip.gather(features[:, part], size=6))
             kernels = _times(_WEIGHT2, weight[outputs, part].permute(2, 3, 0, 1).flatten(0, 1))
             products.baddbmm_(tiles, kernels.mT, beta=1 if part.start else 0)
-        strip.paste(_times(_OUTPUT2, products), result[:, outputs])
+        strip.scatter(_times(_OUTPUT2, products), result[:, outputs])
     return result
 
 
@@ -163,9 +163,9 @@ def _weight_gradient(features: Tensor, gradient: Tensor, *, dilation: int) -> Te
     channels, outputs = features.shape[1], gradient.shape[1]
     result = features.new_zeros((outputs, 3, 3, channels))  # as the weight lies in memory
     for strip in _strips(features, dilation):
-        products = _times(_OUTPUT2.mT, strip.cut(gradient, size=4))
+        products = _times(_OUTPUT2.mT, strip.gather(gradient, size=4))
         for part in _parts(channels, _INPUTS):
-            tiles = _times(_TILE2, strip.cut(features[:, part], size=6))
+            tiles = _times(_TILE2, strip.gather(features[:, part], size=6))
             kernels = torch.bmm(products.mT, tiles)
             gradients = _times(_WEIGHT2.mT, kernels).view(3, 3, outputs, -1)
             result[..., part] += gradients.permute(2, 0, 1, 3)
@@ -187,7 +187,7 @@ class _Strip:
     def tiles(self) -> int:
         return self.n * self.dilation**2 * self.down * self.across
 
-    def cut(self, features: Tensor, *, size: int) -> Tensor:
+    def gather(self, features: Tensor, *, size: int) -> Tensor:
         """[N, C, h, w] to [size * size, tiles, C], the tiles 4 apart; zeros outside."""
         d, (_, channels, height, width) = self.dilation, features.shape
         halo = (size - 4) // 2 * d
@@ -204,7 +204,7 @@ class _Strip:
         )
         return tiles.reshape(size * size, -1, channels)
 
-    def paste(self, tiles: Tensor, result: Tensor) -> None:
+    def scatter(self, tiles: Tensor, result: Tensor) -> None:
         """Writes [16, tiles, O] into these rows of [N, O, h, w]."""
         d, (_, outputs, height, width) = self.dilation, result.shape
         tiles = tiles.view(4, 4, self.n, d, d, self.down, self.across, outputs)

@@ -53,7 +53,7 @@ def slide(predictor: "Predictor", read: Read, size: Size) -> Rows:
     whole_down, whole_across = _sum(tops, down, size[0]), _sum(lefts, across, size[1])
     window_logits: dict[int, Tensor] = {}
 
-    def logits_of(top: int) -> Tensor:
+    def row_logits(top: int) -> Tensor:
         """Coarse logits [windows, h, w, classes] of the windows that begin in row `top`."""
         logits = []
         for first in range(0, len(lefts), batch):
@@ -72,7 +72,7 @@ def slide(predictor: "Predictor", read: Read, size: Size) -> Rows:
             if start >= bottom:
                 break
             if start not in window_logits:
-                window_logits[start] = logits_of(start)
+                window_logits[start] = row_logits(start)
             logits = window_logits[start]
             tables = (
                 crop_output(

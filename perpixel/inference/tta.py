@@ -20,7 +20,7 @@ from perpixel.models.normalize import normalize
 from perpixel.ops.bilinear import ResizeWeights, compose, crop_output, resize_weights
 from perpixel.ops.upsample_argmax import Upsampling, row_chunk, row_chunks, upsample_argmax
 from perpixel.recipes.schema import Recipe
-from perpixel.runtime.memory import memory_for
+from perpixel.runtime.memory import oom_message
 
 if TYPE_CHECKING:
     from perpixel.inference.predictor import Predictor
@@ -43,7 +43,7 @@ def predict_masks(predictor: "Predictor", images: Sequence[Array]) -> list[Array
     """
     masks = []
     size = images[0].shape[0], images[0].shape[1]
-    with _memory_for(len(images), size):
+    with _oom_message(len(images), size):
         for passes in _passes(predictor, images):
             if len(passes) == 1 and isinstance(passes[0], Upsampling):
                 best = upsample_argmax(passes[0])
@@ -66,7 +66,7 @@ def iter_scores(
     puts logits through a softmax. Raises OutOfMemoryError.
     """
     size = image.shape[0], image.shape[1]
-    with _memory_for(1, size):
+    with _oom_message(1, size):
         (passes,) = _passes(predictor, [image])
         logits = _averages_logits(predictor, passes)
         for top, values in _row_chunk_means(predictor, passes, size):
@@ -82,16 +82,16 @@ def predict_streaming(
     For images larger than memory: the recipe's windows slide, at one scale, on the image as it
     is. Flips are averaged as elsewhere. Raises OutOfMemoryError.
     """
-    with _memory_for(1, size):
+    with _oom_message(1, size):
         passes = _sliding(predictor, read, size)
         for top, values in _row_chunk_means(predictor, passes, size):
             yield top, _best(values).cpu().numpy()
 
 
-def _memory_for(count: int, size: Size) -> AbstractContextManager[None]:
-    return memory_for(
+def _oom_message(count: int, size: Size) -> AbstractContextManager[None]:
+    return oom_message(
         f"{count} of {size[0]}x{size[1]} pixels",
-        fix="in windows (slide or blend), at smaller scales or fewer at a time they take less",
+        hint="in windows (slide or blend), at smaller scales or fewer at a time they take less",
     )
 
 

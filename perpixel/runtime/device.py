@@ -8,7 +8,7 @@ from torch import nn
 
 from perpixel.errors import UsageError
 from perpixel.runtime.distributed import get_dist_info
-from perpixel.runtime.memory import memory_for
+from perpixel.runtime.memory import oom_message
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -51,5 +51,5 @@ def to_device(model: Module, device: torch.device | str) -> Module:
 
     Raises OutOfMemoryError where the device has no room for it.
     """
-    with memory_for(f"the model on {device}", fix="what else runs there may hold it"):
+    with oom_message(f"the model on {device}", hint="what else runs there may hold it"):
         return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

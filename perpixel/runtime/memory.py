@@ -10,10 +10,10 @@ from perpixel.errors import OutOfMemoryError
 
 
 @contextmanager
-def memory_for(what: str, *, fix: str) -> Iterator[None]:
-    """Raises OutOfMemoryError, "`what`: too little memory; `fix`", where an allocator gives up.
+def oom_message(what: str, *, hint: str) -> Iterator[None]:
+    """Context that raises OutOfMemoryError "`what`: too little memory; `hint`" if memory runs out.
 
-    For some of their errors torch and OpenCV have no class of their own.
+    Some errors of torch and OpenCV that mean this have no class of their own.
     """
     try:
         yield
@@ -22,4 +22,4 @@ def memory_for(what: str, *, fix: str) -> Iterator[None]:
         known = isinstance(error, MemoryError | torch.OutOfMemoryError)
         if not known and not any(sign in str(error) for sign in signs):
             raise
-        raise OutOfMemoryError(f"{what}: too little memory; {fix}") from None
+        raise OutOfMemoryError(f"{what}: too little memory; {hint}") from None

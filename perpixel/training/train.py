@@ -27,7 +27,7 @@ from perpixel.runtime import distributed
 from perpixel.runtime.device import default_workers, resolve_device
 from perpixel.runtime.distributed import DistInfo, get_dist_info
 from perpixel.runtime.dtype import cudnn_mode, no_tf32, resolve_dtype
-from perpixel.runtime.memory import memory_for
+from perpixel.runtime.memory import oom_message
 from perpixel.runtime.sync_batchnorm import convert_sync_batchnorm
 from perpixel.training.checkpoint import (
     Progress,
@@ -207,7 +207,7 @@ def _run_context(
         distributed.process_group(device),
         preemption_flag() as preempted,
         cudnn_mode(deterministic=deterministic),
-        memory_for(_describe_micro_batch(recipe, dist_info, device), fix=_LESS_MEMORY),
+        oom_message(_describe_micro_batch(recipe, dist_info, device), hint=_LESS_MEMORY),
     ):
         yield preempted
 
