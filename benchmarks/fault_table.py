@@ -588,13 +588,13 @@ _SERVING = [
         "serving/test_app.py serving/test_answers.py",
         (
             "serving/images in BGR",
-            "origin=_IMAGE)\n            answer",
-            "origin=_IMAGE)[..., ::-1].copy()\n            answer",
+            "origin=_ORIGIN)\n            body",
+            "origin=_ORIGIN)[..., ::-1].copy()\n            body",
         ),
         (
             "serving/mask of half the image's size",
-            "origin=_IMAGE)\n            answer",
-            "origin=_IMAGE)[::2, ::2].copy()\n            answer",
+            "origin=_ORIGIN)\n            body",
+            "origin=_ORIGIN)[::2, ::2].copy()\n            body",
         ),
         (
             "serving/pixels not limited",
