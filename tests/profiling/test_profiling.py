@@ -62,16 +62,16 @@ def test_convolutions_alone(name, classes, size, convolutions):
 
 
 def test_layers_add_up_and_images_multiply():
-    one = count(SMALL.model, num_classes=11, size=(64, 96))
-    assert sum(layer.params for layer in one.layers) == one.params
-    first = one.layers[0]
+    counts = count(SMALL.model, num_classes=11, size=(64, 96))
+    assert sum(layer.params for layer in counts.layers) == counts.params
+    first = counts.layers[0]
     assert (first.name, first.kind, first.output) == ("backbone.conv1", "Conv2d", (1, 64, 32, 48))
     assert first.macs == first.macs_convolutions == 64 * 32 * 48 * 3 * 7 * 7
-    classifier = one.layers[-1]
+    classifier = counts.layers[-1]
     assert classifier.macs - classifier.macs_convolutions == 11 * 8 * 12
-    assert count(SMALL.model, num_classes=11, size=(64, 96), batch=3).macs == 3 * one.macs
-    every = sum(p.numel() for p in build(SMALL.model, num_classes=11).parameters())
-    assert one.params + one.params_auxiliary == every
+    assert count(SMALL.model, num_classes=11, size=(64, 96), batch=3).macs == 3 * counts.macs
+    params = sum(p.numel() for p in build(SMALL.model, num_classes=11).parameters())
+    assert counts.params + counts.params_auxiliary == params
 
 
 def test_frozen_norms_count_as_norms():
@@ -113,15 +113,15 @@ def test_a_trial_ends_at_its_passes_or_its_time():
     assert len(calls) == 4  # one of them to warm up
 
 
-def test_what_is_timed_is_the_enlarged_logits():
+def test_upsampling_the_logits_is_timed():
     model = build(SMALL.model, num_classes=11).eval()
     images = torch.rand(2, 3, 40, 56)
     run = inference_pass(model, images, dtype=torch.float32)
     logits = run()
     assert logits.shape == (2, 11, 40, 56)
     small = model(images).logits
-    wanted = torch.nn.functional.interpolate(small, size=(40, 56), mode="bilinear")
-    assert torch.equal(logits, wanted)
+    expected = torch.nn.functional.interpolate(small, size=(40, 56), mode="bilinear")
+    assert torch.equal(logits, expected)
 
 
 def test_only_counting_runs_nothing(monkeypatch):
@@ -131,13 +131,13 @@ def test_only_counting_runs_nothing(monkeypatch):
     assert found.count.macs > 0
 
 
-def test_what_cannot_be_measured_is_said(tmp_path):
+def test_failed_measurements_give_a_reason(tmp_path):
     shallow = perpixel.override(SMALL, ["model.head.concat_input=false"])
     found = profile(shallow, num_classes=3, size=(8, 8), device=CPU, seconds=0.01)
     assert found.training is not None
     assert found.training.bytes is None
     assert "more than 1 value per channel" in found.training.note
-    with pytest.raises(UsageError, match="size 10000000000x10000000000 is not for this model"):
+    with pytest.raises(UsageError, match="size 10000000000x10000000000 does not fit this model"):
         profile(SMALL, num_classes=3, size=(10**10, 10**10), device=CPU)
     file = tmp_path / "file"
     file.touch()
@@ -145,11 +145,13 @@ def test_what_cannot_be_measured_is_said(tmp_path):
         write_trace(lambda: None, CPU, file / "trace.json")
 
 
-def test_too_little_memory_is_an_error_before_anything_runs_here(monkeypatch):
+def test_too_little_memory_is_an_error_before_anything_runs_in_this_process(monkeypatch):
     from perpixel.profiling import profile as module
 
     monkeypatch.setattr(module, "peak_memory", lambda request: Memory(None, TOO_LITTLE))
-    with pytest.raises(PerpixelError, match="64x64: there is too little memory for a batch of 2"):
+    with pytest.raises(
+        PerpixelError, match="64x64: too little memory for a batch of 2; take a smaller --size"
+    ):
         profile(SMALL, num_classes=3, size=(64, 64), batch=2, device=CPU)
 
 
