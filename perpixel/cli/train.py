@@ -13,14 +13,14 @@ _Recipe = Annotated[
     str | None,
     typer.Argument(help="A name from `perpixel zoo`, or file.py:name.", metavar="RECIPE"),
 ]
-_Out = Annotated[Path | None, typer.Option("--out", metavar="RUN", help="The run's own folder.")]
+_Out = Annotated[Path | None, typer.Option("--out", metavar="RUN", help="The folder of the run.")]
 _Settings = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
         metavar="PATH=VALUE",
         help="Change the recipe, e.g. train.steps=100 optimizer.lr=0.02 augment.crop_size=256x512. "
-        "`perpixel zoo show RECIPE` prints every path. May be given again.",
+        "`perpixel zoo show RECIPE` prints every path. May be repeated.",
     ),
 ]
 _Resume = Annotated[
@@ -28,8 +28,8 @@ _Resume = Annotated[
     typer.Option(
         "--resume",
         metavar="[never|auto|must]",
-        help="must (or no word): continue from RUN's newest whole checkpoint; auto: the same, or "
-        "start where RUN holds none, for jobs that are run again.",
+        help="must (or no value): continue from RUN's newest intact checkpoint; auto: continue, "
+        "or start if there is none, for jobs that are restarted.",
     ),
 ]
 _AllowConfigChange = Annotated[
@@ -42,33 +42,35 @@ _Init = Annotated[
     str | None,
     typer.Option(
         metavar="MODEL|none|timm",
-        help="Start from a run, a checkpoint, another toolkit's file or an ImageNet backbone; "
-        "none: from random weights; timm: from those timm publishes. By default from what "
-        "the recipe names.",
+        help="Initial weights: a run, a checkpoint, another toolkit's file or an ImageNet "
+        "backbone; none: random; timm: those that timm publishes. By default those that the "
+        "recipe names.",
     ),
 ]
 _Workers = Annotated[
     int | None,
-    typer.Option(min=0, help="Processes that prepare images; the run is the same with any."),
+    typer.Option(min=0, help="Processes that load images; they do not change the run."),
 ]
 _Deterministic = Annotated[
     bool,
-    typer.Option("--deterministic", help="The same bits every time on CUDA too; slower."),
+    typer.Option("--deterministic", help="Bit-identical runs on CUDA, too; slower."),
 ]
 _TensorBoard = Annotated[
     bool,
-    typer.Option("--tensorboard", help="Event files in RUN/tensorboard, too (extra: tensorboard)."),
+    typer.Option(
+        "--tensorboard", help="Also write event files to RUN/tensorboard (extra: tensorboard)."
+    ),
 ]
 _DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Print the recipe as it would be trained, and leave.")
+    bool, typer.Option("--dry-run", help="Print the recipe with all settings and exit.")
 ]
 _Seeds = Annotated[
     int | None,
     typer.Option(
         min=2,
         metavar="N",
-        help="N runs that differ in train.seed alone, in RUN/seed-S, and RUN/seeds.json with the "
-        "mean and the best of their scores. Run again, it goes on where it was.",
+        help="Train N runs with successive train.seed in RUN/seed-S, and write the mean and the "
+        "best of their scores to RUN/seeds.json. The same command resumes them.",
     ),
 ]
 
@@ -91,9 +93,9 @@ def train(
 ) -> None:
     """Train a recipe. RUN gets recipe.json, metrics.jsonl, log.txt, checkpoints/, evaluate.json.
 
-    Ends with 75 when a signal stopped it: the run is saved, and goes on with --resume.
+    A run that a signal stops is saved, exits with 75, and can be resumed with --resume.
 
-    Example: perpixel train camvid/semantic_fpn_r18 --data CamVid --out runs/camvid. To continue it:
+    Example: perpixel train camvid/semantic_fpn_r18 --data CamVid --out runs/camvid. To resume it:
     perpixel train --resume --data CamVid --out runs/camvid
     """
     import perpixel
@@ -106,7 +108,7 @@ def train(
         file = out / "recipe.json"
         if not file.exists():
             raise PerpixelError(
-                f"{file}: no such file, so there is no run to resume: name a RECIPE"
+                f"{file}: no such file, so there is no run to resume; name a RECIPE to start one"
             )
         base = load(file.read_text(), origin=str(file))
     else:
@@ -114,9 +116,9 @@ def train(
     changes = list(settings or [])
     if dataset is not None:
         changes.append(f"data.name={dataset}")
-    chosen = perpixel.override(base, changes)
+    changed = perpixel.override(base, changes)
     if dry_run:
-        typer.echo(dump(chosen))
+        typer.echo(dump(changed))
         return
     run = partial(
         perpixel.train,
@@ -128,20 +130,19 @@ def train(
         deterministic=deterministic,
         tensorboard=tensorboard,
     )
-    again = " and --resume" if init is None else ", --resume instead of --init"
-    if seeds is not None or resume != "never":
-        again = ""
     try:
         if seeds is None:
-            run(chosen, out=out, resume=resume)  # type: ignore[arg-type]  # train checks it
-            return
-        from perpixel.cli.seeds import train_seeds
-        from perpixel.runtime import distributed
+            run(changed, out=out, resume=resume)  # type: ignore[arg-type]  # train checks it
+        elif resume != "never":
+            raise UsageError("--seeds resumes the runs that it finds: leave out --resume")
+        else:
+            from perpixel.cli.seeds import train_seeds
 
-        if resume != "never":
-            raise UsageError("--seeds goes on with the runs it finds: leave out --resume")
-        summary = train_seeds(chosen, seeds, out=out, device=device, train=run)
-        if distributed.get_dist_info().is_main:
-            typer.echo(summary)
+            train_seeds(changed, seeds, out=out, device=device, train=run)
     except Interrupted as error:
-        raise Interrupted(f"{error}: go on with the same command{again}") from error
+        changes_to_command = ""
+        if seeds is None and resume == "never":
+            changes_to_command = " and --resume" if init is None else ", --resume instead of --init"
+        raise Interrupted(
+            f"{error}: resume it with the same command{changes_to_command}"
+        ) from error

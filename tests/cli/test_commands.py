@@ -115,7 +115,7 @@ def test_eval_can_slide_scale_and_flip(perpixel, mini, trained):
         "eval", trained, "--data", mini, "--mode", "slide", "--scales", "0.5,1", "--flip"
     )
     assert code == 0
-    assert err == f"scoring {trained / 'checkpoints/model.safetensors'}, step 2\n"
+    assert err == f"evaluating {trained / 'checkpoints/model.safetensors'}, step 2\n"
     assert "mIoU" in out
 
 
@@ -131,7 +131,7 @@ def test_a_folder_that_cannot_be_made_is_told_before_the_model_is_read(perpixel,
         "predict", "no-model", mini / "val", "--out", mini / "train.txt" / "masks"
     )
     assert code == 1
-    assert "train.txt/masks: cannot be written there; name another folder" in err
+    assert "train.txt/masks: cannot be written; name another folder" in err
 
 
 def test_predict_writes_palette_masks_and_overlays(perpixel, mini, trained, tmp_path):
@@ -307,7 +307,9 @@ def test_a_stopped_command_says_how_to_go_on(perpixel, monkeypatch, tmp_path, wo
     recipe = [] if words == ["demo"] else ["camvid/fcn_r18-d8"]
     code, _, err = perpixel(*words, *recipe)
     assert code == 75
-    assert err == f"perpixel: stopped after step 3 of 6; the run is saved: go on with {advice}\n"
+    assert (
+        err == f"perpixel: stopped after step 3 of 6; the run is saved: resume it with {advice}\n"
+    )
 
 
 def bad_mask(root: Path) -> None:
@@ -393,7 +395,7 @@ def test_predict_never_writes_over_an_image(perpixel, mini, trained, tmp_path):
     before = {path: path.read_bytes() for path in images.iterdir()}
     code, _, err = perpixel("predict", trained, images, "--out", images)
     assert code == 2
-    assert "would be written over" in err
+    assert "would be overwritten" in err
     (images / "00.png").rename(images / "01_overlay.png")
     code, _, _ = perpixel("predict", trained, images, "--out", tmp_path / "o", "--overlay")
     assert code == 2
@@ -410,7 +412,7 @@ def test_convert_never_writes_over_its_source(perpixel, trained):
     before = model.read_bytes()
     code, _, err = perpixel("convert", model, model, "--toolkit", "mmseg")
     assert code == 2
-    assert "name another one" in err
+    assert "name another file" in err
     assert model.read_bytes() == before
 
 
@@ -524,7 +526,8 @@ def test_several_seeds_are_several_runs_and_a_mean(perpixel, mini, trained, tmp_
     command = (
         "train", "camvid/fcn_r18-d8", "--data", mini, "--out", tmp_path, "--seeds", "2",
         "--set", "train.steps=2", "--set", "train.batch_size=2", "--set", "augment.crop_size=32x32",
-        "--set", "train.seed=5", "--device", "cpu", "--init", trained,
+        "--set", "train.seed=5", "--set", "model.backbone.base_channels=8", "--device", "cpu",
+        "--init", trained,
     )  # fmt: skip
     code, out, err = perpixel(*command)
     assert code == 0, err
@@ -562,7 +565,7 @@ def test_images_in_formats_that_are_not_read_are_counted(tmp_path, capsys):
         (tmp_path / name).write_bytes(b"")
     assert find_jobs([str(tmp_path)], tmp_path / "out", flat=False) == {"a": tmp_path / "a.png"}
     assert capsys.readouterr().err.startswith(
-        "3 images in formats that are not read left out (.gif, .heic); convert them"
+        "images left out because their format is not supported: 3 (.gif, .heic); convert them"
     )
 
 
@@ -577,26 +580,27 @@ def test_a_videos_frames_have_their_folder_to_themselves(tmp_path, monkeypatch, 
     monkeypatch.chdir(tmp_path)
     found = {name: Path(path) for name, path in jobs.items()}
     with pytest.raises(UsageError, match="is for a video's frames"):
-        require_free(found, Path("out"), endings=[".png"])
-    require_free({"clip": Path("clip.avi"), "b": Path("b.png")}, Path("out"), endings=[".png"])
+        require_free(found, Path("out"), suffixes=[".png"])
+    require_free({"clip": Path("clip.avi"), "b": Path("b.png")}, Path("out"), suffixes=[".png"])
 
 
 def test_where_case_does_not_matter_nothing_is_written_over(tmp_path):
     (tmp_path / "A.PNG").write_bytes(b"an image")
     if not (tmp_path / "A.png").exists():  # the disk tells case apart
-        require_free({"A": tmp_path / "A.PNG"}, tmp_path, endings=[".png"])
+        require_free({"A": tmp_path / "A.PNG"}, tmp_path, suffixes=[".png"])
         os.link(tmp_path / "A.PNG", tmp_path / "A.png")
-    with pytest.raises(UsageError, match=r"A\.png would be written over"):
-        require_free({"A": tmp_path / "A.PNG"}, tmp_path, endings=[".png"])
+    with pytest.raises(UsageError, match=r"A\.png would be overwritten"):
+        require_free({"A": tmp_path / "A.PNG"}, tmp_path, suffixes=[".png"])
     for name in ("one/B.png", "two/b.png"):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_bytes(b"an image")
     both = [str(tmp_path / name) for name in ("one", "two")]
-    with pytest.raises(UsageError, match=r"B\.png and .*b\.png would both be written as b\.png"):
-        find_jobs(both, tmp_path / "out", flat=False)
+    jobs = find_jobs(both, tmp_path / "out", flat=False)
+    with pytest.raises(UsageError, match=r"b\.png would be overwritten"):
+        require_free(jobs, tmp_path / "out", suffixes=[".png"])
     jobs = {"a": Path("a.png"), "A_overlay": Path("A_overlay.png")}
-    with pytest.raises(UsageError, match=r"A_overlay\.png would be written over"):
-        require_free(jobs, tmp_path / "out", endings=[".png", "_overlay.png"])
+    with pytest.raises(UsageError, match=r"A_overlay\.png would be overwritten"):
+        require_free(jobs, tmp_path / "out", suffixes=[".png", "_overlay.png"])
 
 
 def test_videos_are_no_tiffs(perpixel, tmp_path):
