@@ -1,8 +1,6 @@
 """`perpixel data`."""
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -91,7 +89,7 @@ def cache(
         name: registry.open_pairs(dataset, root, name)
         for name in split or registry.splits(dataset, root)
     }
-    with _progress_bar("cache") as progress:
+    with options.progress_bar("cache") as progress:
         write_cache(out, dataset, pairs, say=typer.echo, progress=progress)
     typer.echo(f"written; use it with --data {out}")
 
@@ -122,7 +120,7 @@ def check(
     if json_file is not None:
         options.require_writable(json_file)
     size = None if crop is None else options.read_size(crop, "--crop")
-    with _progress_bar("check") as progress:
+    with options.progress_bar("check") as progress:
         report = check.check(dataset, root, only=split or (), crop=size, progress=progress)
     try:
         _print(report, Console(highlight=False, soft_wrap=True))
@@ -131,18 +129,6 @@ def check(
             atomic_write(json_file, (json.dumps(report.as_json(), indent=2) + "\n").encode())
     if report.count("error"):
         raise typer.Exit(1)
-
-
-@contextmanager
-def _progress_bar(description: str) -> Iterator[Callable[[int, int], None]]:
-    """Shows a progress bar on stderr; yields the function that sets it to (done, total)."""
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress
-
-    columns = *Progress.get_default_columns(), MofNCompleteColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(description, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _print(report: "Report", console: "Console") -> None:

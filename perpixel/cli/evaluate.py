@@ -52,14 +52,6 @@ def evaluate(
 
     On several GPUs or machines: torchrun --nproc-per-node 4 -m perpixel eval ...
     """
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
     import perpixel
     from perpixel.evaluation.files import write_scores
     from perpixel.evaluation.metrics import scores as compute_scores
@@ -81,15 +73,11 @@ def evaluate(
     if is_main:
         step = f", step {predictor.step}" if predictor.step else ""  # 0: of another toolkit
         typer.echo(f"evaluating {predictor.origin}{step}", err=True)
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    )  # fmt: skip
-    with Progress(*columns, transient=True, disable=not is_main) as bar:
-        task = bar.add_task("eval", total=None)
+    with options.progress_bar("eval", disable=not is_main) as update:
 
         def show(done: int, total: int, matrix: "Matrix") -> None:
             miou = compute_scores(matrix, names=predictor.class_names).miou
-            bar.update(task, completed=done, total=total, description=f"eval, mIoU {miou:.2f}")
+            update(done, total, f"mIoU {miou:.2f}")
 
         scores = perpixel.evaluate(
             predictor,

@@ -1,6 +1,8 @@
 """Options and helper functions that several commands share."""
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -118,3 +120,26 @@ def print_table(table: "Table") -> None:
     from rich.console import Console
 
     Console(width=Console(width=500).measure(table).maximum).print(table)
+
+
+@contextmanager
+def progress_bar(description: str, *, disable: bool = False) -> Iterator[Callable[..., None]]:
+    """Shows a progress bar on stderr if that is a terminal.
+
+    Yields a function that sets it to (done, total, text="").
+    """
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress
+
+    columns = *Progress.get_default_columns(), MofNCompleteColumn()
+    console = Console(stderr=True)
+    disable = disable or not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=disable) as bar:
+        task = bar.add_task(description, total=None)
+
+        def update(done: int, total: int, text: str = "") -> None:
+            bar.update(
+                task, completed=done, total=total, description=f"{description} {text}".strip()
+            )
+
+        yield update

@@ -1,6 +1,6 @@
 """`perpixel predict`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +13,6 @@ from perpixel.errors import OutOfMemoryError, PerpixelError, UsageError
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from perpixel.data.submission import Submission
     from perpixel.inference.predictor import Predictor, Result
     from perpixel.io.images import Array
 
@@ -73,6 +72,7 @@ def predict(
 
     import perpixel
     from perpixel.data.submission import submission as find_submission
+    from perpixel.io.images import write_image
     from perpixel.runtime import distributed
 
     if (submission is not None or geo) and (overlay or probabilities):
@@ -102,69 +102,74 @@ def predict(
     dist_info = distributed.get_dist_info()
     rank_jobs = dict(list(jobs.items())[dist_info.rank :: dist_info.world_size])
     images = {name: path for name, path in rank_jobs.items() if not (geo or is_video(path))}
-    failures: list[str] = []
+    errors: list[str] = []
+
+    def write(name: str, result: "Result") -> None:
+        if server is None:
+            result.save(out / f"{name}.png")
+        else:
+            server.write(out, name, result.mask)
+        if overlay:
+            write_image(out / f"{name}_overlay.png", result.overlay())
+        if probabilities:
+            _write_probabilities(out / f"{name}.npy", predictor, result)
+
     with Progress(transient=True, disable=not dist_info.is_main) as bar:
         task = bar.add_task("predict", total=len(rank_jobs))
         for name, path in rank_jobs.items():
             if name not in images:
-                failures += _predict_in_parts(
+                errors += _predict_in_parts(
                     predictor, path, out / name, bar, geo=geo, overlay=overlay, batch=batch
                 )
                 bar.advance(task)
-        for name, result in _predict_images(predictor, images, batch=batch):
-            if isinstance(result, PerpixelError):
-                failures.append(str(result))
-            else:
-                _write(out, name, result, server, overlay=overlay)
-                if probabilities:
-                    _write_probabilities(out / f"{name}.npy", predictor, result)
-            bar.advance(task)
+        errors += _predict_images(
+            predictor, images, write, lambda count: bar.advance(task, count), batch=batch
+        )
     # The sum waits for all ranks, as one that exits with an error would end the others.
     with distributed.process_group(predictor.device):
-        num_failures = int(distributed.all_gather_ints([len(failures)]).sum())
+        num_errors = int(distributed.all_gather_ints([len(errors)]).sum())
     if dist_info.is_main:
-        typer.echo(f"{len(jobs) - num_failures} of {len(jobs)} images written to {out}")
-    if failures:
-        raise PerpixelError("not predicted:\n  " + "\n  ".join(failures))
+        typer.echo(f"{len(jobs) - num_errors} of {len(jobs)} images written to {out}")
+    if errors:
+        raise PerpixelError("not predicted:\n  " + "\n  ".join(errors))
 
 
 def _predict_images(
-    predictor: "Predictor", jobs: dict[str, Path], *, batch: int
-) -> Iterator["tuple[str, Result | PerpixelError]"]:
-    """Yields every image's result, or its error, with a few images in memory at a time."""
-    import numpy as np
+    predictor: "Predictor",
+    jobs: dict[str, Path],
+    write: "Callable[[str, Result], None]",
+    advance: Callable[[int], None],
+    *,
+    batch: int,
+) -> list[str]:
+    """Predicts images and writes the results, with a few images in memory at a time.
 
+    `advance` is called with the number of images in each batch. Returns error messages, if any.
+    """
     from perpixel.data.prefetch import read_ahead
     from perpixel.inference.tta import group_by_size
     from perpixel.io.images import read_image
 
-    def read(name: str) -> "tuple[str, Array, PerpixelError | None]":
+    errors = []
+
+    def read(name: str) -> "tuple[str, Array] | None":
         try:
-            return name, read_image(jobs[name]), None
+            return name, read_image(jobs[name])
         except PerpixelError as error:
-            return name, np.empty(0, np.uint8), error
+            errors.append(str(error))
+            return None
 
-    for group in group_by_size(read_ahead(read, jobs, threads=1), batch):
-        names = [name for name, _, _ in group]
-        results: Sequence[Result | PerpixelError] = [error for _, _, error in group if error]
+    images = filter(None, read_ahead(read, jobs, threads=1))
+    for group in group_by_size(images, batch):
         try:
-            results = results or predictor.predict_batch([image for _, image, _ in group])
+            results = predictor.predict_batch([image for _, image in group])
         except OutOfMemoryError as error:
-            results = [PerpixelError(f"{jobs[name]}: {error}") for name in names]
-        yield from zip(names, results, strict=True)
-
-
-def _write(
-    out: Path, name: str, result: "Result", server: "Submission | None", *, overlay: bool
-) -> None:
-    from perpixel.io.images import write_image
-
-    if server is None:
-        result.save(out / f"{name}.png")
-    else:
-        server.write(out, name, result.mask)
-    if overlay:
-        write_image(out / f"{name}_overlay.png", result.overlay())
+            errors += [f"{jobs[name]}: {error}" for name, _ in group]
+        else:
+            for (name, _), result in zip(group, results, strict=True):
+                write(name, result)
+        advance(len(group))
+    return errors
 
 
 def _write_probabilities(path: Path, predictor: "Predictor", result: "Result") -> None:
