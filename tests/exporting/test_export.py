@@ -178,14 +178,14 @@ def test_the_example_needs_neither_perpixel_nor_torch(fpn, tmp_path):
         "--out",
         tmp_path / "o",
     ]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     for path in images:
         expected = Predictor.from_checkpoint(checkpoint).predict(path)
         assert (read_mask(tmp_path / "o" / path.name) == expected.mask).mean() >= 0.999
         with Image.open(tmp_path / "o" / path.name) as mask:
             assert mask.getpalette()[:33] == [v for color in CLASSES.palette for v in color]
         largest = max(expected.class_fractions, key=expected.class_fractions.__getitem__)
-        assert f"{path.name}: {largest} " in said
+        assert f"{path.name}: {largest} " in printed
 
 
 def test_a_fixed_size_through_the_example(tmp_path, monkeypatch, capsys):

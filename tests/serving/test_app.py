@@ -124,7 +124,7 @@ def test_multipart_json_and_run_lengths_agree(client, predictor):
 
 
 @pytest.mark.parametrize(
-    ("request_", "status", "says"),
+    ("request_", "status", "expected"),
     [
         ({"content": image(), "headers": {"Content-Type": "text/plain"}}, 415, "text/plain"),
         ({"data": {"image": "x"}}, 415, "urlencoded"),
@@ -149,11 +149,11 @@ def test_multipart_json_and_run_lengths_agree(client, predictor):
     ],
 )  # fmt: skip
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_refusals_say_why_and_name_no_path(client, model, request_, status, says):
+def test_refusals_say_why_and_name_no_path(client, model, request_, status, expected):
     answer = client.post("/v1/segment", **request_)
     assert answer.status_code == status, answer.text
     detail = answer.json()["detail"]
-    assert says in detail
+    assert expected in detail
     for leak in ("Traceback", 'File "', str(model.parent), "site-packages", "/perpixel/"):
         assert leak not in detail
     assert client.get("/healthz").json() == {"status": "ok"}
@@ -205,7 +205,7 @@ def test_work_whose_time_is_up_keeps_its_place_until_it_ends(serve, slow):
     client = serve(slow, Limits(concurrency=1, queue_size=1, timeout=1.5))
     late = client.post("/v1/segment", content=image())
     assert (late.status_code, "1.5 seconds" in late.text) == (504, True)
-    # The thread is still at work: one more may wait, and is given up before it begins.
+    # The thread is still at work: one more may wait, and times out before it starts.
     assert client.post("/v1/segment", content=image()).status_code == 504
     assert slow.calls == 1
     assert "perpixel_in_progress 1" in client.get("/metrics").text

@@ -59,7 +59,7 @@ def test_an_image_is_dropped_seen_and_saved(serve, predictor, mini, masks, tmp_p
             assert percent in (f"{100 * share:.1f} %", "< 0.1 %")
         assert len(page.run("return [...document.querySelectorAll('#legend li')]")) == 11
 
-        # What is seen: the mask over the image, as opaque as the slider says, moved by keys.
+        # The mask lies over the image with the slider's opacity, which keys change.
         assert page.run("return getComputedStyle(mask).opacity") == "0.5"
         page.run("document.getElementById('opacity').focus()")
         page.press(*["\ue014"] * 20)  # right
