@@ -103,9 +103,7 @@ def check(
         str | None,
         typer.Option(metavar="HxW", help="The training crop size to compare the images with."),
     ] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write the whole report as JSON.")
-    ] = None,
+    json_file: options.JsonFile = None,
 ) -> None:
     """Read every image and mask and report all problems; the exit code is 1 if there is an error.
 

@@ -1,20 +1,15 @@
 """`perpixel demo`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from perpixel.cli import options
 from perpixel.errors import Interrupted, PerpixelError
 
-if TYPE_CHECKING:
-    from perpixel.recipes.schema import Recipe
-    from perpixel.training.train import Run
-
 _NUM_IMAGES = 12
 _MIN_MIOU = 70
-_EXPECTED = f"84 to 87 is usual; below {_MIN_MIOU} something is wrong"
 
 
 def demo(
@@ -39,9 +34,19 @@ def demo(
     images = (
         f"{out / 'demo.png'} (image, truth, prediction; two scenes per row) and {out / 'overlays'}"
     )
-    if not run.scores.miou >= _MIN_MIOU:  # NaN fails, too
-        raise PerpixelError(f"{_failure(run, recipe, device)}\nThe images are in {images}")
-    typer.echo(f"{_score(run)}.\nLook at {images}")
+    scores = run.scores
+    result = (
+        f"mIoU {scores.miou:.1f} on {scores.images} scenes not trained on (84 to 87 is usual; "
+        f"below {_MIN_MIOU} something is wrong)"
+    )
+    if not scores.miou >= _MIN_MIOU:  # NaN fails, too
+        raise PerpixelError(
+            f"the demo did not learn: {result}\n"
+            f"If {out} is from an earlier version or another machine, remove it and run the demo "
+            f"again. Otherwise report this message with log.txt, environment.json and "
+            f"metrics.jsonl of {out}\nThe images are in {images}"
+        )
+    typer.echo(f"{result}.\nLook at {images}")
 
 
 def _draw(out: Path, device: str) -> None:
@@ -62,26 +67,3 @@ def _draw(out: Path, device: str) -> None:
         write_image(out / "overlays" / Path(scenes.sample_id(index)).name, result.overlay())
     sheet = np.vstack([np.hstack(rows[start : start + 2]) for start in range(0, len(rows), 2)])
     write_image(out / "demo.png", np.ascontiguousarray(sheet))
-
-
-def _score(run: "Run") -> str:
-    scores = run.scores
-    return f"mIoU {scores.miou:.1f} on {scores.images} scenes not trained on ({_EXPECTED})"
-
-
-def _failure(run: "Run", recipe: "Recipe", device: str) -> str:
-    """Returns the message of a demo that did not learn: score, machine, and what to do."""
-    from perpixel.runtime.device import resolve_device
-    from perpixel.runtime.dtype import resolve_dtype
-    from perpixel.runtime.environment import environment_info
-
-    torch_device = resolve_device(device)
-    precision = str(resolve_dtype(recipe.train.precision, torch_device)).removeprefix("torch.")
-    machine = {"device": torch_device, "precision": precision, **environment_info()}
-    lines = [f"  {name}: {value}" for name, value in machine.items() if value is not None]
-    return (
-        f"the demo did not learn: {_score(run)}\n" + "\n".join(lines) + "\n"
-        f"If {run.folder} is from an earlier version or another machine, remove it and run the "
-        f"demo again. Otherwise report this message with "
-        f"{run.folder / 'log.txt'} and {run.folder / 'metrics.jsonl'}"
-    )

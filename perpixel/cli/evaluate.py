@@ -12,39 +12,32 @@ if TYPE_CHECKING:
     from perpixel.evaluation.metrics import Matrix, Scores
 
 
-Split = Annotated[
-    str | None, typer.Option(help="The split to evaluate; by default the recipe's, often val.")
-]
-Boundary = Annotated[
-    bool, typer.Option("--boundary", help="Also compute boundary IoU (Cheng et al., 2021).")
-]
-JsonFile = Annotated[
-    Path | None, typer.Option("--json", metavar="FILE", help="Write the scores as JSON.")
-]
-Out = Annotated[
-    Path | None,
-    typer.Option(metavar="DIR", help="Write evaluate.json, confusion.csv and images.csv to DIR."),
-]
-Workers = Annotated[int, typer.Option("--workers", min=0, help="Threads that read images ahead.")]
-
-
 def evaluate(
     model: options.Model,
     data: options.Data = None,
     dataset: options.Dataset = None,
-    split: Split = None,
+    split: options.Split = None,
     mode: options.Mode = None,
     scales: options.Scales = None,
     flip: options.Flip = None,
-    boundary: Boundary = False,
-    json_file: JsonFile = None,
-    out: Out = None,
+    boundary: Annotated[
+        bool, typer.Option("--boundary", help="Also compute boundary IoU (Cheng et al., 2021).")
+    ] = False,
+    json_file: options.JsonFile = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Write evaluate.json, confusion.csv and images.csv to DIR."
+        ),
+    ] = None,
     device: options.Device = "auto",
     precision: options.Precision = "float32",
     batch: options.Batch = 1,
     window_batch: options.WindowBatch = 4,
     compile_model: options.Compile = False,
-    workers: Workers = 2,
+    workers: Annotated[
+        int, typer.Option("--workers", min=0, help="Threads that read images ahead.")
+    ] = 2,
 ) -> None:
     """Evaluate a model: mIoU, per-class IoU, pixel and mean accuracy, from one confusion matrix.
 

@@ -8,18 +8,13 @@ import typer
 
 from perpixel.errors import UsageError
 
-_UNSUPPORTED_SUFFIXES = (
-    ".avif", ".dng", ".exr", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jxl", ".nef", ".pgm",
-    ".ppm", ".psd", ".tga",
-)  # fmt: skip
-
 
 def find_jobs(inputs: list[str], out: Path, *, flat: bool) -> dict[str, Path]:
     """Returns images and videos by the name of their result: the path below a folder, or the bare
     file name.
 
-    `flat` uses bare names only, as a submission's files lie in one folder. Prints a warning for
-    images in a folder whose format is not supported.
+    `flat` uses bare names only, as a submission's files lie in one folder. Prints the number of
+    files in folders that are left out.
     """
     from perpixel.inference.video import VIDEO_SUFFIXES
     from perpixel.io.images import IMAGE_SUFFIXES
@@ -27,7 +22,7 @@ def find_jobs(inputs: list[str], out: Path, *, flat: bool) -> dict[str, Path]:
 
     suffixes = IMAGE_SUFFIXES + VIDEO_SUFFIXES
     jobs: dict[str, Path] = {}
-    unsupported: list[str] = []
+    others: list[Path] = []
     for text in inputs:
         matches = [text] if Path(text).exists() else sorted(glob.glob(text, recursive=True))
         if not matches:
@@ -39,11 +34,7 @@ def find_jobs(inputs: list[str], out: Path, *, flat: bool) -> dict[str, Path]:
                 images = [file for file in files if file.name.lower().endswith(suffixes)]
                 if not images:
                     raise UsageError(f"{path}: holds no images ({', '.join(suffixes)})")
-                unsupported += [
-                    file.suffix.lower()
-                    for file in files
-                    if file.suffix.lower() in _UNSUPPORTED_SUFFIXES
-                ]
+                others += set(files).difference(images)
             for image in images:
                 relative = image.relative_to(path) if path.is_dir() and not flat else image.name
                 name = Path(relative).with_suffix("").as_posix()
@@ -53,11 +44,10 @@ def find_jobs(inputs: list[str], out: Path, *, flat: bool) -> dict[str, Path]:
                         f"{other} and {image} would both be written as {name}.png: rename one, or "
                         f"predict them with different --out"
                     )
-    if unsupported and distributed.get_dist_info().is_main:
+    if others and distributed.get_dist_info().is_main:
+        kinds = ", ".join(sorted({file.suffix.lower() for file in others}))
         typer.echo(
-            f"images left out because their format is not supported: {len(unsupported)} "
-            f"({', '.join(sorted(set(unsupported)))}); convert them to PNG or JPEG",
-            err=True,
+            f"files left out: {len(others)} ({kinds}); convert images to PNG or JPEG", err=True
         )
     return jobs
 

@@ -25,6 +25,12 @@ Dataset = Annotated[
         help="A data set in place of the recipe's: cityscapes, pascal_voc, folder, ...",
     ),
 ]
+Split = Annotated[
+    str | None, typer.Option(help="The split to evaluate; by default the recipe's, often val.")
+]
+JsonFile = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="Write the results as JSON.")
+]
 Device = Annotated[
     str, typer.Option(help="auto, cpu, cuda or cuda:N; auto is CUDA if there is a GPU.")
 ]

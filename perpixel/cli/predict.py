@@ -16,42 +16,37 @@ if TYPE_CHECKING:
     from perpixel.inference.predictor import Predictor, Result
     from perpixel.io.images import Array
 
-Inputs = Annotated[
-    list[str], typer.Argument(metavar="INPUT...", help="Images, videos, folders or globs.")
-]
-Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder for the masks.")]
-Overlay = Annotated[
-    bool, typer.Option("--overlay", help="Also write overlays of the masks on the images.")
-]
-Probabilities = Annotated[
-    bool,
-    typer.Option("--probabilities", help="Also write NAME.npy: float16, height x width x classes."),
-]
-Geo = Annotated[
-    bool,
-    typer.Option(
-        "--geo",
-        help="TIFFs of any size, read in windows; the mask is a GeoTIFF of the same location.",
-    ),
-]
-Server = Annotated[
-    str | None,
-    typer.Option(
-        "--submission",
-        metavar="NAME",
-        help="Write files for a benchmark's server: cityscapes, ade20k or pascal_voc.",
-    ),
-]
-
 
 def predict(
     model: options.Model,
-    inputs: Inputs,
-    out: Out,
-    overlay: Overlay = False,
-    probabilities: Probabilities = False,
-    submission: Server = None,
-    geo: Geo = False,
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="INPUT...", help="Images, videos, folders or globs.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder for the masks.")],
+    overlay: Annotated[
+        bool, typer.Option("--overlay", help="Also write overlays of the masks on the images.")
+    ] = False,
+    probabilities: Annotated[
+        bool,
+        typer.Option(
+            "--probabilities", help="Also write NAME.npy: float16, height x width x classes."
+        ),
+    ] = False,
+    submission: Annotated[
+        str | None,
+        typer.Option(
+            "--submission",
+            metavar="NAME",
+            help="Write files for a benchmark's server: cityscapes, ade20k or pascal_voc.",
+        ),
+    ] = None,
+    geo: Annotated[
+        bool,
+        typer.Option(
+            "--geo",
+            help="TIFFs of any size, read in windows; the mask is a GeoTIFF of the same location.",
+        ),
+    ] = False,
     mode: options.Mode = None,
     scales: options.Scales = None,
     flip: options.Flip = None,

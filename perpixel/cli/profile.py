@@ -47,9 +47,7 @@ def profile(
         Path | None,
         typer.Option(metavar="FILE", help="Write a Chrome trace of a pass: .json or .json.gz."),
     ] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write the figures as JSON.")
-    ] = None,
+    json_file: options.JsonFile = None,
     device: options.Device = "auto",
     precision: options.Precision = "float32",
 ) -> None:

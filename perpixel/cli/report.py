@@ -31,9 +31,7 @@ def report(
     ] = None,
     data: options.Data = None,
     dataset: options.Dataset = None,
-    split: Annotated[
-        str | None, typer.Option(help="The split that was evaluated; by default the recipe's.")
-    ] = None,
+    split: options.Split = None,
     model: Annotated[
         str | None,
         typer.Option(metavar="MODEL", help="The model of an evaluation outside its run's folder."),

@@ -9,87 +9,78 @@ import typer
 from perpixel.cli import options
 from perpixel.errors import Interrupted, PerpixelError, UsageError
 
-_Recipe = Annotated[
-    str | None,
-    typer.Argument(help="A name from `perpixel zoo`, or file.py:name.", metavar="RECIPE"),
-]
-_Out = Annotated[Path | None, typer.Option("--out", metavar="RUN", help="The folder of the run.")]
-_Settings = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="PATH=VALUE",
-        help="Change the recipe, e.g. train.steps=100 optimizer.lr=0.02 augment.crop_size=256x512. "
-        "`perpixel zoo show RECIPE` prints every path. May be repeated.",
-    ),
-]
-_Resume = Annotated[
-    str,
-    typer.Option(
-        "--resume",
-        metavar="[never|auto|must]",
-        help="must (or no value): continue from RUN's newest intact checkpoint; auto: continue, "
-        "or start if there is none, for jobs that are restarted.",
-    ),
-]
-_AllowConfigChange = Annotated[
-    bool,
-    typer.Option(
-        "--allow-config-change", help="Resume although the recipe or the data set has changed."
-    ),
-]
-_Init = Annotated[
-    str | None,
-    typer.Option(
-        metavar="MODEL|none|timm",
-        help="Initial weights: a run, a checkpoint, another toolkit's file or an ImageNet "
-        "backbone; none: random; timm: those that timm publishes. By default those that the "
-        "recipe names.",
-    ),
-]
-_Workers = Annotated[
-    int | None,
-    typer.Option(min=0, help="Processes that load images; they do not change the run."),
-]
-_Deterministic = Annotated[
-    bool,
-    typer.Option("--deterministic", help="Bit-identical runs on CUDA, too; slower."),
-]
-_TensorBoard = Annotated[
-    bool,
-    typer.Option(
-        "--tensorboard", help="Also write event files to RUN/tensorboard (extra: tensorboard)."
-    ),
-]
-_DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Print the recipe with all settings and exit.")
-]
-_Seeds = Annotated[
-    int | None,
-    typer.Option(
-        min=2,
-        metavar="N",
-        help="Train N runs with successive train.seed in RUN/seed-S, and write the mean and the "
-        "best of their scores to RUN/seeds.json. The same command resumes them.",
-    ),
-]
-
 
 def train(
-    recipe: _Recipe = None,
-    out: _Out = None,
+    recipe: Annotated[
+        str | None,
+        typer.Argument(help="A name from `perpixel zoo`, or file.py:name.", metavar="RECIPE"),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="RUN", help="The folder of the run.")
+    ] = None,
     data: options.Data = None,
     dataset: options.Dataset = None,
-    settings: _Settings = None,
-    resume: _Resume = "never",
-    allow_config_change: _AllowConfigChange = False,
-    init: _Init = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="PATH=VALUE",
+            help="Change the recipe, e.g. train.steps=100 optimizer.lr=0.02 "
+            "augment.crop_size=256x512. `perpixel zoo show RECIPE` prints every path. May be "
+            "repeated.",
+        ),
+    ] = None,
+    resume: Annotated[
+        str,
+        typer.Option(
+            "--resume",
+            metavar="[never|auto|must]",
+            help="must (or no value): continue from RUN's newest intact checkpoint; auto: "
+            "continue, or start if there is none, for jobs that are restarted.",
+        ),
+    ] = "never",
+    allow_config_change: Annotated[
+        bool,
+        typer.Option(
+            "--allow-config-change", help="Resume although the recipe or the data set has changed."
+        ),
+    ] = False,
+    init: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL|none|timm",
+            help="Initial weights: a run, a checkpoint, another toolkit's file or an ImageNet "
+            "backbone; none: random; timm: those that timm publishes. By default those that the "
+            "recipe names.",
+        ),
+    ] = None,
     device: options.Device = "auto",
-    workers: _Workers = None,
-    deterministic: _Deterministic = False,
-    tensorboard: _TensorBoard = False,
-    seeds: _Seeds = None,
-    dry_run: _DryRun = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=0, help="Processes that load images; they do not change the run."),
+    ] = None,
+    deterministic: Annotated[
+        bool,
+        typer.Option("--deterministic", help="Bit-identical runs on CUDA, too; slower."),
+    ] = False,
+    tensorboard: Annotated[
+        bool,
+        typer.Option(
+            "--tensorboard", help="Also write event files to RUN/tensorboard (extra: tensorboard)."
+        ),
+    ] = False,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            metavar="N",
+            help="Train N runs with successive train.seed in RUN/seed-S, and write the mean and "
+            "the best of their scores to RUN/seeds.json. The same command resumes them.",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the recipe with all settings and exit.")
+    ] = False,
 ) -> None:
     """Train a recipe. RUN gets recipe.json, metrics.jsonl, log.txt, checkpoints/, evaluate.json.
 
@@ -140,9 +131,8 @@ def train(
 
             train_seeds(changed, seeds, out=out, device=device, train=run)
     except Interrupted as error:
-        changes_to_command = ""
-        if seeds is None and resume == "never":
-            changes_to_command = " and --resume" if init is None else ", --resume instead of --init"
+        resumes = seeds is not None or resume != "never"
         raise Interrupted(
-            f"{error}: resume it with the same command{changes_to_command}"
+            f"{error}: resume it with the same command"
+            f"{'' if resumes else ' and --resume (without --init)'}"
         ) from error

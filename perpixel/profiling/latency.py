@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from perpixel.errors import PerpixelError
 from perpixel.models.segmenter import Segmenter
 from perpixel.runtime.dtype import autocast
 
@@ -75,7 +74,7 @@ def latency(run: Callable[[], object], device: torch.device, *, seconds: float =
 
 
 def write_trace(run: Callable[[], object], device: torch.device, path: Path) -> None:
-    """Writes a Chrome trace of one pass, after a warm-up; raises PerpixelError."""
+    """Writes a Chrome trace of one pass, after a warm-up."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     if device.type == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)
@@ -84,12 +83,8 @@ def write_trace(run: Callable[[], object], device: torch.device, path: Path) -> 
     with torch.profiler.profile(activities=activities, record_shapes=True) as profiler:
         run()
         _synchronize(device)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()  # the profiler reports no error for a file that it cannot write
-        profiler.export_chrome_trace(str(path))
-    except OSError as error:
-        raise PerpixelError(f"{path}: cannot be written ({error.strerror})") from None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    profiler.export_chrome_trace(str(path))
 
 
 def _trial(run: Callable[[], object], seconds: float) -> list[float]:

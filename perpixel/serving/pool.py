@@ -82,13 +82,6 @@ class Pool:
         self._slots.release()
         self._metrics.add_in_progress(-1)
 
-    def _too_large(self, size: str) -> HTTPException:
-        return HTTPException(
-            413,
-            f"the image has {size} pixels; the limit of this server is {self._limits.max_pixels} "
-            f"(a side counts as at least {_MIN_SIDE})",
-        )
-
     def _process(self, content: bytes, format: Format, arrived: float) -> bytes:
         """Decodes an image, predicts its mask and encodes the response, on a thread."""
         try:
@@ -96,11 +89,15 @@ class Pool:
             # A model pads or rounds up a very short side, so it costs as if it were longer.
             pixels = math.prod(max(side, _MIN_SIDE) for side in (height, width))
             if pixels > self._limits.max_pixels:
-                raise self._too_large(f"{height}x{width}")
+                raise HTTPException(
+                    413,
+                    f"the image has {height}x{width} pixels; the limit of this server is "
+                    f"{self._limits.max_pixels} (a side counts as at least {_MIN_SIDE})",
+                )
             image = decode_image(np.frombuffer(content, np.uint8), origin=_ORIGIN)
             body = encode(self._predictor.predict(image), format)
-        except DecompressionBombError:
-            raise self._too_large("far too many") from None
+        except DecompressionBombError as error:
+            raise HTTPException(413, str(error)) from None
         except (OutOfMemoryError, MemoryError):
             raise HTTPException(
                 413, "the server has not enough memory for an image of this size"
