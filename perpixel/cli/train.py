@@ -1,13 +1,20 @@
 """`perpixel train`."""
 
+import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from statistics import mean, stdev
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from perpixel.cli import options
 from perpixel.errors import Interrupted, PerpixelError, UsageError
+
+if TYPE_CHECKING:
+    from perpixel.recipes.schema import Recipe
+    from perpixel.training.train import Run
 
 
 def train(
@@ -127,12 +134,52 @@ def train(
         elif resume != "never":
             raise UsageError("--seeds resumes the runs that it finds: leave out --resume")
         else:
-            from perpixel.cli.seeds import train_seeds
-
-            train_seeds(changed, seeds, out=out, device=device, train=run)
+            _train_seeds(changed, seeds, out=out, device=device, run=run)
     except Interrupted as error:
         resumes = seeds is not None or resume != "never"
         raise Interrupted(
             f"{error}: resume it with the same command"
             f"{'' if resumes else ' and --resume (without --init)'}"
         ) from error
+
+
+def _train_seeds(
+    recipe: "Recipe", seeds: int, *, out: Path, device: str, run: "Callable[..., Run]"
+) -> None:
+    """Trains `recipe` in out/seed-S for two or more successive seeds S from its own one on, writes
+    out/seeds.json and prints it.
+
+    Existing runs are resumed. `run` is perpixel.train with its other arguments bound. mIoU is in
+    percent, of the final weights; pytorch-auto-drive's tables print mean and best as well. The
+    deviation is that of a sample. Raises what perpixel.train raises; finished runs are kept.
+    """
+    import perpixel
+    from perpixel.io.atomic import atomic_write
+    from perpixel.runtime import distributed
+    from perpixel.runtime.device import resolve_device
+
+    if (out / "checkpoints").exists():
+        raise UsageError(f"{out} holds a single run: name another folder for --seeds")
+    mious = {}
+    with distributed.process_group(resolve_device(device)) as dist_info:  # one for all runs
+        for seed in range(recipe.train.seed, recipe.train.seed + seeds):
+            seeded = perpixel.override(recipe, [f"train.seed={seed}"])
+            mious[seed] = run(seeded, out=out / f"seed-{seed}", resume="auto").scores.miou
+    if not dist_info.is_main:
+        return
+    best = max(mious, key=lambda seed: mious[seed])
+    summary = {
+        "recipe": recipe.name,
+        "miou": mious,
+        "mean": mean(mious.values()),
+        "deviation": stdev(mious.values()),
+        "best": mious[best],
+        "best_run": f"seed-{best}",
+    }
+    atomic_write(out / "seeds.json", (json.dumps(summary, indent=2) + "\n").encode())
+    for seed, miou in mious.items():
+        typer.echo(f"seed {seed}: mIoU {miou:.2f}")
+    typer.echo(
+        f"mean {summary['mean']:.2f}, deviation {summary['deviation']:.2f}, best "
+        f"{mious[best]:.2f} in {out / f'seed-{best}'}"
+    )
