@@ -45,7 +45,7 @@ def find_jobs(inputs: list[str], out: Path, *, flat: bool) -> dict[str, Path]:
                         f"predict them with different --out"
                     )
     if others and distributed.get_dist_info().is_main:
-        kinds = ", ".join(sorted({file.suffix.lower() for file in others}))
+        kinds = ", ".join(sorted({file.suffix.lower() or file.name for file in others}))
         typer.echo(
             f"files left out: {len(others)} ({kinds}); convert images to PNG or JPEG", err=True
         )
