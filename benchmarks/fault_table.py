@@ -537,8 +537,8 @@ _EXPORT = [
         "exporting/test_export.py",
         (
             "export/graph takes pixels as they are",
-            "fed = normalize(padded, self._input)",
-            "fed = padded.permute(0, 3, 1, 2).float()",
+            "pixel_values = normalize(pixels, self._input)",
+            "pixel_values = pixels.permute(0, 3, 1, 2).float()",
         ),
         (
             "export/align_corners ignored",
@@ -555,7 +555,7 @@ _EXPORT = [
         "exporting/export.py",
         "exporting/test_export.py",
         ("export/palette not in the file", '"palette": checkpoint.palette,', '"palette": [],'),
-        ("export/agreement not required", "    _require_agreement(out, found)\n", ""),
+        ("export/agreement not required", "    _require_agreement(out, comparisons)\n", ""),
         (
             "export/file's input is the default one",
             '"input": recipe.input.model_dump',
@@ -572,13 +572,13 @@ _EXPORT = [
         ),
         (
             "export/file compared with itself",
-            "run(fed), ours(fed)[-1]",
-            "run(fed), run(fed)[-1]",
+            "run_file(inputs), run_torch(inputs)[-1]",
+            "run_file(inputs), run_file(inputs)[-1]",
         ),
         (
             "export/file's masks compared with themselves",
-            "predictor.predict(image).mask[None], classes[0]",
-            "classes[0], classes[0]",
+            "masks[0][0] == predictor.predict(image).mask",
+            "masks[0][0] == masks[0][0]",
         ),
     ),
 ]
@@ -589,13 +589,13 @@ _SERVING = [
         "serving/test_app.py serving/test_answers.py",
         (
             "serving/images in BGR",
-            "origin=_IMAGE)\n            answer",
-            "origin=_IMAGE)[..., ::-1].copy()\n            answer",
+            "origin=_ORIGIN)\n            body",
+            "origin=_ORIGIN)[..., ::-1].copy()\n            body",
         ),
         (
             "serving/mask of half the image's size",
-            "origin=_IMAGE)\n            answer",
-            "origin=_IMAGE)[::2, ::2].copy()\n            answer",
+            "origin=_ORIGIN)\n            body",
+            "origin=_ORIGIN)[::2, ::2].copy()\n            body",
         ),
         (
             "serving/pixels not limited",

@@ -16,20 +16,21 @@ if TYPE_CHECKING:
 
 def convert(
     source: Annotated[
-        Path, typer.Argument(metavar="SOURCE", help="A toolkit's file; or a run, a checkpoint.")
+        Path,
+        typer.Argument(metavar="SOURCE", help="Another toolkit's file; or a run or checkpoint."),
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write.")],
     toolkit: Annotated[
         str,
         typer.Option(
             help="auto, mmseg, sssegmentation, torchvision, pytorch-auto-drive or detectron2; "
-            "for a perpixel checkpoint, what to write: mmseg or torchvision."
+            "for a perpixel checkpoint, the toolkit to write for: mmseg or torchvision."
         ),
     ] = "auto",
     recipe: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="The recipe it was trained by; says what weights do not tell."
+            metavar="NAME", help="The recipe of its training, for what the weights do not show."
         ),
     ] = None,
     output_stride: Annotated[
@@ -40,22 +41,22 @@ def convert(
         bool | None,
         typer.Option(
             "--align-corners/--no-align-corners",
-            help="How logits are upsampled; by default as the toolkit does by habit.",
+            help="How logits are upsampled; by default the toolkit's own default.",
         ),
     ] = None,
     dataset: options.Dataset = None,
     trust: Annotated[
         bool,
-        typer.Option("--trust", help="Load a file that could run code, in a separate process."),
+        typer.Option("--trust", help="Load a file that may execute code, in a separate process."),
     ] = False,
     half: Annotated[
         bool,
         typer.Option(
-            "--half", help="For a perpixel checkpoint: float16, half the size, to be handed on."
+            "--half", help="For a perpixel checkpoint: write it in float16, half the size."
         ),
     ] = False,
 ) -> None:
-    """Make a checkpoint of another toolkit's file, or the other way about.
+    """Convert another toolkit's file to a checkpoint, or a checkpoint to another toolkit's file.
 
     Examples: perpixel convert fcn_r50-d8.pth fcn.safetensors, and back:
     perpixel convert fcn.safetensors fcn.pth --toolkit mmseg
@@ -68,21 +69,21 @@ def convert(
 
     if is_ours(source):
         others = (recipe, output_stride, align_corners, dataset, trust or None)
-        if half == (toolkit != "auto") or any(given is not None for given in others):
+        if half == (toolkit != "auto") or any(option is not None for option in others):
             raise UsageError(
-                f"{source} is perpixel's own: of the options it takes either --toolkit mmseg or "
-                f"torchvision, or --half"
+                f"{source} is a perpixel checkpoint: give either --toolkit mmseg or torchvision, "
+                f"or --half, and no other option"
             )
         checkpoint = zoo.find(source)
-        _require_another(out, checkpoint.origin)
+        _require_other_file(out, checkpoint.origin)
         if half:
             _write_half(checkpoint, out)
         else:
-            _write_theirs(checkpoint, out, toolkit)
+            _write_for_toolkit(checkpoint, out, toolkit)
         return
     if half:
-        raise UsageError("--half is for perpixel's checkpoints: convert to one first")
-    _require_another(out, source)
+        raise UsageError(f"--half is for perpixel checkpoints: convert {source} to one first")
+    _require_other_file(out, source)
     imported = import_checkpoint(
         source,
         toolkit=toolkit,
@@ -93,27 +94,27 @@ def convert(
         trust=trust,
     )
     write_checkpoint(out, imported.checkpoint)
-    _tell(imported, out, asked=toolkit, by_recipe=recipe is not None)
+    _print(imported, out, detected=toolkit == "auto", has_recipe=recipe is not None)
 
 
-def _tell(imported: "ImportResult", out: Path, *, asked: str, by_recipe: bool) -> None:
+def _print(imported: "ImportResult", out: Path, *, detected: bool, has_recipe: bool) -> None:
     from perpixel.conversion.detect import title
 
     finding, model = imported.finding, imported.finding.model
     toolkit = finding.toolkit.name
-    typer.echo(f"{title(model)} with {finding.num_classes} classes, by {toolkit}'s names: {out}")
-    if asked == "auto" and toolkit == "pytorch-auto-drive":
-        typer.echo("These are torchvision's names too; if it is torchvision's, --toolkit says so.")
-    if not by_recipe:
+    typer.echo(f"{title(model)} with {finding.num_classes} classes, in {toolkit}'s names: {out}")
+    if detected and toolkit == "pytorch-auto-drive":
+        typer.echo("These are torchvision's names too: for its files give --toolkit torchvision.")
+    if not has_recipe:
         typer.echo(
-            f"Taken, as weights do not tell: output stride {model.backbone.output_stride}, "
-            f"align_corners {str(model.align_corners).lower()}. --output-stride, "
-            f"--align-corners or --recipe says otherwise."
+            f"Assumed, as weights do not show it: output stride {model.backbone.output_stride}, "
+            f"align_corners {str(model.align_corners).lower()}. Change it with --output-stride, "
+            f"--align-corners or --recipe."
         )
     typer.echo(imported.note)
 
 
-def _write_theirs(checkpoint: "Checkpoint", out: Path, toolkit: str) -> None:
+def _write_for_toolkit(checkpoint: "Checkpoint", out: Path, toolkit: str) -> None:
     import torch
 
     from perpixel.checkpoints.format import model_from_checkpoint
@@ -121,9 +122,10 @@ def _write_theirs(checkpoint: "Checkpoint", out: Path, toolkit: str) -> None:
     from perpixel.io.atomic import atomic_write
 
     state = to_state_dict(model_from_checkpoint(checkpoint), toolkit=toolkit)
-    names, palette = list(checkpoint.class_names), [list(color) for color in checkpoint.palette]
     content: object = state
     if toolkit == "mmseg":
+        names = list(checkpoint.class_names)
+        palette = [list(color) for color in checkpoint.palette]
         meta = {
             "CLASSES": names,  # 0.x
             "PALETTE": palette,
@@ -137,7 +139,7 @@ def _write_theirs(checkpoint: "Checkpoint", out: Path, toolkit: str) -> None:
 
 
 def _write_half(checkpoint: "Checkpoint", out: Path) -> None:
-    """Matrices and kernels in float16; norms and biases, which are few, as they are."""
+    """Writes matrices and kernels in float16; norms and biases, which are small, unchanged."""
     from dataclasses import replace
 
     from perpixel.checkpoints.format import write_checkpoint
@@ -153,6 +155,6 @@ def _write_half(checkpoint: "Checkpoint", out: Path) -> None:
     typer.echo(f"{checkpoint.recipe.name}, in float16: {out}")
 
 
-def _require_another(out: Path, source: Path | None) -> None:
+def _require_other_file(out: Path, source: Path | None) -> None:
     if source is not None and out.exists() and source.exists() and out.samefile(source):
-        raise UsageError(f"{out} is the file to convert: name another one to write")
+        raise UsageError(f"{out} is the file to convert: name another file to write")

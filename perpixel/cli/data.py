@@ -1,8 +1,6 @@
 """`perpixel data`."""
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,9 +15,9 @@ if TYPE_CHECKING:
 
     from perpixel.data.check import Report, Split
 
-data = typer.Typer(help="Look after data sets.", no_args_is_help=True)
+data = typer.Typer(help="Prepare, download, cache and check data sets.", no_args_is_help=True)
 
-_SHOWN = 8
+_MAX_FINDINGS = 8
 """How many findings of a kind the terminal lists; the JSON file has all."""
 
 _COLORS = {"error": "red", "warning": "yellow", "note": "cyan"}
@@ -31,7 +29,7 @@ Name = Annotated[
 Root = Annotated[Path, typer.Argument(metavar="ROOT", help="The data set's root folder.")]
 Splits = Annotated[
     list[str] | None,
-    typer.Option("--split", metavar="NAME", help="Take this split only. May be given again."),
+    typer.Option("--split", metavar="NAME", help="Use this split only. May be repeated."),
 ]
 
 
@@ -41,9 +39,9 @@ def init(
         Path, typer.Argument(metavar="FOLDER", help="Holds your images and their masks.")
     ],
 ) -> None:
-    """Look at your images and masks and write FOLDER/dataset.toml, explaining each guess.
+    """Read your images and masks and write FOLDER/dataset.toml, with a comment for each guess.
 
-    Read it, fix it, then: perpixel data check folder FOLDER
+    Check and correct it, then: perpixel data check folder FOLDER
     """
     from perpixel.data.init import propose, write_proposal
 
@@ -57,11 +55,11 @@ def init(
 @data.command()
 def download(
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="A data set's name.")],
-    root: Annotated[Path, typer.Argument(metavar="ROOT", help="The folder to put it into.")],
+    root: Annotated[Path, typer.Argument(metavar="ROOT", help="The folder to write it to.")],
 ) -> None:
-    """Fetch and unpack a data set: pascal_voc (with SBD), ade20k, camvid or pascal_context.
+    """Download and unpack a data set: pascal_voc (with SBD), ade20k, camvid or pascal_context.
 
-    Broken off, the same command goes on. Example: perpixel data download camvid datasets
+    The same command resumes a download. Example: perpixel data download camvid datasets
     """
     from perpixel.data import download
 
@@ -74,13 +72,14 @@ def cache(
     dataset: Name,
     root: Root,
     out: Annotated[
-        Path, typer.Option(metavar="CACHE", help="The folder to fill; on a fast local disk.")
+        Path, typer.Option(metavar="CACHE", help="The folder to write; on a fast local disk.")
     ],
     split: Splits = None,
 ) -> None:
     """Decode all images and masks once, so that training need not; use it with --data CACHE.
 
-    Four bytes a pixel. Broken off, the same command goes on; it renews what has changed. Example:
+    It takes four bytes per pixel. The same command resumes an interrupted one, and updates what has
+    changed. Example:
     perpixel data cache camvid CamVid --out camvid-cache
     """
     from perpixel.data import registry
@@ -90,7 +89,7 @@ def cache(
         name: registry.open_pairs(dataset, root, name)
         for name in split or registry.splits(dataset, root)
     }
-    with _bar("cache") as progress:
+    with options.progress_bar("cache") as progress:
         write_cache(out, dataset, pairs, say=typer.echo, progress=progress)
     typer.echo(f"written; use it with --data {out}")
 
@@ -102,16 +101,14 @@ def check(
     split: Splits = None,
     crop: Annotated[
         str | None,
-        typer.Option(metavar="HxW", help="The training crop to measure the images against."),
+        typer.Option(metavar="HxW", help="The training crop size to compare the images with."),
     ] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write everything as JSON.")
-    ] = None,
+    json_file: options.JsonFile = None,
 ) -> None:
-    """Read every image and mask and report all that is wrong; exit 1 if something must be fixed.
+    """Read every image and mask and report all problems; the exit code is 1 if there is an error.
 
-    Files that are missing, corrupt or unused, sizes, label values, classes and their weights,
-    images that occur twice. Example: perpixel data check camvid CamVid --crop 360x480
+    Reports missing, corrupt and unused files, sizes, label values, classes and their weights, and
+    duplicate images. Example: perpixel data check camvid CamVid --crop 360x480
     """
     from rich.console import Console
 
@@ -121,50 +118,38 @@ def check(
     if json_file is not None:
         options.require_writable(json_file)
     size = None if crop is None else options.read_size(crop, "--crop")
-    with _bar("check") as progress:
+    with options.progress_bar("check") as progress:
         report = check.check(dataset, root, only=split or (), crop=size, progress=progress)
     try:
         _print(report, Console(highlight=False, soft_wrap=True))
-    finally:  # a closed pipe costs no file
+    finally:  # the file is written even if stdout is a closed pipe
         if json_file is not None:
             atomic_write(json_file, (json.dumps(report.as_json(), indent=2) + "\n").encode())
     if report.count("error"):
         raise typer.Exit(1)
 
 
-@contextmanager
-def _bar(task: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr, as the function that moves it to (done, in all)."""
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress
-
-    columns = *Progress.get_default_columns(), MofNCompleteColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        shown = bar.add_task(task, total=None)
-        yield lambda done, total: bar.update(shown, completed=done, total=total)
-
-
 def _print(report: "Report", console: "Console") -> None:
     from rich.markup import escape
 
     for split in report.splits:
-        console.print(escape(_line(split)))
+        console.print(escape(_describe(split)))
     if report.balance is not None:
-        console.print(_table(report))
+        console.print(_class_table(report))
     for kind, group in groupby(report.findings, key=lambda finding: finding.kind):
-        found = list(group)
+        findings = list(group)
         color = _COLORS[kind.severity]
-        console.print(f"\n[bold {color}]{kind.severity}[/]: {kind.title}: {len(found)}")
-        for one in found[:_SHOWN]:
-            words = (one.split, one.subject, one.detail)
-            console.print("  " + escape("  ".join(word for word in words if word)))
-        if len(found) > _SHOWN:
-            console.print(f"  ... and {len(found) - _SHOWN} more; --json FILE lists all")
+        console.print(f"\n[bold {color}]{kind.severity}[/]: {kind.title}: {len(findings)}")
+        for finding in findings[:_MAX_FINDINGS]:
+            parts = (finding.split, finding.subject, finding.detail)
+            console.print("  " + escape("  ".join(part for part in parts if part)))
+        if len(findings) > _MAX_FINDINGS:
+            console.print(f"  ... and {len(findings) - _MAX_FINDINGS} more; --json FILE lists all")
     if report.balance is not None:
         _print_weights(report.balance, console)
     pairs = sum(split.pairs for split in report.splits)
-    counts = [_many(report.count(severity), severity) for severity in _COLORS]
-    console.print(f"\n{_many(pairs, 'pair')} looked at: {', '.join(counts)}")
+    counts = ", ".join(f"{severity}s: {report.count(severity)}" for severity in _COLORS)
+    console.print(f"\nchecked {pairs} pairs; {counts}")
 
 
 def _print_weights(split: "Split", console: "Console") -> None:
@@ -175,26 +160,22 @@ def _print_weights(split: "Split", console: "Console") -> None:
         console.print(f"  {kind}: --set loss.class_weights={numbers}", markup=False)
 
 
-def _many(count: int, thing: str) -> str:
-    return f"{count} {thing}{'s' * (count != 1)}"
-
-
-def _line(split: "Split") -> str:
-    labeled = sum(split.pixels)
-    text = f"{split.name}: {_many(split.pairs, 'pair')}"
-    if labeled + split.void:
-        text += f", {split.void / (labeled + split.void):.1%} of the pixels without a label"
+def _describe(split: "Split") -> str:
+    text = f"{split.name}: {split.pairs} pairs"
+    pixels = sum(split.pixels) + split.void
+    if pixels:
+        text += f", {split.void / pixels:.1%} of the pixels without a label"
     if split.sizes:
         (smallest, _), (largest, _) = split.sizes[0], split.sizes[-1]
-        commonest, count = max(split.sizes, key=lambda item: item[1])
-        text += ", images {}x{}".format(*commonest)
+        most_frequent, count = max(split.sizes, key=lambda item: item[1])
+        text += ", images {}x{}".format(*most_frequent)
         if len(split.sizes) > 1:
             text += " ({} of them), from {}x{} to {}x{}".format(count, *smallest, *largest)
     return text
 
 
-def _table(report: "Report") -> "Table":
-    """A row for every class: its share of each split's labeled pixels, and the images in it."""
+def _class_table(report: "Report") -> "Table":
+    """Returns a table of each class's share of the labeled pixels and its number of images."""
     from rich.markup import escape
     from rich.table import Table
 

@@ -1,32 +1,27 @@
 """`perpixel demo`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from perpixel.cli import options
 from perpixel.errors import Interrupted, PerpixelError
 
-if TYPE_CHECKING:
-    from perpixel.recipes.schema import Recipe
-    from perpixel.training.train import Run
-
-_IMAGES = 12
-_FLOOR = 70
-_USUAL = f"84 to 87 is usual; below {_FLOOR} something is wrong"
+_NUM_IMAGES = 12
+_MIN_MIOU = 70
 
 
 def demo(
     out: Annotated[
-        Path, typer.Option("--out", metavar="DIR", help="Where run and images go.")
+        Path, typer.Option("--out", metavar="DIR", help="The folder for the run and the images.")
     ] = Path("runs/demo"),
     device: options.Device = "auto",
 ) -> None:
-    """Train a small model on built-in scenes, score it on others, and draw what it sees.
+    """Train a small model on built-in scenes, evaluate it on others, and draw its predictions.
 
-    Takes one to seven minutes on two cores, by the processor. A demo that was cut short goes on
-    where it stopped. Exit code 1 when the score shows that the model did not learn.
+    Takes one to seven minutes on two cores, depending on the processor. The same command resumes an
+    interrupted demo. The exit code is 1 if the score shows that the model did not learn.
     """
     import perpixel
 
@@ -34,18 +29,28 @@ def demo(
     try:
         run = perpixel.train(recipe, out=out, resume="auto", device=device)
     except Interrupted as error:
-        raise Interrupted(f"{error}: go on with the same command") from error
+        raise Interrupted(f"{error}: resume it with the same command") from error
     _draw(out, device)
-    drawn = (
-        f"{out / 'demo.png'} (image, truth, prediction; two scenes a row) and {out / 'overlays'}"
+    images = (
+        f"{out / 'demo.png'} (image, truth, prediction; two scenes per row) and {out / 'overlays'}"
     )
-    if not run.scores.miou >= _FLOOR:  # NaN is below it, too
-        raise PerpixelError(f"{_failure(run, recipe, device)}\nThe images are in {drawn}")
-    typer.echo(f"{_score(run)}.\nLook at {drawn}")
+    scores = run.scores
+    result = (
+        f"mIoU {scores.miou:.1f} on {scores.images} scenes not trained on (84 to 87 is usual; "
+        f"below {_MIN_MIOU} something is wrong)"
+    )
+    if not scores.miou >= _MIN_MIOU:  # NaN fails, too
+        raise PerpixelError(
+            f"the demo did not learn: {result}\n"
+            f"If {out} is from an earlier version or another machine, remove it and run the demo "
+            f"again. Otherwise report this message with log.txt, environment.json and "
+            f"metrics.jsonl of {out}\nThe images are in {images}"
+        )
+    typer.echo(f"{result}.\nLook at {images}")
 
 
 def _draw(out: Path, device: str) -> None:
-    """Writes demo.png and overlays/ with predictions for the first scenes."""
+    """Writes demo.png and overlays/ with predictions of the first scenes."""
     import numpy as np
 
     import perpixel
@@ -55,33 +60,10 @@ def _draw(out: Path, device: str) -> None:
     predictor = perpixel.load(out, device=device)
     scenes = SyntheticStreets("val")
     rows = []
-    for index in range(_IMAGES):
+    for index in range(_NUM_IMAGES):
         result = predictor.predict(scenes.image(index))
         truth = colorize(scenes.label(index), result.palette)
         rows.append(np.hstack([result.image, truth, colorize(result.mask, result.palette)]))
         write_image(out / "overlays" / Path(scenes.sample_id(index)).name, result.overlay())
-    sheet = np.vstack([np.hstack(rows[at : at + 2]) for at in range(0, len(rows), 2)])
+    sheet = np.vstack([np.hstack(rows[start : start + 2]) for start in range(0, len(rows), 2)])
     write_image(out / "demo.png", np.ascontiguousarray(sheet))
-
-
-def _score(run: "Run") -> str:
-    scores = run.scores
-    return f"mIoU {scores.miou:.1f} on {scores.images} scenes not trained on ({_USUAL})"
-
-
-def _failure(run: "Run", recipe: "Recipe", device: str) -> str:
-    """What went wrong, on which machine, and what to do about it."""
-    from perpixel.runtime.device import resolve_device
-    from perpixel.runtime.dtype import resolve_dtype
-    from perpixel.runtime.environment import environment_info
-
-    used = resolve_device(device)
-    precision = str(resolve_dtype(recipe.train.precision, used)).removeprefix("torch.")
-    machine = {"device": used, "precision": precision, **environment_info()}
-    lines = [f"  {name}: {value}" for name, value in machine.items() if value is not None]
-    return (
-        f"the demo did not learn: {_score(run)}\n" + "\n".join(lines) + "\n"
-        f"If {run.folder} is from an earlier version or another machine, remove it and run the "
-        f"demo again: it then starts anew. If it is not, report this message with "
-        f"{run.folder / 'log.txt'} and {run.folder / 'metrics.jsonl'}"
-    )

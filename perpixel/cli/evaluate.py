@@ -12,52 +12,42 @@ if TYPE_CHECKING:
     from perpixel.evaluation.metrics import Matrix, Scores
 
 
-Split = Annotated[
-    str | None, typer.Option(help="The split to score; by default the recipe's, often val.")
-]
-Boundary = Annotated[
-    bool, typer.Option("--boundary", help="Boundary IoU, too (Cheng et al., 2021).")
-]
-JsonFile = Annotated[
-    Path | None, typer.Option("--json", metavar="FILE", help="Write the scores as JSON.")
-]
-Out = Annotated[
-    Path | None,
-    typer.Option(metavar="DIR", help="Write evaluate.json, confusion.csv and images.csv into DIR."),
-]
-Workers = Annotated[int, typer.Option("--workers", min=0, help="Threads that read images ahead.")]
-
-
 def evaluate(
     model: options.Model,
     data: options.Data = None,
     dataset: options.Dataset = None,
-    split: Split = None,
+    split: options.Split = None,
     mode: options.Mode = None,
     scales: options.Scales = None,
     flip: options.Flip = None,
-    boundary: Boundary = False,
-    json_file: JsonFile = None,
-    out: Out = None,
+    boundary: Annotated[
+        bool, typer.Option("--boundary", help="Also compute boundary IoU (Cheng et al., 2021).")
+    ] = False,
+    json_file: options.JsonFile = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Write evaluate.json, confusion.csv and images.csv to DIR."
+        ),
+    ] = None,
     device: options.Device = "auto",
     precision: options.Precision = "float32",
     batch: options.Batch = 1,
     window_batch: options.WindowBatch = 4,
     compile_model: options.Compile = False,
-    workers: Workers = 2,
+    workers: Annotated[
+        int, typer.Option("--workers", min=0, help="Threads that read images ahead.")
+    ] = 2,
 ) -> None:
-    """Score a model: mIoU, per-class IoU, pixel and mean accuracy, from one confusion matrix.
+    """Evaluate a model: mIoU, per-class IoU, pixel and mean accuracy, from one confusion matrix.
 
     Example: perpixel eval runs/camvid --data CamVid --split val --flip --scales 0.75,1,1.25
 
     On several GPUs or machines: torchrun --nproc-per-node 4 -m perpixel eval ...
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeRemainingColumn as Left
-
     import perpixel
     from perpixel.evaluation.files import write_scores
-    from perpixel.evaluation.metrics import scores as read_scores
+    from perpixel.evaluation.metrics import scores as compute_scores
     from perpixel.io.atomic import atomic_write
     from perpixel.runtime.distributed import get_dist_info
 
@@ -68,21 +58,19 @@ def evaluate(
         model,
         device=device,
         precision=precision,
-        settings=options.inference(mode, scales, flip),
+        settings=options.inference_settings(mode, scales, flip),
         window_batch=window_batch,
         compiled=compile_model,
     )
-    speaks = get_dist_info().is_main
-    if speaks:
-        after = f", step {predictor.step}" if predictor.step else ""  # 0: of another toolkit
-        typer.echo(f"scoring {predictor.origin}{after}", err=True)
-    columns = TextColumn("eval"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[m]}")
-    with Progress(*columns, Left(), transient=True, disable=not speaks) as bar:
-        task = bar.add_task("eval", total=None, m="")
+    is_main = get_dist_info().is_main
+    if is_main:
+        step = f", step {predictor.step}" if predictor.step else ""  # 0: of another toolkit
+        typer.echo(f"evaluating {predictor.origin}{step}", err=True)
+    with options.progress_bar("eval", disable=not is_main) as update:
 
         def show(done: int, total: int, matrix: "Matrix") -> None:
-            miou = read_scores(matrix, names=predictor.class_names).miou
-            bar.update(task, completed=done, total=total, m=f"mIoU {miou:.2f}")
+            miou = compute_scores(matrix, names=predictor.class_names).miou
+            update(done, total, f"mIoU {miou:.2f}")
 
         scores = perpixel.evaluate(
             predictor,
@@ -94,11 +82,11 @@ def evaluate(
             boundary=boundary,
             progress=show,
         )
-    if not speaks:
+    if not is_main:
         return
     try:
         _print(scores)
-    finally:  # a closed pipe costs no files, and a full disk no scores
+    finally:  # the files are written even if stdout is a closed pipe
         if json_file is not None:
             atomic_write(json_file, json.dumps(scores.as_json(), indent=2).encode())
         if out is not None:
@@ -128,9 +116,9 @@ def _print(scores: "Scores") -> None:
         highlight=False,
         soft_wrap=True,
     )
-    labeled = zip(scores.iou, scores.confusion.sum(1), strict=True)
-    absent = [name for name, count in labeled if not count]
+    pixels = scores.confusion.sum(axis=1)
+    absent = [name for name, count in zip(scores.iou, pixels, strict=True) if not count]
     if absent:
         console.print(
-            f"without a labeled pixel: {', '.join(absent)}", markup=False, highlight=False
+            f"classes without labeled pixels: {', '.join(absent)}", markup=False, highlight=False
         )

@@ -19,33 +19,36 @@ def export(
     ],
     size: Annotated[
         str | None,
-        typer.Option(metavar="HxW", help="The images' size; by default the training crop."),
+        typer.Option(
+            metavar="HxW", help="The size of the images; by default the training crop size."
+        ),
     ] = None,
     dynamic: Annotated[
-        bool, typer.Option("--dynamic", help="Images of any size from 33x33 on, any number.")
+        bool, typer.Option("--dynamic", help="Take any number of images of any size from 33x33 on.")
     ] = False,
     logits: Annotated[
-        bool, typer.Option("--logits", help="The model alone: normalized images to logits.")
+        bool, typer.Option("--logits", help="Export the model alone: normalized images to logits.")
     ] = False,
     check_on: Annotated[
         Path | None,
         typer.Option(
-            metavar="PATH", help="An image, or a folder of which 8, to compare on; else scenes."
+            metavar="PATH",
+            help="An image, or a folder, of which up to 8, to compare on; by default scenes.",
         ),
     ] = None,
     seconds: Annotated[
-        float, typer.Option(min=0, help="How long each of three timed trials may take.")
+        float, typer.Option(min=0, help="The longest time of each of three timed trials.")
     ] = 1,
 ) -> None:
-    """Write a file for other programs: images in, masks out, with classes and palette in it.
+    """Export a model for other programs: images to masks, with classes and palette as metadata.
 
-    The file is run and compared with PyTorch before it is kept; where an image's classes or
-    logits differ, nothing is written. Example: perpixel export runs/camvid camvid.onnx --dynamic
+    The file is run and compared with PyTorch first; if classes or logits of an image differ,
+    nothing is written. Example: perpixel export runs/camvid camvid.onnx --dynamic
     """
     import perpixel
 
     options.require_writable(out)
-    done = perpixel.export(
+    result = perpixel.export(
         model,
         out,
         size=None if size is None else options.read_size(size, "--size"),
@@ -54,32 +57,32 @@ def export(
         check_on=check_on,
         seconds=seconds,
     )
-    _print(done)
+    _print(result)
 
 
-def _print(done: "ExportResult") -> None:
+def _print(result: "ExportResult") -> None:
     from rich.console import Console
     from rich.table import Table
 
     console = Console(highlight=False, soft_wrap=True)
     table = Table("image", "size", "largest difference", "pixels that agree", box=None)
-    for one in done.comparisons:
+    for comparison in result.comparisons:
         table.add_row(
-            one.image,
-            f"{one.size[0]}x{one.size[1]}",
-            f"{one.difference:.2g} of {one.largest:.3g}",
-            f"{one.agreement:.3%}",
+            comparison.image,
+            f"{comparison.size[0]}x{comparison.size[1]}",
+            f"{comparison.difference:.2g} of {comparison.largest:.3g}",
+            f"{comparison.agreement:.3%}",
         )
     console.print(table)
     console.print()
-    runtime = "ONNX Runtime" if done.path.suffix == ".onnx" else "exported program"
+    runtime = "ONNX Runtime" if result.path.suffix == ".onnx" else "exported program"
     table = Table("size", f"{runtime}, ms", "p50, p90", "PyTorch, ms", "p50, p90", box=None)
-    for timing in done.timings:
+    for timing in result.timings:
         cells = []
-        for taken in (timing.file, timing.torch):
-            cells += [f"{taken.best:.1f}", f"{taken.p50:.1f}, {taken.p90:.1f}"]
+        for latency in (timing.file, timing.torch):
+            cells += [f"{latency.best:.1f}", f"{latency.p50:.1f}, {latency.p90:.1f}"]
         table.add_row(f"{timing.size[0]}x{timing.size[1]}", *cells)
     console.print(table)
-    for note in done.notes:
+    for note in result.notes:
         console.print(note, markup=False)
-    console.print(f"{done.path}: written.", markup=False)
+    console.print(f"{result.path}: written.", markup=False)

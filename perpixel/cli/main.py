@@ -25,11 +25,11 @@ from perpixel.errors import Interrupted, PerpixelError, UsageError
 from perpixel.io.atomic import redirect_to_devnull
 from perpixel.runtime.heap import keep_freed
 
-# Linux gives these commands' tensors pages of 2 MB: faster, but training would need more memory
-# (docs/performance.md).
-_HUGE_PAGES = {"eval", "predict", "serve"}
+# Commands whose tensors are allocated in huge pages on Linux: faster, but training would need more
+# memory (docs/performance.md).
+_HUGE_PAGE_COMMANDS = {"eval", "predict", "serve"}
 
-_CODES: dict[type[PerpixelError], int] = {UsageError: 2, Interrupted: 75}
+_EXIT_CODES: dict[type[PerpixelError], int] = {UsageError: 2, Interrupted: 75}
 
 app = typer.Typer(
     help="Semantic segmentation baselines as recipes: train, evaluate, predict.",
@@ -51,8 +51,8 @@ app.command()(export)
 app.add_typer(data, name="data")
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"perpixel {__version__}")
         raise typer.Exit
 
@@ -60,7 +60,11 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _options(
     version: bool = typer.Option(
-        False, "--version", callback=_version, is_eager=True, help="Print the version and leave."
+        False,
+        "--version",
+        callback=_print_version,
+        is_eager=True,
+        help="Print the version and exit.",
     ),
 ) -> None:
     pass
@@ -69,53 +73,53 @@ def _options(
 def main() -> None:
     """Runs a command.
 
-    Exit 0 when done, 1 when the work failed, 2 when the command was wrong, and 75 (sysexits.h:
-    "temporary failure") when a signal stopped a run that can be resumed.
+    Exit code 0: done; 1: the work failed; 2: the command was wrong; 75 (sysexits.h: "temporary
+    failure"): a signal stopped a run that can be resumed.
     """
     debug = "--debug" in sys.argv
     arguments = _with_resume_value([word for word in sys.argv[1:] if word != "--debug"])
-    if arguments[:1] and arguments[0] in _HUGE_PAGES:
+    if arguments[:1] and arguments[0] in _HUGE_PAGE_COMMANDS:
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch reads it at its first tensor
     keep_freed()
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a name that it cannot write ends no work
+        if isinstance(stream, io.TextIOWrapper):  # so that printing any file name succeeds
             stream.reconfigure(errors="backslashreplace")
     try:
         app(arguments, prog_name="perpixel")
     except PerpixelError as error:
         if debug:
             raise
-        if not isinstance(error, Interrupted) or os.environ.get("RANK", "0") == "0":
-            _say(str(error))  # of what all ranks say, one says enough
-        _leave(_CODES.get(type(error), 1))
-    except OSError as error:  # as where a folder may not be looked into
+        # All ranks are interrupted, so the main one prints it.
+        silent = isinstance(error, Interrupted) and os.environ.get("RANK", "0") != "0"
+        _exit("" if silent else str(error), _EXIT_CODES.get(type(error), 1))
+    except OSError as error:  # for example a folder without permission to read it
         if debug or error.filename is None:
             raise
-        _say(f"{error.filename}: {error.strerror}")
-        _leave(1)
+        _exit(f"{error.filename}: {error.strerror}", 1)
 
 
 def _with_resume_value(words: list[str]) -> list[str]:
-    """The words of a command, in which --resume alone means --resume must."""
-    found = []
-    for word, following in zip(words, [*words[1:], ""], strict=True):
-        bare = word == "--resume" and following not in ("never", "auto", "must")
-        found.append("--resume=must" if bare else word)
-    return found
+    """Replaces a bare --resume by --resume=must, as Typer has no options with an optional value."""
+    return [
+        "--resume=must"
+        if word == "--resume" and following not in ("never", "auto", "must")
+        else word
+        for word, following in zip(words, [*words[1:], ""], strict=True)
+    ]
 
 
-def _say(text: str) -> None:
-    try:
-        typer.echo(f"perpixel: {text}", err=True)
-    except OSError:  # nobody reads it; the exit code still tells
-        redirect_to_devnull(sys.stderr)
+def _exit(message: str, code: int) -> NoReturn:
+    """Prints a message, if any, to stderr and exits.
 
-
-def _leave(code: int) -> NoReturn:
-    """Ends this process. One rank of several ends without Python's taking down: after an error the
-    group is still there, and threads of gloo's may abort a Python that is half gone, with a code of
-    their own (PyTorch's pull request 179291).
+    A rank of several exits without Python's finalization: after an error the process group still
+    exists, and gloo's threads may abort a half-finalized Python with an exit code of their own
+    (PyTorch's pull request 179291).
     """
+    if message:
+        try:
+            typer.echo(f"perpixel: {message}", err=True)
+        except OSError:  # a closed pipe
+            redirect_to_devnull(sys.stderr)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         for worker in multiprocessing.active_children():
             worker.terminate()

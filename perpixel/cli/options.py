@@ -1,12 +1,17 @@
-"""Options that several commands share."""
+"""Options and helper functions that several commands share."""
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from perpixel.errors import PerpixelError, UsageError
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 Data = Annotated[
     Path | None,
@@ -17,11 +22,17 @@ Dataset = Annotated[
     typer.Option(
         "--dataset",
         metavar="NAME",
-        help="Another data set than the recipe's: cityscapes, pascal_voc, folder, ...",
+        help="A data set in place of the recipe's: cityscapes, pascal_voc, folder, ...",
     ),
 ]
+Split = Annotated[
+    str | None, typer.Option(help="The split to evaluate; by default the recipe's, often val.")
+]
+JsonFile = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="Write the results as JSON.")
+]
 Device = Annotated[
-    str, typer.Option(help="auto, cpu, cuda or cuda:N; auto takes CUDA where there is one.")
+    str, typer.Option(help="auto, cpu, cuda or cuda:N; auto is CUDA if there is a GPU.")
 ]
 Precision = Annotated[
     str,
@@ -34,8 +45,8 @@ Model = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="A run folder, a checkpoint, a recipe whose weights `perpixel zoo fetch` got, or "
-        "OWNER/NAME on the Hugging Face Hub.",
+        help="A run folder, a checkpoint file, a recipe whose weights `perpixel zoo fetch` "
+        "downloaded, or OWNER/NAME on the Hugging Face Hub.",
     ),
 ]
 Mode = Annotated[
@@ -43,23 +54,21 @@ Mode = Annotated[
     typer.Option(
         "--mode",
         metavar="whole|slide|blend",
-        help="whole; slide: overlapping windows of the training crop, averaged; or blend: such "
-        "windows weighted so that no border shows.",
+        help="whole; slide: overlapping windows of the training crop size, averaged; or blend: "
+        "such windows, weighted so that no seam is visible.",
     ),
 ]
 Scales = Annotated[
     str | None, typer.Option(help="Scale factors to average over, e.g. 0.5,0.75,1,1.25,1.5.")
 ]
 Flip = Annotated[
-    bool | None, typer.Option("--flip/--no-flip", help="Average over the mirrored image.")
+    bool | None, typer.Option("--flip/--no-flip", help="Average with the mirrored image.")
 ]
 Batch = Annotated[
     int,
-    typer.Option(min=1, help="Images of one size that go through the model together."),
+    typer.Option(min=1, help="Images of one size in a forward pass."),
 ]
-WindowBatch = Annotated[
-    int, typer.Option(min=1, help="Windows of an image that go through the model together.")
-]
+WindowBatch = Annotated[int, typer.Option(min=1, help="Windows of an image in a forward pass.")]
 Compile = Annotated[
     bool,
     typer.Option(
@@ -68,40 +77,75 @@ Compile = Annotated[
 ]
 
 
-def inference(mode: str | None, scales: str | None, flip: bool | None) -> list[str]:
-    """The changes of a recipe's `inference` that a command asks for."""
-    changes = []
+def inference_settings(mode: str | None, scales: str | None, flip: bool | None) -> list[str]:
+    """Returns --mode, --scales and --flip as settings of a recipe's `inference`."""
+    settings = []
     if mode is not None:
-        changes.append(f"inference.mode={mode}")
+        settings.append(f"inference.mode={mode}")
     if scales is not None:
         try:
-            changes.append(f"inference.scales={[float(part) for part in scales.split(',')]}")
+            settings.append(f"inference.scales={[float(part) for part in scales.split(',')]}")
         except ValueError:
             raise UsageError(
-                f"--scales {scales!r}: write numbers with commas between them, as 0.5,1,1.5"
+                f"--scales {scales!r}: write numbers separated by commas, for example 0.5,1,1.5"
             ) from None
     if flip is not None:
-        changes.append(f"inference.flip={str(flip).lower()}")
-    return changes
+        settings.append(f"inference.flip={str(flip).lower()}")
+    return settings
 
 
 def require_writable(path: Path, *, folder: bool = False) -> None:
-    """Raises PerpixelError now, not after the work, when a file, or files in a folder, cannot be
-    written later."""
-    place = path if folder else path.parent
-    while not place.exists():
-        place = place.parent
-    taken = path.is_dir() and not folder
-    device = path.exists() and not path.is_dir() and not path.is_file()
-    can = os.access(path, os.W_OK) if device else place.is_dir() and os.access(place, os.W_OK)
-    if taken or not can:
-        what = "folder" if folder else "file"
-        raise PerpixelError(f"{path}: cannot be written there; name another {what}")
+    """Raises PerpixelError, before the work starts, if a file, or files in a folder, cannot be
+    written at its end."""
+    if path.exists() and not path.is_file() and not folder:
+        writable = not path.is_dir() and os.access(path, os.W_OK)  # a device, as /dev/stdout
+    else:
+        parent = path if folder else path.parent
+        while not parent.exists():
+            parent = parent.parent
+        writable = parent.is_dir() and os.access(parent, os.W_OK)
+    if not writable:
+        raise PerpixelError(
+            f"{path}: cannot be written; name another {'folder' if folder else 'file'}"
+        )
 
 
 def read_size(text: str, option: str) -> tuple[int, int]:
-    """A text such as 512x1024 as (height, width); raises UsageError that names the option."""
+    """Parses a size such as 512x1024 as (height, width); raises UsageError naming the option."""
     height, _, width = text.partition("x")
     if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
         raise UsageError(f"{option} {text!r}: write it as HEIGHTxWIDTH, for example 512x1024")
     return int(height), int(width)
+
+
+def print_table(table: "Table") -> None:
+    """Prints a table as wide as its content, as a shortened name is of no use.
+
+    A terminal may wrap its lines.
+    """
+    from rich.console import Console
+
+    Console(width=Console(width=500).measure(table).maximum).print(table)
+
+
+@contextmanager
+def progress_bar(description: str, *, disable: bool = False) -> Iterator[Callable[..., None]]:
+    """Shows a progress bar on stderr if that is a terminal.
+
+    Yields a function that sets it to (done, total, text="").
+    """
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress
+
+    columns = *Progress.get_default_columns(), MofNCompleteColumn()
+    console = Console(stderr=True)
+    disable = disable or not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=disable) as bar:
+        task = bar.add_task(description, total=None)
+
+        def update(done: int, total: int, text: str = "") -> None:
+            bar.update(
+                task, completed=done, total=total, description=f"{description} {text}".strip()
+            )
+
+        yield update

@@ -1,58 +1,52 @@
 """`perpixel predict`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from perpixel.cli import options
-from perpixel.cli.jobs import find_jobs, require_free
+from perpixel.cli.jobs import find_jobs, is_video, require_free
 from perpixel.errors import OutOfMemoryError, PerpixelError, UsageError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from perpixel.data.submission import Submission
     from perpixel.inference.predictor import Predictor, Result
     from perpixel.io.images import Array
-
-Inputs = Annotated[
-    list[str], typer.Argument(metavar="INPUT...", help="Images, videos, folders or globs.")
-]
-Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the masks go.")]
-Overlay = Annotated[
-    bool, typer.Option("--overlay", help="Also write the images with their classes on top.")
-]
-Probabilities = Annotated[
-    bool,
-    typer.Option("--probabilities", help="Also write NAME.npy: float16, height x width x classes."),
-]
-Geo = Annotated[
-    bool,
-    typer.Option(
-        "--geo",
-        help="TIFFs of any size, read in windows; the mask is a GeoTIFF in the same place.",
-    ),
-]
-Server = Annotated[
-    str | None,
-    typer.Option(
-        "--submission",
-        metavar="NAME",
-        help="Write what a benchmark's server takes: cityscapes, ade20k or pascal_voc.",
-    ),
-]
 
 
 def predict(
     model: options.Model,
-    inputs: Inputs,
-    out: Out,
-    overlay: Overlay = False,
-    probabilities: Probabilities = False,
-    submission: Server = None,
-    geo: Geo = False,
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="INPUT...", help="Images, videos, folders or globs.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder for the masks.")],
+    overlay: Annotated[
+        bool, typer.Option("--overlay", help="Also write overlays of the masks on the images.")
+    ] = False,
+    probabilities: Annotated[
+        bool,
+        typer.Option(
+            "--probabilities", help="Also write NAME.npy: float16, height x width x classes."
+        ),
+    ] = False,
+    submission: Annotated[
+        str | None,
+        typer.Option(
+            "--submission",
+            metavar="NAME",
+            help="Write files for a benchmark's server: cityscapes, ade20k or pascal_voc.",
+        ),
+    ] = None,
+    geo: Annotated[
+        bool,
+        typer.Option(
+            "--geo",
+            help="TIFFs of any size, read in windows; the mask is a GeoTIFF of the same location.",
+        ),
+    ] = False,
     mode: options.Mode = None,
     scales: options.Scales = None,
     flip: options.Flip = None,
@@ -64,8 +58,8 @@ def predict(
 ) -> None:
     """Write a palette PNG of class indices for every image, and for every frame of a video.
 
-    An image that cannot be read is named and left out; the others are written, and the command
-    ends with 1. Example: perpixel predict runs/camvid street/ photo.jpg --out masks --overlay
+    An image that cannot be read is named and skipped; the others are written, and the exit code is
+    1. Example: perpixel predict runs/camvid street/ photo.jpg --out masks --overlay
 
     On several GPUs or machines: torchrun --nproc-per-node 4 -m perpixel predict ...
     """
@@ -73,6 +67,7 @@ def predict(
 
     import perpixel
     from perpixel.data.submission import find_submission
+    from perpixel.io.images import write_image
     from perpixel.runtime import distributed
 
     if (submission is not None or geo) and (overlay or probabilities):
@@ -81,108 +76,106 @@ def predict(
         )
     server = None if submission is None else find_submission(submission)
     jobs = find_jobs(inputs, out, flat=server is not None)
-    if (probabilities or geo) and any(map(_is_video, jobs.values())):
+    if (probabilities or geo) and any(map(is_video, jobs.values())):
         raise UsageError("--probabilities and --geo are for images, not videos; leave one out")
-    endings = [".tif" if geo else ".png"]
-    endings += ["_overlay.png", "_overlay.mp4"] * overlay + [".npy"] * probabilities
-    require_free(jobs, out if server is None else out / server.folder, endings=endings)
+    suffixes = [".tif" if geo else ".png"]
+    suffixes += ["_overlay.png", "_overlay.mp4"] * overlay + [".npy"] * probabilities
+    require_free(jobs, out if server is None else out / server.folder, suffixes=suffixes)
     options.require_writable(out, folder=True)
     predictor = perpixel.load(
         model,
         device=device,
         precision=precision,
-        settings=options.inference("blend" if geo and mode is None else mode, scales, flip),
+        settings=options.inference_settings(
+            "blend" if geo and mode is None else mode, scales, flip
+        ),
         window_batch=window_batch,
         compiled=compile_model,
     )
     if server is not None:
         server.require(predictor.class_names)
     dist_info = distributed.get_dist_info()
-    own = dict(list(jobs.items())[dist_info.rank :: dist_info.world_size])
-    failed: list[str] = []
+    rank_jobs = dict(list(jobs.items())[dist_info.rank :: dist_info.world_size])
+    images = {name: path for name, path in rank_jobs.items() if not (geo or is_video(path))}
+    errors: list[str] = []
+
+    def write(name: str, result: "Result") -> None:
+        if server is None:
+            result.save(out / f"{name}.png")
+        else:
+            server.write(out, name, result.mask)
+        if overlay:
+            write_image(out / f"{name}_overlay.png", result.overlay())
+        if probabilities:
+            _write_probabilities(out / f"{name}.npy", predictor, result)
+
     with Progress(transient=True, disable=not dist_info.is_main) as bar:
-        whole = bar.add_task("predict", total=len(own))
-        long = {name: path for name, path in own.items() if geo or _is_video(path)}
-        for name, path in long.items():
-            failed += _write_long(predictor, path, out / name, bar, overlay=overlay, batch=batch)
-            bar.advance(whole)
-        still = {name: path for name, path in own.items() if name not in long}
-        for name, found in _results(predictor, still, batch=batch):
-            if isinstance(found, PerpixelError):
-                failed.append(str(found))
-            else:
-                _write(out, name, found, server, overlay=overlay)
-                if probabilities:
-                    _write_probabilities(out / f"{name}.npy", predictor, found)
-            bar.advance(whole)
-    left_out = _sum_over_ranks(len(failed), predictor)
-    if dist_info.is_main:
-        typer.echo(f"{len(jobs) - left_out} of {len(jobs)} images written to {out}")
-    if failed:
-        raise PerpixelError("left out:\n  " + "\n  ".join(failed))
-
-
-def _sum_over_ranks(count: int, predictor: "Predictor") -> int:
-    """Waits for every rank: one that ended with an error would take the others with it."""
-    from perpixel.runtime import distributed
-
+        task = bar.add_task("predict", total=len(rank_jobs))
+        for name, path in rank_jobs.items():
+            if name not in images:
+                errors += _predict_in_parts(
+                    predictor, path, out / name, bar, geo=geo, overlay=overlay, batch=batch
+                )
+                bar.advance(task)
+        errors += _predict_images(
+            predictor, images, write, lambda count: bar.advance(task, count), batch=batch
+        )
+    # The sum waits for all ranks, as one that exits with an error would end the others.
     with distributed.process_group(predictor.device):
-        return int(distributed.all_gather_ints([count]).sum())
+        num_errors = int(distributed.all_gather_ints([len(errors)]).sum())
+    if dist_info.is_main:
+        typer.echo(f"{len(jobs) - num_errors} of {len(jobs)} images written to {out}")
+    if errors:
+        raise PerpixelError("not predicted:\n  " + "\n  ".join(errors))
 
 
-def _results(
-    predictor: "Predictor", jobs: dict[str, Path], *, batch: int
-) -> Iterator["tuple[str, Result | PerpixelError]"]:
-    """Every image's result, or why there is none; a few images are in memory at a time."""
-    import numpy as np
+def _predict_images(
+    predictor: "Predictor",
+    jobs: dict[str, Path],
+    write: "Callable[[str, Result], None]",
+    advance: Callable[[int], None],
+    *,
+    batch: int,
+) -> list[str]:
+    """Predicts images and writes the results, with a few images in memory at a time.
 
+    `advance` is called with the number of images in each batch. Returns error messages, if any.
+    """
     from perpixel.data.prefetch import read_ahead
     from perpixel.inference.tta import group_by_size
     from perpixel.io.images import read_image
 
-    def read(name: str) -> "tuple[str, Array, PerpixelError | None]":
+    errors = []
+
+    def read(name: str) -> "tuple[str, Array] | None":
         try:
-            return name, read_image(jobs[name]), None
+            return name, read_image(jobs[name])
         except PerpixelError as error:
-            return name, np.empty(0, np.uint8), error
+            errors.append(str(error))
+            return None
 
-    for group in group_by_size(read_ahead(read, jobs, threads=1), batch):
-        names = [name for name, _, _ in group]
-        found: Sequence[Result | PerpixelError] = [error for _, _, error in group if error]
+    images = filter(None, read_ahead(read, jobs, threads=1))
+    for group in group_by_size(images, batch):
         try:
-            found = found or predictor.predict_batch([image for _, image, _ in group])
+            results = predictor.predict_batch([image for _, image in group])
         except OutOfMemoryError as error:
-            found = [PerpixelError(f"{jobs[name]}: {error}") for name in names]
-        yield from zip(names, found, strict=True)
-
-
-def _is_video(path: Path) -> bool:
-    from perpixel.inference.video import VIDEO_SUFFIXES
-
-    return path.name.lower().endswith(VIDEO_SUFFIXES)
-
-
-def _write(
-    out: Path, name: str, result: "Result", server: "Submission | None", *, overlay: bool
-) -> None:
-    from perpixel.io.images import write_image, write_mask
-
-    if server is None:
-        write_mask(out / f"{name}.png", result.mask, result.palette)
-    else:
-        server.write(out, name, result.mask)
-    if overlay:
-        write_image(out / f"{name}_overlay.png", result.overlay())
+            errors += [f"{jobs[name]}: {error}" for name, _ in group]
+        else:
+            for (name, _), result in zip(group, results, strict=True):
+                write(name, result)
+        advance(len(group))
+    return errors
 
 
 def _write_probabilities(path: Path, predictor: "Predictor", result: "Result") -> None:
+    """Writes class probabilities as .npy, a few rows at a time, as they may exceed the memory."""
     from numpy.lib.format import write_array_header_1_0
 
     from perpixel.inference.tta import iter_scores
     from perpixel.io.atomic import atomic_replace, reraise_oserror
 
     shape = (*result.mask.shape, len(result.class_names))
-    # Not as a memory map: Windows moves no file that is mapped, and a full disk ends a process that
+    # Not as a memory map: Windows cannot rename a mapped file, and a full disk kills a process that
     # writes to one.
     with reraise_oserror(path), atomic_replace(path) as part, part.open("wb") as file:
         write_array_header_1_0(file, {"descr": "<f2", "fortran_order": False, "shape": shape})
@@ -190,10 +183,17 @@ def _write_probabilities(path: Path, predictor: "Predictor", result: "Result") -
             file.write(values.cpu().numpy().astype("<f2").tobytes())
 
 
-def _write_long(
-    predictor: "Predictor", path: Path, target: Path, bar: "Progress", *, overlay: bool, batch: int
+def _predict_in_parts(
+    predictor: "Predictor",
+    path: Path,
+    target: Path,
+    bar: "Progress",
+    *,
+    geo: bool,
+    overlay: bool,
+    batch: int,
 ) -> list[str]:
-    """A video or a TIFF in parts; what went wrong, if anything."""
+    """Predicts a video or, with `geo`, a TIFF; returns error messages, if any."""
     from perpixel.inference.geotiff import predict_geotiff
     from perpixel.inference.video import predict_video
 
@@ -203,14 +203,14 @@ def _write_long(
         bar.update(task, completed=done, total=total)
 
     try:
-        if _is_video(path):
-            drawn = target.with_name(f"{target.name}_overlay.mp4") if overlay else None
-            predict_video(
-                predictor, path, masks=target, overlay=drawn, batch=batch, progress=progress
-            )
-        else:
+        if geo:
             mask = target.with_name(f"{target.name}.tif")
             predict_geotiff(predictor, path, mask, progress=progress)
+        else:
+            video = target.with_name(f"{target.name}_overlay.mp4") if overlay else None
+            predict_video(
+                predictor, path, masks=target, overlay=video, batch=batch, progress=progress
+            )
     except UsageError:
         raise
     except PerpixelError as error:

@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from perpixel.profiling.profile import Profile
-    from perpixel.recipes.schema import Published, PublishedProfile, Recipe
+    from perpixel.recipes.schema import PublishedProfile, Recipe
 
 
 def profile(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A recipe; or a run folder, or a checkpoint.")
+        str, typer.Argument(metavar="MODEL", help="A recipe, a run folder or a checkpoint.")
     ],
     size: Annotated[
-        list[str], typer.Option(metavar="HxW", help="The input's size; may be given several times.")
+        list[str], typer.Option(metavar="HxW", help="The size of the input; may be repeated.")
     ],
     num_classes: Annotated[
         int | None,
@@ -29,31 +29,32 @@ def profile(
             "--classes",
             min=1,
             metavar="N",
-            help="How many classes, where the data set does not say.",
+            help="The number of classes, for a recipe without a data set of its own.",
         ),
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="Images in a forward pass.")] = 1,
     seconds: Annotated[
         float,
-        typer.Option(min=0, help="How long a trial may take; 0 counts, and runs nothing."),
+        typer.Option(min=0, help="The longest time of a trial; 0 only counts."),
     ] = 10,
     per_module: Annotated[
-        bool, typer.Option("--per-module", help="List the layers, with their shares.")
+        bool,
+        typer.Option(
+            "--per-module", help="List the layers with their fractions of the multiply-adds."
+        ),
     ] = False,
     trace: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write a Chrome trace of one pass: .json, .json.gz."),
+        typer.Option(metavar="FILE", help="Write a Chrome trace of a pass: .json or .json.gz."),
     ] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write the figures as JSON.")
-    ] = None,
+    json_file: options.JsonFile = None,
     device: options.Device = "auto",
     precision: options.Precision = "float32",
 ) -> None:
-    """Count and time a model: parameters, multiply-adds, latency, images/s, peak memory.
+    """Measure a model: parameters, multiply-adds, latency, images/s, peak memory.
 
-    A trial is up to 300 passes after 10 to warm up; images/s are by the best of three, p50 and p90
-    of all single passes. Example: perpixel profile runs/camvid --size 360x480
+    The best of three trials of up to 300 passes, after 10 warm-up passes, gives images/s; p50 and
+    p90 are over all passes. Example: perpixel profile runs/camvid --size 360x480
     """
     from rich.console import Console
 
@@ -65,59 +66,69 @@ def profile(
 
     sizes = [options.read_size(text, "--size") for text in size]
     if trace is not None and (len(sizes) > 1 or seconds == 0):
-        raise UsageError("--trace is of one pass: give one --size, and --seconds above 0")
+        raise UsageError("--trace writes one pass: give one --size, and --seconds above 0")
     for file in filter(None, (json_file, trace)):
         options.require_writable(file)
-    recipe, number = _model(model, num_classes)
-    used = resolve_device(device)
-    dtype = resolve_dtype(precision, used)
-    about = {
+    recipe, num_classes = _find_recipe(model, num_classes)
+    torch_device = resolve_device(device)
+    dtype = resolve_dtype(precision, torch_device)
+    setup = {
         "recipe": recipe.name,
-        "classes": number,
-        "device": str(used),
-        "precision": "tf32" if uses_tf32(used) else str(dtype).removeprefix("torch."),
+        "classes": num_classes,
+        "device": str(torch_device),
+        "precision": "tf32" if uses_tf32(torch_device) else str(dtype).removeprefix("torch."),
         "batch": batch,
     }
     console = Console(highlight=False, soft_wrap=True)
-    console.print(", ".join(f"{name} {value}" for name, value in about.items()), markup=False)
+    console.print(", ".join(f"{name} {value}" for name, value in setup.items()), markup=False)
     rows = []
-    for each in sizes:
-        measured = run(
+    for height_and_width in sizes:
+        result = run(
             recipe,
-            num_classes=number,
-            size=each,
+            num_classes=num_classes,
+            size=height_and_width,
             batch=batch,
-            device=used,
+            device=torch_device,
             dtype=dtype,
             seconds=seconds,
             trace=trace,
         )
         if per_module:
-            _print_layers(measured)
-        theirs = next((row for row in recipe.published.profiles if row.size == each), None)
-        _print(console, measured, theirs)
-        rows.append(measured.as_json(layers=per_module, published=theirs))
-    _print_meanings(console, recipe.published)
+            _print_layers(result)
+        published = next(
+            (row for row in recipe.published.profiles if row.size == height_and_width), None
+        )
+        _print(console, result, published)
+        rows.append(result.as_json(layers=per_module, published=published))
+    console.print(f"multiply-adds: {CONVENTIONS['macs']}.")
+    console.print(f"of convolutions: {CONVENTIONS['macs_convolutions']}.")
+    figures = {
+        "GB in training": recipe.published.memory_gb,
+        "images/s in testing": recipe.published.fps,
+    }
+    for name, value in figures.items():
+        if value is not None:
+            console.print(f"published, with its own batch, sizes and machine: {value:g} {name}.")
     if json_file is not None:
-        # The first size's figures, and under "sizes" every size's.
-        content = about | {"conventions": CONVENTIONS} | rows[0] | {"sizes": rows}
+        # The first size's figures at the top level, and under "sizes" those of every size.
+        content = setup | {"conventions": CONVENTIONS} | rows[0] | {"sizes": rows}
         atomic_write(json_file, json.dumps(content, indent=2).encode())
 
 
-def _model(source: str, num_classes: int | None) -> tuple["Recipe", int]:
-    """The recipe that `source` is or was trained by, and the number of its classes."""
+def _find_recipe(source: str, num_classes: int | None) -> tuple["Recipe", int]:
+    """Returns the recipe of that name or of a trained model, and its number of classes."""
     import perpixel
     from perpixel.checkpoints import zoo
     from perpixel.data import registry
 
     if (source in perpixel.recipes() or ".py" in source) and not Path(source).exists():
         recipe = perpixel.recipe(source)
-        own = registry.classes(recipe.data.name)
-        if num_classes is None and own is None:
+        classes = registry.classes(recipe.data.name)
+        if num_classes is None and classes is None:
             raise UsageError(
-                f"{source} is for any data set: say how many classes, with --classes N"
+                f"{source} is for any data set: give the number of classes with --classes N"
             )
-        return recipe, num_classes or len(own or ())
+        return recipe, num_classes or len(classes or ())
     checkpoint = zoo.find(source)
     if num_classes not in (None, len(checkpoint.class_names)):
         raise UsageError(
@@ -126,70 +137,57 @@ def _model(source: str, num_classes: int | None) -> tuple["Recipe", int]:
     return checkpoint.recipe, len(checkpoint.class_names)
 
 
-def _print(console: "Console", measured: "Profile", theirs: "PublishedProfile | None") -> None:
+def _print(console: "Console", result: "Profile", published: "PublishedProfile | None") -> None:
     from rich.table import Table
 
-    height, width = measured.size
+    height, width = result.size
     table = Table(f"{height}x{width}", "", box=None, pad_edge=False)
     table.columns[1].justify = "right"
-    published = {}
-    if theirs is not None:
-        table.add_column(f"published, {theirs.machine}", justify="right")
-        published = {
-            "parameters": [f"{theirs.mparams:.2f} M"],
-            "  twice, in GFLOPs": [f"{theirs.gflops:.2f}"],
-            "images/s": [f"{theirs.fps:.2f}"],
+    published_rows = {}
+    if published is not None:
+        table.add_column(f"published, {published.machine}", justify="right")
+        published_rows = {
+            "parameters": f"{published.mparams:.2f} M",
+            "  twice, in GFLOPs": f"{published.gflops:.2f}",
+            "images/s": f"{published.fps:.2f}",
         }
-    count, taken = measured.count, measured.latency
+    count, latency = result.count, result.latency
     rows = {"parameters": f"{count.params:,}"}
     if count.params_auxiliary:
         rows["  in the auxiliary head"] = f"{count.params_auxiliary:,}"
     rows["multiply-adds"] = f"{count.macs:,}"
     rows["  twice, in GFLOPs"] = f"{2 * count.macs / 1e9:.2f}"
     rows["  of convolutions"] = f"{count.macs_convolutions:,}"
-    if taken is not None:
-        rows["ms a pass, best trial"] = f"{taken.best:.2f}"
-        rows["  p50, p90"] = f"{taken.p50:.2f}, {taken.p90:.2f}"
-        rows["images/s"] = f"{measured.images_per_second:.2f}"
-    memories = {"inference": measured.inference, "training": measured.training}
-    for kind, memory in memories.items():
-        if memory is not None:
-            shown = "-" if memory.bytes is None else f"{memory.bytes / 2**30:.2f}"
-            rows[f"peak memory in {kind}, GiB"] = shown
+    if latency is not None:
+        rows["ms a pass, best trial"] = f"{latency.best:.2f}"
+        rows["  p50, p90"] = f"{latency.p50:.2f}, {latency.p90:.2f}"
+        rows["images/s"] = f"{result.images_per_second:.2f}"
+    notes = []
+    for phase, memory in (("inference", result.inference), ("training", result.training)):
+        if memory is not None and memory.bytes is not None:
+            rows[f"peak memory in {phase}, GiB"] = f"{memory.bytes / 2**30:.2f}"
+        elif memory is not None:
+            notes.append(f"Peak memory in {phase} was not measured: {memory.note}")
     for name, figure in rows.items():
-        table.add_row(name, figure, *published.get(name, []))
+        table.add_row(name, figure, *[published_rows.get(name)] * (published is not None))
     console.print(table)
-    if taken is not None:
-        passes = ", ".join(str(number) for number in taken.passes)
-        console.print(f"Trials of {passes} passes.")
-    for kind, memory in memories.items():
-        if memory is not None and memory.bytes is None:
-            console.print(f"Memory in {kind} was not measured: {memory.note}", markup=False)
+    if latency is not None:
+        console.print(f"Trials of {', '.join(map(str, latency.passes))} passes.")
+    for note in notes:
+        console.print(note, markup=False)
     console.print()
 
 
-def _print_layers(measured: "Profile") -> None:
-    from rich.console import Console
+def _print_layers(result: "Profile") -> None:
     from rich.table import Table
 
     table = Table("module", "kind", "output", "parameters", "multiply-adds", "", box=None)
     for column in table.columns[3:]:
         column.justify = "right"
-    for layer in measured.count.layers:
-        share = f"{layer.macs / measured.count.macs:.1%}"
+    for layer in result.count.layers:
+        fraction = f"{layer.macs / result.count.macs:.1%}"
         shape = "x".join(str(side) for side in layer.output)
-        table.add_row(layer.name, layer.kind, shape, f"{layer.params:,}", f"{layer.macs:,}", share)
-    # A line that is too long for the window may wrap there; a name cut short is no use.
-    Console(width=Console(width=500).measure(table).maximum).print(table)
-
-
-def _print_meanings(console: "Console", published: "Published") -> None:
-    from perpixel.profiling.flops import CONVENTIONS
-
-    console.print(f"multiply-adds: {CONVENTIONS['macs']}.")
-    console.print(f"of convolutions: {CONVENTIONS['macs_convolutions']}.")
-    figures = ("GB in training", published.memory_gb), ("images/s in testing", published.fps)
-    parts = [f"{value:g} {unit}" for unit, value in figures if value is not None]
-    if parts:
-        theirs = f"Its source prints {' and '.join(parts)}"
-        console.print(f"{theirs}, for its own batch, test sizes and machine.")
+        table.add_row(
+            layer.name, layer.kind, shape, f"{layer.params:,}", f"{layer.macs:,}", fraction
+        )
+    options.print_table(table)

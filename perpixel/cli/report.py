@@ -23,44 +23,46 @@ def report(
     ],
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="FILE.html", help="By default report.html in the first."),
+        typer.Option(
+            "--out",
+            metavar="FILE.html",
+            help="The file to write; by default report.html in the first folder.",
+        ),
     ] = None,
     data: options.Data = None,
     dataset: options.Dataset = None,
-    split: Annotated[
-        str | None, typer.Option(help="The split that was scored; by default the recipe's.")
-    ] = None,
+    split: options.Split = None,
     model: Annotated[
         str | None,
         typer.Option(metavar="MODEL", help="The model of an evaluation outside its run's folder."),
     ] = None,
     images: Annotated[
-        int, typer.Option(min=0, max=100, help="So many of the worst and of the best images.")
+        int,
+        typer.Option(min=0, max=100, help="How many of the worst and of the best images to show."),
     ] = 6,
     device: options.Device = "auto",
     precision: options.Precision = "float32",
 ) -> None:
-    """Write one HTML file of runs or evaluations, which needs no network: curves, classes,
-    confusion, the worst and best images (with --data), recipe, environment.
+    """Write runs or evaluations as one self-contained HTML file: curves, classes, confusion, the
+    worst and best images (with --data), recipe, environment.
 
     Needs the extra `report`. Example: perpixel report runs/a runs/b --data CamVid --out ab.html
     """
     with needs_extra("report", "report"):
-        from perpixel.reporting.report import named, render
+        from perpixel.reporting.report import name_sources, render
     from perpixel.io.atomic import atomic_write
     from perpixel.reporting.reading import read_source
 
-    sources = [read_source(path) for path in runs]
-    if model is not None and all(_has_weights(source.path) for source in sources):
+    sources = name_sources([read_source(path) for path in runs])
+    if model is not None and all(_has_weights(source.path) for source in sources.values()):
         raise UsageError(
-            f"--model {model}: the runs have weights of their own; it is for what `eval --out` "
-            f"wrote elsewhere"
+            f"--model {model}: every run has weights of its own; --model is for an evaluation that "
+            f"`eval --out` wrote outside its run's folder"
         )
-    first = runs[0]
-    file = out or (first if first.is_dir() else first.parent) / "report.html"
+    file = out or (runs[0] if runs[0].is_dir() else runs[0].parent) / "report.html"
     options.require_writable(file)
     galleries, notes = _galleries(
-        named(sources),
+        sources,
         images,
         data=data,
         dataset=dataset,
@@ -84,8 +86,8 @@ def _galleries(
     device: str,
     precision: str,
 ) -> "tuple[list[Gallery], list[str]]":
-    """The first source's worst and best images as every source's model sees them; or a note
-    that says what they lack."""
+    """Returns the first source's worst and best images as every source's model predicts them, and
+    notes that say what is missing to show them."""
     import perpixel
     from perpixel.data.registry import open_dataset
     from perpixel.reporting.report import Gallery
@@ -94,28 +96,27 @@ def _galleries(
     mious = next((source.images for source in sources.values() if source.images), None)
     if mious is None or count == 0:
         return [], []
-    models = {
-        name: source.path if _has_weights(source.path) else model
+    predictors = {
+        name: perpixel.load(weights, device=device, precision=precision)
         for name, source in sources.items()
+        if (weights := source.path if _has_weights(source.path) else model) is not None
     }
-    used = {name: found for name, found in models.items() if found is not None}
-    if not used:
+    if not predictors:
         return [], ["The images themselves: no model in the folder; name it with --model MODEL."]
-    predictors = [
-        perpixel.load(found, device=device, precision=precision) for found in used.values()
-    ]
-    chosen = predictors[0].recipe.data
-    name = dataset or chosen.name
-    if data is None and name != "scenes":
-        return [], [f"The images themselves: name the folder of {name} with --data ROOT."]
-    opened = open_dataset(name, data, split or chosen.eval_split)
+    recipe_data = next(iter(predictors.values())).recipe.data
+    dataset = dataset or recipe_data.name
+    if data is None and dataset != "scenes":
+        return [], [f"The images themselves: name the folder of {dataset} with --data ROOT."]
+    opened = open_dataset(dataset, data, split or recipe_data.eval_split)
     colors = [
         (name, "#" + bytes(color).hex())
         for name, color in zip(opened.classes.names, opened.classes.palette, strict=True)
     ]
     worst, best = worst_and_best(mious, count)
     return [
-        Gallery(title, colors, tuple(used), take_samples(names, opened, predictors))
+        Gallery(
+            title, colors, tuple(predictors), take_samples(names, opened, [*predictors.values()])
+        )
         for title, names in (("Worst images", worst), ("Best images", best))
         if names
     ], []

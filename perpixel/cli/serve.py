@@ -14,26 +14,31 @@ from perpixel.errors import PerpixelError, needs_extra
 def serve(
     model: options.Model,
     host: Annotated[
-        str, typer.Option(help="The address to listen on; 0.0.0.0 lets other machines in.")
+        str, typer.Option(help="The address to listen on; 0.0.0.0 accepts other machines.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="The port to listen on; 0 selects a free one.")
+    ] = 8000,
     max_bytes: Annotated[
-        int, typer.Option(min=1, help="Longest body of a request; more is refused with 413.")
+        int,
+        typer.Option(
+            min=1, help="The longest body of a request; longer ones are refused with 413."
+        ),
     ] = 32 * 2**20,
     max_pixels: Annotated[
         int,
         typer.Option(
-            min=1, max=2**27, help="Largest image; refused with 413 before it is decoded."
+            min=1,
+            max=2**27,
+            help="The largest image; larger ones are refused with 413 before decoding.",
         ),
     ] = 2**24,
-    concurrency: Annotated[
-        int, typer.Option(min=1, help="Images that are worked on at a time.")
-    ] = 1,
+    concurrency: Annotated[int, typer.Option(min=1, help="Images processed at a time.")] = 1,
     queue_size: Annotated[
-        int, typer.Option(min=0, help="Images that may wait; more are refused with 503.")
+        int, typer.Option(min=0, help="Images that may wait; further ones are refused with 503.")
     ] = 16,
     timeout: Annotated[
-        float, typer.Option(min=0.001, help="Seconds for an image; then the answer is 504.")
+        float, typer.Option(min=0.001, help="Seconds for an image; then the response is 504.")
     ] = 60.0,
     device: options.Device = "auto",
     precision: options.Precision = "float32",
@@ -42,7 +47,7 @@ def serve(
 
     Needs the extra `serve`. Example: perpixel serve runs/camvid --port 8000
     """
-    # A second line behind the server's own check. OpenCV reads it when it loads, below.
+    # In addition to the server's own check. OpenCV reads it when it is imported, below.
     os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"] = str(max_pixels)
     with needs_extra("serve", "serve"):
         import uvicorn
@@ -60,13 +65,11 @@ def serve(
         listener = socket.create_server((host, port), family=family)
     except OSError as error:
         raise PerpixelError(
-            f"cannot listen on {host}, port {port} ({error.strerror}): name another --host or "
+            f"cannot listen on {host}, port {port} ({error.strerror}): give another --host or "
             f"--port"
         ) from None
-    shown = f"[{host}]" if ":" in host else host
-    typer.echo(
-        f"{predictor.recipe.name} at http://{shown}:{listener.getsockname()[1]} (Ctrl-C ends it)"
-    )
+    netloc = f"{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+    typer.echo(f"{predictor.recipe.name} at http://{netloc} (Ctrl-C stops it)")
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False))
     with contextlib.suppress(KeyboardInterrupt):
         server.run(sockets=[listener])

@@ -1,99 +1,99 @@
 """`perpixel train`."""
 
+import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from statistics import mean, stdev
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from perpixel.cli import options
 from perpixel.errors import Interrupted, PerpixelError, UsageError
 
-_Recipe = Annotated[
-    str | None,
-    typer.Argument(help="A name from `perpixel zoo`, or file.py:name.", metavar="RECIPE"),
-]
-_Out = Annotated[Path | None, typer.Option("--out", metavar="RUN", help="The run's own folder.")]
-_Settings = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="PATH=VALUE",
-        help="Change the recipe, e.g. train.steps=100 optimizer.lr=0.02 augment.crop_size=256x512. "
-        "`perpixel zoo show RECIPE` prints every path. May be given again.",
-    ),
-]
-_Resume = Annotated[
-    str,
-    typer.Option(
-        "--resume",
-        metavar="[never|auto|must]",
-        help="must (or no word): continue from RUN's newest whole checkpoint; auto: the same, or "
-        "start where RUN holds none, for jobs that are run again.",
-    ),
-]
-_AllowConfigChange = Annotated[
-    bool,
-    typer.Option(
-        "--allow-config-change", help="Resume although the recipe or the data set has changed."
-    ),
-]
-_Init = Annotated[
-    str | None,
-    typer.Option(
-        metavar="MODEL|none|timm",
-        help="Start from a run, a checkpoint, another toolkit's file or an ImageNet backbone; "
-        "none: from random weights; timm: from those timm publishes. By default from what "
-        "the recipe names.",
-    ),
-]
-_Workers = Annotated[
-    int | None,
-    typer.Option(min=0, help="Processes that prepare images; the run is the same with any."),
-]
-_Deterministic = Annotated[
-    bool,
-    typer.Option("--deterministic", help="The same bits every time on CUDA too; slower."),
-]
-_TensorBoard = Annotated[
-    bool,
-    typer.Option("--tensorboard", help="Event files in RUN/tensorboard, too (extra: tensorboard)."),
-]
-_DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Print the recipe as it would be trained, and leave.")
-]
-_Seeds = Annotated[
-    int | None,
-    typer.Option(
-        min=2,
-        metavar="N",
-        help="N runs that differ in train.seed alone, in RUN/seed-S, and RUN/seeds.json with the "
-        "mean and the best of their scores. Run again, it goes on where it was.",
-    ),
-]
+if TYPE_CHECKING:
+    from perpixel.recipes.schema import Recipe
+    from perpixel.training.train import Run
 
 
 def train(
-    recipe: _Recipe = None,
-    out: _Out = None,
+    recipe: Annotated[
+        str | None,
+        typer.Argument(help="A name from `perpixel zoo`, or file.py:name.", metavar="RECIPE"),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="RUN", help="The folder of the run.")
+    ] = None,
     data: options.Data = None,
     dataset: options.Dataset = None,
-    settings: _Settings = None,
-    resume: _Resume = "never",
-    allow_config_change: _AllowConfigChange = False,
-    init: _Init = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="PATH=VALUE",
+            help="Change the recipe, e.g. train.steps=100 optimizer.lr=0.02 "
+            "augment.crop_size=256x512. `perpixel zoo show RECIPE` prints every path. May be "
+            "repeated.",
+        ),
+    ] = None,
+    resume: Annotated[
+        str,
+        typer.Option(
+            "--resume",
+            metavar="[never|auto|must]",
+            help="must (or no value): continue from RUN's newest intact checkpoint; auto: "
+            "continue, or start if there is none, for jobs that are restarted.",
+        ),
+    ] = "never",
+    allow_config_change: Annotated[
+        bool,
+        typer.Option(
+            "--allow-config-change", help="Resume although the recipe or the data set has changed."
+        ),
+    ] = False,
+    init: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL|none|timm",
+            help="Initial weights: a run, a checkpoint, another toolkit's file or an ImageNet "
+            "backbone; none: random; timm: those that timm publishes. By default those that the "
+            "recipe names.",
+        ),
+    ] = None,
     device: options.Device = "auto",
-    workers: _Workers = None,
-    deterministic: _Deterministic = False,
-    tensorboard: _TensorBoard = False,
-    seeds: _Seeds = None,
-    dry_run: _DryRun = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=0, help="Processes that load images; they do not change the run."),
+    ] = None,
+    deterministic: Annotated[
+        bool,
+        typer.Option("--deterministic", help="Bit-identical runs on CUDA, too; slower."),
+    ] = False,
+    tensorboard: Annotated[
+        bool,
+        typer.Option(
+            "--tensorboard", help="Also write event files to RUN/tensorboard (extra: tensorboard)."
+        ),
+    ] = False,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            metavar="N",
+            help="Train N runs with successive train.seed in RUN/seed-S, and write the mean and "
+            "the best of their scores to RUN/seeds.json. The same command resumes them.",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the recipe with all settings and exit.")
+    ] = False,
 ) -> None:
     """Train a recipe. RUN gets recipe.json, metrics.jsonl, log.txt, checkpoints/, evaluate.json.
 
-    Ends with 75 when a signal stopped it: the run is saved, and goes on with --resume.
+    A run that a signal stops is saved, exits with 75, and can be resumed with --resume.
 
-    Example: perpixel train camvid/semantic_fpn_r18 --data CamVid --out runs/camvid. To continue it:
+    Example: perpixel train camvid/semantic_fpn_r18 --data CamVid --out runs/camvid. To resume it:
     perpixel train --resume --data CamVid --out runs/camvid
     """
     import perpixel
@@ -106,7 +106,7 @@ def train(
         file = out / "recipe.json"
         if not file.exists():
             raise PerpixelError(
-                f"{file}: no such file, so there is no run to resume: name a RECIPE"
+                f"{file}: no such file, so there is no run to resume; name a RECIPE to start one"
             )
         base = load(file.read_text(), origin=str(file))
     else:
@@ -114,9 +114,9 @@ def train(
     changes = list(settings or [])
     if dataset is not None:
         changes.append(f"data.name={dataset}")
-    chosen = perpixel.override(base, changes)
+    changed = perpixel.override(base, changes)
     if dry_run:
-        typer.echo(dump(chosen))
+        typer.echo(dump(changed))
         return
     run = partial(
         perpixel.train,
@@ -128,20 +128,58 @@ def train(
         deterministic=deterministic,
         tensorboard=tensorboard,
     )
-    again = " and --resume" if init is None else ", --resume instead of --init"
-    if seeds is not None or resume != "never":
-        again = ""
     try:
         if seeds is None:
-            run(chosen, out=out, resume=resume)  # type: ignore[arg-type]  # train checks it
-            return
-        from perpixel.cli.seeds import train_seeds
-        from perpixel.runtime import distributed
-
-        if resume != "never":
-            raise UsageError("--seeds goes on with the runs it finds: leave out --resume")
-        summary = train_seeds(chosen, seeds, out=out, device=device, train=run)
-        if distributed.get_dist_info().is_main:
-            typer.echo(summary)
+            run(changed, out=out, resume=resume)  # type: ignore[arg-type]  # train checks it
+        elif resume != "never":
+            raise UsageError("--seeds resumes the runs that it finds: leave out --resume")
+        else:
+            _train_seeds(changed, seeds, out=out, device=device, run=run)
     except Interrupted as error:
-        raise Interrupted(f"{error}: go on with the same command{again}") from error
+        resumes = seeds is not None or resume != "never"
+        raise Interrupted(
+            f"{error}: resume it with the same command"
+            f"{'' if resumes else ' and --resume (without --init)'}"
+        ) from error
+
+
+def _train_seeds(
+    recipe: "Recipe", seeds: int, *, out: Path, device: str, run: "Callable[..., Run]"
+) -> None:
+    """Trains `recipe` in out/seed-S for two or more successive seeds S from its own one on, writes
+    out/seeds.json and prints it.
+
+    Existing runs are resumed. `run` is perpixel.train with its other arguments bound. mIoU is in
+    percent, of the final weights; pytorch-auto-drive's tables print mean and best as well. The
+    deviation is that of a sample. Raises what perpixel.train raises; finished runs are kept.
+    """
+    import perpixel
+    from perpixel.io.atomic import atomic_write
+    from perpixel.runtime import distributed
+    from perpixel.runtime.device import resolve_device
+
+    if (out / "checkpoints").exists():
+        raise UsageError(f"{out} holds a single run: name another folder for --seeds")
+    mious = {}
+    with distributed.process_group(resolve_device(device)) as dist_info:  # one for all runs
+        for seed in range(recipe.train.seed, recipe.train.seed + seeds):
+            seeded = perpixel.override(recipe, [f"train.seed={seed}"])
+            mious[seed] = run(seeded, out=out / f"seed-{seed}", resume="auto").scores.miou
+    if not dist_info.is_main:
+        return
+    best = max(mious, key=lambda seed: mious[seed])
+    summary = {
+        "recipe": recipe.name,
+        "miou": mious,
+        "mean": mean(mious.values()),
+        "deviation": stdev(mious.values()),
+        "best": mious[best],
+        "best_run": f"seed-{best}",
+    }
+    atomic_write(out / "seeds.json", (json.dumps(summary, indent=2) + "\n").encode())
+    for seed, miou in mious.items():
+        typer.echo(f"seed {seed}: mIoU {miou:.2f}")
+    typer.echo(
+        f"mean {summary['mean']:.2f}, deviation {summary['deviation']:.2f}, best "
+        f"{mious[best]:.2f} in {out / f'seed-{best}'}"
+    )

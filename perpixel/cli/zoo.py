@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from perpixel.cli import options
 from perpixel.errors import UsageError
 from perpixel.recipes.models import ResNet, backbone_name, method_name
 
 if TYPE_CHECKING:
     from perpixel.recipes.schema import Recipe
 
-# As the sources print them: heading and decimals.
+# Published figures: column heading and decimals.
 _FIGURES = {
     "memory_gb": ("GB", 1),
     "fps": ("fps", 2),
@@ -34,15 +35,15 @@ def zoo(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="fetch: the file to write; by default one that NAME then stands for.",
+            help="fetch: the file to write; by default one that other commands find by NAME.",
         ),
     ] = None,
 ) -> None:
-    """List the recipes that match PATTERN, show a recipe's settings, or fetch published weights.
+    """List the recipes that match PATTERN, show a recipe's settings, or download published weights.
 
     mIoU, ms+flip (mean over scales and flips), training memory in GB and frames per second are as
-    the sources print them. Fetched weights are checked against the recipe's model; NAME is a
-    MODEL from then on. Example: perpixel zoo fetch mmseg/fcn_r18-d8_512x1024_80k_cityscapes
+    published. Downloaded weights are checked against the recipe's model; NAME is then a MODEL for
+    other commands. Example: perpixel zoo fetch mmseg/fcn_r18-d8_512x1024_80k_cityscapes
     """
     import perpixel
     from perpixel.recipes.overrides import dump
@@ -62,15 +63,15 @@ def zoo(
                 f"zoo {verb} needs the NAME of a recipe; `perpixel zoo` lists them all"
             )
         case [pattern]:
-            chosen = [perpixel.recipe(name) for name in perpixel.recipes(pattern)]
-            if not chosen:
+            recipes = [perpixel.recipe(name) for name in perpixel.recipes(pattern)]
+            if not recipes:
                 raise UsageError(f"no recipe matches {pattern!r}; `perpixel zoo` lists them all")
             if as_json:
-                typer.echo(json.dumps([_row(recipe) for recipe in chosen], indent=2))
+                typer.echo(json.dumps([_row(recipe) for recipe in recipes], indent=2))
             else:
-                _print(chosen)
+                _print(recipes)
         case _:
-            raise UsageError("zoo takes one PATTERN, or the words: show NAME, fetch NAME")
+            raise UsageError("zoo takes one PATTERN, show NAME or fetch NAME")
 
 
 def _fetch(name: str, out: Path | None) -> None:
@@ -83,7 +84,7 @@ def _fetch(name: str, out: Path | None) -> None:
         if fetched.verified
         else f"Not verified, as its source publishes no hash; its sha256 is {fetched.sha256}."
     )
-    typer.echo(f"All names and shapes are the recipe's. {fetched.note}")
+    typer.echo(f"All names and shapes match the recipe's model. {fetched.note}")
 
 
 def _row(recipe: "Recipe") -> dict[str, Any]:
@@ -108,7 +109,6 @@ def _row(recipe: "Recipe") -> dict[str, Any]:
 
 
 def _print(recipes: list["Recipe"]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None)
@@ -124,11 +124,9 @@ def _print(recipes: list["Recipe"]) -> None:
             row["stem"] or "-",
             "x".join(str(side) for side in row["crop"]),
             f"{row['steps']} x {row['batch_size']}",
-            *(_shown(row["published"][key], decimals) for key, (_, decimals) in _FIGURES.items()),
+            *(
+                "-" if row["published"][key] is None else f"{row['published'][key]:.{decimals}f}"
+                for key, (_, decimals) in _FIGURES.items()
+            ),
         )
-    # A line that is too long for the window may wrap there; a name cut short is no use.
-    Console(width=Console(width=500).measure(table).maximum).print(table)
-
-
-def _shown(figure: float | None, decimals: int) -> str:
-    return "-" if figure is None else f"{figure:.{decimals}f}"
+    options.print_table(table)

@@ -1,4 +1,4 @@
-"""An exported file against PyTorch, image by image."""
+"""Compares an exported file with PyTorch, image by image."""
 
 import io
 from collections.abc import Callable, Iterable
@@ -11,23 +11,22 @@ import torch
 from torch import Tensor, nn
 
 from perpixel.acceleration.accelerate import accelerate
-from perpixel.checkpoints.format import Checkpoint
 from perpixel.exporting.graph import Graph, LogitsModule
 from perpixel.inference.predictor import Predictor
 from perpixel.io.images import Array, Size
 
-Values = npt.NDArray[Any]
-Runner = Callable[[Tensor], tuple[Values, ...]]
+Runner = Callable[[Tensor], tuple[npt.NDArray[Any], ...]]
 
 AGREEMENT = 0.999
-"""The least share of pixels of every image that must have PyTorch's class."""
+"""The least fraction of an image's pixels whose class must be that of PyTorch."""
 TOLERANCE = 1e-3
-"""The most that a logit may differ from PyTorch's, as a share of the image's largest logit."""
+"""The largest error of a logit, as a fraction of the image's largest logit."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One image: the largest difference and the largest size of a logit; pixels that agree."""
+    """Comparison of one image: the largest error of a logit, the largest absolute logit, and the
+    fraction of pixels that agree."""
 
     image: str
     size: Size
@@ -37,64 +36,70 @@ class Comparison:
 
     @property
     def agrees(self) -> bool:
-        """Whether the file may be kept, by AGREEMENT and TOLERANCE. What is no number does not."""
+        """Whether pixel agreement and largest error are within limits; NaN fails."""
         return self.agreement >= AGREEMENT and self.difference <= TOLERANCE * self.largest
 
 
 def onnx_runner(content: bytes, graph: Graph) -> Runner:
-    """Runs an ONNX file in ONNX Runtime, on the CPU, with as many threads as PyTorch has."""
+    """Returns a function that runs an ONNX file in ONNX Runtime on the CPU.
+
+    It uses as many threads as PyTorch.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(content, options, ["CPUExecutionProvider"])
-    return lambda fed: tuple(session.run(list(graph.outputs), {graph.input: fed.numpy()}))
+    return lambda images: tuple(session.run(list(graph.outputs), {graph.input: images.numpy()}))
 
 
 def program_runner(content: bytes) -> Runner:
-    """Runs a .pt2 file."""
-    return _in_torch(torch.export.load(io.BytesIO(content)).module())
+    """Returns a function that runs a .pt2 file."""
+    return _module_runner(torch.export.load(io.BytesIO(content)).module())
 
 
 def torch_runner(graph: Graph) -> Runner:
-    """Runs what was exported in PyTorch itself, accelerated as for `predict`."""
+    """Returns a function that runs `graph` in PyTorch, accelerated in place as for `predict`."""
     cpu = torch.device("cpu")
     graph.model = accelerate(graph.model, device=cpu, dtype=torch.float32, training=False)
-    return _in_torch(graph)
+    return _module_runner(graph)
 
 
-def _in_torch(module: nn.Module) -> Runner:
+def _module_runner(module: nn.Module) -> Runner:
     @torch.inference_mode()
-    def run(fed: Tensor) -> tuple[Values, ...]:
-        return tuple(output.numpy() for output in module(fed))
+    def run(images: Tensor) -> tuple[npt.NDArray[Any], ...]:
+        return tuple(output.numpy() for output in module(images))
 
     return run
 
 
 def compare(
-    run: Runner, graph: Graph, checkpoint: Checkpoint, *, images: Iterable[tuple[str, Array]]
+    run_file: Runner,
+    run_torch: Runner,
+    graph: Graph,
+    predictor: Predictor,
+    *,
+    images: Iterable[tuple[str, Array]],
 ) -> list[Comparison]:
-    """The file's logits against the model's, its masks against what `predict` gives.
+    """Compares the file's logits with PyTorch's, and its masks with those of `predictor`.
 
-    Of a graph that gives logits only, their best classes are compared, at the head's own stride.
+    If the graph gives logits only, their best classes are compared, at the head's own stride.
     """
-    predictor = Predictor.from_checkpoint(checkpoint)
-    ours = torch_runner(graph)
-    found = []
+    comparisons = []
     for name, image in images:
-        fed = graph.fed(image)
-        (*classes, logits), expected = run(fed), ours(fed)[-1]
+        inputs = graph.preprocess(image)
+        (*masks, logits), expected = run_file(inputs), run_torch(inputs)[-1]
         if isinstance(graph, LogitsModule):
-            wanted, given = expected.argmax(1), logits.argmax(1)
+            same = logits.argmax(1) == expected.argmax(1)
         else:
-            wanted, given = predictor.predict(image).mask[None], classes[0]
-        found.append(
+            same = masks[0][0] == predictor.predict(image).mask
+        comparisons.append(
             Comparison(
                 image=name,
                 size=(image.shape[0], image.shape[1]),
                 difference=float(np.abs(logits - expected).max()),
                 largest=float(np.abs(expected).max()),
-                agreement=float((wanted == given).mean()),
+                agreement=float(same.mean()),
             )
         )
-    return found
+    return comparisons

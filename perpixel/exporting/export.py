@@ -1,6 +1,7 @@
-"""From a checkpoint to a file that other programs run, kept only if it does what PyTorch does."""
+"""Exports a checkpoint as a file for other programs, after comparing it with PyTorch."""
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,19 +23,20 @@ from perpixel.exporting.check import (
     program_runner,
     torch_runner,
 )
-from perpixel.exporting.graph import SMALLEST, graph_of, onnx_file, program_file, trace
+from perpixel.exporting.graph import MIN_SIDE, make_graph, onnx_file, program_file, trace
+from perpixel.inference.predictor import Predictor
 from perpixel.io.atomic import atomic_write
 from perpixel.io.images import IMAGE_SUFFIXES, Array, Size, read_image, resize_image
 from perpixel.profiling.latency import Latency, latency
 from perpixel.recipes.schema import Recipe
 
-CHECKED = 8
-"""Images of a folder, at most."""
+MAX_IMAGES = 8
+"""The most images of a folder to compare on."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds of a pass in the file's own runtime and in PyTorch, on one CPU, at one size."""
+    """Latency of the file in its own runtime and of PyTorch, on the CPU, at one size."""
 
     size: Size
     file: Latency
@@ -43,7 +45,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class ExportResult:
-    """A file that was kept, how it compares with PyTorch, and what `predict` does besides."""
+    """An exported file, its comparison with PyTorch, and notes on what `predict` does beyond it."""
 
     path: Path
     comparisons: tuple[Comparison, ...]
@@ -61,59 +63,61 @@ def export(
     check_on: Path | None = None,
     seconds: float = 1,
 ) -> ExportResult:
-    """Writes `out`, ONNX or, if it ends in .pt2, torch.export's, and checks it against PyTorch.
+    """Writes `out`, ONNX or, if it ends in .pt2, a torch.export program, checked against PyTorch.
 
-    The file takes images of `size` (by default the last crop), with `dynamic` of any size
-    from 33x33 on and any number at a time. It goes from uint8 RGB [N, H, W, 3] to masks;
-    with `logits` from normalized images to logits. It is compared on `check_on`, an image or
-    eight of a folder, in the size that each has if `dynamic`, or on built-in scenes, and timed with
-    trials of at most `seconds`.
+    The file takes images of `size` (by default the last crop size), with `dynamic` of any size
+    from 33x33 on and any number at a time. It maps uint8 RGB [N, H, W, 3] to masks; with `logits`,
+    normalized images to logits. It is compared with PyTorch on `check_on`, an image or eight of a
+    folder, or on built-in scenes: resized to `size`, or with `dynamic` in three sizes each. Timed
+    trials take at most `seconds`.
 
-    Raises UsageError for another suffix or a size below 33, PerpixelError when the extra
-    is not installed, or when the file disagrees; nothing is written then.
+    Raises UsageError for another suffix or a size below 33, PerpixelError if the extra is not
+    installed or the file disagrees with PyTorch; nothing is written then.
     """
     if out.suffix not in (".onnx", ".pt2"):
-        raise UsageError(f"{out}: an exported file's name ends in .onnx or .pt2")
+        raise UsageError(f"{out}: the name of an exported file must end in .onnx or .pt2")
     if out.suffix == ".onnx":
-        with needs_extra("ONNX (.pt2 does without)", "export"):
+        with needs_extra("ONNX (but not .pt2)", "export"):
             for name in ("onnx", "onnxscript", "onnxruntime"):
                 import_module(name)
-    fixed = size or checkpoint.recipe.last_crop_size
-    if dynamic and min(fixed) < SMALLEST:
+    size = size or checkpoint.recipe.last_crop_size
+    if dynamic and min(size) < MIN_SIDE:
         raise UsageError(
-            f"--size {fixed[0]}x{fixed[1]}: with --dynamic, sides are {SMALLEST} pixels or more"
+            f"--size {size[0]}x{size[1]}: with --dynamic, sides must be {MIN_SIDE} pixels or more"
         )
     images = [
-        (name, resize_image(image, shown))
-        for name, image in _originals(check_on, fixed)
-        for shown in (_near(image) if dynamic else [fixed])
+        (name, resize_image(image, image_size))
+        for name, image in _read_images(check_on, size)
+        for image_size in (_sizes_near(image) if dynamic else [size])
     ]
-    plain = replace(checkpoint, recipe=_plain(checkpoint.recipe))
-    graph = graph_of(plain, logits=logits)
-    program = trace(graph, fixed, dynamic=dynamic)
-    about = _metadata(checkpoint)
+    whole_image = replace(checkpoint, recipe=_whole_image_recipe(checkpoint.recipe))
+    graph = make_graph(whole_image, logits=logits)
+    program = trace(graph, size, dynamic=dynamic)
+    metadata = _metadata(checkpoint)
     if out.suffix == ".onnx":
-        content = onnx_file(program, graph, metadata=about)
-        run = onnx_runner(content, graph)
+        content = onnx_file(program, graph, metadata=metadata)
+        run_file = onnx_runner(content, graph)
     else:
-        content = program_file(program, about)
-        run = program_runner(content)
-    found = compare(run, graph, plain, images=images)
-    _require_agreement(out, found)
+        content = program_file(program, metadata)
+        run_file = program_runner(content)
+    run_torch = torch_runner(graph)
+    predictor = Predictor.from_checkpoint(whole_image)
+    comparisons = compare(run_file, run_torch, graph, predictor, images=images)
+    _require_agreement(out, comparisons)
     atomic_write(out, content)
     timings = []
     for shape in dict.fromkeys(image.shape for _, image in images):
-        fed = graph.fed(np.zeros(shape, np.uint8))
-        theirs, ours = (
-            latency(partial(way, fed), torch.device("cpu"), seconds=seconds)
-            for way in (run, torch_runner(graph))
+        inputs = graph.preprocess(np.zeros(shape, np.uint8))
+        file_latency, torch_latency = (
+            latency(partial(run, inputs), torch.device("cpu"), seconds=seconds)
+            for run in (run_file, run_torch)
         )
-        timings.append(Timing((shape[0], shape[1]), theirs, ours))
-    return ExportResult(out, tuple(found), tuple(timings), tuple(_notes(checkpoint.recipe)))
+        timings.append(Timing((shape[0], shape[1]), file_latency, torch_latency))
+    return ExportResult(out, tuple(comparisons), tuple(timings), tuple(_notes(checkpoint.recipe)))
 
 
-def _plain(recipe: Recipe) -> Recipe:
-    """The recipe, its images seen whole, once and at their own size, as a graph sees them."""
+def _whole_image_recipe(recipe: Recipe) -> Recipe:
+    """Returns the recipe with inference as the graph does it: whole image, own size, one scale."""
     inference = recipe.inference.model_copy(
         update={"base_size": None, "mode": "whole", "scales": (1.0,), "flip": False}
     )
@@ -122,20 +126,21 @@ def _plain(recipe: Recipe) -> Recipe:
 
 
 def _notes(recipe: Recipe) -> Iterator[str]:
-    """What `predict` does with this recipe that is left to the file's user."""
-    box, resize, inference = recipe.inference.base_size, recipe.data.resize, recipe.inference
+    """Yields what `predict` does with this recipe beyond the graph."""
+    inference, resize = recipe.inference, recipe.data.resize
     if resize is not None:
-        yield f"`predict` first brings images to {resize[0]}x{resize[1]} (height x width)."
-    if box is not None:
-        yield f"`predict` first fits images into {box[0]}x{box[1]} (long side x short side)."
+        yield f"`predict` first resizes images to {resize[0]}x{resize[1]} (height x width)."
+    if inference.base_size is not None:
+        long_side, short_side = inference.base_size
+        yield f"`predict` first fits images into {long_side}x{short_side} (long x short side)."
     if inference.mode != "whole":
-        yield "`predict` takes overlapping windows; the file sees the image whole."
+        yield "`predict` uses overlapping windows; the file takes the whole image."
     if len(inference.scales) > 1 or inference.flip:
-        yield "`predict` averages over scales or flips; the file sees the image once."
+        yield "`predict` averages over scales or flips; the file does not."
 
 
 def _metadata(checkpoint: Checkpoint) -> dict[str, str]:
-    """What a user of the file alone needs to know; every value is JSON."""
+    """Returns the file's metadata; every value is JSON."""
     recipe = checkpoint.recipe
     values = {
         "class_names": checkpoint.class_names,
@@ -150,34 +155,34 @@ def _metadata(checkpoint: Checkpoint) -> dict[str, str]:
     return {key: json.dumps(value) for key, value in values.items()}
 
 
-def _near(image: Array) -> list[Size]:
-    """An image's own size and two near it, whose sides are odd, which is hardest to match."""
+def _sizes_near(image: Array) -> list[Size]:
+    """Returns an image's own size and two near it with odd sides, the hardest to match."""
     height, width = image.shape[:2]
-    around = [(int(height * factor) | 1, int(width * factor) | 1) for factor in (0.75, 1.25)]
-    return [(max(h, SMALLEST), max(w, SMALLEST)) for h, w in [(height, width), *around]]
+    odd = [(int(height * factor) | 1, int(width * factor) | 1) for factor in (0.75, 1.25)]
+    return [(max(h, MIN_SIDE), max(w, MIN_SIDE)) for h, w in [(height, width), *odd]]
 
 
-def _originals(check_on: Path | None, fixed: Size) -> list[tuple[str, Array]]:
-    """Images to check on, by name: built-in scenes, an image, or of a folder some."""
+def _read_images(check_on: Path | None, size: Size) -> list[tuple[str, Array]]:
+    """Returns named images to compare on: built-in scenes, one image, or some of a folder."""
     if check_on is None:
-        scenes = SyntheticStreets("val", count=2, size=fixed)
+        scenes = SyntheticStreets("val", count=2, size=size)
         return [(f"scenes {scenes.sample_id(index)}", scenes.image(index)) for index in (0, 1)]
     files = [check_on]
     if check_on.is_dir():
         files = sorted(p for p in check_on.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
     if not files or not check_on.exists():
         raise UsageError(f"--check-on {check_on}: no images there")
-    return [(path.name, read_image(path)) for path in files[:: -(-len(files) // CHECKED)]]
+    return [(path.name, read_image(path)) for path in files[:: math.ceil(len(files) / MAX_IMAGES)]]
 
 
-def _require_agreement(out: Path, found: list[Comparison]) -> None:
-    wrong = [comparison for comparison in found if not comparison.agrees]
-    if wrong:
-        worst = min(wrong, key=lambda comparison: comparison.agreement)
+def _require_agreement(out: Path, comparisons: list[Comparison]) -> None:
+    failed = [comparison for comparison in comparisons if not comparison.agrees]
+    if failed:
+        worst = min(failed, key=lambda comparison: comparison.agreement)
         raise PerpixelError(
-            f"{out}: not written, as it does not do what PyTorch does on {len(wrong)} of "
-            f"{len(found)} images. The worst, {worst.image} at {worst.size[0]}x"
-            f"{worst.size[1]}: {worst.agreement:.3%} of the pixels agree ({AGREEMENT:.1%} must), "
-            f"and a logit is off by {worst.difference:.3g} where the largest is "
-            f"{worst.largest:.3g} ({TOLERANCE:g} of it may be)"
+            f"{out}: not written, as it disagrees with PyTorch on {len(failed)} of "
+            f"{len(comparisons)} images. The worst, {worst.image} at {worst.size[0]}x"
+            f"{worst.size[1]}: {worst.agreement:.3%} of the pixels agree (at least {AGREEMENT:.1%} "
+            f"must), and a logit is off by {worst.difference:.3g} where the largest is "
+            f"{worst.largest:.3g} ({TOLERANCE:g} of it is the limit)"
         )

@@ -1,23 +1,21 @@
-"""How long a pass takes: pytorch-auto-drive's protocol, and the single passes' distribution.
+"""Measures latency by pytorch-auto-drive's protocol, with percentiles of the single passes.
 
-Its tools/profiling.py runs 10 passes to warm up, then takes the mean of 300, three times over, and
-prints the best mean. Here a trial ends early when it has lasted `seconds`, as 300 passes of a large
-model would take an hour on a CPU; how many were run is part of the result.
+Its tools/profiling.py runs 10 warm-up passes, then three trials of 300, and prints the best mean.
+Here a trial ends early after `seconds`, as 300 passes of a large model would take an hour on a CPU;
+the number of passes is part of the result.
 """
 
-import math
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from perpixel.errors import PerpixelError
 from perpixel.models.segmenter import Segmenter
 from perpixel.runtime.dtype import autocast
 
@@ -26,9 +24,9 @@ TRIALS, WARM_UP, PASSES = 3, 10, 300
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds of a pass: the best trial's mean; half, and nine in ten, take at most p50, p90.
+    """Milliseconds of a pass: the mean of the best trial, and percentiles over all trials.
 
-    `passes` counts those of every trial; p50 and p90 are over all of them.
+    `passes` is the number of passes of every trial.
     """
 
     best: float
@@ -38,64 +36,60 @@ class Latency:
 
 
 def inference_pass(model: Segmenter, images: Tensor, *, dtype: torch.dtype) -> Callable[[], Tensor]:
-    """A function that runs the model on `images`, normalized [N, 3, H, W], when it is called.
+    """Returns a function that runs the model on `images`, normalized [N, 3, H, W].
 
-    It returns logits [N, classes, H, W]: in the protocol upsampling them is part of the time.
+    It returns logits [N, num_classes, H, W]: in the protocol upsampling is part of the time.
     """
-    align, size = model.spec.align_corners, images.shape[-2:]
+    align_corners, size = model.spec.align_corners, images.shape[-2:]
 
     @torch.inference_mode()
     def run() -> Tensor:
         with autocast(images.device, dtype):
             logits = model(images).logits
-        return interpolate(logits.float(), size=size, mode="bilinear", align_corners=align)
+        return interpolate(logits.float(), size=size, mode="bilinear", align_corners=align_corners)
 
     return run
 
 
 def latency(run: Callable[[], object], device: torch.device, *, seconds: float = 10) -> Latency:
-    """Times `run`, which works on `device`; every trial makes at least one pass.
+    """Times `run`, which computes on `device`; every trial has at least one pass.
 
-    On CUDA the single passes are told apart by events in its stream, and waited for only at both
-    ends of a trial, as the protocol asks.
+    On CUDA, events in the stream time the single passes, and the device is synchronized only at
+    both ends of a trial, as in the protocol.
     """
-    for _ in _turns(WARM_UP, seconds):
+    for _ in _repeat(WARM_UP, seconds):
         run()
-        _wait(device)
+        _synchronize(device)
     trials = [
         _cuda_trial(run, device, seconds) if device.type == "cuda" else _trial(run, seconds)
         for _ in range(TRIALS)
     ]
-    single = sorted(value for values in trials for value in values)
+    p50, p90 = np.percentile(np.concatenate(trials), [50, 90], method="inverted_cdf").tolist()
     return Latency(
-        best=min(statistics.fmean(values) for values in trials),
-        p50=_at(single, 0.5),
-        p90=_at(single, 0.9),
-        passes=tuple(len(values) for values in trials),
+        best=min(float(np.mean(trial)) for trial in trials),
+        p50=p50,
+        p90=p90,
+        passes=tuple(len(trial) for trial in trials),
     )
 
 
 def write_trace(run: Callable[[], object], device: torch.device, path: Path) -> None:
-    """Writes one warmed-up pass as a Chrome trace (.json or .json.gz); raises PerpixelError."""
+    """Writes a Chrome trace of one pass, after a warm-up."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     if device.type == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)
     run()
-    _wait(device)
+    _synchronize(device)
     with torch.profiler.profile(activities=activities, record_shapes=True) as profiler:
         run()
-        _wait(device)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()  # the profiler itself says nothing of a file that it cannot write
-        profiler.export_chrome_trace(str(path))
-    except OSError as error:
-        raise PerpixelError(f"{path}: cannot be written ({error.strerror})") from None
+        _synchronize(device)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    profiler.export_chrome_trace(str(path))
 
 
 def _trial(run: Callable[[], object], seconds: float) -> list[float]:
     marks = [time.perf_counter()]
-    for _ in _turns(PASSES, seconds):
+    for _ in _repeat(PASSES, seconds):
         run()
         marks.append(time.perf_counter())
     return [1000 * (after - before) for before, after in pairwise(marks)]
@@ -107,34 +101,29 @@ def _cuda_trial(run: Callable[[], object], device: torch.device, seconds: float)
         event.record(torch.cuda.current_stream(device))
         return event
 
-    _wait(device)
-    # Passes are queued long before they are done: how many fit into `seconds`, one of them tells.
+    _synchronize(device)
+    # Passes are queued long before they are computed: one pass tells how many fit into `seconds`.
     start = time.perf_counter()
     run()
-    _wait(device)
+    _synchronize(device)
     count = min(PASSES, max(1, int(seconds / (time.perf_counter() - start))))
     marks = [mark()]
     for _ in range(count):
         run()
         marks.append(mark())
-    _wait(device)
+    _synchronize(device)
     return [before.elapsed_time(after) for before, after in pairwise(marks)]
 
 
-def _turns(most: int, seconds: float) -> Iterator[None]:
-    """`most` turns, or as many as begin within `seconds`, and at least one."""
+def _repeat(count: int, seconds: float) -> Iterator[None]:
+    """Yields `count` times, or as often as fits into `seconds`, and at least once."""
     start = time.perf_counter()
-    for turn in range(most):
-        if turn > 0 and time.perf_counter() - start >= seconds:
+    for index in range(count):
+        if index > 0 and time.perf_counter() - start >= seconds:
             return
         yield
 
 
-def _at(ordered: list[float], share: float) -> float:
-    """The smallest of the sorted values that `share` of them do not exceed."""
-    return ordered[max(math.ceil(share * len(ordered)) - 1, 0)]
-
-
-def _wait(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,16 +1,15 @@
-"""Peak memory of a pass or of a training step, measured in a fresh process.
+"""Measures the peak memory of a forward pass or a training step in a process of its own.
 
     python -m perpixel.profiling.memory < REQUEST.json
 
-On CUDA it is `torch.cuda.max_memory_allocated`, weights included. On a CPU it is how far the
-process's resident memory rose, from before the model was built to its peak; Linux alone tells.
+On CUDA it is `torch.cuda.max_memory_allocated`, weights included. On a CPU it is the rise of the
+process's resident memory from before the model is built to its peak, on Linux only.
 """
 
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch.nn.functional import conv2d
@@ -23,44 +22,44 @@ from perpixel.recipes.schema import Recipe
 from perpixel.runtime.heap import keep_freed
 from perpixel.training.step import make_train_state, train_step
 
-TOO_LITTLE = "there is too little memory"
+TOO_LITTLE = "too little memory"
 
 
 class Request(Spec):
-    """What to measure; `training` is the second of two steps, as the optimizer's state is there."""
+    """What to measure; `training` runs two steps, as the second one has the optimizer's state."""
 
     recipe: Recipe
     num_classes: int
     size: Size
     batch: int
     device: str
-    dtype: Literal["float32", "bfloat16", "float16"]
+    dtype: str
     training: bool
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes at the peak, or None and the reason why they were not measured."""
+    """Bytes at the peak; or None, and the reason in `note`."""
 
     bytes: int | None
     note: str = ""
 
 
 def peak_memory(request: Request) -> Memory:
-    """Measures in a process of its own, so that running out of memory there ends nothing here."""
+    """Measures in a new process, so that running out of memory does not end this one."""
     if not Path("/proc/self/status").exists() and request.device == "cpu":
-        return Memory(None, "a CPU's memory is measured on Linux only")
-    done = subprocess.run(
+        return Memory(None, "memory on a CPU is measured on Linux only")
+    process = subprocess.run(
         [sys.executable, "-m", "perpixel.profiling.memory"],
         input=request.model_dump_json(),
         capture_output=True,
         text=True,
         check=False,
     )
-    if done.returncode == 0:
-        return Memory(int(done.stdout.split()[-1]))
-    reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-    if "alloc" in reason or "out of memory" in reason or done.returncode < 0:
+    if process.returncode == 0:
+        return Memory(int(process.stdout.split()[-1]))
+    reason = (process.stderr.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
+    if "alloc" in reason or "out of memory" in reason or process.returncode < 0:
         reason = TOO_LITTLE
     return Memory(None, reason)
 
@@ -68,20 +67,20 @@ def peak_memory(request: Request) -> Memory:
 def _measure(request: Request) -> int:
     device = torch.device(request.device)
     if device.type == "cuda":
-        torch.backends.cudnn.benchmark = request.training  # as a run has it
-        _work(request, device)
+        torch.backends.cudnn.benchmark = request.training  # as training sets it
+        _run(request, device)
         return torch.cuda.max_memory_allocated(device)
     keep_freed()  # as the commands do
-    # What the libraries load when they are first used is not the model's.
+    # Libraries load code at their first use: this memory is not the model's.
     small = conv2d(torch.ones(1, 3, 8, 8, requires_grad=True), torch.ones(8, 3, 3, 3))
     torch.autograd.backward(small.sum())
-    _fail_rather_than_swap()
+    _limit_to_free_memory()
     before = _kilobytes("/proc/self/status", "VmRSS")
-    _work(request, device)
+    _run(request, device)
     return 1024 * (_kilobytes("/proc/self/status", "VmHWM") - before)
 
 
-def _work(request: Request, device: torch.device) -> None:
+def _run(request: Request, device: torch.device) -> None:
     recipe, dtype = request.recipe, getattr(torch, request.dtype)
     model = build(recipe.model, num_classes=request.num_classes)
     if not request.training:
@@ -91,16 +90,16 @@ def _work(request: Request, device: torch.device) -> None:
         inference_pass(model, images, dtype=dtype)()
         return
     train_state = make_train_state(model, recipe, device=device, dtype=dtype)
-    count = request.batch * recipe.train.grad_accum_steps  # `batch` of them at once
+    count = request.batch * recipe.train.grad_accum_steps  # micro-batches of `batch`
     images = torch.zeros(count, *request.size, 3, dtype=torch.uint8)
     labels = torch.zeros(count, *request.size, dtype=torch.uint8)
     for step in range(2):
         train_step(train_state, images, labels, recipe, step=step)
 
 
-def _fail_rather_than_swap() -> None:
-    """Asking for more than the machine has free is refused, in place of a process being killed."""
-    import resource  # not on every system, but wherever this is called
+def _limit_to_free_memory() -> None:
+    """Makes allocations beyond the free memory fail, rather than swap or have a process killed."""
+    import resource  # not on Windows, where this is not called
 
     free = _kilobytes("/proc/meminfo", "MemAvailable") + _kilobytes("/proc/self/status", "VmData")
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)

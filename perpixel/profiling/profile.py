@@ -1,8 +1,8 @@
-"""Everything `perpixel profile` tells of a model at one size."""
+"""Measures everything that `perpixel profile` prints of a model at one size."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -15,16 +15,10 @@ from perpixel.profiling.memory import TOO_LITTLE, Memory, Request, peak_memory
 from perpixel.recipes.base import Size
 from perpixel.recipes.schema import PublishedProfile, Recipe
 
-_NAMES: dict[torch.dtype, Literal["float32", "bfloat16", "float16"]] = {
-    torch.float32: "float32",
-    torch.bfloat16: "bfloat16",
-    torch.float16: "float16",
-}
-
 
 @dataclass(frozen=True)
 class Profile:
-    """A model at one size, `batch` images at a time. What was not measured is None."""
+    """Measurements of a model at one size and batch size; None for what was not measured."""
 
     size: Size
     batch: int
@@ -35,14 +29,14 @@ class Profile:
 
     @property
     def images_per_second(self) -> float | None:
-        """Images in a second, by the best trial."""
+        """Images per second in the best trial."""
         return None if self.latency is None else 1000 * self.batch / self.latency.best
 
     def as_json(
         self, *, layers: bool = False, published: PublishedProfile | None = None
     ) -> dict[str, Any]:
-        """Plain values: counts, milliseconds, bytes, and what the source published at this size."""
-        found: dict[str, Any] = {
+        """Returns JSON values: counts, milliseconds, bytes, and the published figures."""
+        values: dict[str, Any] = {
             "size": list(self.size),
             "batch": self.batch,
             "params": self.count.params,
@@ -53,11 +47,11 @@ class Profile:
             "images_per_second": self.images_per_second,
             "peak_memory_bytes": None if self.inference is None else self.inference.bytes,
             "peak_memory_training_bytes": None if self.training is None else self.training.bytes,
+            "published": published and published.model_dump(mode="json"),
         }
-        found["published"] = published and published.model_dump(mode="json")
         if layers:
-            found["modules"] = [asdict(layer) for layer in self.count.layers]
-        return found
+            values["modules"] = [asdict(layer) for layer in self.count.layers]
+        return values
 
 
 def profile(
@@ -71,15 +65,15 @@ def profile(
     seconds: float = 10,
     trace: Path | None = None,
 ) -> Profile:
-    """Counts the recipe's model at one size and runs it there, with random weights.
+    """Counts the recipe's model at one size and measures it on `device`, with random weights.
 
-    Time, memory and the trace are `device`'s; with `seconds` 0 nothing is run. `trace` is a file
-    for the profiler's view of a pass. Raises UsageError for a size that the model cannot take,
-    PerpixelError when the device has too little memory for it.
+    `seconds` limits a trial; 0 measures nothing. `trace` is the file for a Chrome trace of a pass.
+    Raises UsageError for a size that the model cannot take, PerpixelError if the device has not
+    enough memory for it.
     """
-    counted = count(recipe.model, num_classes=num_classes, size=size, batch=batch)
+    counts = count(recipe.model, num_classes=num_classes, size=size, batch=batch)
     if seconds == 0:
-        return Profile(size, batch, counted)
+        return Profile(size, batch, counts)
 
     request = Request(
         recipe=recipe,
@@ -87,18 +81,21 @@ def profile(
         size=size,
         batch=batch,
         device=str(device),
-        dtype=_NAMES[dtype],
+        dtype=str(dtype).removeprefix("torch."),
         training=False,
     )
     inference = peak_memory(request)
     if inference.note == TOO_LITTLE:
-        raise PerpixelError(f"size {size[0]}x{size[1]}: {TOO_LITTLE} for a batch of {batch}")
+        raise PerpixelError(
+            f"size {size[0]}x{size[1]}: {TOO_LITTLE} for a batch of {batch}; take a smaller --size "
+            f"or --batch"
+        )
     model = build(recipe.model, num_classes=num_classes)
     model = accelerate(model, device=device, dtype=dtype, training=False)
     images = torch.ones(batch, 3, *size, device=device).to(memory_format=torch.channels_last)
     run = inference_pass(model, images, dtype=dtype)
-    taken = latency(run, device, seconds=seconds)
+    measured = latency(run, device, seconds=seconds)
     if trace is not None:
         write_trace(run, device, trace)
     training = peak_memory(request.model_copy(update={"training": True}))
-    return Profile(size, batch, counted, taken, inference, training)
+    return Profile(size, batch, counts, measured, inference, training)

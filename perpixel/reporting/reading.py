@@ -1,4 +1,4 @@
-"""What a run folder, or what `eval --out` wrote, tells about a training and its scores."""
+"""Reads the files of a run folder or of `eval --out`: metrics, scores, recipe, environment."""
 
 import csv
 import io
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Confusion:
-    """Counts of pixels, int64 [classes, classes]: rows the label, columns the prediction."""
+    """Pixel counts, int64 [classes, classes]: rows are labels, columns predictions."""
 
     names: tuple[str, ...]
     matrix: Matrix
@@ -29,10 +29,10 @@ class Confusion:
 
 @dataclass(frozen=True)
 class Source:
-    """One run or evaluation. A part is None, or empty, where its file is missing.
+    """One run or evaluation. A field is None, or empty, if its file is missing.
 
-    `rows` are those of metrics.jsonl, `images` each image's mIoU, in percent, by its name
-    (None where it shows no label).
+    `rows` are those of metrics.jsonl; `images` maps names to mIoU in percent (None for an image
+    without labels).
     """
 
     path: Path
@@ -44,33 +44,33 @@ class Source:
     environment: dict[str, Any] | None
 
     def missing(self) -> list[tuple[str, str]]:
-        """(what the report lacks, the command that makes it)."""
+        """Returns the missing parts of the report as (part, command that writes its file)."""
         folder = self.path if self.path.is_dir() else self.path.parent
-        score = f"perpixel eval MODEL --data ROOT --out {folder}"
+        evaluate = f"perpixel eval MODEL --data ROOT --out {folder}"
         train = f"perpixel train RECIPE --data ROOT --out {folder}"
-        found = [
+        parts = [
             ("training curves (metrics.jsonl)", train, self.rows),
             ("recipe (recipe.json)", train, self.recipe),
             ("environment (environment.json)", train, self.environment),
-            ("scores (evaluate.json)", score, self.scores),
-            ("class frequencies and confusion matrix (confusion.csv)", score, self.confusion),
-            ("worst and best images (images.csv)", score, self.images),
+            ("scores (evaluate.json)", evaluate, self.scores),
+            ("class frequencies and confusion matrix (confusion.csv)", evaluate, self.confusion),
+            ("worst and best images (images.csv)", evaluate, self.images),
         ]
-        return [(what, command) for what, command, part in found if not part]
+        return [(part, command) for part, command, value in parts if not value]
 
     def frequencies(self) -> dict[str, float]:
-        """Each class's share of the labeled pixels, 0..1."""
+        """Returns the fraction of the labeled pixels of each class, 0..1."""
         if self.confusion is None:
             return {}
         labeled = self.confusion.matrix.sum(axis=1)
-        shares = (labeled / max(int(labeled.sum()), 1)).tolist()
-        return dict(zip(self.confusion.names, shares, strict=True))
+        fractions = (labeled / max(int(labeled.sum()), 1)).tolist()
+        return dict(zip(self.confusion.names, fractions, strict=True))
 
 
 def read_source(path: Path) -> Source:
-    """A run folder, the folder of `eval --out`, or a file of `eval --json`.
+    """Reads a run folder, the folder of `eval --out`, or a file of `eval --json`.
 
-    Raises UsageError when it is none of them, PerpixelError naming a file that cannot be read.
+    Raises UsageError if it is none of them, PerpixelError naming a file that cannot be read.
     """
     scores_file = path / "evaluate.json" if path.is_dir() else path
     source = Source(
@@ -94,7 +94,7 @@ def read_source(path: Path) -> Source:
 
 
 def _read(path: Path, parse: Callable[[str], T]) -> T | None:
-    """A file's contents, parsed; None where there is no such file."""
+    """Parses a file; returns None if there is no such file."""
     try:
         return parse(path.read_text(encoding="utf-8", errors="surrogateescape"))
     except (FileNotFoundError, NotADirectoryError):
@@ -102,12 +102,12 @@ def _read(path: Path, parse: Callable[[str], T]) -> T | None:
     except OSError as error:
         raise PerpixelError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise PerpixelError(f"{path}: not what perpixel wrote there ({error})") from None
+        raise PerpixelError(f"{path}: not a file that perpixel wrote ({error})") from None
 
 
 def _rows(text: str) -> list[dict[str, float]]:
-    """The rows' finite numbers; a torn last line, as a crash leaves it, ends them."""
-    found = []
+    """Returns the rows' finite numbers, up to a truncated line, as a crash leaves it."""
+    rows = []
     for line in text.splitlines():
         try:
             row = json.loads(line)
@@ -119,23 +119,23 @@ def _rows(text: str) -> list[dict[str, float]]:
             if isinstance(value, int | float) and math.isfinite(value)
         }
         if "step" in numbers:
-            found.append(numbers)
-    return found
+            rows.append(numbers)
+    return rows
 
 
 def _scores(text: str) -> dict[str, Any]:
-    found = _object(text)
-    values = [found["miou"], found["pixel_accuracy"], *found["iou"].values()]
+    scores = _object(text)
+    values = [scores["miou"], scores["pixel_accuracy"], *scores["iou"].values()]
     if not all(value is None or isinstance(value, float | int) for value in values):
-        raise ValueError("a score is no number")
-    return found
+        raise ValueError("a score is not a number")
+    return scores
 
 
 def _object(text: str) -> dict[str, Any]:
-    found = json.loads(text)
-    if not isinstance(found, dict):
-        raise ValueError("no JSON object")
-    return found
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError("not a JSON object")
+    return value
 
 
 def _confusion(text: str) -> Confusion:

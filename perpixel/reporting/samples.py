@@ -1,4 +1,4 @@
-"""Images to look at: each with its truth, predictions and errors, as data URIs."""
+"""Images of a data set with their labels, predictions and errors, as data URIs."""
 
 import base64
 import io
@@ -15,9 +15,9 @@ from perpixel.inference.predictor import Predictor
 from perpixel.io.images import Array, Palette, palette_table
 from perpixel.recipes.schema import IGNORE_INDEX
 
-_LONGEST_SIDE = 480
+_MAX_SIDE = 480
 _WRONG = (225, 30, 45)
-_UNLABELLED = (40, 44, 52)
+_UNLABELED = (40, 44, 52)
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Sample:
 
 
 def worst_and_best(mious: Mapping[str, float | None], count: int) -> tuple[list[str], list[str]]:
-    """Names of the `count` images of the lowest and of the highest mIoU, none in both."""
-    known = sorted((value, name) for name, value in mious.items() if value is not None)
-    names = [name for _, name in known]
+    """Returns the names of the `count` images of lowest and of highest mIoU, without overlap."""
+    ranking = sorted((miou, name) for name, miou in mious.items() if miou is not None)
+    names = [name for _, name in ranking]
     worst = names[: min(count, (len(names) + 1) // 2)]
     return worst, names[len(worst) :][::-1][:count]
 
@@ -41,56 +41,52 @@ def worst_and_best(mious: Mapping[str, float | None], count: int) -> tuple[list[
 def take_samples(
     names: Sequence[str], dataset: Dataset, predictors: Sequence[Predictor]
 ) -> list[Sample]:
-    """The images called so, as every model sees them. Raises PerpixelError for an unknown one."""
+    """Predicts the images of these names with every model.
+
+    Raises PerpixelError for a name that the data set does not have.
+    """
     for predictor in predictors:
         require_classes(dataset, predictor.class_names)
-    places = {dataset.sample_id(index): index for index in range(len(dataset))}
-    unknown = [name for name in names if name not in places]
+    index_of = {dataset.sample_id(index): index for index in range(len(dataset))}
+    unknown = [name for name in names if name not in index_of]
     if unknown:
         raise PerpixelError(
             f"images.csv names {unknown[0]!r}, which this split of the data set does not have: "
             f"name what was evaluated with --dataset and --split"
         )
-    found = []
+    samples = []
     for name in names:
-        image, label = read_pair(dataset, places[name])
+        image, label = read_pair(dataset, index_of[name])
         views = []
         for predictor in predictors:
-            seen = predictor.predict(image).mask
-            views.append((_map(seen, predictor.palette), _image(errors(image, label, seen))))
-        truth = _map(label, dataset.classes.palette)
-        found.append(Sample(name, _image(image), truth, views))
-    return found
+            mask = predictor.predict(image).mask
+            views.append((_mask_uri(mask, predictor.palette), _uri(errors(image, label, mask))))
+        truth = _mask_uri(label, dataset.classes.palette)
+        samples.append(Sample(name, _uri(image), truth, views))
+    return samples
 
 
 def errors(image: Array, label: Array, prediction: Array) -> Array:
-    """The image in pale gray, uint8 [H, W, 3]: red where it is wrong, dark without a label."""
+    """Returns the image in pale gray, uint8 [H, W, 3]: errors red, unlabeled pixels dark."""
     gray = 120 + image.mean(axis=2, keepdims=True) / 2
-    shown = np.repeat(gray, 3, axis=2).astype(np.uint8)
-    shown[label != prediction] = _WRONG
-    shown[label == IGNORE_INDEX] = _UNLABELLED
-    return shown
+    view = np.repeat(gray, 3, axis=2).astype(np.uint8)
+    view[label != prediction] = _WRONG
+    view[label == IGNORE_INDEX] = _UNLABELED
+    return view
 
 
-def _map(classes: Array, palette: Palette) -> str:
-    file = Image.fromarray(classes)
+def _mask_uri(mask: Array, palette: Palette) -> str:
+    file = Image.fromarray(mask)
     file.putpalette(palette_table(palette).tobytes())
-    file = file.resize(_shown_size(file), Image.Resampling.NEAREST)
-    return _data_uri(file, "PNG")
+    return _data_uri(file, "PNG", Image.Resampling.NEAREST)
 
 
-def _image(image: Array) -> str:
-    file = Image.fromarray(image)
-    return _data_uri(file.resize(_shown_size(file), Image.Resampling.BOX), "JPEG")
+def _uri(image: Array) -> str:
+    return _data_uri(Image.fromarray(image), "JPEG", Image.Resampling.BOX)
 
 
-def _shown_size(file: Image.Image) -> tuple[int, int]:
-    """(width, height), shrunk to the longest side, never upsampled."""
-    factor = min(1.0, _LONGEST_SIDE / max(file.size))
-    return max(round(file.width * factor), 1), max(round(file.height * factor), 1)
-
-
-def _data_uri(file: Image.Image, kind: Literal["JPEG", "PNG"]) -> str:
+def _data_uri(file: Image.Image, kind: Literal["JPEG", "PNG"], resampling: Image.Resampling) -> str:
+    file.thumbnail((_MAX_SIDE, _MAX_SIDE), resampling)
     content = io.BytesIO()
     file.save(content, kind)
     return f"data:image/{kind.lower()};base64,{base64.b64encode(content.getvalue()).decode()}"

@@ -1,4 +1,4 @@
-"""What a segmented image is sent back as: a PNG mask, JSON or run lengths."""
+"""Encodes a prediction as an HTTP response: a PNG mask, JSON or run lengths."""
 
 import base64
 import re
@@ -13,7 +13,7 @@ from perpixel.io.images import encode_mask
 
 Format = Literal["png", "json", "rle"]
 
-MEDIA: dict[Format, str] = {
+MEDIA_TYPES: dict[Format, str] = {
     "png": "image/png",
     "json": "application/json",
     "rle": "application/vnd.perpixel.rle+json",
@@ -21,8 +21,8 @@ MEDIA: dict[Format, str] = {
 
 
 class RunLengths(BaseModel):
-    """COCO's uncompressed run lengths: the pixels column by column, first a run outside the class,
-    then one inside, and so on by turns. `size` is [height, width].
+    """COCO's uncompressed run lengths: the pixels column by column, runs outside and inside the
+    class in alternation, the first outside. `size` is [height, width].
     """
 
     size: tuple[int, int]
@@ -32,8 +32,8 @@ class RunLengths(BaseModel):
 class Area(BaseModel):
     """One class of the model, and how much of the image it covers.
 
-    `color` is "#rrggbb"; `share` is 0..1 of the image's pixels. `rle` says where a class is
-    that the image shows, if run lengths were asked for.
+    `color` is "#rrggbb"; `share` is the fraction of the image's pixels, 0..1. `rle` is the class's
+    region, for classes in the image if run lengths were requested.
     """
 
     index: int
@@ -45,8 +45,8 @@ class Area(BaseModel):
 
 
 class Segmentation(BaseModel):
-    """An image's classes. `mask` is `predict`'s PNG of class indices in base64; run lengths take
-    its place if they were asked for.
+    """The classes of an image. `mask` is the PNG of class indices that `predict` writes, in base64;
+    absent if run lengths were requested.
     """
 
     width: int
@@ -55,9 +55,9 @@ class Segmentation(BaseModel):
     mask: str | None = None
 
 
-def encode(result: Result, form: Format) -> bytes:
-    """The body of an answer in the given format."""
-    if form == "png":
+def encode(result: Result, format: Format) -> bytes:
+    """Returns the body of a response in `format`."""
+    if format == "png":
         return encode_mask(result.mask, result.palette)
     height, width = result.mask.shape
     counts = np.bincount(result.mask.ravel(), minlength=len(result.class_names)).tolist()
@@ -65,51 +65,52 @@ def encode(result: Result, form: Format) -> bytes:
         Area(
             index=index,
             name=name,
-            color=color(rgb),
+            color=hex_color(color),
             pixels=counts[index],
             share=counts[index] / result.mask.size,
         )
-        for index, (name, rgb) in enumerate(zip(result.class_names, result.palette, strict=True))
+        for index, (name, color) in enumerate(zip(result.class_names, result.palette, strict=True))
     ]
-    found = Segmentation(width=width, height=height, classes=areas)
-    if form == "json":
+    segmentation = Segmentation(width=width, height=height, classes=areas)
+    if format == "json":
         mask = encode_mask(result.mask, result.palette)
-        found.mask = base64.b64encode(mask).decode()
+        segmentation.mask = base64.b64encode(mask).decode()
     else:
         for area in filter(lambda area: area.pixels, areas):
             area.rle = run_lengths(result.mask == area.index)
-    return found.model_dump_json(exclude_none=True).encode()
+    return segmentation.model_dump_json(exclude_none=True).encode()
 
 
 def run_lengths(inside: npt.NDArray[np.bool_]) -> RunLengths:
-    """The run lengths of a region, bool [height, width]."""
-    columns = np.concatenate([[False], inside.ravel(order="F")])
-    turns = np.flatnonzero(columns[1:] != columns[:-1])
-    counts = np.diff(turns, prepend=0, append=inside.size)
+    """Returns the run lengths of a region, bool [height, width]."""
+    pixels = np.concatenate([[False], inside.ravel(order="F")])
+    changes = np.flatnonzero(pixels[1:] != pixels[:-1])
+    counts = np.diff(changes, prepend=0, append=inside.size)
     height, width = inside.shape
     return RunLengths(size=(height, width), counts=counts.tolist())
 
 
-def choose(accept: str) -> Format | None:
-    """The format that an Accept header likes best, PNG before JSON; None when it takes none.
+def choose_format(accept: str) -> Format | None:
+    """Returns the format with the highest quality in an Accept header, PNG before JSON; None if the
+    header accepts none.
 
-    RFC 9110, 12.5.1: of the ranges that cover a format, the most exact one counts.
+    RFC 9110, 12.5.1: of the media ranges that cover a format, the most specific one counts.
     """
-    ranges = {}
-    for part in accept.lower().split(","):
-        name, _, parameters = part.partition(";")
+    qualities = {}
+    for media_range in accept.lower().split(","):
+        name, _, parameters = media_range.partition(";")
         quality = re.search(r"(?:^|;)\s*q=([01](?:\.\d{0,3})?)\s*(?:;|$)", parameters)
-        ranges[name.strip()] = min(float(quality[1]), 1.0) if quality else 1.0
+        qualities[name.strip()] = min(float(quality[1]), 1.0) if quality else 1.0
 
-    def liking(form: Format) -> float:
-        media = MEDIA[form]
-        covering = (media, media.partition("/")[0] + "/*", "*/*")
-        return next((ranges[each] for each in covering if each in ranges), 0.0)
+    def quality_of(format: Format) -> float:
+        media = MEDIA_TYPES[format]
+        ranges = (media, media.partition("/")[0] + "/*", "*/*")
+        return next((qualities[name] for name in ranges if name in qualities), 0.0)
 
-    best = max(MEDIA, key=liking)
-    return best if liking(best) > 0 else None
+    best = max(MEDIA_TYPES, key=quality_of)
+    return best if quality_of(best) > 0 else None
 
 
-def color(rgb: tuple[int, int, int]) -> str:
-    """A color as "#rrggbb"."""
+def hex_color(rgb: tuple[int, int, int]) -> str:
+    """Returns a color as "#rrggbb"."""
     return "#" + bytes(rgb).hex()

@@ -118,7 +118,7 @@ def command(monkeypatch, capsys):
 def test_a_clean_set_is_clean(root: Path, command, tmp_path: Path):
     code, out, _ = command("camvid", root, "--json", tmp_path / "check.json")
     assert code == 0
-    assert "15 pairs looked at: 0 errors, 0 warnings, 0 notes" in out
+    assert "checked 15 pairs; errors: 0, warnings: 0, notes: 0" in out
     report_json = json.loads((tmp_path / "check.json").read_text())
     assert report_json["findings"] == []
     assert [split["pairs"] for split in report_json["splits"]] == [12, 3]

@@ -86,29 +86,29 @@ def agreements(checkpoint: Checkpoint, path: Path, images: list[np.ndarray]) -> 
     for image in images:
         (classes,) = session.run(["mask"], {"images": image[None]})
         assert classes.dtype == np.uint8
-        wanted = predictor.predict(image).mask
-        assert len(np.unique(wanted)) > 1  # or agreeing would mean nothing
-        shares.append(float((classes[0] == wanted).mean()))
+        expected = predictor.predict(image).mask
+        assert len(np.unique(expected)) > 1  # or agreeing would mean nothing
+        shares.append(float((classes[0] == expected).mean()))
     return shares
 
 
-@pytest.mark.parametrize("made", ["fcn", "fpn"])
-def test_any_size_is_as_predict_has_it(made, request):
-    checkpoint, done = request.getfixturevalue(made)
+@pytest.mark.parametrize("exported", ["fcn", "fpn"])
+def test_masks_of_any_size_are_those_of_predict(exported, request):
+    checkpoint, done = request.getfixturevalue(exported)
     images = [
         SyntheticStreets("val", count=1, size=s).image(0) for s in ((64, 96), (97, 131), (33, 200))
     ]
     assert min(agreements(checkpoint, done.path, images)) >= 0.999
-    assert {one.size for one in done.comparisons} == {(64, 96), (49, 73), (81, 121)}
-    assert all(0 <= one.difference < 1e-4 * one.largest for one in done.comparisons)
+    assert {comparison.size for comparison in done.comparisons} == {(64, 96), (49, 73), (81, 121)}
+    assert all(0 <= c.difference < 1e-4 * c.largest for c in done.comparisons)
     assert [timing.size for timing in done.timings] == [(64, 96), (49, 73), (81, 121)]
     assert min(timing.file.best for timing in done.timings) > 0
     assert min(timing.torch.best for timing in done.timings) > 0
 
 
-@pytest.mark.parametrize("made", ["fcn", "fpn"])
-def test_camvid_images_agree_at_three_sizes(made, request, camvid):
-    checkpoint, done = request.getfixturevalue(made)
+@pytest.mark.parametrize("exported", ["fcn", "fpn"])
+def test_camvid_images_agree_at_three_sizes(exported, request, camvid):
+    checkpoint, done = request.getfixturevalue(exported)
     images = []
     for path in sorted((camvid / "val").glob("*.png"))[:1]:
         full = Image.fromarray(read_image(path))
@@ -121,7 +121,7 @@ def test_several_images_at_once(fpn):
     checkpoint, done = fpn
     scenes = SyntheticStreets("val", count=3, size=(50, 70))
     images = np.stack([scenes.image(index) for index in range(3)])
-    run = onnx_runner(done.path.read_bytes(), graphs.graph_of(checkpoint, logits=False))
+    run = onnx_runner(done.path.read_bytes(), graphs.make_graph(checkpoint, logits=False))
     together, logits = run(torch.from_numpy(images))
     assert logits.shape == (3, 11, 13, 18)
     apart = [run(torch.from_numpy(image[None]))[0][0] for image in images]
@@ -132,13 +132,13 @@ def test_the_file_says_what_its_classes_are(fpn):
     checkpoint, done = fpn
     model = onnx.load(done.path)
     onnx.checker.check_model(model)
-    about = {one.key: json.loads(one.value) for one in model.metadata_props}
+    about = {entry.key: json.loads(entry.value) for entry in model.metadata_props}
     assert tuple(about["class_names"]) == CLASSES.names
     assert [tuple(color) for color in about["palette"]] == list(CLASSES.palette)
     assert about["recipe"] == "camvid/semantic_fpn_r18"
     assert about["input"]["mean"] == list(checkpoint.recipe.input.mean)
-    names = [[d.dim_param or d.dim_value for d in one.type.tensor_type.shape.dim]
-             for one in (*model.graph.input, *model.graph.output)]  # fmt: skip
+    names = [[d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
+             for value in (*model.graph.input, *model.graph.output)]  # fmt: skip
     assert names == [
         ["batch", "height", "width", 3],
         ["batch", "height", "width"],
@@ -147,8 +147,8 @@ def test_the_file_says_what_its_classes_are(fpn):
     assert not any(node.op_type == "BatchNormalization" for node in model.graph.node)
 
 
-def test_the_file_says_how_its_images_are_to_be_seen(fcn):
-    about = {one.key: json.loads(one.value) for one in onnx.load(fcn[1].path).metadata_props}
+def test_the_file_says_how_images_are_preprocessed(fcn):
+    about = {entry.key: json.loads(entry.value) for entry in onnx.load(fcn[1].path).metadata_props}
     assert about["input"] == {
         "mean": [103.53, 116.28, 123.675], "std": [50, 60, 70], "channel_order": "bgr",
         "size_divisor": 32,
@@ -178,20 +178,20 @@ def test_the_example_needs_neither_perpixel_nor_torch(fpn, tmp_path):
         "--out",
         tmp_path / "o",
     ]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     for path in images:
-        wanted = Predictor.from_checkpoint(checkpoint).predict(path)
-        assert (read_mask(tmp_path / "o" / path.name) == wanted.mask).mean() >= 0.999
+        expected = Predictor.from_checkpoint(checkpoint).predict(path)
+        assert (read_mask(tmp_path / "o" / path.name) == expected.mask).mean() >= 0.999
         with Image.open(tmp_path / "o" / path.name) as mask:
             assert mask.getpalette()[:33] == [v for color in CLASSES.palette for v in color]
-        largest = max(wanted.class_fractions, key=wanted.class_fractions.__getitem__)
-        assert f"{path.name}: {largest} " in said
+        largest = max(expected.class_fractions, key=expected.class_fractions.__getitem__)
+        assert f"{path.name}: {largest} " in printed
 
 
 def test_a_fixed_size_through_the_example(tmp_path, monkeypatch, capsys):
     checkpoint = checkpoint_of(perpixel.override(FCN, SMALL))
     done = export(checkpoint, tmp_path / "fixed.onnx", size=(40, 56), seconds=0)
-    assert [one.size for one in done.comparisons] == [(40, 56)] * 2
+    assert [comparison.size for comparison in done.comparisons] == [(40, 56)] * 2
     write_image(tmp_path / "a.png", SyntheticStreets("val", count=1, size=(80, 112)).image(0))
     words = ["onnx_predict.py", done.path, tmp_path / "a.png", "--out", tmp_path]
     monkeypatch.setattr(sys, "argv", [*map(str, words)])
@@ -205,14 +205,14 @@ def test_a_pt2_file_with_logits(tmp_path):
     done = export(
         checkpoint, tmp_path / "f.pt2", size=(64, 64), dynamic=True, logits=True, seconds=0
     )
-    assert max(one.difference for one in done.comparisons) < 1e-4
+    assert max(comparison.difference for comparison in done.comparisons) < 1e-4
     about = {"metadata.json": ""}
     program = torch.export.load(io.BytesIO(done.path.read_bytes()), extra_files=about)
     assert json.loads(json.loads(about["metadata.json"])["class_names"]) == list(CLASSES.names)
     images = torch.rand(3, 3, 45, 67)
     (logits,) = program.module()(images)
-    wanted = Predictor.from_checkpoint(checkpoint).model(images).logits
-    torch.testing.assert_close(logits, wanted, rtol=1e-3, atol=1e-3)
+    expected = Predictor.from_checkpoint(checkpoint).model(images).logits
+    torch.testing.assert_close(logits, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_a_file_that_disagrees_is_not_kept(tmp_path, monkeypatch):
@@ -246,12 +246,12 @@ def test_a_file_of_other_weights_is_not_kept(logits: bool, tmp_path, monkeypatch
     ("difference", "agreement", "agrees"),
     [(0.009, 0.9991, True), (0.011, 1.0, False), (0, 0.998, False), (float("nan"), 1.0, False)],
 )
-def test_what_agrees(difference, agreement, agrees):
-    one = Comparison("a", (1, 1), difference=difference, largest=10, agreement=agreement)
-    assert one.agrees == agrees
+def test_agreement_has_limits(difference, agreement, agrees):
+    comparison = Comparison("a", (1, 1), difference=difference, largest=10, agreement=agreement)
+    assert comparison.agrees == agrees
 
 
-def test_it_is_compared_on_the_images_it_is_given(tmp_path):
+def test_check_on_names_the_images_to_compare(tmp_path):
     checkpoint = checkpoint_of(perpixel.override(FCN, SMALL))
     for name in ("b.png", "a.jpg"):
         write_image(
@@ -259,7 +259,7 @@ def test_it_is_compared_on_the_images_it_is_given(tmp_path):
         )
     words = {"size": (48, 64), "seconds": 0}
     done = export(checkpoint, tmp_path / "o.pt2", check_on=tmp_path / "in", **words)
-    assert [(one.image, one.size) for one in done.comparisons] == [
+    assert [(comparison.image, comparison.size) for comparison in done.comparisons] == [
         ("a.jpg", (48, 64)),
         ("b.png", (48, 64)),
     ]
@@ -268,7 +268,7 @@ def test_it_is_compared_on_the_images_it_is_given(tmp_path):
         export(checkpoint, tmp_path / "o.pt2", check_on=tmp_path / "none", **words)
 
 
-def test_what_predict_does_besides_is_said():
+def test_notes_say_what_predict_does_beyond_the_file():
     from perpixel.exporting.export import _notes
 
     recipe = perpixel.override(
@@ -285,7 +285,7 @@ def test_wrong_names_and_sizes_are_refused(tmp_path, monkeypatch):
     checkpoint = checkpoint_of(perpixel.override(FCN, SMALL))
     with pytest.raises(UsageError, match=r"m\.tflite: .*\.onnx or \.pt2"):
         export(checkpoint, tmp_path / "m.tflite")
-    with pytest.raises(UsageError, match="20x64: with --dynamic, sides are 33 pixels or more"):
+    with pytest.raises(UsageError, match="20x64: with --dynamic, sides must be 33 pixels or more"):
         export(checkpoint, tmp_path / "m.onnx", size=(20, 64), dynamic=True)
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(PerpixelError, match=r'pip install "perpixel\[export\]"'):

@@ -11,8 +11,7 @@ import perpixel.profiling.latency as latency_module
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.models.build import build
 from perpixel.profiling.flops import count
-from perpixel.profiling.latency import inference_pass, latency, write_trace
-from perpixel.profiling.memory import TOO_LITTLE, Memory, Request, peak_memory
+from perpixel.profiling.latency import inference_pass, latency
 from perpixel.profiling.profile import profile
 
 CPU = torch.device("cpu")
@@ -62,16 +61,16 @@ def test_convolutions_alone(name, classes, size, convolutions):
 
 
 def test_layers_add_up_and_images_multiply():
-    one = count(SMALL.model, num_classes=11, size=(64, 96))
-    assert sum(layer.params for layer in one.layers) == one.params
-    first = one.layers[0]
+    counts = count(SMALL.model, num_classes=11, size=(64, 96))
+    assert sum(layer.params for layer in counts.layers) == counts.params
+    first = counts.layers[0]
     assert (first.name, first.kind, first.output) == ("backbone.conv1", "Conv2d", (1, 64, 32, 48))
     assert first.macs == first.macs_convolutions == 64 * 32 * 48 * 3 * 7 * 7
-    classifier = one.layers[-1]
+    classifier = counts.layers[-1]
     assert classifier.macs - classifier.macs_convolutions == 11 * 8 * 12
-    assert count(SMALL.model, num_classes=11, size=(64, 96), batch=3).macs == 3 * one.macs
-    every = sum(p.numel() for p in build(SMALL.model, num_classes=11).parameters())
-    assert one.params + one.params_auxiliary == every
+    assert count(SMALL.model, num_classes=11, size=(64, 96), batch=3).macs == 3 * counts.macs
+    params = sum(p.numel() for p in build(SMALL.model, num_classes=11).parameters())
+    assert counts.params + counts.params_auxiliary == params
 
 
 def test_frozen_norms_count_as_norms():
@@ -82,19 +81,19 @@ def test_frozen_norms_count_as_norms():
 
 def test_a_profile_has_every_figure(tmp_path):
     trace, size = tmp_path / "t.json", (64, 96)
-    found = profile(SMALL, num_classes=11, size=size, device=CPU, seconds=0.05, trace=trace)
-    assert found.latency is not None
-    assert 0 < found.latency.p50 <= found.latency.p90
-    assert len(found.latency.passes) == 3
-    assert min(found.latency.passes) >= 1
-    assert found.images_per_second == 1000 / found.latency.best
-    weights = 4 * (found.count.params + found.count.params_auxiliary)
-    assert found.inference is not None
-    assert found.training is not None
-    assert found.inference.bytes is not None
-    assert found.training.bytes is not None
-    assert found.inference.bytes > weights
-    assert found.training.bytes > found.inference.bytes + weights  # gradients and momentum
+    result = profile(SMALL, num_classes=11, size=size, device=CPU, seconds=0.05, trace=trace)
+    assert result.latency is not None
+    assert 0 < result.latency.p50 <= result.latency.p90
+    assert len(result.latency.passes) == 3
+    assert min(result.latency.passes) >= 1
+    assert result.images_per_second == 1000 / result.latency.best
+    weights = 4 * (result.count.params + result.count.params_auxiliary)
+    assert result.inference is not None
+    assert result.training is not None
+    assert result.inference.bytes is not None
+    assert result.training.bytes is not None
+    assert result.inference.bytes > weights
+    assert result.training.bytes > result.inference.bytes + weights  # gradients and momentum
     events = json.loads(trace.read_text())["traceEvents"]
     assert any("conv" in event["name"] for event in events)
 
@@ -102,8 +101,8 @@ def test_a_profile_has_every_figure(tmp_path):
 def test_the_best_trial_is_its_mean_and_the_distribution_is_of_all(monkeypatch):
     trials = iter([[10.0, 20.0], [30.0, 30.0, 30.0], [10.0, 100.0]])
     monkeypatch.setattr(latency_module, "_trial", lambda run, seconds: next(trials))
-    found = latency(lambda: None, CPU)
-    assert found == latency_module.Latency(best=15, p50=30, p90=100, passes=(2, 3, 2))
+    result = latency(lambda: None, CPU)
+    assert result == latency_module.Latency(best=15, p50=30, p90=100, passes=(2, 3, 2))
 
 
 def test_a_trial_ends_at_its_passes_or_its_time():
@@ -113,55 +112,41 @@ def test_a_trial_ends_at_its_passes_or_its_time():
     assert len(calls) == 4  # one of them to warm up
 
 
-def test_what_is_timed_is_the_enlarged_logits():
+def test_upsampling_the_logits_is_timed():
     model = build(SMALL.model, num_classes=11).eval()
     images = torch.rand(2, 3, 40, 56)
     run = inference_pass(model, images, dtype=torch.float32)
     logits = run()
     assert logits.shape == (2, 11, 40, 56)
     small = model(images).logits
-    wanted = torch.nn.functional.interpolate(small, size=(40, 56), mode="bilinear")
-    assert torch.equal(logits, wanted)
+    expected = torch.nn.functional.interpolate(small, size=(40, 56), mode="bilinear")
+    assert torch.equal(logits, expected)
 
 
 def test_only_counting_runs_nothing(monkeypatch):
     monkeypatch.setattr("perpixel.profiling.profile.build", None)
-    found = profile(SMALL, num_classes=11, size=(64, 64), device=CPU, seconds=0)
-    assert (found.latency, found.inference, found.training) == (None, None, None)
-    assert found.count.macs > 0
+    result = profile(SMALL, num_classes=11, size=(64, 64), device=CPU, seconds=0)
+    assert (result.latency, result.inference, result.training) == (None, None, None)
+    assert result.count.macs > 0
 
 
-def test_what_cannot_be_measured_is_said(tmp_path):
+def test_failed_measurements_give_a_reason():
     shallow = perpixel.override(SMALL, ["model.head.concat_input=false"])
-    found = profile(shallow, num_classes=3, size=(8, 8), device=CPU, seconds=0.01)
-    assert found.training is not None
-    assert found.training.bytes is None
-    assert "more than 1 value per channel" in found.training.note
-    with pytest.raises(UsageError, match="size 10000000000x10000000000 is not for this model"):
+    result = profile(shallow, num_classes=3, size=(8, 8), device=CPU, seconds=0.01)
+    assert result.training is not None
+    assert result.training.bytes is None
+    assert "more than 1 value per channel" in result.training.note
+    with pytest.raises(UsageError, match="size 10000000000x10000000000 does not fit this model"):
         profile(SMALL, num_classes=3, size=(10**10, 10**10), device=CPU)
-    file = tmp_path / "file"
-    file.touch()
-    with pytest.raises(PerpixelError, match="cannot be written"):
-        write_trace(lambda: None, CPU, file / "trace.json")
 
 
-def test_too_little_memory_is_an_error_before_anything_runs_here(monkeypatch):
-    from perpixel.profiling import profile as module
-
-    monkeypatch.setattr(module, "peak_memory", lambda request: Memory(None, TOO_LITTLE))
-    with pytest.raises(PerpixelError, match="64x64: there is too little memory for a batch of 2"):
-        profile(SMALL, num_classes=3, size=(64, 64), batch=2, device=CPU)
+def test_too_little_memory_is_an_error_and_ends_the_measuring_process_alone():
+    size = (1_000_000, 1_000_000)
+    with pytest.raises(PerpixelError, match="1000000x1000000: too little memory for a batch of 2"):
+        profile(SMALL, num_classes=3, size=size, batch=2, device=CPU)
 
 
-def test_running_out_of_memory_ends_the_measuring_process_alone(monkeypatch):
-    request = Request(
-        recipe=SMALL, num_classes=3, size=(1_000_000, 1_000_000), batch=1, device="cpu",
-        dtype="float32", training=False,
-    )  # fmt: skip
-    assert peak_memory(request) == Memory(None, TOO_LITTLE)
-
-
-def test_norms_that_hold_layers_are_counted(monkeypatch):
+def test_batch_norms_with_children_are_counted(monkeypatch):
     """timm's batch norms hold their dropout and ReLU."""
     plain = count(SMALL.model, num_classes=4, size=(64, 64))
 

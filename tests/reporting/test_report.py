@@ -1,4 +1,4 @@
-"""Reports of runs and evaluations: what is in them, what is said to lack, what cannot break out."""
+"""Reports of runs and evaluations: their content, what they say is missing, and escaping."""
 
 import base64
 import io
@@ -24,7 +24,7 @@ from perpixel.recipes import overrides
 from perpixel.recipes.schema import IGNORE_INDEX
 from perpixel.reporting import curves
 from perpixel.reporting.reading import read_source
-from perpixel.reporting.report import named, render
+from perpixel.reporting.report import name_sources, render
 from perpixel.reporting.samples import errors, worst_and_best
 
 LOADS = {"src", "href", "srcset", "action", "data", "poster", "background"}
@@ -59,9 +59,9 @@ def require_self_contained(html: str) -> Page:
 
 
 def data_of(html: str) -> dict:
-    found = re.search(r"const data = (.*);\n", html)
-    assert found is not None
-    return json.loads(found[1])
+    match = re.search(r"const data = (.*);\n", html)
+    assert match is not None
+    return json.loads(match[1])
 
 
 def image(uri: str) -> np.ndarray:
@@ -102,15 +102,15 @@ def evaluation(folder: Path, names: tuple[str, ...], images: list[str]) -> Path:
     rng = np.random.default_rng(0)
     label = rng.integers(0, len(names), (8, 8), np.uint8)
     counts = confusion(label, rng.integers(0, len(names), (8, 8), np.uint8), num_classes=len(names))
-    own = np.stack([counts.diagonal(), counts.sum(1), counts.sum(0)])
-    write_scores(folder, scores(counts, names=names, images=[(name, own) for name in images]))
+    areas = np.stack([counts.diagonal(), counts.sum(1), counts.sum(0)])
+    write_scores(folder, scores(counts, names=names, images=[(name, areas) for name in images]))
     return folder
 
 
-def test_a_run_is_told_whole(command, run, mini, tmp_path):
+def test_a_report_has_every_part_of_a_run(command, run, mini, tmp_path):
     file = tmp_path / "deep/report.html"
-    code, said = command("report", run, "--data", mini, "--out", file, "--device", "cpu")
-    assert (code, str(file) in said) == (0, True)
+    code, output = command("report", run, "--data", mini, "--out", file, "--device", "cpu")
+    assert (code, str(file) in output) == (0, True)
     html = file.read_text()
     page = require_self_contained(html)
     assert "://" not in html
@@ -120,14 +120,14 @@ def test_a_run_is_told_whole(command, run, mini, tmp_path):
     assert [point[:2] for point in data["charts"][0][0]] == losses
     assert [point[0] for point in data["charts"][1][0]] == [2, 4]
     assert page.tags.count("polyline") == 4
-    said = json.loads((run / "evaluate.json").read_text())
-    assert f"{said['miou']:.2f}" in page.text
-    for name, iou in said["iou"].items():
+    scores = json.loads((run / "evaluate.json").read_text())
+    assert f"{scores['miou']:.2f}" in page.text
+    for name, iou in scores["iou"].items():
         assert name in page.text
         assert iou is None or f"{iou:.2f}" in page.text
     (matrix,) = data["matrices"]
     assert 100 * np.trace(matrix["rows"]) / np.sum(matrix["rows"]) == pytest.approx(
-        said["pixel_accuracy"]
+        scores["pixel_accuracy"]
     )
     assert '"camvid/fcn_r18-d8"' in page.text
     assert json.loads((run / "environment.json").read_text())["torch"] in page.text
@@ -142,7 +142,7 @@ def test_images_are_those_of_the_data_set_and_the_model(command, run, mini, tmp_
     rows = (run / "images.csv").read_text().splitlines()[1:]
     mious = sorted((float(row.split(",")[1]), row.split(",")[0]) for row in rows)
     assert [mious[0][1], mious[-1][1]] == re.findall(r"val/\d\d\.png", page.text)
-    assert [each["alt"] for each in page.images] == [
+    assert [image["alt"] for image in page.images] == [
         "Image", "Truth", "Prediction of mini", "Errors of mini",
     ] * 2  # fmt: skip
     predictor = perpixel.load(run)
@@ -174,9 +174,9 @@ def test_two_are_compared(command, run, mini, tmp_path):
     recipe = overrides.load((run / "recipe.json").read_text(), origin="")
     changed = perpixel.override(recipe, ["optimizer.lr=0.5"])
     (other / "recipe.json").write_text(overrides.dump(changed))
-    said = json.loads((other / "evaluate.json").read_text())
-    said["iou"]["road"] = said["iou"]["road"] + 1.25
-    (other / "evaluate.json").write_text(json.dumps(said))
+    scores = json.loads((other / "evaluate.json").read_text())
+    scores["iou"]["road"] = scores["iou"]["road"] + 1.25
+    (other / "evaluate.json").write_text(json.dumps(scores))
     file = tmp_path / "both.html"
     words = ("report", run, other, "--data", mini, "--out", file, "--device", "cpu")
     assert command(*words)[0] == 0
@@ -187,7 +187,7 @@ def test_two_are_compared(command, run, mini, tmp_path):
     assert data["names"] == ["mini", "other"]
     assert all(len(lines) == 2 and lines[0] == lines[1] for lines in data["charts"])
     assert len(data["matrices"]) == 2
-    assert {"Prediction of mini", "Prediction of other"} <= {each["alt"] for each in page.images}
+    assert {"Prediction of mini", "Prediction of other"} <= {image["alt"] for image in page.images}
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_two_are_compared(command, run, mini, tmp_path):
 )
 def test_names_cannot_break_out(tmp_path, name):
     folder = evaluation(tmp_path / "<b>eval", (name, "road"), [f"val/{name}.png"])
-    html = render([read_source(folder)], [], [f"a note on {name}"])
+    html = render(name_sources([read_source(folder)]), [], [f"a note on {name}"])
     page = require_self_contained(html)
     assert "img" not in page.tags
     assert "b" not in page.tags
@@ -211,7 +211,7 @@ def test_names_cannot_break_out(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ("absent", "says"),
+    ("absent", "expected"),
     [
         ("metrics.jsonl", "perpixel train RECIPE"),
         ("recipe.json", "recipe (recipe.json)"),
@@ -221,13 +221,13 @@ def test_names_cannot_break_out(tmp_path, name):
         ("images.csv", "worst and best images"),
     ],
 )
-def test_a_missing_file_is_said_with_its_command(command, run, tmp_path, absent, says):
+def test_a_missing_file_is_listed_with_its_command(command, run, tmp_path, absent, expected):
     folder = tmp_path / "run"
     shutil.copytree(run, folder)
     (folder / absent).unlink()
     assert command("report", folder, "--device", "cpu")[0] == 0
     page = require_self_contained((folder / "report.html").read_text())
-    assert says in page.text
+    assert expected in page.text
     if absent != "images.csv":
         assert "name the folder of camvid with --data ROOT" in page.text
 
@@ -242,8 +242,8 @@ def test_an_evaluation_alone_is_a_report_and_takes_a_model(command, run, mini, t
     words = ("report", folder, "--data", mini, "--model", run, "--device", "cpu")
     assert command(*words)[0] == 0
     assert len(Page(file.read_text()).images) == 3 * 4
-    code, said = command("report", run, "--data", mini, "--model", run)
-    assert (code, "weights of their own" in said) == (2, True)
+    code, output = command("report", run, "--data", mini, "--model", run)
+    assert (code, "weights of its own" in output) == (2, True)
     assert command("eval", run, "--data", mini, "--json", tmp_path / "s.json")[0] == 0
     assert command("report", tmp_path / "s.json")[0] == 0
     assert "confusion.csv" in (tmp_path / "report.html").read_text()
@@ -251,9 +251,9 @@ def test_an_evaluation_alone_is_a_report_and_takes_a_model(command, run, mini, t
 
 def test_images_of_another_split_are_an_error(command, run, mini, tmp_path):
     words = ("report", run, "--data", mini, "--split", "train", "--out", tmp_path / "r.html")
-    code, said = command(*words, "--device", "cpu")
+    code, output = command(*words, "--device", "cpu")
     assert code == 1
-    assert "--split" in said
+    assert "--split" in output
     assert not (tmp_path / "r.html").exists()
 
 
@@ -274,7 +274,7 @@ def test_images_of_another_split_are_an_error(command, run, mini, tmp_path):
         ("evaluate.json", b"\xff\xfe"),
     ],
 )
-def test_a_damaged_file_is_named(run, tmp_path, file, content):
+def test_a_corrupt_file_is_named(run, tmp_path, file, content):
     folder = tmp_path / "run"
     shutil.copytree(run, folder)
     (folder / file).write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -282,7 +282,7 @@ def test_a_damaged_file_is_named(run, tmp_path, file, content):
         read_source(folder)
 
 
-def test_a_torn_last_line_is_left_out(run, tmp_path):
+def test_a_truncated_last_line_is_left_out(run, tmp_path):
     text = (run / "metrics.jsonl").read_text()
     (tmp_path / "metrics.jsonl").write_text(text + '{"step": 5, "lo')
     assert [row["step"] for row in read_source(tmp_path).rows] == [
@@ -290,41 +290,44 @@ def test_a_torn_last_line_is_left_out(run, tmp_path):
     ]
 
 
-def test_what_is_no_run_is_refused(tmp_path, command):
+def test_a_folder_without_a_run_is_refused(tmp_path, command):
     with pytest.raises(UsageError, match="neither a run folder"):
         read_source(tmp_path)
-    code, said = command("report", tmp_path / "absent")
-    assert (code, "absent" in said) == (2, True)
+    code, output = command("report", tmp_path / "absent")
+    assert (code, "absent" in output) == (2, True)
 
 
-def test_labels_differ(run, tmp_path):
+def test_folders_of_one_name_are_named_by_their_paths(run, tmp_path):
     for place in ("a/same", "b/same"):
         shutil.copytree(run, tmp_path / place)
-    found = named([read_source(tmp_path / place) for place in ("a/same", "b/same", "b/same")])
-    assert len(found) == 3
+    paths = [tmp_path / place for place in ("a/same", "b/same", "b/same")]
+    sources = name_sources([read_source(path) for path in paths])
+    assert {name: source.path for name, source in sources.items()} == {
+        str(path): path for path in paths
+    }
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "wanted"),
+    ("low", "high", "expected"),
     [(0, 100, [0, 50, 100]), (0.3, 2.2, [0, 0.5, 1, 1.5, 2, 2.5]), (5, 5, [4.5, 5, 5.5]),
      (0, 0.0005, [0, 0.0002, 0.0004, 0.0006]), (-3, 4, [-4, -2, 0, 2, 4])],
 )  # fmt: skip
-def test_ticks_are_round_and_enclose(low, high, wanted):
-    found = curves.ticks(low, high)
-    assert 3 <= len(found) <= 6
-    assert found[0] <= low
-    assert found[-1] >= high
-    assert found == wanted
+def test_ticks_are_round_and_enclose(low, high, expected):
+    positions = curves.ticks(low, high)
+    assert 3 <= len(positions) <= 6
+    assert positions[0] <= low
+    assert positions[-1] >= high
+    assert positions == expected
 
 
 def test_a_missing_extra_is_named(command, run, monkeypatch):
     monkeypatch.setitem(sys.modules, "jinja2", None)
     monkeypatch.delitem(sys.modules, "perpixel.reporting.report")
-    code, said = command("report", run)
-    assert (code, "perpixel[report]" in said) == (1, True)
+    code, output = command("report", run)
+    assert (code, "perpixel[report]" in output) == (1, True)
 
 
-def test_a_browser_shows_it_and_asks_nobody(run, mini, tmp_path):
+def test_a_browser_shows_it_without_requests(run, mini, tmp_path):
     file = tmp_path / "report.html"
     words = ["report", run, "--data", mini, "--out", file, "--device", "cpu"]
     subprocess.run([sys.executable, "-m", "perpixel", *map(str, words)], check=True)
@@ -342,11 +345,11 @@ def test_a_browser_shows_it_and_asks_nobody(run, mini, tmp_path):
         page.move(*map(int, page.run(middle, "svg.chart", 0.5)))
         assert re.search(r"mini: [\d.]+ at step \d", page.text("#tip"))
         page.move(*map(int, page.run(middle, "canvas.matrix", 0.99)))
-        said = page.text("#tip")
+        tip = page.text("#tip")
         matrix = data_of(file.read_text())["matrices"][0]
         last, total = matrix["rows"][-1][-1], sum(matrix["rows"][-1])
-        assert said.startswith(f"{matrix['names'][-1]} predicted as {matrix['names'][-1]}: ")
-        assert said.endswith(f"{last:,} of {total:,}")
+        assert tip.startswith(f"{matrix['names'][-1]} predicted as {matrix['names'][-1]}: ")
+        assert tip.endswith(f"{last:,} of {total:,}")
         page.run("document.querySelector('canvas.matrix').focus()")
         page.press("\ue015")  # down, from the last row to the first
         assert page.text(".readout").startswith(f"{matrix['names'][0]} predicted as")

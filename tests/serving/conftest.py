@@ -66,9 +66,9 @@ def serve() -> Iterator[Callable[[Predictor, Limits], httpx.Client]]:
 @pytest.fixture(scope="module")
 def client(predictor) -> Iterator[httpx.Client]:
     """A client of a server with small limits on bytes and pixels."""
-    limits = Limits(max_bytes=40_000, max_pixels=10_000, concurrency=1, waiting=4, seconds=30)
+    limits = Limits(max_bytes=40_000, max_pixels=10_000, concurrency=1, queue_size=4, timeout=30)
     with (
         running(predictor, limits) as url,
-        httpx.Client(base_url=url, timeout=30, trust_env=False) as made,
+        httpx.Client(base_url=url, timeout=30, trust_env=False) as client,
     ):
-        yield made
+        yield client

@@ -1,4 +1,4 @@
-"""Formats and who gets which."""
+"""Run lengths, and the format that an Accept header selects."""
 
 import numpy as np
 import pytest
@@ -6,17 +6,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from perpixel.serving.answers import choose, run_lengths
+from perpixel.serving.answers import choose_format, run_lengths
 
 
 @given(arrays(np.bool_, st.tuples(st.integers(1, 9), st.integers(1, 9))))
-def test_run_lengths_tell_the_region_again(inside):
-    found = run_lengths(inside)
-    assert found.size == inside.shape
-    values = np.arange(len(found.counts)) % 2 == 1
-    again = np.repeat(values, found.counts).reshape(inside.shape, order="F")
-    assert (again == inside).all()
-    assert all(count > 0 for count in found.counts[1:])
+def test_run_lengths_decode_to_the_region(inside):
+    encoded = run_lengths(inside)
+    assert encoded.size == inside.shape
+    values = np.arange(len(encoded.counts)) % 2 == 1
+    decoded = np.repeat(values, encoded.counts).reshape(inside.shape, order="F")
+    assert (decoded == inside).all()
+    assert all(count > 0 for count in encoded.counts[1:])
 
 
 def test_run_lengths_go_down_columns_and_begin_outside():
@@ -43,4 +43,4 @@ def test_run_lengths_go_down_columns_and_begin_outside():
     ],
 )
 def test_accept_headers_choose(accept, form):
-    assert choose(accept) == form
+    assert choose_format(accept) == form

@@ -46,7 +46,7 @@ def test_an_image_is_dropped_seen_and_saved(serve, predictor, mini, masks, tmp_p
 
         result = predictor.predict(sent)
         shares = [(name, share) for name, share in result.class_fractions.items() if share > 0]
-        shares.sort(key=lambda each: -each[1])
+        shares.sort(key=lambda item: -item[1])
         shown = page.run(
             "return [...document.querySelectorAll('#legend li:not(.absent)')].map(row => "
             "[row.querySelector('.name').textContent, row.querySelector('.share').textContent,"
@@ -59,14 +59,14 @@ def test_an_image_is_dropped_seen_and_saved(serve, predictor, mini, masks, tmp_p
             assert percent in (f"{100 * share:.1f} %", "< 0.1 %")
         assert len(page.run("return [...document.querySelectorAll('#legend li')]")) == 11
 
-        # What is seen: the mask over the image, as opaque as the slider says, moved by keys.
+        # The mask lies over the image with the slider's opacity, which keys change.
         assert page.run("return getComputedStyle(mask).opacity") == "0.5"
         page.run("document.getElementById('opacity').focus()")
         page.press(*["\ue014"] * 20)  # right
         assert page.run("return getComputedStyle(mask).opacity") == "0.7"
         assert page.text("#percent") == "70%"
         together = page.run(
-            "const [a, b] = [image, mask].map(each => each.getBoundingClientRect());"
+            "const [a, b] = [image, mask].map(element => element.getBoundingClientRect());"
             "return a.width > 0 && a.width === b.width && a.height === b.height && a.x === b.x"
         )
         assert together
@@ -78,13 +78,13 @@ def test_an_image_is_dropped_seen_and_saved(serve, predictor, mini, masks, tmp_p
         page.click("#save-overlay")
         drawn = downloaded(tmp_path / "browser/downloads/00_overlay.png")
         with Image.open(io.BytesIO(drawn)) as file:
-            found = np.asarray(file.convert("RGB")).astype(int)
-        wanted = overlay(read_image(sent), result.mask, result.palette, opacity=0.7)
-        assert np.abs(found - wanted).max() <= 2  # the browser blends in 8 bits
+            saved = np.asarray(file.convert("RGB")).astype(int)
+        expected = overlay(read_image(sent), result.mask, result.palette, opacity=0.7)
+        assert np.abs(saved - expected).max() <= 2  # the browser blends in 8 bits
         assert [line for line in page.messages() if "SEVERE" in line or "rror" in line] == []
 
 
-def test_what_cannot_be_segmented_is_said(serve, predictor, mini, tmp_path):
+def test_images_that_cannot_be_segmented_show_why(serve, predictor, mini, tmp_path):
     client = serve(predictor, Limits(max_bytes=20_000))
     (tmp_path / "<b>bad<b>.png").write_bytes(b"no image")
     (tmp_path / "long.png").write_bytes(bytes(20_001))
