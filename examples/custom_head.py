@@ -68,12 +68,10 @@ class LRASPPHead(nn.Module):
         return logits
 
 
-def recipe(*settings: str) -> perpixel.Recipe:
-    """A recipe for one's own images, with this head."""
-    base = perpixel.recipe("folder/fcn_r18-d8")
-    model = base.model.model_copy(update={"head": LRASPP(), "aux_head": None})
-    changed = base.model_copy(update={"name": "lr-aspp", "model": model})
-    return perpixel.override(changed, settings)
+base = perpixel.recipe("folder/fcn_r18-d8")
+model = base.model.model_copy(update={"head": LRASPP(), "aux_head": None})
+recipe = base.model_copy(update={"name": "lr-aspp", "model": model})
+"""For `perpixel train examples/custom_head.py:recipe --data photos --out runs/photos`, too."""
 
 
 def main() -> None:
@@ -84,12 +82,15 @@ def main() -> None:
     given = parser.parse_args()
 
     run = perpixel.train(
-        recipe(
-            f"train.steps={given.steps}",
-            "train.batch_size=8",
-            "augment.crop_size=64x64",
-            "train.ema_decay=0.9",
-            "evaluate.every=null",
+        perpixel.override(
+            recipe,
+            [
+                f"train.steps={given.steps}",
+                "train.batch_size=8",
+                "augment.crop_size=64x64",
+                "train.ema_decay=0.9",
+                "evaluate.every=null",
+            ],
         ),
         train_dataset=Shapes(200, seed=0),
         eval_dataset=Shapes(40, seed=1),

@@ -30,7 +30,7 @@ def segmentation_loss(
         if spec.label_smoothing and (spec.focal or spec.ohem):  # which ask for p
             plain = pixel_cross_entropy(logits, labels, align_corners=align_corners)
         total = _pixel_sum(smoothed, plain, labels, spec, weights)
-        count = mean_weight(labels, spec)
+        count = loss_denominator(labels, spec)
         loss = loss + total / count.where(count > 0, 1)  # 0: every pixel's loss is 0, too
     if spec.dice or spec.lovasz:  # whose terms compare whole maps
         size = labels.shape[-2:]
@@ -53,8 +53,8 @@ def check_class_weights(spec: Loss, num_classes: int) -> None:
         )
 
 
-def mean_weight(labels: Tensor, spec: Loss) -> Tensor:
-    """Returns what the loss of these labels is divided by, a float32 scalar: its weight in a mean.
+def loss_denominator(labels: Tensor, spec: Loss) -> Tensor:
+    """Returns what the pixels' loss of these labels is divided by, a float32 scalar.
 
     labels: [N, H, W] integers. Means of parts of a batch, each times its share of all weights, sum
     up to the mean of the whole.
@@ -111,9 +111,9 @@ def lovasz_softmax(probabilities: Tensor, truth: Tensor) -> Tensor:
 def _pixel_sum(
     smoothed: Tensor, plain: Tensor, labels: Tensor, spec: Loss, weights: Tensor | None
 ) -> Tensor:
-    """Cross-entropy and focal loss, summed over the pixels, of `plain`, their -log p [N, H, W], and
-    the same with smoothed labels.
+    """Returns the weighted cross-entropy and focal loss, summed over the pixels.
 
+    `plain` and `smoothed` are -log p of the labels, [N, H, W], `smoothed` with label smoothing.
     The focal loss is w (1 - p)^gamma (-log p), with p the label's probability and w its class's
     weight (Lin et al., 2017, equation 5, of the softmax in place of the sigmoid).
     """

@@ -37,7 +37,8 @@ def accelerate(
     if activation_checkpointing != "off":
         apply_activation_checkpointing(model, activation_checkpointing, compiled=compile != "off")
     if compile != "off" and training:
-        # Each size by itself: a run resumed with its second size has the same kernels.
+        # A graph for each crop size: otherwise the final phase's kernels would depend on whether
+        # this process ran the first phase.
         compile_model(model, mode=compile, dynamic=False)
     elif compile != "off":
         compile_model(model, options={"freezing": True})  # weights as constants

@@ -8,7 +8,7 @@ from torch import nn
 
 from perpixel.models.layers import FrozenBatchNorm2d
 from perpixel.models.segmenter import Segmenter
-from perpixel.models.timm_backbone import TimmBackbone
+from perpixel.recipes.models import CustomBackbone, CustomHead, Timm
 
 _Norm = nn.BatchNorm2d | nn.SyncBatchNorm | FrozenBatchNorm2d
 
@@ -19,27 +19,29 @@ def fuse_conv_bn(model: Segmenter) -> Segmenter:
 
     A convolution and the batch norm after it, gamma (W x - mean) / s + beta with s^2 = var + eps,
     are one convolution of weights W gamma / s and bias beta - mean gamma / s. The copy has other
-    key names and is not to be trained; the model itself stays as it is. A backbone of timm's,
-    whose norms hold activations and follow what they like, is left alone.
+    key names and is not to be trained; the model itself stays as it is. timm's
+    backbones and custom parts are left alone: their norms may follow anything.
     """
     copy = deepcopy(model).eval()
-    for part in copy.children():
-        if not isinstance(part, TimmBackbone):
-            _fold_below(part)
+    custom_head = isinstance(copy.spec.head, CustomHead)
+    custom_backbone = isinstance(copy.spec.backbone, Timm | CustomBackbone)
+    for name, part in copy.named_children():
+        if not (name == "head" and custom_head) and not (name == "backbone" and custom_backbone):
+            _fuse_below(part)
     return copy
 
 
-def _fold_below(part: nn.Module) -> None:
+def _fuse_below(part: nn.Module) -> None:
     """Fuses every norm of `part`; our modules register a norm right after its convolution."""
     for module in list(part.modules()):
         for (_, convolution), (name, norm) in pairwise(list(module.named_children())):
             if isinstance(norm, _Norm):
                 assert isinstance(convolution, nn.Conv2d), f"{name} follows no convolution"
-                _fold(convolution, norm)
+                _fuse(convolution, norm)
                 setattr(module, name, nn.Identity())
 
 
-def _fold(convolution: nn.Conv2d, norm: _Norm) -> None:
+def _fuse(convolution: nn.Conv2d, norm: _Norm) -> None:
     mean, variance = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
     scale = norm.weight.double() / (variance.double() + norm.eps).sqrt()
     shift = norm.bias.double() - mean.double() * scale

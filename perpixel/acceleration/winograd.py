@@ -74,9 +74,6 @@ winograd.register_autograd(_backward, setup_context=_setup_context)
 OP = torch.ops.perpixel.winograd.default
 """The operation as torch.utils.checkpoint sees it."""
 
-OP = torch.ops.perpixel.winograd.default
-"""The operation as autograd and torch.utils.checkpoint see it."""
-
 
 def use_winograd(model: nn.Module) -> None:
     """Replaces the 3x3 convolutions of `model` that have many channels; key names stay."""

@@ -19,7 +19,7 @@ from perpixel.conversion.torchvision import PYTORCH_AUTO_DRIVE, TORCHVISION
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.models.build import build
 from perpixel.models.segmenter import Segmenter
-from perpixel.recipes.models import Model, SemanticFPN, method_name
+from perpixel.recipes.models import FCN, Model, SemanticFPN, method_name
 from perpixel.recipes.overrides import require_known
 from perpixel.recipes.schema import IGNORE_INDEX, Input
 
@@ -205,7 +205,7 @@ def _choose_toolkit(toolkit: str, tensors: Mapping[str, Tensor]) -> Toolkit:
 def _example(toolkit: Toolkit, shapes: Shapes, like: Model | None) -> Model:
     """Returns the model that supplies what names and shapes do not tell."""
     pyramid = is_pyramid(shapes) or toolkit.fcn is None
-    if like is not None and isinstance(like.head, SemanticFPN) == pyramid:
+    if like is not None and isinstance(like.head, SemanticFPN if pyramid else FCN):
         return like
     example = toolkit.semantic_fpn if pyramid else toolkit.fcn
     assert example is not None  # every toolkit builds one of the two

@@ -9,7 +9,15 @@ from pydantic import ValidationError
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.models.resnet import BLOCKS
 from perpixel.recipes.base import Spec
-from perpixel.recipes.models import FCN, Auxiliary, Model, ResNet, SemanticFPN, backbone_name
+from perpixel.recipes.models import (
+    FCN,
+    Auxiliary,
+    CustomHead,
+    Model,
+    ResNet,
+    SemanticFPN,
+    backbone_name,
+)
 from perpixel.recipes.overrides import readable
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -40,6 +48,8 @@ def read_model(shapes: Shapes, example: Model) -> tuple[Model, int]:
             head: FCN | SemanticFPN = _fcn(shapes, fcn)
         case SemanticFPN() as semantic_fpn:
             head = _semantic_fpn(shapes, semantic_fpn)
+        case CustomHead():
+            raise AssertionError("an example has the head of a toolkit")
     model = Model(
         backbone=_backbone(shapes, resnet_of(example)),
         head=head,

@@ -21,8 +21,8 @@ _GRID = 128
 """Class shares are counted on a grid of at least this many points a side."""
 
 
-def sample_crop(label: Array, rng: Rng, *, spec: Augment, crop: Size) -> Window:
-    """Samples a window of at most `crop` (height, width) of the randomly resized image.
+def sample_crop(label: Array, rng: Rng, *, spec: Augment) -> Window:
+    """Samples a window of at most `spec.crop_size` of the randomly resized image.
 
     The image is resized by a factor uniform in `spec.scale_range`, on top of the fit into
     `base_size`. Windows are sampled uniformly until the most common class covers less than
@@ -30,7 +30,7 @@ def sample_crop(label: Array, rng: Rng, *, spec: Augment, crop: Size) -> Window:
     `spec.crop_attempts` is used in any case.
     """
     size = scaled_size(label.shape, rng.uniform(*spec.scale_range), box=spec.base_size)
-    height, width = min(crop[0], size[0]), min(crop[1], size[1])
+    height, width = map(min, zip(spec.crop_size, size, strict=True))
     every = max(min(height, width) // _GRID, 1)
     for attempt in range(spec.crop_attempts):
         top = int(rng.integers(size[0] - height + 1))
@@ -50,10 +50,9 @@ def augment(
     *,
     window: Window,
     spec: Augment,
-    crop: Size,
     input_spec: Input,
 ) -> Pair:
-    """Crops, flips, distorts and pads image and label to exactly `crop` (height, width)."""
+    """Crops, flips, distorts and pads image and label to exactly `spec.crop_size`."""
     image, label = crop_image(image, window), crop_mask(label, window)
     if rng.random() < spec.flip_prob:
         image, label = np.asarray(cv2.flip(image, 1), np.uint8), label[:, ::-1]
@@ -61,7 +60,7 @@ def augment(
         image = distort_colors(image, rng, spec=spec.photometric)
     mean = input_spec.mean if input_spec.channel_order == "rgb" else input_spec.mean[::-1]
     color = tuple(round(m) for m in mean) if spec.pad_value == "mean" else (0, 0, 0)
-    return pad(image, label, crop, color=color, centered=spec.pad == "center")
+    return pad(image, label, spec.crop_size, color=color, centered=spec.pad == "center")
 
 
 def resize(image: Array, label: Array, size: Size) -> Pair:

@@ -23,7 +23,7 @@ _DARK = 64  # of 255: the largest value of 14-bit sensor data that is read as 16
 class Kind(Enum):
     """A kind of finding: its severity, and its title in the plural.
 
-    An error stops training or evaluation, a warning may spoil the result.
+    An error can end a training or an evaluation, a warning may spoil the result.
     """
 
     UNOPENED = "error", "splits that cannot be opened"

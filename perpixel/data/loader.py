@@ -3,8 +3,8 @@
 A run reads one endless stream of samples: epoch after epoch, each a permutation of the data set
 that depends on (seed, epoch) alone. Step s takes stream positions s*B .. (s+1)*B-1, and a sample's
 augmentation depends on (seed, epoch, position) alone. So no state needs saving, any step can be
-the first, and the number of workers changes nothing. Ranks divide every step's samples among them,
-so that their number changes nothing either.
+the first, and the number of workers changes nothing. Ranks divide every step's samples among them:
+any number of ranks sees the same samples.
 """
 
 import multiprocessing
@@ -28,7 +28,6 @@ from perpixel.data.augment import augment, resize, sample_crop
 from perpixel.data.dataset import Dataset, read_dataset_image, read_pair
 from perpixel.data.window import source_rows
 from perpixel.errors import CorruptFileError, PerpixelError
-from perpixel.io.images import Size
 from perpixel.recipes.schema import Augment, Recipe
 
 _MAX_ATTEMPTS = 4
@@ -52,11 +51,12 @@ def batches(
     *,
     first_step: int,
     workers: int,
-    rank_info: tuple[int, int] = (0, 1),
+    rank: int = 0,
+    world_size: int = 1,
 ) -> Iterator[Batch]:
     """Yields one rank's part of the batches of steps `first_step` .. train.steps-1.
 
-    `rank_info` is (rank, world_size). With `workers` 0, samples are prepared in this process, else
+    With `workers` 0, samples are prepared in this process, else
     in that many worker processes. A corrupt sample is replaced by the next of its epoch. Raises
     PerpixelError when a sample fails for another reason, or several in a row are corrupt.
     """
@@ -65,7 +65,7 @@ def batches(
     if workers:
         _require_importable_script()
     loader = DataLoader(
-        _Steps(dataset, recipe, rank_info),
+        _Steps(dataset, recipe, rank, world_size),
         batch_size=None,
         sampler=range(first_step, recipe.train.steps),
         num_workers=workers,
@@ -93,12 +93,15 @@ class _Steps(TorchDataset[Batch | PerpixelError]):
 
     dataset: Dataset
     recipe: Recipe
-    rank_info: tuple[int, int]
+    rank: int
+    world_size: int
 
     def __getitem__(self, step: int) -> Batch | PerpixelError:
         train = self.recipe.train
         stream = range(step * train.batch_size, (step + 1) * train.batch_size)
-        positions = _rank_positions(stream, self.rank_info, micro_batches=train.grad_accum_steps)
+        positions = _rank_positions(
+            stream, self.rank, self.world_size, micro_batches=train.grad_accum_steps
+        )
         corrupt: list[str] = []
         try:
             samples = [self._read_sample(position, step, corrupt) for position in positions]
@@ -123,51 +126,48 @@ class _Steps(TorchDataset[Batch | PerpixelError]):
             index = int(order[(position + attempt) % len(order)])
             rng = np.random.default_rng((seed, epoch, position))
             try:
-                return *self._augment(index, step, rng), self.dataset.sample_id(index)
+                return *self._read_and_augment(index, step, rng), self.dataset.sample_id(index)
             except CorruptFileError as error:
                 corrupt.append(str(error))
         raise PerpixelError(
             f"{_MAX_ATTEMPTS} images in a row cannot be decoded: " + "; ".join(corrupt)
         )
 
-    def _augment(
+    def _read_and_augment(
         self, index: int, step: int, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
         dataset, recipe = self.dataset, self.recipe
-        spec, crop = _phase_augment(recipe, step)
+        spec = _phase_augment(recipe, step)
         if recipe.data.resize is None:
             label = dataset.label(index)
-            window = sample_crop(label, rng, spec=spec, crop=crop)
+            window = sample_crop(label, rng, spec=spec)
             rows = source_rows(window, (label.shape[0], label.shape[1]))
             image = read_dataset_image(dataset, index, label=label, rows=rows)
         else:
             image, label = resize(*read_pair(dataset, index), recipe.data.resize)
-            window = sample_crop(label, rng, spec=spec, crop=crop)
-        return augment(
-            image, label, rng, window=window, spec=spec, crop=crop, input_spec=recipe.input
-        )
+            window = sample_crop(label, rng, spec=spec)
+        return augment(image, label, rng, window=window, spec=spec, input_spec=recipe.input)
 
 
-def _rank_positions(stream: range, rank_info: tuple[int, int], *, micro_batches: int) -> list[int]:
+def _rank_positions(stream: range, rank: int, world_size: int, *, micro_batches: int) -> list[int]:
     """The positions of a step's stream for one rank, micro-batch after micro-batch.
 
     A micro-batch of all ranks together is a contiguous part of the step, and a rank's part of it
     is contiguous, too: so it holds the same samples for any number of ranks. The batch size is
     divisible by world_size * micro_batches.
     """
-    rank, world_size = rank_info
     size = len(stream) // (world_size * micro_batches)
     firsts = range(rank * size, len(stream), world_size * size)
     return [position for first in firsts for position in stream[first : first + size]]
 
 
-def _phase_augment(recipe: Recipe, step: int) -> tuple[Augment, Size]:
-    """The augmentation and the crop size of a step; those of the final phase differ."""
+def _phase_augment(recipe: Recipe, step: int) -> Augment:
+    """Returns the augmentation of a step; that of the final phase differs."""
     train = recipe.train
     if step < train.steps - train.final_phase_steps:
-        return recipe.augment, recipe.augment.crop_size
-    plain = {"scale_range": (1.0, 1.0), "photometric": None}
-    return recipe.augment.model_copy(update=plain), recipe.last_crop_size
+        return recipe.augment
+    plain = {"scale_range": (1.0, 1.0), "photometric": None, "crop_size": recipe.last_crop_size}
+    return recipe.augment.model_copy(update=plain)
 
 
 @lru_cache(maxsize=2)  # a batch may span two epochs

@@ -15,7 +15,9 @@ class SegmentationDataset(Protocol):
     """A data set for `perpixel.train` and `perpixel.evaluate`.
 
     A torch.utils.data.Dataset that returns such pairs is one. It may also have `palette`, an RGB
-    color per class.
+    color per class. A sample depends on its index alone: it is read in worker processes, and in
+    evaluation from threads. A sample that raises perpixel.errors.CorruptFileError is replaced in
+    training.
     """
 
     @property
@@ -69,11 +71,12 @@ class UserDataset:
         return self._read(index)[1]
 
     def _read(self, index: int) -> tuple[Array, Array]:
-        if self._last_sample is None or self._last_sample[0] != index:
+        sample = self._last_sample
+        if sample is None or sample[0] != index:
             image, mask = (np.asarray(array) for array in self._dataset[index])
             self._check(index, image, mask)
-            self._last_sample = index, image, mask
-        return self._last_sample[1:]
+            sample = self._last_sample = index, image, mask
+        return sample[1:]
 
     def _check(self, index: int, image: Array, mask: Array) -> None:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:

@@ -16,7 +16,7 @@ Matrix = npt.NDArray[np.int64]
 
 
 def confusion(label: Array, prediction: Array, *, num_classes: int) -> Matrix:
-    """Counts of pixels, int64 [classes, num_classes]: rows the label, columns the prediction.
+    """Counts of pixels, int64 [num_classes, num_classes]: rows the label, columns the prediction.
 
     Pixels labeled IGNORE_INDEX do not count. Both maps are uint8 of one shape; predictions are
     0..num_classes-1.

@@ -90,8 +90,8 @@ def predict_streaming(
 
 def _oom_message(count: int, size: Size) -> AbstractContextManager[None]:
     return oom_message(
-        f"{count} of {size[0]}x{size[1]} pixels",
-        hint="in windows (slide or blend), at smaller scales or fewer at a time they take less",
+        f"predicting {count} at once of {size[0]}x{size[1]} pixels",
+        hint="windows (slide or blend), smaller scales or fewer images at a time need less",
     )
 
 

@@ -45,6 +45,11 @@ def build(spec: Model, *, num_classes: int) -> Segmenter:
             assert_never(spec.head)
     auxiliary = None
     if spec.aux_head is not None:
+        if len(channels) < 2:
+            raise UsageError(
+                "model.aux_head needs a backbone with features at two strides, and this one has "
+                "them at one: set model.aux_head=none"
+            )
         fcn = FCN(**spec.aux_head.model_dump(exclude={"num_classes"}))
         auxiliary = FCNHead(channels, spec.aux_head.num_classes or num_classes, fcn, level=-2)
     model = Segmenter(spec, backbone, head, auxiliary, num_classes=num_classes)

@@ -23,7 +23,7 @@ Norm = Callable[[int], nn.Module]
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions; only the first is dilated, as in every toolkit."""
+    """Two 3x3 convolutions; only the first is dilated, as in mmsegmentation and sssegmentation."""
 
     expansion = 1
 

@@ -12,7 +12,9 @@ from torch import Tensor
 
 
 class ResizeWeights(NamedTuple):
-    """One axis: `small` points in; `first` int64 [large], `weights` float64 [large, T] out.
+    """One axis of a resize: output i is sum_k weights[i, k] * input[first[i] + k].
+
+    `small` inputs; `first` int64 [large], `weights` float64 [large, T].
 
     Weights are at least 0 and every row sums to 1; first + T never exceeds `small`.
     """
@@ -42,7 +44,7 @@ def resize_weights(small: int, large: int, *, align_corners: bool) -> ResizeWeig
 
 
 def crop_output(table: ResizeWeights, count: int) -> ResizeWeights:
-    """The first `count` points out, as where padding was upsampled, too."""
+    """The table without all but its first `count` outputs: the others are padding."""
     return ResizeWeights(table.small, table.first[:count], table.weights[:count])
 
 

@@ -6,7 +6,7 @@ the number of passes is part of the result.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +18,7 @@ from torch.nn.functional import interpolate
 
 from perpixel.models.segmenter import Segmenter
 from perpixel.runtime.dtype import autocast
+from perpixel.runtime.timing import mark, seconds_between, synchronize
 
 TRIALS, WARM_UP, PASSES = 3, 10, 300
 
@@ -54,16 +55,20 @@ def inference_pass(model: Segmenter, images: Tensor, *, dtype: torch.dtype) -> C
 def latency(run: Callable[[], object], device: torch.device, *, seconds: float = 10) -> Latency:
     """Times `run`, which computes on `device`; every trial has at least one pass.
 
-    On CUDA, events in the stream time the single passes, and the device is synchronized only at
-    both ends of a trial, as in the protocol.
+    The device marks the time between passes and is synchronized only at both ends of a trial, as
+    in the protocol.
     """
-    for _ in _repeat(WARM_UP, seconds):
+    warm_up = 0.0
+    for _ in range(WARM_UP):
+        start = time.perf_counter()
         run()
-        _synchronize(device)
-    trials = [
-        _cuda_trial(run, device, seconds) if device.type == "cuda" else _trial(run, seconds)
-        for _ in range(TRIALS)
-    ]
+        synchronize(device)
+        elapsed = time.perf_counter() - start
+        warm_up += elapsed
+        if warm_up >= seconds:
+            break
+    count = min(PASSES, max(1, int(seconds / elapsed)))
+    trials = [_trial(run, device, count) for _ in range(TRIALS)]
     p50, p90 = np.percentile(np.concatenate(trials), [50, 90], method="inverted_cdf").tolist()
     return Latency(
         best=min(float(np.mean(trial)) for trial in trials),
@@ -75,55 +80,21 @@ def latency(run: Callable[[], object], device: torch.device, *, seconds: float =
 
 def write_trace(run: Callable[[], object], device: torch.device, path: Path) -> None:
     """Writes a Chrome trace of one pass, after a warm-up."""
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    if device.type == "cuda":
-        activities.append(torch.profiler.ProfilerActivity.CUDA)
     run()
-    _synchronize(device)
+    synchronize(device)
+    activities = torch.profiler.supported_activities()  # type: ignore[no-untyped-call]
     with torch.profiler.profile(activities=activities, record_shapes=True) as profiler:
         run()
-        _synchronize(device)
+        synchronize(device)
     path.parent.mkdir(parents=True, exist_ok=True)
     profiler.export_chrome_trace(str(path))
 
 
-def _trial(run: Callable[[], object], seconds: float) -> list[float]:
-    marks = [time.perf_counter()]
-    for _ in _repeat(PASSES, seconds):
-        run()
-        marks.append(time.perf_counter())
-    return [1000 * (after - before) for before, after in pairwise(marks)]
-
-
-def _cuda_trial(run: Callable[[], object], device: torch.device, seconds: float) -> list[float]:
-    def mark() -> torch.cuda.Event:
-        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record(torch.cuda.current_stream(device))
-        return event
-
-    _synchronize(device)
-    # Passes are queued long before they are computed: one pass tells how many fit into `seconds`.
-    start = time.perf_counter()
-    run()
-    _synchronize(device)
-    count = min(PASSES, max(1, int(seconds / (time.perf_counter() - start))))
-    marks = [mark()]
+def _trial(run: Callable[[], object], device: torch.device, count: int) -> list[float]:
+    """Times the `count` passes of one trial, in milliseconds."""
+    marks = [mark(device)]
     for _ in range(count):
         run()
-        marks.append(mark())
-    _synchronize(device)
-    return [before.elapsed_time(after) for before, after in pairwise(marks)]
-
-
-def _repeat(count: int, seconds: float) -> Iterator[None]:
-    """Yields `count` times, or as often as fits into `seconds`, and at least once."""
-    start = time.perf_counter()
-    for index in range(count):
-        if index > 0 and time.perf_counter() - start >= seconds:
-            return
-        yield
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+        marks.append(mark(device))
+    synchronize(device)
+    return [1000 * seconds_between(start, end) for start, end in pairwise(marks)]

@@ -1,25 +1,21 @@
 """Measures the peak memory of a forward pass or a training step in a process of its own.
 
-    python -m perpixel.profiling.memory < REQUEST.json
-
-On CUDA it is `torch.cuda.max_memory_allocated`, weights included. On a CPU it is the rise of the
-process's resident memory from before the model is built to its peak, on Linux only.
+python -m perpixel.profiling.memory < REQUEST.json
 """
 
 import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 import torch
-from torch.nn.functional import conv2d
 
 from perpixel.acceleration.accelerate import accelerate
 from perpixel.models.build import build
 from perpixel.profiling.latency import inference_pass
 from perpixel.recipes.base import Size, Spec
 from perpixel.recipes.schema import Recipe
-from perpixel.runtime.heap import keep_freed
+from perpixel.runtime.memory import can_measure_peak, peak_bytes
 from perpixel.training.step import make_train_state, train_step
 
 TOO_LITTLE = "too little memory"
@@ -47,7 +43,7 @@ class Memory:
 
 def peak_memory(request: Request) -> Memory:
     """Measures in a new process, so that running out of memory does not end this one."""
-    if not Path("/proc/self/status").exists() and request.device == "cpu":
+    if not can_measure_peak(torch.device(request.device)):
         return Memory(None, "memory on a CPU is measured on Linux only")
     process = subprocess.run(
         [sys.executable, "-m", "perpixel.profiling.memory"],
@@ -62,22 +58,6 @@ def peak_memory(request: Request) -> Memory:
     if "alloc" in reason or "out of memory" in reason or process.returncode < 0:
         reason = TOO_LITTLE
     return Memory(None, reason)
-
-
-def _measure(request: Request) -> int:
-    device = torch.device(request.device)
-    if device.type == "cuda":
-        torch.backends.cudnn.benchmark = request.training  # as training sets it
-        _run(request, device)
-        return torch.cuda.max_memory_allocated(device)
-    keep_freed()  # as the commands do
-    # Libraries load code at their first use: this memory is not the model's.
-    small = conv2d(torch.ones(1, 3, 8, 8, requires_grad=True), torch.ones(8, 3, 3, 3))
-    torch.autograd.backward(small.sum())
-    _limit_to_free_memory()
-    before = _kilobytes("/proc/self/status", "VmRSS")
-    _run(request, device)
-    return 1024 * (_kilobytes("/proc/self/status", "VmHWM") - before)
 
 
 def _run(request: Request, device: torch.device) -> None:
@@ -97,22 +77,8 @@ def _run(request: Request, device: torch.device) -> None:
         train_step(train_state, images, labels, recipe, step=step)
 
 
-def _limit_to_free_memory() -> None:
-    """Makes allocations beyond the free memory fail, rather than swap or have a process killed."""
-    import resource  # not on Windows, where this is not called
-
-    free = _kilobytes("/proc/meminfo", "MemAvailable") + _kilobytes("/proc/self/status", "VmData")
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    limit = 1024 * free if hard == resource.RLIM_INFINITY else min(1024 * free, hard)
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
-
-
-def _kilobytes(file: str, key: str) -> int:
-    for line in Path(file).read_text().splitlines():
-        if line.startswith(f"{key}:"):
-            return int(line.split()[1])
-    raise AssertionError(f"{file} has no {key}")
-
-
 if __name__ == "__main__":
-    print(_measure(Request.model_validate_json(sys.stdin.read())))
+    request = Request.model_validate_json(sys.stdin.read())
+    device = torch.device(request.device)
+    torch.backends.cudnn.benchmark = request.training  # as training sets it
+    print(peak_bytes(partial(_run, request, device), device))

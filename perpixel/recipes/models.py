@@ -1,10 +1,10 @@
 """The specs of a recipe's model: backbones, heads, auxiliary head."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, SerializeAsAny, Tag, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 from pydantic_core import PydanticCustomError
 
 from perpixel.recipes.base import PositiveInt, Spec, UnitInterval
@@ -18,24 +18,31 @@ class Custom(Spec):
     (examples/custom_head.py).
     """
 
-    _built_in: ClassVar[tuple[str, ...]]
-
     type: str
 
-    @model_validator(mode="wrap")
-    @classmethod
-    def _find_subclass(cls, value: Any, validate: Callable[[Any], Any]) -> Any:
-        if Custom not in cls.__bases__ or not isinstance(value, Mapping):
-            return validate(value)
-        known = {spec.model_fields["type"].default: spec for spec in _subclasses(cls)}
+
+def _parse_by_type(*specs: type[Spec], custom: type[Custom]) -> BeforeValidator:
+    """Validator that makes a spec of {"type": name, ...}, or of a custom subclass."""
+
+    def parse(value: Any) -> Any:
+        if isinstance(value, Spec):
+            return value
+        known = {spec.model_fields["type"].default: spec for spec in (*specs, *_subclasses(custom))}
+        names = ", ".join(map(repr, known))
+        if not isinstance(value, Mapping):
+            raise PydanticCustomError(
+                "no_settings", "This is a group of settings; its type is one of {names}",
+                {"names": names},
+            )  # fmt: skip
         if value.get("type") not in known:
-            names = ", ".join(map(repr, [*cls._built_in, *known]))
             raise PydanticCustomError(
                 "unknown_type",
-                "There are {names}; import the module of a custom one first",
+                "There are {names}; a custom one is known once its module was imported",
                 {"names": names},
             )
         return known[value["type"]].model_validate(value)
+
+    return BeforeValidator(parse)
 
 
 def _subclasses(spec: type[Spec]) -> Iterator[type[Spec]]:
@@ -81,8 +88,6 @@ class CustomBackbone(Custom):
     `output_stride` is that of its last features.
     """
 
-    _built_in = ("resnet", "timm")
-
     output_stride: PositiveInt = 32
 
     @abstractmethod
@@ -94,19 +99,9 @@ class CustomBackbone(Custom):
         """
 
 
-def _tag(*built_in: str) -> Discriminator:
-    def tag(value: Any) -> str:
-        name = value.get("type") if isinstance(value, Mapping) else getattr(value, "type", None)
-        return name if name in built_in else "custom"
-
-    return Discriminator(tag)
-
-
 Backbone = Annotated[
-    Annotated[ResNet, Tag("resnet")]
-    | Annotated[Timm, Tag("timm")]
-    | Annotated[SerializeAsAny[CustomBackbone], Tag("custom")],
-    _tag("resnet", "timm"),
+    SerializeAsAny[ResNet | Timm | CustomBackbone],
+    _parse_by_type(ResNet, Timm, custom=CustomBackbone),
 ]
 
 
@@ -160,8 +155,6 @@ class SemanticFPN(Spec):
 class CustomHead(Custom):
     """Base class of the settings of a custom head (see Custom)."""
 
-    _built_in = ("fcn", "semantic_fpn")
-
     @abstractmethod
     def build(self, in_channels: Sequence[int], num_classes: int, *, align_corners: bool) -> Any:
         """Builds the head, a torch.nn.Module that has initialized its weights.
@@ -172,10 +165,8 @@ class CustomHead(Custom):
 
 
 Head = Annotated[
-    Annotated[FCN, Tag("fcn")]
-    | Annotated[SemanticFPN, Tag("semantic_fpn")]
-    | Annotated[SerializeAsAny[CustomHead], Tag("custom")],
-    _tag("fcn", "semantic_fpn"),
+    SerializeAsAny[FCN | SemanticFPN | CustomHead],
+    _parse_by_type(FCN, SemanticFPN, custom=CustomHead),
 ]
 
 

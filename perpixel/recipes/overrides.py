@@ -12,8 +12,6 @@ from perpixel.errors import PerpixelError, UsageError
 from perpixel.recipes.base import Spec
 from perpixel.recipes.schema import Recipe
 
-_TYPES = {"resnet", "timm", "fcn", "semantic_fpn", "custom"}
-
 _OTHER_NAMES = {
     "accumulate": "train.grad_accum_steps",
     "amp": "train.precision",
@@ -106,16 +104,16 @@ def readable(error: ValidationError) -> str:
 
 def _format(problem: ErrorDetails) -> str:
     message = problem["msg"]
-    # pydantic adds the type's name to a union's location.
-    path = ".".join(str(part) for part in problem["loc"] if part not in _TYPES)
+    path = ".".join(map(str, problem["loc"]))
     match problem["type"]:
         case "value_error":  # of several settings together, whose values would fill a page
             return f"{path}: {problem['ctx']['error']}".removeprefix(": ")
         case "unknown_type":
-            path = f"{path}.type" if isinstance(problem["input"], dict) else path
-            return f"{path}={problem['input'].get('type')!r}: {message}"
+            return f"{path}.type={problem['input'].get('type')!r}: {message}"
+        case "no_settings":
+            message += f": set {path}.type, or {path}.NAME"
         case "model_type":
-            message = f"It has settings of its own: set those, as {path}.NAME=value"
+            message = f"It is a group of settings: set those, as {path}.NAME=value"
     return f"{path}={problem['input']!r}: {message}" if path else message
 
 
@@ -126,7 +124,10 @@ def _assign(values: dict[str, Any], path: str, text: str) -> None:
     for depth, part in enumerate([*parents, leaf]):
         parent = ".".join(parents[:depth]) or "the recipe"
         if not isinstance(node, dict):
-            raise UsageError(f"unknown setting {path!r}: {parent} is {node!r} and has no parts.")
+            if node is None:
+                example = f"--set '{parent}={{\"{part}\": ...}}'"
+                raise UsageError(f"{path}={text}: {parent} is off; turn it on with {example}")
+            raise UsageError(f"unknown setting {path!r}: {parent} is {node!r}, a single value")
         if part not in node:
             raise UsageError(
                 f"unknown setting {path!r}: {parent} has {', '.join(sorted(node))}."

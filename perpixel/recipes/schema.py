@@ -316,6 +316,15 @@ class Recipe(Spec):
     evaluate: Evaluate = Evaluate()
     published: Published = Published()
 
+    @model_validator(mode="after")
+    def _rate_can_fall(self) -> "Recipe":
+        if self.schedule.min_lr > self.optimizer.lr:
+            raise ValueError(
+                f"schedule.min_lr={self.schedule.min_lr} is above optimizer.lr="
+                f"{self.optimizer.lr}: set schedule.min_lr to less, as 0"
+            )
+        return self
+
     @property
     def last_crop_size(self) -> Size:
         """The size of the last training crops, (height, width)."""

@@ -51,5 +51,5 @@ def to_device(model: Module, device: torch.device | str) -> Module:
 
     Raises OutOfMemoryError where the device has no room for it.
     """
-    with oom_message(f"the model on {device}", hint="what else runs there may hold it"):
+    with oom_message(f"the model on {device}", hint="another process may be using it"):
         return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

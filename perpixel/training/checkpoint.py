@@ -33,9 +33,9 @@ _Count = Annotated[int, Field(ge=0)]
 class Progress:
     """A run's progress.
 
-    `step` counts the steps done, `nonfinite_steps` those of them at the end, in a row, that were
-    not finite, `corrupt` the images replaced so far; `best_miou` is that of all evaluations so far,
-    the last of which was after step `scored`.
+    step: steps done. best_miou: the best of all evaluations so far. nonfinite_steps: the last
+    steps, in a row, that were not finite. corrupt: images replaced so far. scored: the step of the
+    last evaluation.
     """
 
     step: int = 0
@@ -164,8 +164,8 @@ def load_checkpoint(
         )
     if header.step > fingerprint.recipe.train.steps:
         raise UsageError(
-            f"{path}: {header.step} steps are done, train.steps="
-            f"{fingerprint.recipe.train.steps} is below that: give {header.step} or more"
+            f"{path} is at step {header.step}, past train.steps="
+            f"{fingerprint.recipe.train.steps}: set train.steps to {header.step} or more"
         )
     model, ema_model = state.model, state.ema_model
     load_strictly(model, strip_prefix("model.", tensors))

@@ -31,9 +31,9 @@ def make_optimizer(model: Segmenter, spec: Optimizer) -> torch.optim.Optimizer:
 
 
 def learning_rate(step: int, *, steps: int, lr: float, schedule: Schedule) -> float:
-    """Returns the learning rate of step 0..steps-1 of a run whose highest is `lr`."""
+    """Returns the learning rate of step 0..steps-1 of a schedule that falls from `lr`."""
     done = step / (max(steps - 1, 1) if schedule.min_lr_at_last_step else steps)
-    floor = min(schedule.min_lr, lr)
+    floor = schedule.min_lr
     left: float = (1 - done) ** schedule.power
     if schedule.policy == "cosine":
         left = (1 + math.cos(math.pi * done)) / 2

@@ -56,7 +56,8 @@ def preemption_flag() -> Iterator[threading.Event]:
 def _tell(line: bytes) -> None:
     """Writes to stderr's descriptor: the signal may have interrupted Python's own buffered write.
 
-    Ctrl-C ends the reader of a pipe, too. Without a stderr, descriptor 2 may be any other file.
+    Ctrl-C may have ended the reader of a pipe, too. Without sys.stderr, descriptor 2 may be any
+    other file.
     """
     if sys.stderr is None:
         return

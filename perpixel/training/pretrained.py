@@ -31,7 +31,7 @@ def load_pretrained(model: Segmenter, weights: Mapping[str, Tensor]) -> str:
             raise PerpixelError(
                 f"the initial weights do not fit the recipe's backbone in {len(problems)} places, "
                 f"the first of which are:\n  " + "\n  ".join(problems[:5]) + "\n"
-                "Give other weights with --init, or set model.backbone to what these are of"
+                "Give other weights with --init, or set model.backbone to that of these weights"
             )
         if problems:
             fresh.append(part)

@@ -28,10 +28,9 @@ _MUCH = 0.2
 class RunLogger:
     """Writes the logs of a run folder; a context manager that ends the progress line.
 
-    Rows of later steps than those that are `done`, left by an interrupted run, are dropped, and the
-    last one's scores unless it is scored: the run was killed before it saved that. With
-    `tensorboard` every row also goes into event files in the folder tensorboard, and into the
-    function `on_log`. A `silent` logger, as the ranks beside the main one keep, writes nothing.
+    On resume, rows after step `done.step` are dropped, and that step's scores unless they were
+    saved. Every row goes to metrics.jsonl, to `on_log` if given, and with `tensorboard` to event
+    files. A `silent` logger, as on all ranks but the main one, writes nothing.
     """
 
     def __init__(
@@ -44,7 +43,7 @@ class RunLogger:
         silent: bool = False,
         on_log: Callable[[dict[str, float | int]], None] | None = None,
     ) -> None:
-        self.stop_requested = False
+        self.finish_requested = False
         """Whether `on_log` has raised StopTraining."""
         self._on_log = on_log
         self._folder = folder
@@ -106,7 +105,7 @@ class RunLogger:
             try:
                 self._on_log(dict(row))
             except StopTraining:
-                self.stop_requested = True
+                self.finish_requested = True
 
     def info(self, line: str, *, quiet: bool = False) -> None:
         """Writes a line to log.txt and, unless `quiet`, to the terminal."""

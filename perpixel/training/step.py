@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from perpixel.acceleration.accelerate import accelerate
-from perpixel.losses import mean_weight, segmentation_loss
+from perpixel.losses import loss_denominator, segmentation_loss
 from perpixel.models.normalize import normalize
 from perpixel.models.segmenter import SegmentationOutput, Segmenter
 from perpixel.recipes.schema import Recipe
@@ -48,6 +48,7 @@ def make_train_state(
     Raises UsageError for settings of `recipe.train` that cannot be combined.
     """
     model = to_device(model, device)
+    # Before accelerate: the moving average is a plain model.
     ema_model = make_ema(model, recipe.train.ema_decay)
     model = accelerate(
         model,
@@ -72,14 +73,14 @@ def make_train_state(
 class StepStats(NamedTuple):
     """Statistics of a step, equal on all ranks: its loss, the norm of its gradient and more.
 
-    `stop` and `finish` say whether any rank was asked to stop, or to end the run; `corrupt` how
-    many images others replaced. `loss_scale` is the factor that float16's loss had, 1 in other
-    precisions.
+    `interrupted` says whether any rank got a signal to stop, `finish` whether any is to end the
+    run, `corrupt` how many images others replaced. `loss_scale` is the factor that float16's loss
+    had, 1 in other precisions.
     """
 
     loss: float
     gradient_norm: float
-    stop: bool
+    interrupted: bool
     finish: bool
     corrupt: int
     loss_scale: float = 1.0
@@ -107,7 +108,7 @@ def train_step(
     step: int,
     ddp_model: nn.Module | None = None,
     dist_info: DistInfo = _ONE_PROCESS,
-    stop: bool = False,
+    interrupted: bool = False,
     finish: bool = False,
     corrupt: int = 0,
 ) -> StepStats:
@@ -116,8 +117,8 @@ def train_step(
     images: this rank's uint8 RGB [N, H, W, 3]; labels: uint8 [N, H, W]. `ddp_model` wraps
     `state.model`, if there are several ranks. The loss is a sum over the counted pixels of all
     ranks and micro-batches, divided once. A step whose loss or gradient is not finite changes
-    nothing but float16's loss scale. `stop`, `finish` and `corrupt` are this rank's; all ranks
-    return the same stats.
+    nothing but float16's loss scale. `interrupted`, `finish` and `corrupt` are this rank's; all
+    ranks return the same stats.
     """
     model, optimizer, scaler = state.model, state.optimizer, state.scaler
     _copy(state.bn_backup, state.bn_buffers)
@@ -132,7 +133,7 @@ def train_step(
             torch.autograd.backward(scaler.scale(batch_loss))
         loss = loss + batch_loss.detach()
     scaler.unscale_(optimizer)
-    stats = reduce_step_stats(loss, model, dist_info, stop=stop, finish=finish, corrupt=corrupt)
+    stats = reduce_step_stats(loss, model, dist_info, flags=(interrupted, finish, corrupt))
     stats = stats._replace(loss_scale=scaler.get_scale())
     if stats.is_finite:
         clip_gradients(model, stats.gradient_norm, recipe.optimizer.clip_grad_norm)
@@ -140,7 +141,7 @@ def train_step(
         update_ema(state.ema_model, model, step=step, ema=recipe.train.ema_decay)
     else:
         _copy(state.bn_buffers, state.bn_backup)
-    scaler.update()
+    scaler.update()  # without a step it halves the loss scale
     return stats
 
 
@@ -168,9 +169,9 @@ def loss_from_logits(output: SegmentationOutput, labels: Tensor, recipe: Recipe)
 class MicroBatch(NamedTuple):
     """A part of a step's batch, with one forward and backward pass.
 
-    `number` counts the micro-batches of all ranks. `factor` is this one's share of all that the
-    loss's mean counts, over the step's micro-batches and the ranks, times the number of ranks, as
-    gradients are averaged over them.
+    `number` counts the micro-batches of all ranks. `factor` is `loss_denominator` of this
+    micro-batch, divided by that of all micro-batches of all ranks, times world_size, as DDP
+    averages gradients over ranks.
     """
 
     number: int
@@ -186,7 +187,7 @@ def micro_batches(
     """Splits this rank's batch into micro-batches."""
     count = recipe.train.grad_accum_steps
     parts = labels.chunk(count)
-    weights = torch.stack([mean_weight(part, recipe.loss) for part in parts])
+    weights = torch.stack([loss_denominator(part, recipe.loss) for part in parts])
     factors = weights / all_reduce_sum(weights.sum()).clamp(min=torch.finfo(weights.dtype).tiny)
     factors = factors * dist_info.world_size
     for index, part in enumerate(zip(images.chunk(count), parts, factors, strict=True)):
@@ -203,9 +204,9 @@ def _no_sync_unless_last(
 
 
 def reduce_step_stats(
-    loss: Tensor, model: nn.Module, dist_info: DistInfo, *, stop: bool, finish: bool, corrupt: int
+    loss: Tensor, model: nn.Module, dist_info: DistInfo, *, flags: tuple[bool, bool, int]
 ) -> StepStats:
-    """Sums the ranks' losses and flags into the same StepStats on every rank.
+    """Sums the ranks' losses, and their (interrupted, finish, corrupt), into the same StepStats.
 
     This is where the host waits for the device, once a step: a gradient that is not finite must
     not reach the weights.
@@ -213,10 +214,10 @@ def reduce_step_stats(
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     # The gradient, and so its norm, is the same on every rank.
     norm = torch.nn.utils.get_total_norm(gradients) / dist_info.world_size
-    values = torch.stack([loss.float(), norm.float(), *loss.new_tensor([stop, finish, corrupt])])
-    total, mean_norm, stops, finishes, replaced = all_reduce_sum(values).tolist()
+    values = torch.stack([loss.float(), norm.float(), *loss.new_tensor(flags)])
+    total, mean_norm, interrupts, finishes, replaced = all_reduce_sum(values).tolist()
     return StepStats(
-        total / dist_info.world_size, mean_norm, stops > 0, finishes > 0, int(replaced)
+        total / dist_info.world_size, mean_norm, interrupts > 0, finishes > 0, int(replaced)
     )
 
 

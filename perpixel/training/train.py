@@ -122,18 +122,18 @@ def train(
             atomic_write(out / "recipe.json", overrides.dump(recipe).encode())
         for line in (_describe_run(fingerprint, torch_device, dtype, dist_info), *start.lines):
             logger.info(line)
-        ddp_model = wrap_ddp(model, dist_info.world_size)
+        ddp_model = wrap_ddp(state.model, dist_info.world_size)
         meter = ThroughputMeter(torch_device, images=recipe.train.batch_size)
         loader = batches(
             train_dataset, recipe, first_step=progress.step,
             workers=default_workers(torch_device) if workers is None else workers,
-            rank_info=(dist_info.rank, dist_info.world_size),
+            rank=dist_info.rank, world_size=dist_info.world_size,
         )  # fmt: skip
         scores = None
         if progress.step == steps or (
             should_eval(progress.step, recipe) and not progress.is_scored
         ):
-            # The run was killed after its last step, or in the middle of an evaluation.
+            # The run was killed in an evaluation, or before its final files were written.
             scores = _evaluate(state, eval_dataset, fingerprint, progress, logger, out)
 
         while progress.step < steps:
@@ -146,7 +146,8 @@ def train(
             stats = train_step(
                 state, batch.images, batch.labels, recipe,
                 step=progress.step, ddp_model=ddp_model, dist_info=dist_info,
-                stop=preempted.is_set(), finish=logger.stop_requested, corrupt=len(batch.corrupt),
+                interrupted=preempted.is_set(), finish=logger.finish_requested,
+                corrupt=len(batch.corrupt),
             )  # fmt: skip
             progress.step += 1
             logger.set_step(progress.step)
@@ -169,7 +170,8 @@ def train(
                 _save(state, fingerprint, progress, out)  # an evaluation takes long, and may fail
                 scores = _evaluate(state, eval_dataset, fingerprint, progress, logger, out)
                 meter.read()  # starts it anew: the evaluation does not count
-            stopping = stats.stop or (dist_info.world_size == 1 and preempted.is_set())
+            # Ranks stop only by the flag that all of them have summed; one process may at once.
+            stopping = stats.interrupted or (dist_info.world_size == 1 and preempted.is_set())
             if not evaluating and (stopping or progress.step % recipe.train.save_every == 0):
                 _save(state, fingerprint, progress, out)
             if finished:
@@ -299,7 +301,8 @@ def _save(
     if not all(bool(parameter.isfinite().all()) for parameter in state.model.parameters()):
         raise PerpixelError(
             f"a weight is not finite after step {progress.step}: lower optimizer.lr. The last "
-            f"checkpoint is from before"
+            f"checkpoint is from before it; to resume from there, add --resume "
+            f"--allow-config-change and the new --set optimizer.lr=..."
         )
     if get_dist_info().is_main:
         folder = out / "checkpoints"

@@ -7,7 +7,7 @@ from perpixel.acceleration.fuse_conv_bn import fuse_conv_bn
 from perpixel.models.build import build
 from perpixel.models.layers import FrozenBatchNorm2d
 from perpixel.models.segmenter import Segmenter
-from perpixel.recipes.models import FCN
+from perpixel.recipes.models import FCN, Timm
 
 
 def lived_in(model: Segmenter) -> Segmenter:
@@ -57,9 +57,9 @@ def test_a_backbone_whose_norms_are_not_ours_is_left_alone():
     backbone = TimmBackbone.__new__(TimmBackbone)
     nn.Module.__init__(backbone)
     backbone.body = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))
-    model = build(
-        VARIANTS["fcn-r18-linear"].model_copy(update={"head": FCN(num_convs=1)}), num_classes=3
-    )
+    spec = VARIANTS["fcn-r18-linear"].model_copy(update={"head": FCN(num_convs=1)})
+    model = build(spec, num_classes=3)
+    model.spec = spec.model_copy(update={"backbone": Timm()})
     model.backbone = backbone
     copy = fuse_conv_bn(model)
     assert isinstance(copy.backbone.body[1], nn.BatchNorm2d)

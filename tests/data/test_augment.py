@@ -24,20 +24,21 @@ def sample(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     return image, label
 
 
+def at(spec: Augment, crop_size: Size) -> Augment:
+    return spec.model_copy(update={"crop_size": crop_size})
+
+
 def augmented(
     image: np.ndarray,
     label: np.ndarray,
     seed: int = 0,
     *,
     spec: Augment,
-    crop: Size,
     input_spec=INPUT,
 ) -> tuple[np.ndarray, np.ndarray]:
     draws = rng(seed)
-    window = steps.sample_crop(label, draws, spec=spec, crop=crop)
-    return steps.augment(
-        image, label, draws, window=window, spec=spec, crop=crop, input_spec=input_spec
-    )
+    window = steps.sample_crop(label, draws, spec=spec)
+    return steps.augment(image, label, draws, window=window, spec=spec, input_spec=input_spec)
 
 
 @given(
@@ -49,8 +50,8 @@ def augmented(
 def test_a_training_image_is_exactly_the_crop(height, width, crop, seed):
     image, label = sample(height, width)
     spec = Augment()
-    first = augmented(image, label, seed, spec=spec, crop=crop)
-    repeated = augmented(image, label, seed, spec=spec, crop=crop)
+    first = augmented(image, label, seed, spec=at(spec, crop))
+    repeated = augmented(image, label, seed, spec=at(spec, crop))
     assert first[0].shape == (*crop, 3)
     assert first[1].shape == crop
     assert first[0].dtype == first[1].dtype == np.uint8
@@ -63,7 +64,7 @@ def test_a_training_image_is_exactly_the_crop(height, width, crop, seed):
 def test_image_and_label_move_together(flip: float):
     image, label = sample(50, 60)
     spec = PLAIN.model_copy(update={"flip_prob": flip})
-    cropped, moved = augmented(image, label, 3, spec=spec, crop=(20, 30))
+    cropped, moved = augmented(image, label, 3, spec=at(spec, (20, 30)))
     assert (cropped[..., 0] == moved * 40).all()
     if flip:  # mirrored somewhere in the mirrored image
         assert any(
@@ -77,7 +78,7 @@ def test_images_are_flipped_with_the_given_probability():
     image, label = sample(8, 9)
     for probability, low, high in ((0.5, 160, 240), (0.1, 16, 64)):  # of 400: four deviations
         spec = PLAIN.model_copy(update={"flip_prob": probability})
-        masks = [augmented(image, label, seed, spec=spec, crop=(8, 9))[1] for seed in range(400)]
+        masks = [augmented(image, label, seed, spec=at(spec, (8, 9)))[1] for seed in range(400)]
         assert all((mask == label).all() or (mask == label[:, ::-1]).all() for mask in masks)
         assert low < sum((mask == label[:, ::-1]).all() for mask in masks) < high
 
@@ -115,7 +116,7 @@ def test_scales_span_the_range():
     _, label = sample(100, 200)
     spec = Augment(scale_range=(0.5, 2))
     heights = [
-        steps.sample_crop(label, rng(seed), spec=spec, crop=(8, 8)).size[0] for seed in range(2000)
+        steps.sample_crop(label, rng(seed), spec=at(spec, (8, 8))).size[0] for seed in range(2000)
     ]
     assert 50 <= min(heights) < 52
     assert 198 < max(heights) <= 200
@@ -125,7 +126,7 @@ def test_scales_span_the_range():
 def test_windows_are_sampled_uniformly():
     _, label = sample(60, 100)
     windows = [
-        steps.sample_crop(label, rng(seed), spec=PLAIN, crop=(40, 70)) for seed in range(2000)
+        steps.sample_crop(label, rng(seed), spec=at(PLAIN, (40, 70))) for seed in range(2000)
     ]
     for places, last in (({w.top for w in windows}, 20), ({w.left for w in windows}, 30)):
         assert places == set(range(last + 1))
@@ -141,13 +142,13 @@ def test_one_class_may_not_fill_a_crop(size: int):
     spec = PLAIN.model_copy(update={"cat_max_ratio": 0.75, "crop_attempts": 100})
     shares = []
     for seed in range(50):
-        window = steps.sample_crop(label, rng(seed), spec=spec, crop=(size, size // 2))
+        window = steps.sample_crop(label, rng(seed), spec=at(spec, (size, size // 2)))
         crop = label[:, window.left : window.left + window.width]
         shares.append((crop == 0).mean())
     assert 0.7 < max(shares) < 0.76  # on a grid of at least 128 points a side
     assert min(shares) > 0.24
     single_class = np.zeros_like(label)  # no window is accepted: the last one is used
-    last = steps.sample_crop(single_class, rng(), spec=spec, crop=(size, size // 2))
+    last = steps.sample_crop(single_class, rng(), spec=at(spec, (size, size // 2)))
     assert (last.height, last.width) == (size, size // 2)
 
 
@@ -156,7 +157,7 @@ def test_ignored_pixels_do_not_count_in_cat_max_ratio():
     label[0, 0], label[0, 1] = 0, 1  # in equal parts in the leftmost window alone
     label[:, 8:] = 0
     spec = PLAIN.model_copy(update={"cat_max_ratio": 0.75, "crop_attempts": 200})
-    lefts = [steps.sample_crop(label, rng(seed), spec=spec, crop=(8, 8)).left for seed in range(9)]
+    lefts = [steps.sample_crop(label, rng(seed), spec=at(spec, (8, 8))).left for seed in range(9)]
     assert set(lefts) == {0}
 
 
@@ -174,7 +175,7 @@ def test_padding_is_unlabeled_at_the_given_place():
 def test_padding_has_the_mean_color_in_rgb_order():
     image, label = sample(2, 2)
     input_spec = Input(mean=(103.53, 116.28, 123.675), channel_order="bgr")
-    padded, _ = augmented(image, label, spec=PLAIN, crop=(4, 4), input_spec=input_spec)
+    padded, _ = augmented(image, label, spec=at(PLAIN, (4, 4)), input_spec=input_spec)
     assert padded[3, 3].tolist() == [124, 116, 104]
 
 

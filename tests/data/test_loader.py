@@ -53,7 +53,7 @@ def test_ranks_divide_the_samples_of_one_process(workers: int):
     recipe = perpixel.override(RECIPE, ["train.batch_size=8", "train.grad_accum_steps=2"])
     single = list(batches(SET, recipe, first_step=3, workers=0))
     per_rank = [
-        list(batches(SET, recipe, first_step=3, workers=workers, rank_info=(rank, 2)))
+        list(batches(SET, recipe, first_step=3, workers=workers, rank=rank, world_size=2))
         for rank in range(2)
     ]
     for expected, *ranks in zip(single, *per_rank, strict=True):

@@ -8,10 +8,13 @@ import torch
 from torch import Tensor, nn
 
 import perpixel
+from perpixel.acceleration.fuse_conv_bn import fuse_conv_bn
 from perpixel.checkpoints.format import Checkpoint, read_checkpoint, write_checkpoint
+from perpixel.checkpoints.zoo import initial_weights
+from perpixel.conversion import to_state_dict
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.recipes import overrides
-from perpixel.recipes.models import CustomBackbone, CustomHead, SemanticFPN
+from perpixel.recipes.models import Auxiliary, CustomBackbone, CustomHead, SemanticFPN
 from perpixel.recipes.schema import Recipe
 
 
@@ -103,7 +106,7 @@ def test_its_own_initialization_stays():
 @pytest.mark.parametrize("part", ["head", "backbone"])
 def test_an_unknown_type_says_what_there_is(part: str):
     first, own = ("'fcn'", "'pooled'") if part == "head" else ("'resnet'", "'patches'")
-    message = rf"model\.{part}\.type='pool': There are {first}, .*{own}; import the module"
+    message = rf"model\.{part}\.type='pool': There are {first}, .*{own}.*; a custom one is known"
     with pytest.raises(UsageError, match=message):
         perpixel.override(RECIPES["both"], [f"model.{part}.type=pool"])
     text = overrides.dump(RECIPES["both"]).replace('"pooled"', '"pool"')
@@ -117,3 +120,64 @@ def test_it_trains(tmp_path):
     )
     run = perpixel.train(recipe, out=tmp_path / "run", device="cpu")
     assert perpixel.load(run.folder).recipe.model == recipe.model
+
+
+class PreActivated(CustomHead):
+    type: Literal["pre_activated"] = "pre_activated"
+
+    def build(
+        self, in_channels: Sequence[int], num_classes: int, *, align_corners: bool
+    ) -> nn.Module:
+        return PreActivatedHead(in_channels[-1], num_classes)
+
+
+class PreActivatedHead(nn.Module):
+    """Its norm does not follow the convolution that was registered before it."""
+
+    def __init__(self, channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 1)
+        self.bn = nn.BatchNorm2d(channels)
+        self.score = nn.Conv2d(channels, num_classes, 1)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        return self.score(self.bn(self.conv(features[-1]).relu()))
+
+
+def test_its_norms_are_not_fused_into_what_they_do_not_follow():
+    model = perpixel.build(changed(backbone=Patches(), head=PreActivated()), num_classes=3).eval()
+    nn.init.constant_(model.head.bn.running_mean, 0.5)
+    images = torch.randn(1, 3, 64, 64)
+    fused = fuse_conv_bn(model)
+    with torch.inference_mode():
+        assert torch.equal(fused(images).logits, model(images).logits)
+
+
+def test_an_auxiliary_head_needs_features_at_two_strides():
+    class OneStride(PatchesBackbone):
+        def __init__(self) -> None:
+            super().__init__(8)
+            self.out_channels, self.stages = (8,), self.stages[-1:]
+
+    class One(CustomBackbone):
+        type: Literal["one"] = "one"
+
+        def build(self) -> nn.Module:
+            return OneStride()
+
+    recipe = changed(backbone=One(), aux_head=Auxiliary())
+    with pytest.raises(UsageError, match=r"model\.aux_head needs a backbone with features at two"):
+        perpixel.build(recipe, num_classes=3)
+
+
+def test_a_toolkits_file_does_not_start_a_custom_head(tmp_path):
+    """Its own head is found, which then does not fit: the backbone's weights are taken."""
+    narrow = perpixel.override(
+        perpixel.recipe("scenes/fcn_r18-d8"), ["model.backbone.base_channels=8"]
+    )
+    state = to_state_dict(perpixel.build(narrow, num_classes=3), toolkit="mmseg")
+    torch.save({"state_dict": state}, tmp_path / "fcn.pth")
+    model = narrow.model.model_copy(update={"head": Pooled(), "aux_head": None})
+    weights = initial_weights(narrow.model_copy(update={"model": model}), tmp_path / "fcn.pth")
+    assert weights is not None
+    assert "head.classifier.weight" in weights

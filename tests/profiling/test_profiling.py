@@ -100,7 +100,7 @@ def test_a_profile_has_every_figure(tmp_path):
 
 def test_the_best_trial_is_its_mean_and_the_distribution_is_of_all(monkeypatch):
     trials = iter([[10.0, 20.0], [30.0, 30.0, 30.0], [10.0, 100.0]])
-    monkeypatch.setattr(latency_module, "_trial", lambda run, seconds: next(trials))
+    monkeypatch.setattr(latency_module, "_trial", lambda run, device, count: next(trials))
     result = latency(lambda: None, CPU)
     assert result == latency_module.Latency(best=15, p50=30, p90=100, passes=(2, 3, 2))
 

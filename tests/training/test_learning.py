@@ -332,7 +332,7 @@ NAN, INF = float("nan"), float("inf")
     [(1, INF, 2, True), (1, INF, 1, False), (NAN, NAN, 65536, False), (1, 1, 65536, False)],
 )
 def test_what_only_the_loss_scale_made_infinite_is_an_overflow(loss, norm, scale, overflowed):
-    stats = StepStats(loss, norm, stop=False, finish=False, corrupt=0, loss_scale=scale)
+    stats = StepStats(loss, norm, interrupted=False, finish=False, corrupt=0, loss_scale=scale)
     assert stats.overflowed == overflowed
     assert stats.is_finite == (norm == 1)
 

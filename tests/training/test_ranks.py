@@ -12,7 +12,7 @@ import torch
 import perpixel
 from perpixel.checkpoints.format import read_checkpoint
 from perpixel.errors import UsageError
-from perpixel.losses import mean_weight, segmentation_loss
+from perpixel.losses import loss_denominator, segmentation_loss
 from perpixel.recipes import overrides
 from perpixel.recipes.schema import Loss
 from perpixel.training.parallel import check_batch_divides
@@ -129,7 +129,7 @@ def test_weighted_means_of_parts_are_the_mean_of_the_whole(spec: Loss):
     means = [
         segmentation_loss(a, b, spec) for a, b in zip(logits.split(1), labels.split(1), strict=True)
     ]
-    weights = torch.stack([mean_weight(part, spec) for part in labels.split(1)])
+    weights = torch.stack([loss_denominator(part, spec) for part in labels.split(1)])
     whole = segmentation_loss(logits, labels, spec)
     assert (torch.stack(means) * weights).sum() / weights.sum() == pytest.approx(whole.item())
 

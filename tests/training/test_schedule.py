@@ -43,10 +43,6 @@ def test_warm_up_rises_in_even_steps_and_then_changes_nothing(policy: str):
     )
 
 
-def test_a_floor_above_the_rate_does_not_raise_it():
-    assert rates(Schedule(min_lr=0.1), 5) == [0.01] * 5
-
-
 def test_the_backbone_may_learn_more_slowly():
     model = build(perpixel.recipe("camvid/fcn_r18-d8").model, num_classes=3)
     optimizer = make_optimizer(model, Optimizer(lr=1, backbone_lr_mult=0.1))
