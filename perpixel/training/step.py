@@ -141,7 +141,8 @@ def train_step(
         update_ema(state.ema_model, model, step=step, ema=recipe.train.ema_decay)
     else:
         _copy(state.bn_buffers, state.bn_backup)
-    scaler.update()  # without a step it halves the loss scale
+    # Without a step, the loss scale is halved.
+    scaler.update()
     return stats
 
 
