@@ -401,11 +401,10 @@ def test_a_fault_is_noticed_or_survives(modules):
     first, unsynced = (
         injection.Fault("files/x", "perpixel/io/atomic.py", old, new, tests)
         for old, new in (
-            ("part.open(\"wb\") as file:\n            file.writelines(content)",
-             "part.open(\"wb\") as file:\n            file.writelines(content[:1])"),
+            ("part.write_bytes(content)", "part.write_bytes(content[:1])"),
             ("os.fsync(file.fileno())", "pass"),
         )
     )  # fmt: skip
-    assert injection.inject(first) == f"{tests[0]}::test_windows_opens_no_folder"
+    assert injection.inject(first) == f"{tests[0]}::test_folders_are_made_and_nothing_else_is_left"
     assert injection.inject(unsynced) == injection.SURVIVED
     injection.check_baseline([first], jobs=1)

@@ -547,7 +547,7 @@ def test_several_seeds_are_several_runs_and_a_mean(perpixel, mini, trained, tmp_
     assert recipes[0].replace('"seed": 5', '"seed": 6') == recipes[1] != recipes[0]
     code, _, err = perpixel("eval", tmp_path, "--data", mini)
     assert code == 2
-    assert f"name one of them, as {tmp_path / 'seed-5'}" in err
+    assert f"name one of them, such as {tmp_path / 'seed-5'}" in err
     assert perpixel(*command)[0] == 0  # finished runs are gone on with
     assert json.loads((tmp_path / "seeds.json").read_text()) == summary
 
