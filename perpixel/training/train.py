@@ -96,13 +96,14 @@ def train(
     model = build(recipe.model, num_classes=len(train_dataset.classes))
     if dist_info.world_size > 1:
         convert_sync_batchnorm(model, torch_device)
-    start = ResumeInfo(Progress(), ("random initial weights",))
-    if pretrained is not None and not resume:
-        start = ResumeInfo(Progress(), (load_pretrained(model, pretrained),))
+    initial = "random initial weights"
+    if pretrained is not None:
+        initial = load_pretrained(model, pretrained)
     state = make_train_state(model, recipe, device=torch_device, dtype=dtype)
     fingerprint = RunFingerprint(
         recipe=recipe, images=len(train_dataset), class_names=train_dataset.classes.names
     )
+    start = ResumeInfo(Progress(), (initial,))
     if resume:
         start = load_checkpoint(
             checkpoints, state, fingerprint, allow_config_change=allow_config_change
