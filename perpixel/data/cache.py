@@ -224,20 +224,14 @@ _Job = tuple[PairDataset, int, list[str]]
 def _find_jobs(out: Path, root: Path, splits: Mapping[str, PairDataset]) -> tuple[int, list[_Job]]:
     """Counts the pairs of all splits together, and finds those that are not cached as they are."""
     seen: set[tuple[str, str]] = set()
-    to_write: set[str] = set()
     jobs = []
     for pairs in splits.values():
         for index, pair in enumerate(pairs.files):
             if pair in seen:
                 continue
             seen.add(pair)
-            names = [
-                name
-                for name in pair
-                if name not in to_write and not _is_cached(_array_path(out, name), root / name)
-            ]
+            names = [name for name in pair if not _is_cached(_array_path(out, name), root / name)]
             if names:
-                to_write.update(names)
                 jobs.append((pairs, index, names))
     return len(seen), jobs
 
