@@ -114,7 +114,7 @@ def large(windows: str, side: int, crop: int) -> dict[str, object]:
     )
     scene = image((side, side))
     start = time.perf_counter()
-    (found,) = predict_masks(predictor.engine, [scene])
+    (found,) = predict_masks(predictor, [scene])
     seconds = time.perf_counter() - start
     peak = proc_status("VmHWM")
     starts = window_starts(side, crop, crop * 2 // 3)

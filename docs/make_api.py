@@ -38,6 +38,7 @@ PAGES = {
         (
             Part("Functions", "perpixel.api"),
             Part("The result of a training", "perpixel.training.train", ("Run",)),
+            Part("A data set of your own", "perpixel.data.user_dataset", ("SegmentationDataset",)),
             Part("An exported file", "perpixel.exporting.export", ("ExportResult",)),
         ),
     ),
@@ -48,13 +49,30 @@ PAGES = {
             Part("Finding recipes", "perpixel.recipes.__init__", ("recipe", "recipes")),
             Part("Changing recipes", "perpixel.recipes.overrides", ("override",)),
             Part("Settings of a recipe", "perpixel.recipes.schema"),
-            Part("Settings of its model", "perpixel.recipes.models"),
+            Part(
+                "Settings of its model",
+                "perpixel.recipes.models",
+                (
+                    "Model",
+                    "ResNet",
+                    "Timm",
+                    "FCN",
+                    "SemanticFPN",
+                    "Auxiliary",
+                    "Custom",
+                    "CustomBackbone",
+                    "CustomHead",
+                ),
+            ),
         ),
     ),
     "models": Page(
         "Models",
         "The `torch.nn.Module` that `perpixel.build` and `perpixel.load_model` return.",
-        (Part("A model", "perpixel.models.segmenter", ("Segmenter", "SegmentationOutput")),),
+        (
+            Part("A model", "perpixel.models.segmenter", ("Segmenter", "SegmentationOutput")),
+            Part("A faster one", "perpixel.acceleration.accelerate", ("accelerate",)),
+        ),
     ),
     "inference": Page(
         "Inference",
@@ -65,6 +83,7 @@ PAGES = {
                 "perpixel.inference.predictor",
                 ("Result", "Predictor"),
             ),
+            Part("A checkpoint", "perpixel.checkpoints.format", ("Checkpoint",)),
         ),
     ),
     "evaluation": Page(

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from custom_dataset import Shapes
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
@@ -80,6 +79,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--out", type=Path, default=Path("runs/custom-head"))
     given = parser.parse_args()
+
+    from custom_dataset import Shapes
 
     run = perpixel.train(
         perpixel.override(

@@ -26,15 +26,16 @@ def accelerate(
     For training it is the same model in training mode, with the same key names. For prediction it
     is a copy in evaluation mode with batch norms fused into the convolutions and weights of
     `dtype`. float32 convolutions on a CPU use Winograd's algorithm where that is faster. `compile`
-    is torch.compile's mode: it compiles at the first call with each image size.
-    Raises UsageError for options that do not go together, OutOfMemoryError.
+    is torch.compile's mode, in prediction "default": it compiles at the first call with each image
+    size. Activation checkpointing is for training; a compiled model takes "stages" only (`Train`
+    checks it). Raises UsageError where it cannot be compiled or checkpointed, OutOfMemoryError.
     """
     if not training:
         model = fuse_conv_bn(model).to(dtype)
     model = to_device(model, device).train(training)
     if compile == "off" and model.device.type == "cpu" and dtype == torch.float32:
         use_winograd(model)
-    if activation_checkpointing != "off":
+    if training and activation_checkpointing != "off":
         apply_activation_checkpointing(model, activation_checkpointing, compiled=compile != "off")
     if compile != "off" and training:
         # A graph for each crop size: otherwise the final phase's kernels would depend on whether

@@ -135,6 +135,8 @@ def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     except FileNotFoundError:
         raise PerpixelError(f"{path}: no such file") from None
     except Exception as error:  # a corrupt header can make safetensors and torch raise anything
+        if isinstance(error, MemoryError) or "allocat" in str(error):
+            raise
         raise CorruptFileError(
             f"{path}: not a safetensors file, or a corrupt one ({error})"
         ) from None

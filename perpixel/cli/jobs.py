@@ -71,7 +71,12 @@ def require_free(jobs: dict[str, Path], out: Path, *, suffixes: list[str]) -> No
     taken: set[str] = set()
     for target in targets:
         name = str(target).lower()
-        if name in taken or (target.exists() and _file_id(target) in images):
+        if name in taken:
+            raise UsageError(
+                f"two inputs would both be written as {target}, as many file systems ignore case: "
+                f"rename one, or predict each with an --out of its own"
+            )
+        if target.exists() and _file_id(target) in images:
             raise UsageError(f"{target} would be overwritten: name another folder with --out")
         taken.add(name)
 

@@ -152,6 +152,7 @@ def _predict_images(
             return name, read_image(jobs[name])
         except PerpixelError as error:
             errors.append(str(error))
+            advance(1)
             return None
 
     images = filter(None, read_ahead(read, jobs, threads=1))

@@ -7,7 +7,7 @@ dilation of 6 in both heads: names and shapes do not show either.
 """
 
 from perpixel.conversion.toolkit import Rules, Toolkit
-from perpixel.recipes.models import FCN, Auxiliary, Model, ResNet, SemanticFPN
+from perpixel.recipes.models import FCN, Auxiliary, CustomHead, Model, ResNet, SemanticFPN
 from perpixel.recipes.schema import Inference, Input
 
 _NAME_MAP = (
@@ -33,6 +33,7 @@ _NAME_MAP = (
 
 
 def _unsupported(model: Model, backbone: ResNet) -> Rules:
+    yield isinstance(model.head, CustomHead), "a custom head (head)"
     yield backbone.frozen_bn, "frozen batch norm (backbone.frozen_bn)"
     if isinstance(model.head, SemanticFPN):
         yield model.head.fpn_norm, "batch norm and ReLU in the FPN (head.fpn_norm)"

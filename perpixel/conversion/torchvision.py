@@ -35,6 +35,7 @@ def _unsupported(model: Model, backbone: ResNet) -> Rules:
     channels = 128 if basic_block else 512  # a quarter of the backbone's, half of that for aux_head
     head, aux_head = model.head, model.aux_head
     return (
+        (backbone.base_channels != 64, "another width (backbone.base_channels)"),
         (backbone.stem == "deep", "a deep stem (backbone.stem)"),
         (backbone.stride_in_1x1, "strides in 1x1 convolutions (backbone.stride_in_1x1)"),
         (backbone.frozen_bn, "frozen batch norm (backbone.frozen_bn)"),

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
+from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
@@ -218,7 +219,7 @@ def _hash_description(root: Path) -> str | None:
 
 
 _Job = tuple[PairDataset, int, list[str]]
-"""A pair to decode, and which of its two files to write, as several images may share a mask."""
+"""A pair to decode, and which of its two files to write."""
 
 
 def _find_jobs(out: Path, root: Path, splits: Mapping[str, PairDataset]) -> tuple[int, list[_Job]]:
@@ -270,10 +271,13 @@ def _run_jobs(out: Path, jobs: list[_Job], *, total: int, progress: Progress) ->
         except PerpixelError as error:
             return str(error)
         for name, pixels in zip(pairs.files[index], arrays, strict=True):
-            if name in names:
-                _write_pixels(_array_path(out, name), pixels, pairs.root / name)
+            path, source = _array_path(out, name), pairs.root / name
+            with locks.setdefault(name, Lock()):  # two images may share a mask
+                if name in names and not _is_cached(path, source):
+                    _write_pixels(path, pixels, source)
         return ""
 
+    locks: dict[str, Lock] = {}
     problems: list[str] = []
     cached = total - len(jobs)
     progress(cached, total)

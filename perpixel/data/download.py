@@ -118,6 +118,7 @@ def _unpack(path: Path, inside: str, target: Path) -> None:
     refuses tar archives with such files.
     """
     part = target.with_name(f"{target.name}.part")
+    shutil.rmtree(part, ignore_errors=True)  # of a call that was killed
     try:
         with Console().status(f"unpacking {path.name}"):
             shutil.unpack_archive(path, part, filter=None if path.suffix == ".zip" else "data")

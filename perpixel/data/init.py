@@ -17,7 +17,7 @@ import numpy as np
 
 from perpixel.data.dataset import RawValue
 from perpixel.data.datasets.folder import FILE, composed, files_below, stem_of
-from perpixel.data.mask_values import count_values
+from perpixel.data.mask_values import count_values, has_soft_edges
 from perpixel.data.paths import first_few, read_list, require_folder
 from perpixel.errors import PerpixelError
 from perpixel.io.atomic import atomic_write
@@ -287,7 +287,7 @@ def _propose_splits(
             list_file = f"{split}.txt" if f"{split}.txt" not in files else f"{FILE}.{split}.txt"
             lists[list_file] = "".join(f"{stem}\n" for stem in stems)
         lines = [
-            f"# {len(stems)} pairs: {note}.",
+            f"# {len(stems)} pair{'s' if len(stems) > 1 else ''}: {note}.",
             f"[splits.{split}]",
             f"images = {_toml_value(match.images.path)}",
             f"masks = {_toml_value(match.masks.path)}",
@@ -306,8 +306,12 @@ def _propose_splits(
                 add(split, match, lines, "as listed in that file", list_file)
         else:
             val = stems[4::5] or stems[-1:]
-            train = [stem for stem in stems if stem not in set(val)] or val
-            add("train", match, train, "the images that are not for validation, if there are any")
+            train = [stem for stem in stems if stem not in set(val)]
+            if not train:
+                add("train", match, val, "the only one, which is used for validation, too")
+                add("val", match, val, "the same: its score says little")
+                continue
+            add("train", match, train, "the images that are not for validation")
             add("val", match, val, "every fifth image, as no name says which are for validation.\n"
                 "# Frames of one video look alike: divide those by video instead")  # fmt: skip
     return [splits[split] for split in ("train", "val", "test") if split in splits], lists
@@ -338,8 +342,9 @@ def _class_text(pixels: Mapping[RawValue, int], palette: Palette | None) -> str:
     key = "colors" if is_rgb else "ids"
     toml = {value: _toml_value([value if is_rgb else value[0]]) for value in values}
     void = _VOC_VOID if is_rgb and not is_gray else (IGNORE_INDEX,) * len(values[0])
-    # In masks of only two values, such as 0 and 255, both are classes.
-    classes = [value for value in values if value != void or len(values) < 3]
+    # In black and white masks, such as of 0 and 255, both are classes.
+    all_classes = len(values) < 3 or has_soft_edges(pixels)
+    classes = [value for value in values if value != void or all_classes]
     names = [f"class_{index if is_rgb else value[0]}" for index, value in enumerate(classes)]
     if len(classes) == 2 and not any(classes[0]):
         names = ["background", "foreground"]

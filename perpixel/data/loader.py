@@ -53,6 +53,7 @@ def batches(
     workers: int,
     rank: int = 0,
     world_size: int = 1,
+    pin_memory: bool = False,
 ) -> Iterator[Batch]:
     """Yields one rank's part of the batches of steps `first_step` .. train.steps-1.
 
@@ -70,7 +71,7 @@ def batches(
         sampler=range(first_step, recipe.train.steps),
         num_workers=workers,
         worker_init_fn=_initialize_worker,
-        pin_memory=torch.accelerator.is_available(),
+        pin_memory=pin_memory,
         prefetch_factor=4 if workers else None,
     )
     try:

@@ -56,3 +56,21 @@ def _find_suspicious(
         f"{share:.1%} of the pixels, and it holds {count} of these values. Were masks blurred, "
         f"resized with interpolation, or saved with loss?"
     ]
+
+
+def has_soft_edges(pixels: Mapping[RawValue, int]) -> bool:
+    """Whether these are values of black and white masks with blurred edges: 255 is a class there.
+
+    More than 95 % of the pixels are 0 or 255, and at least three values between, dark and bright
+    (ids of classes are small numbers).
+    """
+    grays = {value[0]: count for value, count in pixels.items() if len(set(value)) == 1}
+    between = grays.keys() - {0, 255}
+    ends = grays.get(0, 0), grays.get(255, 0)
+    return (
+        len(grays) == len(pixels)
+        and all(ends)
+        and sum(ends) > 0.95 * sum(grays.values())
+        and len(between) >= 3
+        and min(between) < 128 <= max(between) < 256
+    )

@@ -75,6 +75,10 @@ class Predictor:
         step: int = 0,
         origin: Path | None = None,
     ) -> None:
+        if model.num_classes != len(class_names):
+            raise UsageError(
+                f"the model has {model.num_classes} classes, and class_names {len(class_names)}"
+            )
         self.model = model.eval()
         self.recipe = recipe
         self.class_names = class_names

@@ -90,7 +90,7 @@ def predict_streaming(
 
 def _oom_message(count: int, size: Size) -> AbstractContextManager[None]:
     return oom_message(
-        f"predicting {count} at once of {size[0]}x{size[1]} pixels",
+        f"{count} image{'s' if count > 1 else ''} of {size[0]}x{size[1]} pixels at once",
         hint="windows (slide or blend), smaller scales or fewer images at a time need less",
     )
 

@@ -27,8 +27,7 @@ def atomic_replace(path: Path, *, sync: bool = False) -> Iterator[Path]:
     name depends on `path` alone: the next write replaces what a crash leaves behind.
     """
     path = path.resolve()  # a symbolic link stays one
-    name = os.fsdecode(os.fsencode(path.name)[-200:])  # file systems allow 255 bytes
-    part = path.with_name(f".{name}.part")
+    part = path.with_name(f".{path.name[-48:]}.part")  # file systems allow 255 bytes
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield part

@@ -1,5 +1,6 @@
 """Builds a model from its spec: the one place that chooses a class."""
 
+from collections.abc import Sequence
 from typing import assert_never
 
 from torch import nn
@@ -26,7 +27,9 @@ def build(spec: Model, *, num_classes: int) -> Segmenter:
             backbone = custom_backbone.build()
         case _:
             assert_never(spec.backbone)
-    channels: tuple[int, ...] = tuple(backbone.out_channels)  # type: ignore[arg-type]
+    channels = getattr(backbone, "out_channels", None)
+    if not isinstance(channels, Sequence):
+        raise UsageError(f"the backbone {spec.backbone.type!r} has no out_channels")
     align = spec.align_corners
     head: nn.Module
     match spec.head:
@@ -50,8 +53,8 @@ def build(spec: Model, *, num_classes: int) -> Segmenter:
                 "model.aux_head needs a backbone with features at two strides, and this one has "
                 "them at one: set model.aux_head=none"
             )
-        fcn = FCN(**spec.aux_head.model_dump(exclude={"num_classes"}))
-        auxiliary = FCNHead(channels, spec.aux_head.num_classes or num_classes, fcn, level=-2)
+        aux = FCN(**spec.aux_head.model_dump(exclude={"num_classes"}))
+        auxiliary = FCNHead(channels, spec.aux_head.num_classes or num_classes, aux, level=-2)
     model = Segmenter(spec, backbone, head, auxiliary, num_classes=num_classes)
     init_weights(model)
     return model.float()  # whatever torch's default dtype is

@@ -16,7 +16,10 @@ class SegmentationOutput(NamedTuple):
 
 
 class Segmenter(nn.Module):
-    """A model, built from `spec`. Keys: `backbone.*`, `head.*` and, if any, `auxiliary.*`."""
+    """A model for `num_classes` classes, built from `spec`.
+
+    Keys: `backbone.*`, `head.*` and, if any, `auxiliary.*`.
+    """
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, assert_never
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 from pydantic_core import PydanticCustomError
@@ -27,20 +27,23 @@ def _parse_by_type(*specs: type[Spec], custom: type[Custom]) -> BeforeValidator:
     def parse(value: Any) -> Any:
         if isinstance(value, Spec):
             return value
-        known = {spec.model_fields["type"].default: spec for spec in (*specs, *_subclasses(custom))}
+        known = {spec.model_fields["type"].default: spec for spec in specs}
+        for spec in _subclasses(custom):
+            known.setdefault(spec.model_fields["type"].default, spec)
         names = ", ".join(map(repr, known))
         if not isinstance(value, Mapping):
             raise PydanticCustomError(
                 "no_settings", "This is a group of settings; its type is one of {names}",
                 {"names": names},
             )  # fmt: skip
-        if value.get("type") not in known:
+        name = value.get("type")
+        if not isinstance(name, str) or name not in known:
             raise PydanticCustomError(
                 "unknown_type",
                 "There are {names}; a custom one is known once its module was imported",
                 {"names": names},
             )
-        return known[value["type"]].model_validate(value)
+        return known[name].model_validate(value)
 
     return BeforeValidator(parse)
 
@@ -53,7 +56,8 @@ def _subclasses(spec: type[Spec]) -> Iterator[type[Spec]]:
 class ResNet(Spec):
     """ResNet (He et al., 2015, table 1), dilated to `output_stride`.
 
-    `stem` "deep" is three 3x3 convolutions of 32, 32 and 64 channels (the "v1c" of open-mmlab).
+    `stem` "deep" is three 3x3 convolutions of half, half and all `base_channels` ("v1c" of
+    open-mmlab).
     `stride_in_1x1` puts a bottleneck's stride in its first 1x1 convolution (Caffe, detectron2).
     `frozen_bn` holds batch norm's statistics and scale as constants (detectron2).
     `zero_init_residual` starts every residual branch at zero (Goyal et al., 2017, section 5.1);
@@ -177,13 +181,23 @@ def backbone_name(backbone: ResNet | Timm | CustomBackbone) -> str:
             return f"ResNet-{backbone.depth}"
         case Timm():
             return backbone.name
-        case _:
+        case CustomBackbone():
             return backbone.type
+        case _:
+            assert_never(backbone)
 
 
 def method_name(head: FCN | SemanticFPN | CustomHead) -> str:
     """Returns the name of the method that has this head."""
-    return {"fcn": "FCN", "semantic_fpn": "Semantic FPN"}.get(head.type, head.type)
+    match head:
+        case FCN():
+            return "FCN"
+        case SemanticFPN():
+            return "Semantic FPN"
+        case CustomHead():
+            return head.type
+        case _:
+            assert_never(head)
 
 
 class Auxiliary(Spec):

@@ -3,7 +3,7 @@
 import difflib
 import json
 from collections.abc import Collection, Iterable
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -15,24 +15,34 @@ from perpixel.recipes.schema import Recipe
 _OTHER_NAMES = {
     "accumulate": "train.grad_accum_steps",
     "amp": "train.precision",
-    "augment.flip": "augment.flip_prob",
     "batch": "train.batch_size (of all ranks)",
-    "crop": "augment.crop_size",
+    "crop": "augment.crop_size, or inference.window_size",
     "data_root": "the option --data",
     "device": "the option --device",
+    "auxiliary": "model.aux_head",
+    "crop_tries": "augment.crop_attempts",
     "epochs": "train.steps (epochs x images / train.batch_size)",
+    "finish": "train.final_phase",
+    "floor": "schedule.min_lr",
     "ignore_index": "ignored_ids in a folder's dataset.toml",
     "images_per_step": "train.batch_size (of all ranks)",
     "imgsz": "augment.crop_size",
     "iters": "train.steps",
     "kind": "type, as in model.backbone.type",
+    "max_class_share": "augment.cat_max_ratio",
+    "max_damaged": "train.max_corrupt_fraction",
     "max_iters": "train.steps",
+    "max_skipped": "train.max_nonfinite_steps",
+    "loss.mean": "loss.avg_non_ignore",
     "num_classes": "classes in a folder's dataset.toml",
     "optimizer.algorithm": "optimizer.name",
     "optimizer.kind": "optimizer.name",
     "optimizer.type": "optimizer.name",
     "samples_per_gpu": "train.batch_size (of all ranks)",
+    "share": "train.final_phase.fraction",
     "weight": "loss.class_weights",
+    "width": "model.head.channels",
+    "windows": "inference.mode",
     "workers": "the option --workers",
 }
 """Settings of other toolkits and of version 0.1, by path or its last part, and their names here."""
@@ -104,8 +114,13 @@ def readable(error: ValidationError) -> str:
 
 def _format(problem: ErrorDetails) -> str:
     message = problem["msg"]
-    path = ".".join(map(str, problem["loc"]))
+    loc = list(problem["loc"])
+    if problem["type"] == "missing" and loc and isinstance(loc[-1], int):
+        loc, message = loc[:-1], "There are too few numbers"
+    path = ".".join(map(str, loc))
     match problem["type"]:
+        case "tuple_type":
+            message = "Input should be a list of values"
         case "value_error":  # of several settings together, whose values would fill a page
             return f"{path}: {problem['ctx']['error']}".removeprefix(": ")
         case "unknown_type":
@@ -124,7 +139,7 @@ def _assign(values: dict[str, Any], path: str, text: str) -> None:
     for depth, part in enumerate([*parents, leaf]):
         parent = ".".join(parents[:depth]) or "the recipe"
         if not isinstance(node, dict):
-            if node is None:
+            if node is None and _is_group(parents[:depth]):
                 example = f"--set '{parent}={{\"{part}\": ...}}'"
                 raise UsageError(f"{path}={text}: {parent} is off; turn it on with {example}")
             raise UsageError(f"unknown setting {path!r}: {parent} is {node!r}, a single value")
@@ -143,8 +158,26 @@ def _assign(values: dict[str, Any], path: str, text: str) -> None:
         node[leaf] = value
 
 
+def _is_group(path: list[str]) -> bool:
+    """Whether an optional setting has settings of its own, as loss.ohem."""
+    spec: Any = Recipe
+    for part in path:
+        annotation = spec.model_fields[part].annotation
+        groups = [member for member in (annotation, *get_args(annotation)) if _is_spec(member)]
+        if not groups:
+            return False
+        spec = groups[0]
+    return True
+
+
+def _is_spec(annotation: object) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Spec)
+
+
 def _suggest_setting(path: str, known: list[str]) -> str:
     leaf = path.rpartition(".")[2]
+    if longer := [name for name in known if name.startswith(f"{path}_")]:
+        return f" Did you mean {longer[0]}?"  # train.keep is train.keep_last
     if other := _OTHER_NAMES.get(path) or _OTHER_NAMES.get(leaf):
         return f" Did you mean {other}?"
     same_leaf = [name for name in known if name.rpartition(".")[2] == leaf]

@@ -38,6 +38,11 @@ def resolve_device(name: str = "auto") -> torch.device:
     return device
 
 
+def copies_pinned(device: torch.device) -> bool:
+    """Whether tensors in pinned memory are copied to the device faster."""
+    return device.type == "cuda"
+
+
 def default_workers(device: torch.device) -> int:
     """Returns how many processes load data by default: on a CPU none, else a rank's share, 1..8."""
     if device.type != "cuda":

@@ -96,8 +96,11 @@ class Pool:
                 )
             image = decode_image(np.frombuffer(content, np.uint8), origin=_ORIGIN)
             body = encode(self._predictor.predict(image), format)
-        except DecompressionBombError as error:
-            raise HTTPException(413, str(error)) from None
+        except DecompressionBombError:
+            raise HTTPException(
+                413,
+                f"the image is far above this server's limit of {self._limits.max_pixels} pixels",
+            ) from None
         except (OutOfMemoryError, MemoryError):
             raise HTTPException(
                 413, "the server has not enough memory for an image of this size"

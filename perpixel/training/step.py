@@ -133,7 +133,9 @@ def train_step(
             torch.autograd.backward(scaler.scale(batch_loss))
         loss = loss + batch_loss.detach()
     scaler.unscale_(optimizer)
-    stats = reduce_step_stats(loss, model, dist_info, flags=(interrupted, finish, corrupt))
+    stats = reduce_step_stats(
+        loss, model, dist_info, interrupted=interrupted, finish=finish, corrupt=corrupt
+    )
     stats = stats._replace(loss_scale=scaler.get_scale())
     if stats.is_finite:
         clip_gradients(model, stats.gradient_norm, recipe.optimizer.clip_grad_norm)
@@ -205,9 +207,15 @@ def _no_sync_unless_last(
 
 
 def reduce_step_stats(
-    loss: Tensor, model: nn.Module, dist_info: DistInfo, *, flags: tuple[bool, bool, int]
+    loss: Tensor,
+    model: nn.Module,
+    dist_info: DistInfo,
+    *,
+    interrupted: bool,
+    finish: bool,
+    corrupt: int,
 ) -> StepStats:
-    """Sums the ranks' losses, and their (interrupted, finish, corrupt), into the same StepStats.
+    """Sums the ranks' losses and flags into the same StepStats on every rank.
 
     This is where the host waits for the device, once a step: a gradient that is not finite must
     not reach the weights.
@@ -215,7 +223,9 @@ def reduce_step_stats(
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     # The gradient, and so its norm, is the same on every rank.
     norm = torch.nn.utils.get_total_norm(gradients) / dist_info.world_size
-    values = torch.stack([loss.float(), norm.float(), *loss.new_tensor(flags)])
+    values = torch.stack(
+        [loss.float(), norm.float(), *loss.new_tensor([interrupted, finish, corrupt])]
+    )
     total, mean_norm, interrupts, finishes, replaced = all_reduce_sum(values).tolist()
     return StepStats(
         total / dist_info.world_size, mean_norm, interrupts > 0, finishes > 0, int(replaced)

@@ -24,7 +24,7 @@ from perpixel.models.build import build
 from perpixel.recipes import overrides
 from perpixel.recipes.schema import Recipe
 from perpixel.runtime import distributed
-from perpixel.runtime.device import default_workers, resolve_device
+from perpixel.runtime.device import copies_pinned, default_workers, resolve_device
 from perpixel.runtime.distributed import DistInfo, get_dist_info
 from perpixel.runtime.dtype import cudnn_mode, no_tf32, resolve_dtype
 from perpixel.runtime.memory import oom_message
@@ -129,6 +129,7 @@ def train(
             train_dataset, recipe, first_step=progress.step,
             workers=default_workers(torch_device) if workers is None else workers,
             rank=dist_info.rank, world_size=dist_info.world_size,
+            pin_memory=copies_pinned(torch_device),
         )  # fmt: skip
         scores = None
         if progress.step == steps or (

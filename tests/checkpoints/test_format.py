@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import perpixel
-from perpixel.checkpoints import zoo
+from perpixel.checkpoints import format, zoo
 from perpixel.checkpoints.format import (
     Checkpoint,
     load_strictly,
@@ -188,3 +188,16 @@ def test_models_are_found_by_folder_file_or_not_at_all(checkpoint: Checkpoint, t
         zoo.find("camvid/fcn_r18-d8")
     with pytest.raises(UsageError, match="Did you mean camvid/fcn_r18-d8"):
         zoo.find("camvid/fcn_r18")
+
+
+def test_too_little_memory_is_no_corrupt_file(tmp_path, monkeypatch):
+    """A checkpoint that is whole must not be put aside for it."""
+    path = tmp_path / "x.safetensors"
+    write_tensors(path, {"a": torch.ones(2)}, {})
+
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(format, "safe_open", fails)
+    with pytest.raises(RuntimeError, match="allocate"):
+        read_tensors(path)

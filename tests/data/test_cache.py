@@ -25,7 +25,7 @@ RECIPE = perpixel.override(
 
 
 def fill(root: Path, out: Path, *splits: str, dataset: str = "camvid") -> list[str]:
-    """Writes a cache; returns what was lines."""
+    """Writes a cache; returns the lines that it said."""
     lines: list[str] = []
     pairs = {split: open_pairs(dataset, root, split) for split in splits or ("train", "val")}
     caches.write_cache(out, dataset, pairs, say=lines.append, progress=lambda done, total: None)
@@ -229,3 +229,14 @@ def test_a_full_disk_leaves_no_part_of_a_file(root, tmp_path, monkeypatch):
     with pytest.raises(PerpixelError, match=r"cannot be written \(No space left"):
         fill(root, tmp_path / "cache")
     assert not list((tmp_path / "cache").rglob("*.p*"))
+
+
+def test_a_mask_of_a_corrupt_image_is_cached_for_another(root, tmp_path):
+    shared = "/SegNet/CamVid/trainannot/00.png"
+    (root / "train.txt").write_text(
+        "".join(f"/SegNet/CamVid/train/{name}.png {shared}\n" for name in ("00", "01", "02"))
+    )
+    (root / "train/00.png").write_bytes(b"corrupt")
+    with pytest.raises(PerpixelError, match=r"train/00\.png"):
+        fill(root, tmp_path / "cache", "train")
+    assert (tmp_path / "cache/arrays/trainannot/00.png.pixels").is_file()

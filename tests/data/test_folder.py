@@ -241,7 +241,7 @@ def test_a_value_without_a_class_is_named_with_file_and_class_count(tmp_path):
             'classes = ["a", {name = "b", ids = [1]}, "c"]' + SPLIT,
             ["2 of 3 classes have no ids (a, c)", "every class or to none"],
         ),
-        ('mask_suffix = "png"\n' + SHORTEST, ["mask_suffix = 'png'", "should match pattern"]),
+        ('mask_suffix = "png"\n' + SHORTEST, ["mask_suffix = 'png'", "write the whole ending"]),
         ("image_suffixes = []\n" + SHORTEST, ["image_suffixes = []"]),
         (f"classes = {[str(index) for index in range(255)]}" + SPLIT, ["classes", "254"]),
     ],

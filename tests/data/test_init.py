@@ -432,3 +432,20 @@ def test_a_corrupt_mask_is_named(tmp_path):
     (tmp_path / "masks/a.png").write_text("not a mask")
     with pytest.raises(PerpixelError, match=r"masks/a\.png: not an image"):
         propose(tmp_path)
+
+
+@pytest.mark.parametrize("rgb", [False, True])
+def test_black_and_white_masks_with_soft_edges_keep_their_foreground(tmp_path, rgb):
+    mask = np.repeat(np.array([0, 255], np.uint8), 5000).reshape(100, 100)
+    mask[50:51] = np.linspace(0, 255, 100).astype(np.uint8) // 32 * 32
+    _pair(tmp_path, np.dstack([mask] * 3) if rgb else mask)
+    described = tomllib.loads(propose(tmp_path).toml)
+    assert "ignored_ids" not in described
+    assert "ignored_colors" not in described
+
+
+def test_a_single_pair_is_in_both_splits_which_says_so(tmp_path):
+    _pair(tmp_path, IDS)
+    toml = propose(tmp_path).toml
+    assert "# 1 pair: the only one, which is used for validation, too." in toml
+    assert "its score says little" in toml

@@ -132,7 +132,7 @@ def test_too_little_memory_is_told_with_the_size(predictor: Predictor, monkeypat
         "OpenCV": lambda *_: cv2.resize(IMAGE, (1 << 29, 1 << 29)),
     }
     monkeypatch.setattr(predictor.model, "forward", wants_too_much[library])
-    with pytest.raises(OutOfMemoryError, match="1 at once of 40x50 pixels: too little memory"):
+    with pytest.raises(OutOfMemoryError, match="1 image of 40x50 pixels at once: too little"):
         predictor.predict(IMAGE)
 
 

@@ -307,5 +307,5 @@ def test_too_little_memory_is_told_in_bands_too(model, monkeypatch, way):
         if way == "scores"
         else predict_streaming(own, lambda *_: IMAGE, (45, 70))
     )
-    with pytest.raises(OutOfMemoryError, match="1 at once of 45x70 pixels: too little memory"):
+    with pytest.raises(OutOfMemoryError, match="1 image of 45x70 pixels at once: too little"):
         next(bands)

@@ -181,3 +181,30 @@ def test_a_toolkits_file_does_not_start_a_custom_head(tmp_path):
     weights = initial_weights(narrow.model_copy(update={"model": model}), tmp_path / "fcn.pth")
     assert weights is not None
     assert "head.classifier.weight" in weights
+
+
+def test_it_is_no_other_toolkits_model():
+    model = perpixel.build(changed(head=Pooled()), num_classes=3)
+    with pytest.raises(PerpixelError, match=r"mmseg cannot build this model: .*a custom head"):
+        to_state_dict(model, toolkit="mmseg")
+
+
+def test_torchvision_has_one_width():
+    recipe = perpixel.override(
+        perpixel.recipe("scenes/fcn_r18-d8"),
+        ["model.backbone.base_channels=8", "model.backbone.output_stride=32"],
+    )
+    model = perpixel.build(recipe, num_classes=3)
+    with pytest.raises(PerpixelError, match=r"torchvision cannot .*another width"):
+        to_state_dict(model, toolkit="torchvision")
+
+
+def test_a_backbone_without_out_channels_is_named():
+    class Bare(CustomBackbone):
+        type: Literal["bare"] = "bare"
+
+        def build(self) -> nn.Module:
+            return nn.Identity()
+
+    with pytest.raises(UsageError, match=r"the backbone 'bare' has no out_channels"):
+        perpixel.build(changed(backbone=Bare()), num_classes=3)

@@ -73,7 +73,7 @@ def test_settings_reach_every_depth():
         ("loss.ohem.threshold=1", r"loss\.ohem is off; turn it on with --set 'loss\.ohem="),
         ("augment.scale_range=[2, 1]", "from small to large"),
         ("inference.stride=8x8", "needs a window_size"),
-        ("optimizer.lr=6e-5", r"min_lr=0\.0001 is above optimizer\.lr=6e-05: set schedule\.min_lr"),
+        ("schedule.min_lr=2", "schedule.min_lr=2.0 is above optimizer.lr="),
         ("model.head.channels=0", "^model.head.channels=0"),
         ("model.backbone.type=vit", "^model.backbone.type='vit': There are 'resnet', 'timm'"),
         (
@@ -81,7 +81,11 @@ def test_settings_reach_every_depth():
             "^model.backbone='timm': This is a group of settings",
         ),
         ("augment.crop_size=64", "augment.crop_size=64: .*512x1024"),
-        ("input.mean=[1]", "^input.mean.1=[1]: Field required"),
+        ("input.mean=[1]", "^input.mean=[1]: There are too few numbers"),
+        ("model.head.type=[1]", "^model.head.type=[1]: There are 'fcn'"),
+        ("train.keep=3", r"Did you mean train\.keep_last"),
+        ("schedule.floor=0", r"Did you mean schedule\.min_lr"),
+        ("inference.window_size.foo=1", "inference.window_size is None, a single value"),
         ("inference.scales=[1,1000]", "inference.scales.1=1000: "),
         ("input.std=[1,0,1]", "input.std.1=0: .*greater than 0"),
         (

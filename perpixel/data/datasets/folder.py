@@ -30,6 +30,7 @@ in colors = [[0, 0, 142], [0, 0, 70]]. Either all classes have one of these keys
 """
 
 import os
+import re
 import reprlib
 import tomllib
 import unicodedata
@@ -38,7 +39,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from perpixel.data.dataset import Classes, LabelMapping, PairDataset
 from perpixel.data.pair_list import PairList
@@ -121,8 +122,14 @@ def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def _require_ending(text: str) -> str:
+    if not re.search(r"\.[A-Za-z0-9]+$", text):
+        raise ValueError("write the whole ending, such as '.png' or '_mask.png'")
+    return text
+
+
 _Text = Annotated[str, Field(min_length=1)]
-_Ending = Annotated[str, Field(pattern=r"\.[A-Za-z0-9]+$")]  # ".png", "_mask.png"
+_Ending = Annotated[str, AfterValidator(_require_ending)]
 # A single id or color needs no list around it.
 _Ids = Annotated[
     tuple[Annotated[int, Field(ge=0, lt=2**16)], ...],
