@@ -245,8 +245,8 @@ _EVALUATION = [
         ),
         (
             "evaluation/only the first image of a batch has a boundary IoU",
-            "if boundary:\n                        borders",
-            "if boundary and index == group[0][0]:\n                        borders",
+            "if boundary:\n                    borders",
+            "if boundary and index == group[0][0]:\n                    borders",
         ),
     ),
     *_faults(

@@ -1,8 +1,10 @@
 """The rules of docs/architecture.md that a machine can hold: arrows, exported names."""
 
 import ast
+import re
 import subprocess
 import sys
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ PACKAGE = Path(perpixel.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 ANYTHING = {"", "api", "cli", "__main__", "checkpoints"}
+DEVICES = {"acceleration", "ops", "runtime"}
 HEAVY = {"torch", "cv2", "numpy", "safetensors", "PIL"}
 
 
@@ -116,3 +119,20 @@ def test_the_public_surface_is_this():
 def test_torch_is_not_imported_by(code: str):
     check = f"{code}\nimport sys; assert 'torch' not in sys.modules, 'torch was imported'"
     subprocess.run([sys.executable, "-c", check], check=True, capture_output=True)
+
+
+def test_only_three_rooms_know_kinds_of_devices():
+    """Elsewhere a device is a value that is passed on."""
+    knows = re.compile(r"torch\.cuda|device\.type[!=]=|is_cuda|nccl|gloo|avx|amx", re.IGNORECASE)
+    elsewhere = [path for path in FILES if room(module(path)) not in DEVICES]
+    code = {path: tokens(path) for path in elsewhere}
+    assert len(code) > 100
+    assert [path.name for path, text in code.items() if knows.search(text)] == []
+
+
+def tokens(path: Path) -> str:
+    """A file's code without comments and strings."""
+    left_out = (tokenize.COMMENT, tokenize.STRING)
+    with tokenize.open(path) as file:
+        found = list(tokenize.generate_tokens(file.readline))
+    return "".join(token.string for token in found if token.type not in left_out)

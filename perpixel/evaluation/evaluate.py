@@ -16,6 +16,7 @@ from perpixel.inference.predictor import Predictor
 from perpixel.inference.tta import group_by_size, predict_masks
 from perpixel.io.images import Array
 from perpixel.runtime import distributed
+from perpixel.runtime.dtype import no_kernel_search
 
 
 def evaluate(
@@ -40,7 +41,6 @@ def evaluate(
     recipe, device = predictor.recipe, predictor.device
     predictor.model.eval()  # without dropout, whatever a caller did
     start = time.perf_counter()
-    tries_kernels = torch.backends.cudnn.benchmark
     classes = len(dataset.classes)
     matrix = np.zeros((classes, classes), np.int64)
     images = np.zeros((len(dataset), 3, classes), np.int64)
@@ -52,22 +52,18 @@ def evaluate(
             image, label = resize(image, label, recipe.data.resize)
         return index, image, label
 
-    with distributed.process_group(device) as dist_info:
+    with distributed.process_group(device) as dist_info, no_kernel_search():
         indices = range(dist_info.rank, len(dataset), dist_info.world_size)
-        torch.backends.cudnn.benchmark = False  # it would try all kernels for every image size
-        try:
-            for group in group_by_size(read_ahead(read, indices, threads=threads), batch):
-                masks = predict_masks(predictor, [image for _, image, _ in group])
-                for (index, _, label), mask in zip(group, masks, strict=True):
-                    counts = confusion(label, mask, num_classes=classes)
-                    matrix += counts
-                    images[index] = areas(counts)
-                    if boundary:
-                        borders += boundary_counts(label, mask, num_classes=classes)
-                    if progress is not None:
-                        progress(indices.index(index) + 1, len(indices), matrix)
-        finally:
-            torch.backends.cudnn.benchmark = tries_kernels
+        for group in group_by_size(read_ahead(read, indices, threads=threads), batch):
+            masks = predict_masks(predictor, [image for _, image, _ in group])
+            for (index, _, label), mask in zip(group, masks, strict=True):
+                counts = confusion(label, mask, num_classes=classes)
+                matrix += counts
+                images[index] = areas(counts)
+                if boundary:
+                    borders += boundary_counts(label, mask, num_classes=classes)
+                if progress is not None:
+                    progress(indices.index(index) + 1, len(indices), matrix)
         matrix, images, borders = (
             distributed.all_reduce_sum(torch.from_numpy(part).to(device)).cpu().numpy()
             for part in (matrix, images, borders)

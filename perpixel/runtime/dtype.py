@@ -76,6 +76,17 @@ def _use_tf32(enabled: bool) -> None:
 
 
 @contextmanager
+def no_kernel_search() -> Iterator[None]:
+    """Context in which cuDNN does not time its kernels, as it would for every new image size."""
+    benchmark = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = benchmark
+
+
+@contextmanager
 def cudnn_mode(*, deterministic: bool) -> Iterator[None]:
     """Context in which cuDNN searches the fastest kernels, or only deterministic ones are used.
 
