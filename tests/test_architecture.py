@@ -136,3 +136,13 @@ def tokens(path: Path) -> str:
     with tokenize.open(path) as file:
         found = list(tokenize.generate_tokens(file.readline))
     return "".join(token.string for token in found if token.type not in left_out)
+
+
+def test_the_page_names_every_file():
+    page = (PACKAGE.parent / "docs/architecture.md").read_text()
+    named = set(re.findall(r"\w+", page)) | set(re.findall(r"\w+\.py", page))
+    commands = {path for path in FILES if path.parent.name == "cli"}
+    others = [path for path in FILES if path.stem != "__init__" and path not in commands]
+    assert [path.name for path in others if path.stem not in named] == []
+    files = {path.name for path in FILES} | {"test_architecture.py"}
+    assert set(re.findall(r"\b\w+\.py\b", page)) <= files
