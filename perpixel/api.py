@@ -163,12 +163,12 @@ def train(
         root = None if data is None else Path(data)
         splits = recipe.data.train_split, recipe.data.eval_split
         training, evaluation = (open_dataset(recipe.data.name, root, split) for split in splits)
-        if len(evaluation) == 0:
-            raise PerpixelError(f"the split {splits[1]!r} to evaluate on is empty")
     elif train_dataset is None or eval_dataset is None or data is not None:
         raise UsageError("give data, or both train_dataset and eval_dataset")
     else:
         training, evaluation = wrap_dataset(train_dataset), wrap_dataset(eval_dataset)
+    if len(evaluation) == 0:
+        raise PerpixelError("the data set or split to evaluate on is empty")
     resuming = resume == "must" or (
         resume == "auto" and bool(list_checkpoints(Path(out) / "checkpoints"))
     )

@@ -35,6 +35,8 @@ def wrap_dataset(dataset: SegmentationDataset | Dataset) -> Dataset:
     if isinstance(dataset, Dataset):
         return dataset
     try:
+        if isinstance(dataset.class_names, str):
+            raise TypeError(f"class_names={dataset.class_names!r} is a text, not a list of names")
         names = tuple(dataset.class_names)
         palette = tuple(tuple(color) for color in getattr(dataset, "palette", ()))
         classes = Classes(names, palette or distinct_palette(len(names)))
@@ -73,7 +75,13 @@ class UserDataset:
     def _read(self, index: int) -> tuple[Array, Array]:
         sample = self._last_sample
         if sample is None or sample[0] != index:
-            image, mask = (np.asarray(array) for array in self._dataset[index])
+            pair = self._dataset[index]
+            if not isinstance(pair, tuple | list) or len(pair) != 2:
+                raise PerpixelError(
+                    f"sample {index}: __getitem__ returned a {type(pair).__name__}, and should "
+                    f"return (image, mask)"
+                )
+            image, mask = map(np.asarray, pair)
             self._check(index, image, mask)
             sample = self._last_sample = index, image, mask
         return sample[1:]

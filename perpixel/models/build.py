@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import assert_never
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from perpixel.errors import UsageError
 from perpixel.models.fcn import FCNHead
@@ -57,7 +58,46 @@ def build(spec: Model, *, num_classes: int) -> Segmenter:
         auxiliary = FCNHead(channels, spec.aux_head.num_classes or num_classes, aux, level=-2)
     model = Segmenter(spec, backbone, head, auxiliary, num_classes=num_classes)
     init_weights(model)
-    return model.float()  # whatever torch's default dtype is
+    model = model.float()  # whatever torch's default dtype is
+    if isinstance(spec.backbone, CustomBackbone) or isinstance(spec.head, CustomHead):
+        _check_outputs(model, channels)
+    return model
+
+
+@torch.inference_mode()
+def _check_outputs(model: Segmenter, channels: Sequence[int]) -> None:
+    """Raises UsageError unless custom parts return what they should for an image of 128x128."""
+    model.eval()
+    try:
+        features = model.backbone(torch.zeros(1, 3, 128, 128))
+    except (RuntimeError, AssertionError, ValueError):
+        return  # it takes other sizes only
+    finally:
+        model.train()
+    found = _shapes(features)
+    if not isinstance(features, list | tuple) or [shape[1] for shape in found] != [*channels]:
+        raise UsageError(
+            f"the backbone {model.spec.backbone.type!r} returns {type(features).__name__} {found} "
+            f"for an image; it should return a list of features [N, C, h, w], with the channels of "
+            f"its out_channels, {[*channels]}"
+        )
+    model.eval()
+    logits = model.head(features)
+    model.train()
+    if not isinstance(logits, Tensor) or [s[1] for s in _shapes(logits)] != [model.num_classes]:
+        raise UsageError(
+            f"the head {model.spec.head.type!r} returns {type(logits).__name__} {_shapes(logits)}; "
+            f"it should return logits [N, {model.num_classes}, h, w], one channel for each class"
+        )
+
+
+def _shapes(outputs: object) -> list[list[int]]:
+    """The shapes of an output's tensors; [0, 0] stands for what is no [N, C, h, w]."""
+    tensors = outputs if isinstance(outputs, list | tuple) else [outputs]
+    return [
+        list(tensor.shape) if isinstance(tensor, Tensor) and tensor.dim() == 4 else [0, 0]
+        for tensor in tensors
+    ]
 
 
 def init_weights(model: Segmenter) -> None:

@@ -2,6 +2,7 @@
 
 import fnmatch
 import runpy
+import sys
 from pathlib import Path
 
 from perpixel.errors import UsageError
@@ -54,6 +55,9 @@ def recipes(pattern: str = "*") -> list[str]:
 def _load_from_file(path: str, variable: str) -> Recipe:
     if not Path(path).is_file():
         raise UsageError(f"{path}: no such recipe file")
+    folder = str(Path(path).resolve().parent)
+    if folder not in sys.path:  # as where Python runs the file; worker processes need it, too
+        sys.path.append(folder)
     try:
         values = runpy.run_path(path)
     except Exception as error:  # whatever a user's own code may raise

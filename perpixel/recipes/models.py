@@ -20,6 +20,18 @@ class Custom(Spec):
 
     type: str
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Raises TypeError for a subclass without a name, or with the name of a built-in one."""
+        super().__pydantic_init_subclass__(**kwargs)
+        name = cls.model_fields["type"].default
+        if Custom in cls.__bases__:
+            return
+        if not isinstance(name, str):
+            raise TypeError(f'{cls.__name__} needs a name: type: Literal["name"] = "name"')
+        if name in ("resnet", "timm", "fcn", "semantic_fpn"):
+            raise TypeError(f"{cls.__name__}: the type {name!r} is taken; give it another name")
+
 
 def _parse_by_type(*specs: type[Spec], custom: type[Custom]) -> BeforeValidator:
     """Validator that makes a spec of {"type": name, ...}, or of a custom subclass."""

@@ -67,9 +67,7 @@ def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        lists = any(problem["type"] == "tuple_type" for problem in error.errors())
-        hint = ". A list is written [0.5,2], a size 512x1024" if lists else ""
-        raise UsageError(readable(error) + hint) from None
+        raise UsageError(readable(error)) from None
 
 
 def dump(recipe: Recipe) -> str:
@@ -119,16 +117,20 @@ def _format(problem: ErrorDetails) -> str:
         loc, message = loc[:-1], "There are too few numbers"
     path = ".".join(map(str, loc))
     match problem["type"]:
+        case "tuple_type" if isinstance(problem["input"], int):
+            message = "A size is written {0}x{0}, a list [0.5,2]".format(problem["input"])
         case "tuple_type":
-            message = "Input should be a list of values"
+            message = "Input should be a list, written as [0.5,2]"
+            if path.endswith("class_weights"):
+                message += "; `perpixel data check` prints class weights"
         case "value_error":  # of several settings together, whose values would fill a page
             return f"{path}: {problem['ctx']['error']}".removeprefix(": ")
         case "unknown_type":
             return f"{path}.type={problem['input'].get('type')!r}: {message}"
         case "no_settings":
-            message += f": set {path}.type, or {path}.NAME"
+            message += f": set {path}.type, or {path}.<setting>"
         case "model_type":
-            message = f"It is a group of settings: set those, as {path}.NAME=value"
+            message = f"It is a group of settings: set those, as {path}.<setting>=value"
     return f"{path}={problem['input']!r}: {message}" if path else message
 
 

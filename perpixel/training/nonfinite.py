@@ -20,8 +20,8 @@ def report_corrupt(
     seen = max(progress.step * train.batch_size, fingerprint.images)
     if progress.corrupt > train.max_corrupt_fraction * seen:
         raise PerpixelError(
-            f"{progress.corrupt} images could not be decoded by step {progress.step}, which "
-            f"is more than train.max_corrupt_fraction={train.max_corrupt_fraction} of {seen}: fix "
+            f"images that could not be decoded by step {progress.step}: {progress.corrupt}, "
+            f"more than train.max_corrupt_fraction={train.max_corrupt_fraction} of {seen}: fix "
             f"or remove them, or raise the fraction; `perpixel data check` finds all. The last was "
             f"{corrupt[-1]}"
         )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from perpixel.acceleration.accelerate import accelerate
 from perpixel.checkpoints.format import Checkpoint, write_checkpoint
-from perpixel.data.dataset import Dataset, read_pair
+from perpixel.data.dataset import Dataset, read_pair, require_classes
 from perpixel.data.loader import batches
 from perpixel.errors import Interrupted, PerpixelError
 from perpixel.evaluation.evaluate import evaluate
@@ -87,6 +87,7 @@ def train(
     check_class_weights(recipe.loss, len(train_dataset.classes))
     checkpoints = out / "checkpoints"
     _check_run_folder(out, resume=resume, dist_info=dist_info)
+    require_classes(eval_dataset, train_dataset.classes.names)
     read_pair(eval_dataset, 0)  # better an error now than after the first steps
     torch_device = resolve_device(device)
     dtype = resolve_dtype(recipe.train.precision, torch_device)

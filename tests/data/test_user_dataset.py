@@ -154,3 +154,29 @@ def test_the_examples_run_and_learn(name: str, tmp_path):
     else:
         accuracy = float(done.stdout.split("pixel accuracy")[-1].strip().rstrip("%"))
         assert accuracy > 85
+
+
+def test_other_classes_to_evaluate_on_stop_before_training(tmp_path):
+    class Others(Streets):
+        def __init__(self) -> None:
+            super().__init__("val", 2)
+            self.class_names = self.class_names[::-1]
+
+    with pytest.raises(PerpixelError, match="the model knows 7 classes"):
+        train(tmp_path / "run", eval_dataset=Others())
+    assert not (tmp_path / "run").exists()
+
+
+def test_samples_that_are_no_pairs_and_names_that_are_a_text_are_named(tmp_path):
+    class Dicts(Streets):
+        def __getitem__(self, index: int):
+            return {"index": index}
+
+    with pytest.raises(PerpixelError, match=r"returned a dict, and should return \(image, mask\)"):
+        train(tmp_path / "run", eval_dataset=Dicts("val", 2))
+    words = Streets("val", 2)
+    words.class_names = "road"
+    with pytest.raises(UsageError, match="class_names='road' is a text"):
+        train(tmp_path / "run", eval_dataset=words)
+    with pytest.raises(PerpixelError, match="to evaluate on is empty"):
+        train(tmp_path / "run", eval_dataset=Streets("val", 0))

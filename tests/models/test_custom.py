@@ -1,5 +1,6 @@
 """Heads and backbones of a user's own, in recipes, checkpoints and runs."""
 
+import sys
 from collections.abc import Sequence
 from typing import Literal
 
@@ -208,3 +209,51 @@ def test_a_backbone_without_out_channels_is_named():
 
     with pytest.raises(UsageError, match=r"the backbone 'bare' has no out_channels"):
         perpixel.build(changed(backbone=Bare()), num_classes=3)
+
+
+def test_a_head_of_another_number_of_classes_is_refused():
+    class TooMany(CustomHead):
+        type: Literal["too_many"] = "too_many"
+
+        def build(
+            self, in_channels: Sequence[int], num_classes: int, *, align_corners: bool
+        ) -> nn.Module:
+            return PooledHead(0, in_channels[0], num_classes + 1)
+
+    recipe = changed(backbone=Patches(), head=TooMany())
+    with pytest.raises(UsageError, match=r"head 'too_many' returns Tensor \[\[1, 4, 32, 32\]\]"):
+        perpixel.build(recipe, num_classes=3)
+
+
+def test_a_backbone_that_returns_something_else_is_refused():
+    class Single(CustomBackbone):
+        type: Literal["single"] = "single"
+
+        def build(self) -> nn.Module:
+            module = nn.Conv2d(3, 8, 4, stride=4)
+            module.out_channels = (8,)
+            return module
+
+    with pytest.raises(UsageError, match=r"backbone 'single' returns Tensor .*list of features"):
+        perpixel.build(changed(backbone=Single(), head=Pooled(level=0)), num_classes=3)
+
+
+def test_names_are_needed_and_not_those_of_others():
+    with pytest.raises(TypeError, match="'fcn' is taken"):
+
+        class Taken(CustomHead):
+            type: Literal["fcn"] = "fcn"
+
+    with pytest.raises(TypeError, match="Nameless needs a name"):
+
+        class Nameless(CustomBackbone):
+            pass
+
+
+def test_a_recipes_file_may_import_its_neighbors(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "neighbor_of_mine.py").write_text("import perpixel\nbase = 'scenes/fcn_r18-d8'\n")
+    (tmp_path / "mine.py").write_text(
+        "import perpixel\nfrom neighbor_of_mine import base\nr = perpixel.recipe(base)\n"
+    )
+    assert perpixel.recipe(f"{tmp_path}/mine.py:r").name == "scenes/fcn_r18-d8"
