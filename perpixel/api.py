@@ -168,7 +168,8 @@ def train(
     else:
         training, evaluation = wrap_dataset(train_dataset), wrap_dataset(eval_dataset)
     if len(evaluation) == 0:
-        raise PerpixelError("the data set or split to evaluate on is empty")
+        name = "eval_dataset" if eval_dataset is not None else repr(recipe.data.eval_split)
+        raise PerpixelError(f"the data set or split to evaluate on, {name}, is empty")
     resuming = resume == "must" or (
         resume == "auto" and bool(list_checkpoints(Path(out) / "checkpoints"))
     )

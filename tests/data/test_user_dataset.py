@@ -178,5 +178,5 @@ def test_samples_that_are_no_pairs_and_names_that_are_a_text_are_named(tmp_path)
     words.class_names = "road"
     with pytest.raises(UsageError, match="class_names='road' is a text"):
         train(tmp_path / "run", eval_dataset=words)
-    with pytest.raises(PerpixelError, match="to evaluate on is empty"):
+    with pytest.raises(PerpixelError, match="to evaluate on, eval_dataset, is empty"):
         train(tmp_path / "run", eval_dataset=Streets("val", 0))
