@@ -67,13 +67,13 @@ def build(spec: Model, *, num_classes: int) -> Segmenter:
 @torch.inference_mode()
 def _check_outputs(model: Segmenter, channels: Sequence[int]) -> None:
     """Raises UsageError unless custom parts return what they should for an image of 128x128."""
-    model.eval()
+    backbone, head = model.backbone, model.head
     try:
-        features = model.backbone(torch.zeros(1, 3, 128, 128))
+        features = backbone.eval()(torch.zeros(1, 3, 128, 128))
     except (RuntimeError, AssertionError, ValueError):
         return  # it takes other sizes only
     finally:
-        model.train()
+        backbone.train()
     found = _shapes(features)
     if not isinstance(features, list | tuple) or [shape[1] for shape in found] != [*channels]:
         raise UsageError(
@@ -81,9 +81,8 @@ def _check_outputs(model: Segmenter, channels: Sequence[int]) -> None:
             f"for an image; it should return a list of features [N, C, h, w], with the channels of "
             f"its out_channels, {[*channels]}"
         )
-    model.eval()
-    logits = model.head(features)
-    model.train()
+    logits = head.eval()(features)
+    head.train()
     if not isinstance(logits, Tensor) or [s[1] for s in _shapes(logits)] != [model.num_classes]:
         raise UsageError(
             f"the head {model.spec.head.type!r} returns {type(logits).__name__} {_shapes(logits)}; "
