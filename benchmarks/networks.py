@@ -159,7 +159,7 @@ def main() -> None:
                         way: [work / one for one in several] for way, several in values.items()
                     }
                     found.append(record(f"{title}: share of matrix products", "share", shares))
-    print(write_result("models", {"measured": found}, device=given.device))
+    print(write_result("networks", {"measured": found}, device=given.device))
 
 
 if __name__ == "__main__":
