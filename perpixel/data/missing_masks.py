@@ -129,9 +129,11 @@ def _class_masks(
     masks_of: dict[str, list[str]] = defaultdict(list)
     for mask in masks:
         path = PurePosixPath(mask)
-        parts = [part for part in (path.stem, *path.parts[:-1]) if part in names]
-        starts = [path.stem[:end] for end in range(len(path.stem), 0, -1)]
-        name = next((start for start in (*parts, *starts) if start in names), None)
+        length = len(path.stem)
+        starts = [path.stem[:end] for end in range(length, 0, -1)]
+        ends = [path.stem[start:] for start in range(1, length)]
+        texts = (path.stem, *path.parts[:-1], *starts, *ends)
+        name = next((text for text in texts if text in names), None)
         if name is not None:
             masks_of[name].append(mask)
     several = max(masks_of.values(), key=len, default=[])

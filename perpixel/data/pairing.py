@@ -145,9 +145,11 @@ def _find_folders(images: Iterable[str]) -> list[Folder]:
     files: dict[str, list[str]] = defaultdict(list)
     for image in images:
         parts = PurePosixPath(image).parts
-        depths = [depth for depth, part in enumerate(parts[:-1], 1) if _has_known_word(part)]
-        # Without a known word, any folder above may be the root of all the images.
-        for depth in depths[-1:] or range(len(parts)):
+        known = [split_words(part) & _KNOWN_WORDS for part in parts[:-1]]
+        last = max((depth for depth, found in enumerate(known, 1) if found), default=0)
+        # Without a word for images or masks, any folder may be the root of all the images.
+        is_named = any(found - SPLITS.keys() for found in known)
+        for depth in [last] if is_named else range(last, len(parts)):
             files["/".join(parts[:depth]) or "."].append("/".join(parts[depth:]))
     folders = []
     for path in sorted(files):
@@ -174,8 +176,8 @@ def _possible_pairs(folders: Sequence[Folder]) -> Iterator[tuple[Folder, Folder]
         if images.words & MASK_WORDS:
             continue
         rests = [images.rest]
-        if images.path in (images.rest, "."):  # no known word: the masks may lie beside a folder
-            rests += [str(path) for path in PurePosixPath(images.path).parents]
+        if not images.words & IMAGE_WORDS:  # the masks may lie beside this folder
+            rests += [str(path) for path in PurePosixPath(images.rest).parents]
         for rest in dict.fromkeys(rest.removeprefix(".") for rest in rests):
             for masks in masks_of_rest[rest]:
                 if not (images.split and masks.split and images.split != masks.split):
@@ -198,9 +200,11 @@ def _namings(images: Folder, masks: Folder, *, with_prefixes: bool) -> Iterator[
     for mask_prefix, mask_suffix in product(["", *mask_prefixes], _endings(masks.files)):
         # JPEG changes values, so that its files are no masks.
         endings = [end for end in mask_suffix if end.lower().endswith(MASK_SUFFIXES)]
-        is_plain = not mask_prefix and mask_suffix[0].lower() in MASK_SUFFIXES
-        words = split_words(f"{mask_prefix} {mask_suffix[0].rpartition('.')[0]}")
-        if not endings or (is_same and not is_plain and not words & MASK_WORDS):
+        if not endings:
+            continue
+        is_plain = not mask_prefix and endings[0].lower() in MASK_SUFFIXES
+        words = split_words(f"{mask_prefix} {endings[0].rpartition('.')[0]}")
+        if is_same and not is_plain and not words & MASK_WORDS:
             continue
         others: Sequence[str] = images.files
         if is_same:

@@ -298,7 +298,7 @@ def test_a_value_without_a_class_is_named_with_file_and_class_count(tmp_path):
         ),
         ('mask_suffix = "png"\n' + SHORTEST, ["mask_suffix = 'png'", "write the whole ending"]),
         (SHORTEST + 'mask_suffix = [".png", "x"]', ["splits.train.mask_suffix[1] = 'x'"]),
-        (SHORTEST.replace("[splits.train]", "[[splits.train]]") + "list = 3", ["train[0].list"]),
+        (SHORTEST.replace("[splits.train]", "[[splits.train]]") + "lisst = 3", ["train[0].lisst"]),
         ('classes = ["a"]\n[splits]\ntrain = "a"', ["splits.train = 'a': should be a table"]),
         ('classes = ["a"]\n[splits]\ntrain = []', ["splits.train = []"]),
         ("image_suffixes = []\n" + SHORTEST, ["image_suffixes = []"]),

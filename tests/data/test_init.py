@@ -168,10 +168,10 @@ def test_a_file_of_another_kind_is_neither_used_nor_overwritten(tmp_path):
     _images(tmp_path, *[f"images/{name}.jpg" for name in TEN])
     _masks(tmp_path, *[f"masks/{name}.png" for name in TEN])
     (tmp_path / "train.txt").write_text("step 1 loss 0.3\n")
+    assert propose(tmp_path).notes == ("not used: train.txt, which names no image here",)
     described = _proposed(tmp_path)
     assert described["splits"]["train"]["list"] == "dataset.toml.train.txt"
     assert (tmp_path / "train.txt").read_text() == "step 1 loss 0.3\n"
-    assert propose(tmp_path).notes == ("not used: train.txt, which names no image here",)
 
 
 def test_names_match_in_either_unicode_form(tmp_path):

@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+import sys
 import zipfile
 from pathlib import Path
 
@@ -18,12 +19,18 @@ MASK = np.array([[0, 1, 2, 1], [2, 2, 0, 0]], np.uint8)
 
 
 @pytest.fixture
-def command(capsys):
+def command(monkeypatch, capsys):
+    """Runs a command; returns its exit code and what it prints."""
+
     def run(*words):
-        with pytest.raises(SystemExit) as end:
-            main.main([str(word) for word in words])
+        monkeypatch.setattr(sys, "argv", ["perpixel", *map(str, words)])
+        code = 0
+        try:
+            main.main()
+        except SystemExit as stop:
+            code = stop.code
         printed = capsys.readouterr()
-        return end.value.code or 0, printed.out + printed.err
+        return code, printed.out + printed.err
 
     return run
 
@@ -82,7 +89,7 @@ ROOTS = {  # where these folders are
 }
 
 
-@pytest.mark.parametrize(("pairs", "roots"), itertools.product(PAIRS, ROOTS))
+@pytest.mark.parametrize(("pairs", "roots"), list(itertools.product(PAIRS, ROOTS)))
 def test_every_pair_is_described_and_checked(pairs, roots, tmp_path, command):
     image, mask = PAIRS[pairs]
     expected = set()

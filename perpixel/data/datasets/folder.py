@@ -244,7 +244,7 @@ def _message(problem: Any, content: Any) -> str:
             content = content.get(part) if isinstance(content, dict) else None
         elif isinstance(content, list):  # a single value has no list around it
             path += f"[{part}]"
-            content = content[part]
+            content = content[part] if part < len(content) else None
     path = path.removeprefix(".")
     keys = _KEYS.get(parents[0] if parents else "", ())
     value = reprlib.repr(problem["input"])
