@@ -84,14 +84,15 @@ def divide_by_lists(
 
 
 def _find_groups(folder: Path, files: Sequence[str], matches: Sequence[Match]) -> list[_Group]:
-    names: dict[tuple[str, ...], dict[str, str]] = defaultdict(dict)
+    names: dict[tuple[str, str, tuple[str, ...]], dict[str, str]] = defaultdict(dict)
     for file in files:
         path = PurePosixPath(file)
         split, others = _split_of(path.stem)
         if split and path.suffix.lower() in LIST_SUFFIXES:
-            names[str(path.parent), path.suffix.lower(), *others].setdefault(split, file)
+            form = str(path.parent), path.suffix.lower(), others
+            names[form].setdefault(split, file)
     groups = []
-    for (parent, _, *others), files_of in names.items():
+    for (parent, _, others), files_of in names.items():
         inside = _matches_below(parent, matches)
         try:
             lists = {split: _read(folder, file, inside) for split, file in files_of.items()}
@@ -170,21 +171,21 @@ def _divide(group: _Group) -> tuple[list[tuple[Match, Division]], list[str]]:
     }
     rest = tuple(image for image in matches if image not in listed)
     names = first_few(group.files.values())
-    rest_origin = f"the images that {names} leave{'' if len(group.files) > 1 else 's'} out", ""
+    left_out = f"the images that {names} leave{'' if len(group.files) > 1 else 's'} out"
     if "train" not in images and "val" in images:
-        images["train"], origins["train"], rest = rest, rest_origin, ()
+        images["train"], origins["train"], rest = rest, (left_out, ""), ()
     elif "val" not in images and rest and "test" not in images:
-        images["val"], origins["val"], rest = rest, rest_origin, ()
+        images["val"], origins["val"], rest = rest, (left_out, ""), ()
     elif "val" not in images:
-        pool, origin = (
-            (images["train"], origins["train"][0]) if "train" in images else (rest, rest_origin[0])
-        )
+        pool, origin = rest, left_out
+        if "train" in images:
+            pool, origin = images["train"], origins["train"][0]
         val = set(pool[4::5] or pool[-1:])
         images["train"] = tuple(image for image in pool if image not in val) or pool
         images["val"] = tuple(image for image in pool if image in val)
         origins["train"] = f"{origin}, without those for validation", ""
-        origins["val"] = f"every fifth image of {names}, as no list is for validation", ""
-        rest = rest if pool is not rest else ()
+        origins["val"] = f"every fifth of these, as no list is for validation ({origin})", ""
+        rest = () if pool is rest else rest
     if rest:
         are = "is" if len(rest) == 1 else "are"
         notes.append(

@@ -210,16 +210,19 @@ def _namings(images: Folder, masks: Folder, *, with_prefixes: bool) -> Iterator[
         if is_same:
             others = [file for file in others if stem_of(file, endings, mask_prefix) is None]
         image_prefixes = _prefixes(others, IMAGE_WORDS) if with_prefixes else []
-        image_suffixes = [IMAGE_SUFFIXES]
-        for ends in _endings(others):
-            readable = tuple(end for end in ends if end.lower().endswith(IMAGE_SUFFIXES))
+        image_suffixes: list[tuple[str, ...]] = [IMAGE_SUFFIXES]
+        for spellings in _endings(others):
+            readable = tuple(end for end in spellings if end.lower().endswith(IMAGE_SUFFIXES))
             if readable and readable[0].lower() not in IMAGE_SUFFIXES:
                 image_suffixes.append(readable)
         # Several formats of masks, and each by itself: one of them may be something else.
-        several = [tuple(endings)] if len(endings) > 1 else []
+        mask_suffixes = dict.fromkeys([tuple(endings), *[(end,) for end in endings]])
         for ends, suffixes, image_prefix in product(
-            [*several, *[(end,) for end in endings]], image_suffixes, ["", *image_prefixes]
+            mask_suffixes, image_suffixes, ["", *image_prefixes]
         ):
+            # Numbers at the end of both are of frames: any two would be a pair.
+            if _ends_in_number(ends) and _ends_in_number(suffixes):
+                continue
             if with_prefixes == bool(mask_prefix or image_prefix):
                 yield Naming(suffixes, ends, image_prefix, mask_prefix)
 
@@ -266,11 +269,15 @@ def _endings(files: Iterable[str]) -> list[list[str]]:
     endings = []
     for word, formats in counts.items():
         # Numbers are an ending if many files have the same, as nnU-Net's "_0000"; not of frames.
-        least = 0.2 if re.search(r"(^|[-_. ])\d+$", word) else 0.1
+        least = 0.2 if _ends_in_number([word]) else 0.1
         if not word or formats.total() >= max(least * len(names), 2 if least > 0.1 else 1):
             spellings = {end.lower(): word + end for end, _ in reversed(formats.most_common())}
             endings.append(list(reversed(spellings.values())))
     return endings
+
+
+def _ends_in_number(endings: Sequence[str]) -> bool:
+    return re.search(r"[-_. ]\d+(\.[A-Za-z]\w*)?$", endings[0]) is not None
 
 
 def _prefixes(files: Sequence[str], words: Iterable[str]) -> list[str]:
@@ -384,8 +391,15 @@ def _notes(pictures: Iterable[str], matches: Sequence[Match]) -> list[str]:
         notes.append(
             f"{plural(len(names), 'image')} in {path} without a mask: left out ({first_few(names)})"
         )
-    others = Counter(str(PurePosixPath(file).parent) for file in unused if file not in without)
+    others: dict[str, list[str]] = defaultdict(list)
+    for file in unused:
+        if file not in without:
+            path = PurePosixPath(file)
+            others[str(path.parent)].append(path.name)
     if others:
-        folders = [f"{path} ({plural(count, 'file')})" for path, count in others.items()]
+        folders = [
+            f"{path} ({plural(len(names), 'file')}, such as {names[0]})"
+            for path, names in others.items()
+        ]
         notes.append(f"not used: {first_few(folders)}")
     return notes

@@ -196,7 +196,7 @@ def test_images_without_masks_are_left_out_and_noted(tmp_path):
     assert _size(tmp_path, "train") == 10
     notes = "\n".join(propose(tmp_path).notes)
     assert "1 image in images/train without a mask: left out (images/train/bare.jpg)" in notes
-    assert "images/test (1 file), photos (1 file)" in notes
+    assert "images/test (1 file, such as x.jpg), photos (1 file, such as y.jpg)" in notes
 
 
 def test_class_masks_are_preferred_to_instances_and_images_of_masks(tmp_path):

@@ -165,7 +165,7 @@ def test_what_is_in_no_pair_is_counted(tmp_path, command):
         _write(tmp_path, name, 7)
     _, printed = command("data", "init", tmp_path)
     assert "1 image in images without a mask: left out (images/3.jpg)" in printed
-    assert "not used: masks (2 files), photos (1 file)" in printed
+    assert "not used: masks (2 files, such as 4.png), photos (1 file, such as 6.jpg)" in printed
     _, printed = command("data", "check", "folder", tmp_path)
     assert "masks/4.png" in printed
     assert "photos  1 file" in printed
