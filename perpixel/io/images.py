@@ -28,7 +28,7 @@ IMAGE_SUFFIXES = (
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif", ".npy")
 """Formats without loss; .npy is an array [height, width] that numpy.save wrote."""
 
-_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
+_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM")
 
 _LARGE = 2**27
 """Pixels from which on a file is left to decoders that limit the size: it may be made to fill the

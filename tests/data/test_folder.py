@@ -361,7 +361,7 @@ def test_images_without_masks_are_counted_and_the_first_are_listed(tmp_path):
     names = [f"images/{index:02}.jpg" for index in range(12)]
     _write(tmp_path, SHORTEST, images=names, masks=["masks/00.png"])
     message = _error(tmp_path)
-    assert "splits.train: 11 of 12 images have no mask (images/01.jpg, images/02.jpg" in message
+    assert "splits.train: images have no mask: 11 of 12 (images/01.jpg, images/02.jpg" in message
     assert "images/08.jpg, ...)" in message
     assert "masks/01.png" in message
     assert "mask_suffix" in message

@@ -51,7 +51,7 @@ from perpixel.data.dataset import Classes, LabelMapping, PairDataset
 from perpixel.data.pair_list import Pair, PairList
 from perpixel.data.paths import composed, first_few, require_folder
 from perpixel.data.split_lists import NO_IMAGE, ImageNames
-from perpixel.errors import PerpixelError, plural
+from perpixel.errors import PerpixelError
 from perpixel.io.images import IMAGE_SUFFIXES, distinct_palette
 from perpixel.recipes.base import Color, Spec
 from perpixel.recipes.overrides import require_known, suggestion
@@ -396,12 +396,11 @@ def _pairs_of_list(
         pairs = [tables[0].new_pair(name) for name in missing]
     without = [image for image in images if stems[image] not in owners[image].mask_of]
     if without and complete:
+        key = owners[without[0]].key
         raise PerpixelError(
-            f"{owners[without[0]].key}: {len(without)} of {plural(len(images), 'image')} "
-            f"{'has' if len(images) == 1 else 'have'} no mask ({first_few(without)}); that of the "
-            f"first would be {masks[without[0]]}. Correct mask_suffix or "
-            f"{owners[without[0]].key}.masks, add the masks, or name the images to use in a file "
-            f"with {owners[without[0]].key}.list"
+            f"{key}: images have no mask: {len(without)} of {len(images)} ({first_few(without)}); "
+            f"that of the first would be {masks[without[0]]}. Correct mask_suffix or {key}.masks, "
+            f"add the masks, or name the images to use in a file with {key}.list"
         )
     return [(image, masks[image]) for image in images] + pairs
 
