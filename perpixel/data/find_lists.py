@@ -16,7 +16,8 @@ Division = dict[str, tuple[list[str], str, str]]
 
 _LIST_WORDS = "list|lists|set|sets|split|splits|ids|id|files|file|images|imgs|names|data"
 _SPLIT_WORD = re.compile(rf"(trainval|{'|'.join(SPLITS)})(?:{_LIST_WORDS})?")
-_MAX_BYTES = 2**26
+_WORDS_FOR_ALL = {"split", "splits", "fold", "folds"}
+_STRUCTURED_SUFFIXES = (".json", ".yaml", ".yml", ".pkl")
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,15 @@ def divide_by_lists(
             )
         elif group.is_plain:
             notes.append(f"not used: {first_few(group.files.values())}, which names no image here")
-    unused += _other_lists(folder, files, matches)
+    covered = [match for match, _ in divisions]
+    others, deciding = _other_lists(folder, files, matches)
+    if deciding and any(match not in covered for match in undivided):
+        raise PerpixelError(
+            f"{folder / deciding[0]}: seems to say which images are for training and which for "
+            f"validation. Write a list for each split, train.txt and val.txt, with an image's path "
+            f"a line, and move this file elsewhere"
+        )
+    unused += others + deciding
     if unused:
         notes.append(f"not used: other lists of images ({first_few(unused)})")
     return divisions, notes
@@ -87,7 +96,7 @@ def _find_groups(folder: Path, files: Sequence[str], matches: Sequence[Match]) -
     names: dict[tuple[str, str, tuple[str, ...]], dict[str, str]] = defaultdict(dict)
     for file in files:
         path = PurePosixPath(file)
-        split, others = _split_of(path.stem)
+        split, others, _ = _split_of(path.stem)
         if split and path.suffix.lower() in LIST_SUFFIXES:
             form = str(path.parent), path.suffix.lower(), others
             names[form].setdefault(split, file)
@@ -110,15 +119,20 @@ def _find_groups(folder: Path, files: Sequence[str], matches: Sequence[Match]) -
     return groups
 
 
-def _split_of(name: str) -> tuple[str, tuple[str, ...]]:
-    """Returns the split that a list's name says, or "", and the words that are not about lists."""
+def _split_of(name: str) -> tuple[str, tuple[str, ...], bool]:
+    """Returns the split that a list's name says, or "", and the words that are not about lists.
+
+    The last value is whether the name is that of a file for all splits: train_test_split, folds.
+    """
     words = [w.lower() for w in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+", name)]
     matches = {word: _SPLIT_WORD.fullmatch(word) for word in words}
     splits = {SPLITS.get(found[1], found[1]) for found in matches.values() if found}
-    if splits == {"train", "val"}:
+    is_for_all = bool(_WORDS_FOR_ALL.intersection(words)) and len(splits) != 1
+    if splits == {"train", "val"} and not is_for_all:
         splits = {"trainval"}
     others = [w for w in words if not matches[w] and w not in _LIST_WORDS.split("|")]
-    return (splits.pop() if len(splits) == 1 else ""), tuple(others)
+    split = splits.pop() if len(splits) == 1 else ""
+    return split, tuple(others), is_for_all or len(splits) > 1
 
 
 def _matches_below(parent: str, matches: Sequence[Match]) -> Sequence[Match]:
@@ -201,33 +215,32 @@ def _divide(group: _Group) -> tuple[list[tuple[Match, Division]], list[str]]:
     return [(match, divisions[id(match)]) for match in group.matches], notes
 
 
-def _other_lists(folder: Path, files: Sequence[str], matches: Sequence[Match]) -> list[str]:
-    """Lists of some of the images whose names say no split.
-
-    Raises PerpixelError for one whose columns say it.
-    """
-    images = {stem: image for match in matches for stem, image in match.image_of.items()}
-    names = {PurePosixPath(image).stem for image in images.values()}
-    lists = []
+def _other_lists(
+    folder: Path, files: Sequence[str], matches: Sequence[Match]
+) -> tuple[list[str], list[str]]:
+    """Finds lists of some of the images whose names say no split, and files for all splits."""
+    names = {PurePosixPath(image).stem for match in matches for image in match.image_of.values()}
+    num_pairs = sum(len(match.mask_of) for match in matches)
+    lists: list[str] = []
+    deciding: list[str] = []
     for file in files:
         path = PurePosixPath(file)
-        is_list = path.suffix.lower() in LIST_SUFFIXES and path.stem not in names
-        if not is_list or _split_of(path.stem)[0] or (folder / file).stat().st_size > _MAX_BYTES:
+        if path.stem in names or path.suffix.lower() not in (*LIST_SUFFIXES, *_STRUCTURED_SUFFIXES):
             continue
-        try:
-            split_list = _read(folder, file, matches)
-            lines = [line for _, line in numbered_lines(folder / file)]
-        except PerpixelError:
-            continue
-        if 2 * len(split_list.images) < max(split_list.num_lines, 1):
-            continue
-        columns = {word.lower() for line in lines for word in re.split(r"[,;\s]+", line)}
-        if len({SPLITS[word] for word in columns & SPLITS.keys()}) > 1:
-            raise PerpixelError(
-                f"{folder / file}: its lines say which images are for training and which for "
-                f"validation. Write a list for each split, train.txt and val.txt, of these names, "
-                f"and move it elsewhere"
-            )
-        if len(set(split_list.images)) < sum(len(match.mask_of) for match in matches):
-            lists.append(file)
-    return lists
+        split, _, is_for_all = _split_of(path.stem)
+        if is_for_all:
+            deciding.append(file)
+        elif not split and path.suffix.lower() in LIST_SUFFIXES:
+            try:
+                split_list = _read(folder, file, matches)
+                lines = [line for _, line in numbered_lines(folder / file)]
+            except PerpixelError:
+                continue
+            if 2 * len(split_list.images) < max(split_list.num_lines, 1):
+                continue
+            columns = {word.lower() for line in lines for word in re.split(r"[,;\s]+", line)}
+            if len({SPLITS[word] for word in columns & SPLITS.keys()}) > 1:
+                deciding.append(file)
+            elif len(set(split_list.images)) < num_pairs:
+                lists.append(file)
+    return lists, deciding

@@ -392,10 +392,8 @@ def _notes(pictures: Iterable[str], matches: Sequence[Match]) -> list[str]:
             f"{plural(len(names), 'image')} in {path} without a mask: left out ({first_few(names)})"
         )
     others: dict[str, list[str]] = defaultdict(list)
-    for file in unused:
-        if file not in without:
-            path = PurePosixPath(file)
-            others[str(path.parent)].append(path.name)
+    for name in (PurePosixPath(file) for file in unused if file not in without):
+        others[str(name.parent)].append(name.name)
     if others:
         folders = [
             f"{path} ({plural(len(names), 'file')}, such as {names[0]})"

@@ -83,7 +83,6 @@ PAIRS = {  # image and mask in a folder; {} is their name
 ROOTS = {  # where these folders are
     "one": ["{}"],
     "several": [f"{place}/{{}}" for place in PLACES],
-    "several below": [f"data/{place}/{{}}" for place in PLACES],
     "splits": ["train/{}", "val/{}", "test/{}"],
     "several with splits": [f"{p}/{split}/{{}}" for p in PLACES for split in ("train", "val")],
 }
@@ -287,6 +286,8 @@ def test_a_line_without_a_mask_is_named_and_the_others_are_used(tmp_path, comman
             "line 1, 'images/07.jpg masks/08.png', names several images",
         ),
         ({"split.csv": "file,set\n" + "".join(f"{n},train\n{n},val\n" for n in NAMES)}, "each spl"),
+        ({"train_test_split.txt": "1 0\n2 1\n"}, "train_test_split.txt: seems to say which"),  # CUB
+        ({"splits_final.json": "[]\n"}, "splits_final.json: seems to say which"),  # nnU-Net
         ({"val.txt": "rome/images/07.jpg\nparis/images/07.jpg\n"}, "both mean images/07.jpg"),
     ],
 )
