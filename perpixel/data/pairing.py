@@ -8,7 +8,8 @@ import re
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import product
 from pathlib import Path, PurePosixPath
 
@@ -36,7 +37,11 @@ SPLITS = {
 _KNOWN_WORDS = MASK_WORDS | IMAGE_WORDS | SPLITS.keys()
 
 
-@dataclass(frozen=True)
+_Stems = tuple[Mapping[str, str], tuple[str, ...]]
+"""Paths below the root by stem, and two paths of the same stem, if there are any."""
+
+
+@dataclass(frozen=True, eq=False)
 class Folder:
     """A folder of images or masks, with the sub-folders whose names have no known word."""
 
@@ -49,9 +54,42 @@ class Folder:
     files: tuple[str, ...]
     """Paths below the folder."""
 
-    def join(self, file: str) -> str:
-        """The path below the root of one of `files`."""
-        return str(PurePosixPath(self.path) / file)
+    _stems: dict[tuple[tuple[str, ...], str], _Stems] = field(default_factory=dict)
+
+    @cached_property
+    def endings(self) -> list[list[str]]:
+        """How many of its files end."""
+        return _endings(self.files)
+
+    @cached_property
+    def mask_prefixes(self) -> list[str]:
+        """How names of masks among its files may start."""
+        return _prefixes(self.files, MASK_WORDS)
+
+    @cached_property
+    def image_prefixes(self) -> list[str]:
+        """How names of images among its files may start."""
+        return _prefixes(self.files, IMAGE_WORDS)
+
+    def stems(self, suffixes: tuple[str, ...], prefix: str) -> _Stems:
+        """Finds its files of such names; a folder is asked again for each that may go with it."""
+        if (suffixes, prefix) not in self._stems:
+            self._stems[suffixes, prefix] = self.find_stems(suffixes, prefix)
+        return self._stems[suffixes, prefix]
+
+    def find_stems(
+        self, suffixes: tuple[str, ...], prefix: str, *, exclude: Collection[str] = ()
+    ) -> _Stems:
+        """Finds its files of such names, without those whose paths are in `exclude`."""
+        start = "" if self.path == "." else f"{self.path}/"
+        paths: dict[str, str] = {}
+        clash: tuple[str, ...] = ()
+        for file in self.files:
+            stem, path = stem_of(file, suffixes, prefix), start + file
+            if stem is not None and path not in exclude:
+                clash = clash or ((paths[stem], path) if stem in paths else ())
+                paths[stem] = path
+        return paths, clash
 
 
 @dataclass(frozen=True)
@@ -64,7 +102,7 @@ class Naming:
     mask_prefix: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Match:
     """A folder of images, one of masks, and the naming under which they have equal stems."""
 
@@ -120,13 +158,16 @@ def find_matches(folder: Path, files: Sequence[str]) -> tuple[list[Match], list[
     folders = _find_folders(pictures)
     candidates = [match for pair in _possible_pairs(folders) for match in _match_folders(*pair)]
     matches = [_complete(match, pictures) for match in _choose(candidates)]
+    with_images: dict[str, list[Match]] = defaultdict(list)
+    for match in candidates:
+        with_images[match.images.path].append(match)
     for match in matches:
         if match.clash:
             raise PerpixelError(
                 f"{folder}: {' and '.join(match.clash)} have the same stem, so they would share a "
                 f"mask. Rename one, or move the one that is no image elsewhere"
             )
-        _require_one_kind(folder, match, candidates)
+        _require_one_kind(folder, match, with_images[match.images.path])
     return matches, _notes(pictures, matches) if matches else []
 
 
@@ -196,8 +237,8 @@ def _match_folders(images: Folder, masks: Folder) -> Iterator[Match]:
 
 def _namings(images: Folder, masks: Folder, *, with_prefixes: bool) -> Iterator[Naming]:
     is_same = images is masks
-    mask_prefixes = _prefixes(masks.files, MASK_WORDS) if with_prefixes else []
-    for mask_prefix, mask_suffix in product(["", *mask_prefixes], _endings(masks.files)):
+    mask_prefixes = masks.mask_prefixes if with_prefixes else []
+    for mask_prefix, mask_suffix in product(["", *mask_prefixes], masks.endings):
         # JPEG changes values, so that its files are no masks.
         endings = [end for end in mask_suffix if end.lower().endswith(MASK_SUFFIXES)]
         if not endings:
@@ -206,12 +247,13 @@ def _namings(images: Folder, masks: Folder, *, with_prefixes: bool) -> Iterator[
         words = split_words(f"{mask_prefix} {endings[0].rpartition('.')[0]}")
         if is_same and not is_plain and not words & MASK_WORDS:
             continue
-        others: Sequence[str] = images.files
+        others = images
         if is_same:
-            others = [file for file in others if stem_of(file, endings, mask_prefix) is None]
-        image_prefixes = _prefixes(others, IMAGE_WORDS) if with_prefixes else []
+            rest = [file for file in images.files if stem_of(file, endings, mask_prefix) is None]
+            others = replace(images, files=tuple(rest), _stems={})
+        image_prefixes = others.image_prefixes if with_prefixes else []
         image_suffixes: list[tuple[str, ...]] = [IMAGE_SUFFIXES]
-        for spellings in _endings(others):
+        for spellings in others.endings:
             readable = tuple(end for end in spellings if end.lower().endswith(IMAGE_SUFFIXES))
             if readable and readable[0].lower() not in IMAGE_SUFFIXES:
                 image_suffixes.append(readable)
@@ -229,28 +271,17 @@ def _namings(images: Folder, masks: Folder, *, with_prefixes: bool) -> Iterator[
 
 def _match(images: Folder, masks: Folder, naming: Naming) -> Iterator[Match]:
     """Yields the match under a naming, if it has pairs."""
-    mask_of, mask_clash = _files_by_stem(masks, naming.mask_suffix, naming.mask_prefix)
-    exclude = set(mask_of.values()) if images is masks else set()
-    image_of, clash = _files_by_stem(
-        images, naming.image_suffixes, naming.image_prefix, exclude=exclude
-    )
+    mask_of, mask_clash = masks.stems(naming.mask_suffix, naming.mask_prefix)
+    if images is masks:
+        exclude = set(mask_of.values())
+        image_of, clash = images.find_stems(
+            naming.image_suffixes, naming.image_prefix, exclude=exclude
+        )
+    else:
+        image_of, clash = images.stems(naming.image_suffixes, naming.image_prefix)
     pairs = {stem: mask_of[stem] for stem in sorted(image_of.keys() & mask_of.keys())}
     if pairs:
         yield Match(images, masks, naming, image_of, pairs, clash or mask_clash)
-
-
-def _files_by_stem(
-    folder: Folder, suffixes: Sequence[str], prefix: str, *, exclude: Collection[str] = ()
-) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Paths by stem, and two of the same stem, if there are any."""
-    paths: dict[str, str] = {}
-    clash: tuple[str, ...] = ()
-    for file in folder.files:
-        stem, path = stem_of(file, suffixes, prefix), folder.join(file)
-        if stem is not None and path not in exclude:
-            clash = clash or ((paths[stem], path) if stem in paths else ())
-            paths[stem] = path
-    return paths, clash
 
 
 def _endings(files: Iterable[str]) -> list[list[str]]:
@@ -318,19 +349,16 @@ def _choose(candidates: Sequence[Match]) -> list[Match]:
 
 def _complete(match: Match, files: Sequence[str]) -> Match:
     """Adds the images in sub-folders that may be for something else: they are below it, too."""
+    # New folders, which have found no stems yet.
     images, masks = (
-        replace(folder, files=_files_below(folder.path, files))
+        replace(folder, files=_files_below(folder.path, files), _stems={})
         for folder in (match.images, match.masks)
     )
     naming = match.naming
-    mask_of, mask_clash = _files_by_stem(masks, naming.mask_suffix, naming.mask_prefix)
+    mask_of, mask_clash = masks.find_stems(naming.mask_suffix, naming.mask_prefix)
     is_inside = PurePosixPath(masks.path).is_relative_to(images.path)
-    image_of, clash = _files_by_stem(
-        images,
-        naming.image_suffixes,
-        naming.image_prefix,
-        exclude=set(mask_of.values()) if is_inside else (),
-    )
+    exclude = set(mask_of.values()) if is_inside else set()
+    image_of, clash = images.find_stems(naming.image_suffixes, naming.image_prefix, exclude=exclude)
     return replace(match, image_of=image_of, clash=clash or mask_clash)
 
 
