@@ -116,14 +116,13 @@ class ImageNames:
                 reason = f"may name any of {first_few(several)}: write more of the path"
             elif not images[0]:
                 name = names[0]
-            elif () in images:
-                mask = self._masks.get(images[0][0], "none")
-                other = names[images.index(())]
-                reason = f"pairs {images[0][0]} with {other}, but its mask is {mask}"
-            elif len(set(images)) > 1:
-                reason = f"names several images: {first_few(name for (name,) in images)}"
             elif images[0][0] not in self._masks:
                 name, reason = names[0], NO_MASK
+            elif () in images:
+                image, other = images[0][0], names[images.index(())]
+                reason = f"pairs {image} with {other}, but its mask is {self._masks[image]}"
+            elif len(set(images)) > 1:
+                reason = f"names several images: {first_few(name for (name,) in images)}"
             else:
                 return images[0][0], names[0]
         raise _NoImageError(name, reason)

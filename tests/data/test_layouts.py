@@ -262,18 +262,20 @@ def test_lists_name_images_in_sub_folders_and_with_endings(tmp_path, command):
     assert "5 pairs are in none of the lists train.txt, val.txt: left out" in printed
 
 
-def test_a_line_without_a_mask_is_named_and_the_others_are_used(tmp_path, command):
+@pytest.mark.parametrize("line", ["{}", "images/{0}.jpg masks/{0}.png"])
+def test_a_line_without_a_mask_is_named_and_the_others_are_used(line, tmp_path, command):
     _write_pairs(tmp_path, "images/{}.jpg", "masks/{}.png", NAMES)
     (tmp_path / "masks/08.png").unlink()
-    _write_lists(tmp_path, ("train.txt", "val.txt"), (NAMES[:7], NAMES[7:]))
+    val = [line.format(name) for name in NAMES[7:]]
+    _write_lists(tmp_path, ("train.txt", "val.txt"), (NAMES[:7], val))
     code, printed = command("data", "init", tmp_path)
     assert code == 0
-    assert "val.txt: 1 of 3 lines cannot be used: line 2, '08', names an image without a mask" in (
+    assert f"val.txt: 1 of 3 lines cannot be used: line 2, {val[1]!r}, names an image without" in (
         printed
     )
     assert [image for image, _ in _described(tmp_path)["val"]] == ["images/07.jpg", "images/09.jpg"]
     assert len(_described(tmp_path)["train"]) == 7
-    assert (tmp_path / "val.txt").read_text().split() == NAMES[7:]
+    assert (tmp_path / "val.txt").read_text().splitlines() == val
 
 
 @pytest.mark.parametrize(
