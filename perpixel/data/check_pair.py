@@ -40,6 +40,7 @@ class Kind(Enum):
     REPEATED = "warning", "images that are more than once in a split"
     UNUSED = "warning", "files beside the others that no pair uses"
     FEW_BITS = "warning", "16-bit images that use only the low bits, or are dark: black when read"
+    UNUSED_FOLDER = "note", "folders of images that no pair uses"
     SIXTEEN_BITS = "note", "images of more than 8 bits, scaled to 8 when read"
     UNMARKED = (
         "note",

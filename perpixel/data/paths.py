@@ -1,5 +1,6 @@
 """Finds a data set's folders and lists below its root; errors name what is there instead."""
 
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -30,9 +31,15 @@ def find_folder(root: Path, candidates: Sequence[str], *, marker: str, dataset: 
 
 
 def read_list(path: Path) -> tuple[str, ...]:
-    """Reads the non-blank lines of a list file, UTF-8 with or without a byte order mark.
+    """Reads the non-blank lines of a list file as `numbered_lines` does."""
+    return tuple(line for _, line in numbered_lines(path))
 
-    Raises PerpixelError when there is no such file, or when it is UTF-16.
+
+def numbered_lines(path: Path) -> list[tuple[int, str]]:
+    """Reads the non-blank lines of a list file and their numbers, from 1 on.
+
+    The file is UTF-8 with or without a byte order mark. Raises PerpixelError when there is no such
+    file, or when it is UTF-16.
     """
     if not path.is_file():
         lists = first_few(sorted(other.stem for other in path.parent.glob("*.txt")))
@@ -41,7 +48,8 @@ def read_list(path: Path) -> tuple[str, ...]:
     text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
     if "\0" in text:
         raise PerpixelError(f"{path}: not UTF-8 text (UTF-16, perhaps); save it as UTF-8")
-    return tuple(line.strip() for line in text.splitlines() if line.strip())
+    lines = enumerate(text.splitlines(), start=1)
+    return [(number, line.strip()) for number, line in lines if line.strip()]
 
 
 def list_files(folder: Path, pattern: str) -> list[Path]:
@@ -53,3 +61,8 @@ def first_few(items: Iterable[object]) -> str:
     """Joins the first eight items for a message: "a, b", "a, b, c, d, e, f, g, h, ..."."""
     words = [str(item) for item in items]
     return ", ".join(words[:8]) + (", ..." if len(words) > 8 else "") or "nothing"
+
+
+def composed(name: str) -> str:
+    """Normalizes `name` so that a letter and its accents are one character (Unicode's NFC)."""
+    return unicodedata.normalize("NFC", name)

@@ -22,9 +22,13 @@ Array = npt.NDArray[np.uint8]
 Palette = tuple[tuple[int, int, int], ...]
 Size = tuple[int, int]
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (
+    ".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm",
+)  # fmt: skip
+MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif", ".npy")
+"""Formats without loss; .npy is an array [height, width] that numpy.save wrote."""
 
-_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
+_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM")
 
 _LARGE = 2**27
 """Pixels from which on a file is left to decoders that limit the size: it may be made to fill the
@@ -102,11 +106,13 @@ def read_mask(path: Path) -> npt.NDArray[np.uint8 | np.uint16]:
     """Reads a mask: ids, [height, width], or colors, [height, width, 3] RGB; uint8 or uint16.
 
     A palette PNG gives its indices, a file of 1, 2 or 4 bits its numbers; alpha is dropped. A
-    MATLAB file gives GTcls.Segmentation (SBD) or LabelMap (Pascal Context). Raises PerpixelError
-    naming the file.
+    MATLAB file gives GTcls.Segmentation (SBD) or LabelMap (Pascal Context), a .npy file its array.
+    Raises PerpixelError naming the file.
     """
     if path.suffix == ".mat":
         return _read_matlab(path)
+    if path.suffix.lower() == ".npy":
+        return _read_npy(path)
     content = _read_bytes(path)
     header, bands = png.header(content.data), tiff.header(content.data)
     # OpenCV decodes 8 bits of gray a fifth faster; Pillow refuses files that are too large.
@@ -141,6 +147,8 @@ def read_mask(path: Path) -> npt.NDArray[np.uint8 | np.uint16]:
 
 def read_palette(path: Path) -> Palette | None:
     """Reads a palette file's colors, in the order of its indices; None for any other file."""
+    if path.suffix.lower() == ".npy":
+        return None
     try:
         with Image.open(path) as file:
             values = file.getpalette() if file.mode == "P" else None
@@ -275,6 +283,22 @@ def _read_matlab(path: Path) -> npt.NDArray[np.uint16]:
             f"{path}: holds no mask of whole numbers called GTcls.Segmentation or LabelMap"
         )
     return np.asarray(mask, np.uint16)
+
+
+def _read_npy(path: Path) -> npt.NDArray[np.uint8 | np.uint16]:
+    try:
+        mask = np.load(io.BytesIO(_read_bytes(path).tobytes()), allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise CorruptFileError(f"{path}: not an array that can be read ({error})") from None
+    if not isinstance(mask, np.ndarray) or mask.ndim != 2 or mask.dtype.kind not in "biu":
+        shape = f"{mask.dtype} {list(mask.shape)}" if isinstance(mask, np.ndarray) else "several"
+        raise PerpixelError(
+            f"{path}: an array of {shape}; a mask's is one of whole numbers, [height, width]"
+        )
+    if mask.size == 0 or mask.min() < 0 or mask.max() >= 2**16:
+        values = f"values from {mask.min()} to {mask.max()}" if mask.size else "no values"
+        raise PerpixelError(f"{path}: holds {values}; a mask's are 0 to 65535")
+    return mask.astype(np.uint8 if mask.max() < 2**8 else np.uint16)
 
 
 def _read_bytes(path: Path) -> Array:

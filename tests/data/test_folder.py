@@ -105,6 +105,61 @@ def test_without_a_list_every_image_counts_in_the_order_of_names(tmp_path):
     assert pairs.files[3] == ("images/sub/deep/d.png", "masks/sub/deep/d.png")
 
 
+TWO_ROOTS = """
+classes = ["a", "b"]
+mask_suffix = ["_m.png", ".npy"]
+[[splits.train]]
+images = "x/images"
+masks = "x/masks"
+[[splits.train]]
+images = "y"
+masks = "y"
+mask_prefix = "mask_"
+mask_suffix = ".png"
+image_prefix = "image_"
+"""
+
+
+def _write_two_roots(root, toml):
+    images = ["x/images/1.jpg", "x/images/2.jpg", "y/image_1.png", "y/image_3.png"]
+    _write(root, toml, images=images, masks=["x/masks/1_m.png", "y/mask_1.png", "y/mask_3.png"])
+    np.save(root / "x/masks/2.npy", IDS)
+
+
+def test_a_split_of_several_folders_each_with_names_of_its_own(tmp_path):
+    _write_two_roots(tmp_path, TWO_ROOTS)
+    pairs = open_folder(tmp_path, "train")
+    assert tuple(pairs.files) == (
+        ("x/images/1.jpg", "x/masks/1_m.png"),
+        ("x/images/2.jpg", "x/masks/2.npy"),
+        ("y/image_1.png", "y/mask_1.png"),
+        ("y/image_3.png", "y/mask_3.png"),
+    )
+    for index in range(4):
+        read_pair(pairs, index)
+
+
+def test_folders_may_share_a_list_in_which_a_name_is_of_one_of_them(tmp_path):
+    toml = TWO_ROOTS.replace('images = "', 'list = "train.txt"\nimages = "')
+    _write_two_roots(tmp_path, toml)
+    (tmp_path / "train.txt").write_text("y/image_1.png\n2.jpg\n3\n")
+    assert [image for image, _ in open_folder(tmp_path, "train").files] == [
+        "y/image_1.png",
+        "x/images/2.jpg",
+        "y/image_3.png",
+    ]
+    (tmp_path / "train.txt").write_text("1\n")
+    message = _error(tmp_path)
+    assert "line 1, '1', may name any of x/images/1.jpg, y/image_1.png: write more" in message
+    assert "splits.train[0].list" in message
+
+
+def test_a_list_whose_mask_is_another_is_refused(tmp_path):
+    _write(tmp_path, SHORTEST + 'list = "train.txt"')
+    (tmp_path / "train.txt").write_text("images/a.jpg other/a.png\n")
+    assert "pairs images/a.jpg with other/a.png, but its mask is masks/a.png" in _error(tmp_path)
+
+
 def test_folders_may_be_links(tmp_path):
     _write(tmp_path, SHORTEST, images=["elsewhere/a.jpg"], masks=["masks/city/a.png"])
     (tmp_path / "images").mkdir()
@@ -215,7 +270,7 @@ def test_a_value_without_a_class_is_named_with_file_and_class_count(tmp_path):
         ('splits = "a"\nclasses = ["a"]', ["splits = 'a': should be a table"]),
         ('classes = ["a"]\n[splits]', ["splits = {}"]),
         ('classes = ["a"]\n[splits.x]\nimages = "a"', ["splits.x.masks is missing"]),
-        ('classes = [{name = "a", ids = 65536}]' + SPLIT, ["classes[0].ids[0] = 65536"]),
+        ('classes = [{name = "a", ids = 65536}]' + SPLIT, ["classes[0].ids = 65536"]),
         ('classes = [{name = "a", ids = []}]' + SPLIT, ["classes[0].ids = []"]),
         ('classes = [{name = "a", color = [1, 2]}]' + SPLIT, ["classes[0].color[2] is missing"]),
         ('classes = [{name = "a", color = [1, 2, 256]}]' + SPLIT, ["color[2] = 256"]),
@@ -242,6 +297,10 @@ def test_a_value_without_a_class_is_named_with_file_and_class_count(tmp_path):
             ["2 of 3 classes have no ids (a, c)", "every class or to none"],
         ),
         ('mask_suffix = "png"\n' + SHORTEST, ["mask_suffix = 'png'", "write the whole ending"]),
+        (SHORTEST + 'mask_suffix = [".png", "x"]', ["splits.train.mask_suffix[1] = 'x'"]),
+        (SHORTEST.replace("[splits.train]", "[[splits.train]]") + "lisst = 3", ["train[0].lisst"]),
+        ('classes = ["a"]\n[splits]\ntrain = "a"', ["splits.train = 'a': should be a table"]),
+        ('classes = ["a"]\n[splits]\ntrain = []', ["splits.train = []"]),
         ("image_suffixes = []\n" + SHORTEST, ["image_suffixes = []"]),
         (f"classes = {[str(index) for index in range(255)]}" + SPLIT, ["classes", "254"]),
     ],
@@ -302,7 +361,7 @@ def test_images_without_masks_are_counted_and_the_first_are_listed(tmp_path):
     names = [f"images/{index:02}.jpg" for index in range(12)]
     _write(tmp_path, SHORTEST, images=names, masks=["masks/00.png"])
     message = _error(tmp_path)
-    assert "splits.train: 11 of 12 images have no mask (images/01.jpg, images/02.jpg" in message
+    assert "splits.train: images have no mask: 11 of 12 (images/01.jpg, images/02.jpg" in message
     assert "images/08.jpg, ...)" in message
     assert "masks/01.png" in message
     assert "mask_suffix" in message
@@ -324,9 +383,10 @@ def test_a_list_that_does_not_fit_is_named(tmp_path):
     assert "splits.train.list = 'train.txt': no such file" in _error(tmp_path)
     (tmp_path / "train.txt").write_text("a\nb.jpg\n")
     message = _error(tmp_path)
-    assert "splits.train.list: 1 of 2 lines of train.txt name no image in images" in message
-    assert "b.jpg" in message
-    assert "without its suffix" in message
+    assert "splits.train.list: 1 of 2 lines of train.txt cannot be used: line 2, 'b.jpg', " in (
+        message
+    )
+    assert "a line is an image's path below images or " in message.lower()
 
 
 def test_an_empty_list_is_named(tmp_path):

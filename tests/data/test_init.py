@@ -164,13 +164,14 @@ def test_lists_that_divide_the_images_are_used(tmp_path):
     assert (_size(tmp_path, "train"), _size(tmp_path, "val")) == (7, 3)
 
 
-def test_a_list_file_of_another_kind_is_neither_used_nor_overwritten(tmp_path):
+def test_a_file_of_another_kind_is_neither_used_nor_overwritten(tmp_path):
     _images(tmp_path, *[f"images/{name}.jpg" for name in TEN])
     _masks(tmp_path, *[f"masks/{name}.png" for name in TEN])
-    (tmp_path / "train.txt").write_text("images/000.jpg masks/000.png\n")
+    (tmp_path / "train.txt").write_text("step 1 loss 0.3\n")
+    assert propose(tmp_path).notes == ("not used: train.txt, which names no image here",)
     described = _proposed(tmp_path)
     assert described["splits"]["train"]["list"] == "dataset.toml.train.txt"
-    assert (tmp_path / "train.txt").read_text() == "images/000.jpg masks/000.png\n"
+    assert (tmp_path / "train.txt").read_text() == "step 1 loss 0.3\n"
 
 
 def test_names_match_in_either_unicode_form(tmp_path):
@@ -194,8 +195,8 @@ def test_images_without_masks_are_left_out_and_noted(tmp_path):
     assert "list" not in described["splits"]["val"]
     assert _size(tmp_path, "train") == 10
     notes = "\n".join(propose(tmp_path).notes)
-    assert "1 images in images/train have no mask" in notes
-    assert "images/test (1 files), photos (1 files)" in notes
+    assert "1 image in images/train without a mask: left out (images/train/bare.jpg)" in notes
+    assert "images/test (1 file, such as x.jpg), photos (1 file, such as y.jpg)" in notes
 
 
 def test_class_masks_are_preferred_to_instances_and_images_of_masks(tmp_path):
@@ -235,7 +236,7 @@ def test_ids_become_classes_and_255_is_ignored(tmp_path):
     toml = propose(tmp_path).toml
     assert "ids = [2] },  # 62.50%" in toml
     assert "255 is for pixels without a label (12.50% of all)" in toml
-    assert "read 1 of the 1 masks" in toml
+    assert "read 1 of the 1 mask;" in toml
     assert open_folder(tmp_path, "train").label(0)[0].tolist() == [0, 1, 2, IGNORE_INDEX]
 
 
@@ -372,7 +373,7 @@ def test_a_folder_without_masks_says_how_masks_are_recognized(tmp_path):
 
 def test_jpeg_files_are_no_masks(tmp_path):
     _images(tmp_path, "images/a.jpg", "masks/a.jpg")
-    with pytest.raises(PerpixelError, match="JPEG files cannot be masks"):
+    with pytest.raises(PerpixelError, match=r"JPEG files such as masks/a\.jpg cannot be masks"):
         propose(tmp_path)
 
 

@@ -12,7 +12,9 @@ mask of train/images/sub/a.jpg is train/masks/sub/a.png:
 All keys:
 
     image_suffixes = ["_rgb.jpg"]       # endings of image files; default: every known format's
-    mask_suffix = "_mask.png"           # the ending of mask files; default: ".png"
+    mask_suffix = "_mask.png"           # the ending of mask files, or several; default: ".png"
+    image_prefix = "image_"             # how the names of all images start; default: ""
+    mask_prefix = "mask_"               # the same for masks
     ignored_ids = [0, 255]              # ignored mask values; default: 255, unless a class has it
     ignored_colors = [[255, 255, 255]] # the same for RGB masks; default: none
     classes = [
@@ -22,7 +24,11 @@ All keys:
     [splits.train]
     images = "images"
     masks = "masks"
-    list = "train.txt"                  # one stem ("sub/a") per line; default: every image
+    list = "train.txt"                  # names images, one per line; default: every image
+
+A split of several folders is an array of tables, [[splits.train]] for each, which may share a list
+and may have image_suffixes, mask_suffix, image_prefix and mask_prefix of their own. A list's lines
+are stems ("sub/a") or paths, with or without endings (perpixel/data/split_lists.py).
 
 `color` is for display and, by default, the class's color in RGB masks, too; without it a palette
 is generated. `ids` are the class's values in single-channel masks, `colors` those in RGB masks, as
@@ -33,17 +39,18 @@ import os
 import re
 import reprlib
 import tomllib
-import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from perpixel.data.dataset import Classes, LabelMapping, PairDataset
-from perpixel.data.pair_list import PairList
-from perpixel.data.paths import first_few, read_list, require_folder
+from perpixel.data.pair_list import Pair, PairList
+from perpixel.data.paths import composed, first_few, require_folder
+from perpixel.data.split_lists import NO_IMAGE, ImageNames
 from perpixel.errors import PerpixelError
 from perpixel.io.images import IMAGE_SUFFIXES, distinct_palette
 from perpixel.recipes.base import Color, Spec
@@ -79,7 +86,8 @@ def splits_of_folder(root: Path) -> tuple[str, ...]:
 
 def lists_of_folder(root: Path) -> list[Path]:
     """The list files that ROOT/dataset.toml names and that exist."""
-    lists = {split.list_file for split in _read_description(root).splits.values()}
+    splits = _read_description(root).splits.values()
+    lists = {table.list_file for tables in splits for table in tables}
     return [root / name for name in sorted(filter(None, lists)) if (root / name).is_file()]
 
 
@@ -107,19 +115,18 @@ def files_below(folder: Path, *, ancestors: frozenset[str] = frozenset()) -> lis
     return sorted(files)
 
 
-def stem_of(path: str, suffixes: Iterable[str]) -> str | None:
+def stem_of(path: str, suffixes: Iterable[str], prefix: str = "") -> str | None:
     """Returns `path` without the longest of `suffixes` it ends in, in any case; None without one.
 
-    The stem is composed (Unicode's NFC), as macOS stores some names decomposed.
+    Its name must start with `prefix`, which is left out, too. The stem is composed (Unicode's NFC),
+    as macOS stores some names decomposed.
     """
     lowered = path.lower()
     matches = [suffix for suffix in suffixes if lowered.endswith(suffix.lower())]
-    return composed(path[: -len(max(matches, key=len))]) if matches else None
-
-
-def composed(name: str) -> str:
-    """Normalizes `name` so that a letter and its accents are one character (Unicode's NFC)."""
-    return unicodedata.normalize("NFC", name)
+    start = path.rfind("/") + 1
+    if not matches or not path.startswith(prefix, start):
+        return None
+    return composed(path[:start] + path[start + len(prefix) : -len(max(matches, key=len))])
 
 
 def _require_ending(text: str) -> str:
@@ -158,24 +165,46 @@ _NamedClass = Annotated[
 ]
 
 
-class _Split(Spec):
+# A single value needs no list around it.
+_Endings = Annotated[
+    tuple[_Ending, ...],
+    BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+    Field(min_length=1),
+]
+
+
+class _Naming(Spec):
+    image_suffixes: _Endings = IMAGE_SUFFIXES
+    mask_suffix: _Endings = (".png",)
+    image_prefix: str = ""
+    mask_prefix: str = ""
+
+
+class _Table(_Naming):
+    """A folder of images and one of masks; names are as in the description, unless it says so."""
+
     images: _Text
     masks: _Text
     list_file: _Text | None = Field(None, alias="list")
 
 
-class _Description(Spec):
+_Split = Annotated[
+    tuple[_Table, ...],
+    BeforeValidator(lambda value: value if isinstance(value, list) else [value]),
+    Field(min_length=1),
+]
+
+
+class _Description(_Naming):
     classes: tuple[_NamedClass, ...] = Field(min_length=1, max_length=IGNORE_INDEX - 1)
     splits: dict[str, _Split] = Field(min_length=1)
-    image_suffixes: tuple[_Ending, ...] = Field(IMAGE_SUFFIXES, min_length=1)
-    mask_suffix: _Ending = ".png"
     ignored_ids: _Ids | None = None
     ignored_colors: _Colors = ()
 
 
 _KEYS = {
     "classes": ("name", "color", "ids", "colors"),
-    "splits": ("images", "masks", "list"),
+    "splits": ("images", "masks", "list", *_Naming.model_fields),
     "": tuple(_Description.model_fields),
 }
 
@@ -200,15 +229,22 @@ def _read_description(root: Path) -> _Description:
         outer = {
             problem["loc"][:depth] for problem in errors for depth in range(len(problem["loc"]))
         }
-        messages = [_message(problem) for problem in errors if problem["loc"] not in outer]
+        messages = [_message(problem, content) for problem in errors if problem["loc"] not in outer]
         more = f"; and {len(messages) - 5} more" if len(messages) > 5 else ""
         raise PerpixelError(f"{path}: {'; '.join(messages[:5])}{more}") from None
 
 
-def _message(problem: Any) -> str:
-    """Words one of pydantic's errors for someone who wrote TOML."""
+def _message(problem: Any, content: Any) -> str:
+    """Words one of pydantic's errors for someone who wrote `content` as TOML."""
     *parents, key = problem["loc"]
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"])
+    path = ""
+    for part in problem["loc"]:
+        if isinstance(part, str):
+            path += f".{part}"
+            content = content.get(part) if isinstance(content, dict) else None
+        elif isinstance(content, list):  # a single value has no list around it
+            path += f"[{part}]"
+            content = content[part] if part < len(content) else None
     path = path.removeprefix(".")
     keys = _KEYS.get(parents[0] if parents else "", ())
     value = reprlib.repr(problem["input"])
@@ -276,44 +312,118 @@ def _index_of_value(
     return dict(items)
 
 
+@dataclass(frozen=True)
+class _Files:
+    """The files of one table of a split."""
+
+    key: str
+    table: _Table
+    images: str
+    """The start of the images' paths below the root: "images/", or ""."""
+    masks: str
+    image_of: Mapping[str, str]
+    """Paths below the root, by stem."""
+    mask_of: Mapping[str, str]
+
+    def new_pair(self, name: str) -> Pair:
+        """The paths that image and mask of a stem, or of a file's name, would have."""
+        table = self.table
+        name = name.removeprefix("./").lstrip("/").removeprefix(self.images)
+        stem = stem_of(name, table.image_suffixes, table.image_prefix) or name
+        folder, slash, last = stem.rpartition("/")
+        folder += slash
+        return (
+            f"{self.images}{folder}{table.image_prefix}{last}{table.image_suffixes[0]}",
+            f"{self.masks}{folder}{table.mask_prefix}{last}{table.mask_suffix[0]}",
+        )
+
+
 def _find_pairs(root: Path, description: _Description, name: str, *, complete: bool) -> PairList:
-    split, key = description.splits[name], f"splits.{name}"
-    images = _path_prefix(root, split.images, f"{key}.images")
-    masks = _path_prefix(root, split.masks, f"{key}.masks")
-    mask_of = _files_by_stem(root, masks, (description.mask_suffix,), exclude=set())
-    # Masks that lie among the images or below them are not images.
-    exclude = set(mask_of.values()) if masks.startswith(images) else set()
-    image_of = _files_by_stem(root, images, description.image_suffixes, exclude=exclude)
-    stems = list(image_of)
-    if split.list_file:
-        stems = _read_stems(root, split.list_file, f"{key}.list")
-    elif not stems:
-        raise PerpixelError(
-            f"{key}.images: {split.images} holds no images. They end in "
-            f"{', '.join(description.image_suffixes)}; image_suffixes changes that"
-        )
-    unknown = [stem for stem in stems if stem not in image_of]
-    if unknown and complete:
-        raise PerpixelError(
-            f"{key}.list: {len(unknown)} of {len(stems)} lines of {split.list_file} name no "
-            f"image in {split.images} ({first_few(unknown)}). A line is an image's path below "
-            f"{split.images} without its suffix"
-        )
-    without = [stem for stem in stems if stem not in mask_of]
+    tables = _find_files(root, description, name)
+    pairs: list[Pair] = []
+    for list_file in dict.fromkeys(files.table.list_file for files in tables):
+        group = [files for files in tables if files.table.list_file == list_file]
+        pairs += _pairs_of_list(root, list_file, group, complete=complete)
+    return PairList(pairs)
+
+
+def _find_files(root: Path, description: _Description, name: str) -> list[_Files]:
+    """Finds the files of every table of a split. Masks are not images, wherever they lie."""
+    tables = description.splits[name]
+    found: list[_Files] = []
+    for index, table in enumerate(tables):
+        key = f"splits.{name}" if len(tables) == 1 else f"splits.{name}[{index}]"
+        unset = _Naming.model_fields.keys() - table.model_fields_set
+        table = table.model_copy(update={field: getattr(description, field) for field in unset})
+        images = _path_prefix(root, table.images, f"{key}.images")
+        masks = _path_prefix(root, table.masks, f"{key}.masks")
+        mask_of = _files_by_stem(root, masks, table.mask_suffix, table.mask_prefix)
+        found.append(_Files(key, table, images, masks, {}, mask_of))
+    for index, files in enumerate(found):
+        below = [other for other in found if other.masks.startswith(files.images)]
+        exclude = {mask for other in below for mask in other.mask_of.values()}
+        naming = files.table.image_suffixes, files.table.image_prefix
+        image_of = _files_by_stem(root, files.images, *naming, exclude=exclude)
+        found[index] = replace(files, image_of=image_of)
+    return found
+
+
+def _pairs_of_list(
+    root: Path, list_file: str | None, tables: Sequence[_Files], *, complete: bool
+) -> list[Pair]:
+    """The pairs in the folders of `tables` that a list names, or all of them without one."""
+    stems: dict[str, str] = {}
+    masks: dict[str, str] = {}
+    owners: dict[str, _Files] = {}
+    for files in tables:
+        for stem, image in files.image_of.items():
+            # Tables may share a folder of images, each with the masks of some of them.
+            has_mask = image in owners and stems[image] in owners[image].mask_of
+            if image not in owners or (stem in files.mask_of and not has_mask):
+                stems[image], owners[image] = stem, files
+                masks[image] = files.mask_of.get(stem) or files.new_pair(stem)[1]
+        if not list_file and not files.image_of:
+            prefix = files.table.image_prefix
+            raise PerpixelError(
+                f"{files.key}.images: {files.table.images} holds no images. They "
+                f"{f'start with {prefix} and ' if prefix else ''}end in "
+                f"{', '.join(files.table.image_suffixes)}; image_suffixes changes that"
+            )
+    images: Sequence[str] = list(stems)
+    pairs: list[Pair] = []
+    if list_file:
+        images, missing = _read_images(root, list_file, tables, ImageNames(stems, masks), complete)
+        pairs = [tables[0].new_pair(name) for name in missing]
+    without = [image for image in images if stems[image] not in owners[image].mask_of]
     if without and complete:
+        key = owners[without[0]].key
         raise PerpixelError(
-            f"{key}: {len(without)} of {len(stems)} images have no mask "
-            f"({first_few(image_of[stem] for stem in without)}); that of the first would be "
-            f"{masks}{without[0]}{description.mask_suffix}. Correct mask_suffix or {key}.masks, "
+            f"{key}: images have no mask: {len(without)} of {len(images)} ({first_few(without)}); "
+            f"that of the first would be {masks[without[0]]}. Correct mask_suffix or {key}.masks, "
             f"add the masks, or name the images to use in a file with {key}.list"
         )
-    return PairList(
-        (
-            image_of.get(stem) or f"{images}{stem}{description.image_suffixes[0]}",
-            mask_of.get(stem) or f"{masks}{stem}{description.mask_suffix}",
+    return [(image, masks[image]) for image in images] + pairs
+
+
+def _read_images(
+    root: Path, list_file: str, tables: Sequence[_Files], names: ImageNames, complete: bool
+) -> tuple[Sequence[str], list[str]]:
+    """Reads a list: the images, and, unless `complete`, the names of those that do not exist."""
+    key = f"{tables[0].key}.list"
+    if not (root / list_file).is_file():
+        raise PerpixelError(f"{key} = {list_file!r}: no such file below {root}")
+    listed = names.read(root / list_file, folder=str(PurePosixPath(list_file).parent))
+    if not listed.num_lines:
+        raise PerpixelError(f"{key}: {list_file} names no images")
+    wrong = [line for line in listed.unused if complete or line.reason != NO_IMAGE]
+    if wrong:
+        folders = first_few(files.table.images for files in tables)
+        raise PerpixelError(
+            f"{key}: {len(wrong)} of {listed.num_lines} lines of {list_file} cannot be used: "
+            f"{first_few(wrong)}. A line is an image's path below {folders} or the root, with or "
+            f"without its suffix, and perhaps its mask's"
         )
-        for stem in stems
-    )
+    return listed.images, [line.name for line in listed.unused]
 
 
 def _path_prefix(root: Path, text: str, key: str) -> str:
@@ -331,12 +441,17 @@ def _path_prefix(root: Path, text: str, key: str) -> str:
 
 
 def _files_by_stem(
-    root: Path, prefix: str, suffixes: Sequence[str], *, exclude: set[str]
+    root: Path,
+    folder: str,
+    suffixes: Sequence[str],
+    prefix: str,
+    *,
+    exclude: Collection[str] = (),
 ) -> dict[str, str]:
-    """Paths below `root` of the files in a folder that end in one of `suffixes`, by their stem."""
+    """Paths below `root` of the files in a folder that have such names, by their stem."""
     paths: dict[str, str] = {}
-    for file in files_below(root / prefix):
-        path, stem = prefix + file, stem_of(file, suffixes)
+    for file in files_below(root / folder):
+        path, stem = folder + file, stem_of(file, suffixes, prefix)
         if stem is None or path in exclude:
             continue
         if stem in paths:
@@ -346,12 +461,3 @@ def _files_by_stem(
             )
         paths[stem] = path
     return paths
-
-
-def _read_stems(root: Path, name: str, key: str) -> list[str]:
-    if not (root / name).is_file():
-        raise PerpixelError(f"{key} = {name!r}: no such file below {root}")
-    stems = [composed(line) for line in read_list(root / name)]
-    if not stems:
-        raise PerpixelError(f"{key}: {name} names no images")
-    return stems
