@@ -143,7 +143,7 @@ def _print(report: "Report", console: "Console") -> None:
         color = _COLORS[kind.severity]
         console.print(f"\n[bold {color}]{kind.severity}[/]: {kind.title}: {len(findings)}")
         for finding in findings[:_MAX_FINDINGS]:
-            parts = (finding.split, finding.subject, finding.detail)
+            parts = dict.fromkeys((finding.split, finding.subject, finding.detail))
             console.print("  " + escape("  ".join(part for part in parts if part)))
         if len(findings) > _MAX_FINDINGS:
             console.print(f"  ... and {len(findings) - _MAX_FINDINGS} more; --json FILE lists all")

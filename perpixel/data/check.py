@@ -222,14 +222,13 @@ def _unusable_labels(
         table = propose_classes(raw, pairs.classes.names)
         yield Finding(Kind.ONE_CLASS, split, split, (shown or "no pixel is labeled; ") + table)
     if void > sum(pixels.values()):
-        index_of = {
-            **{(i,): index for i, index in pairs.mapping.ids.items()},
-            **pairs.mapping.colors,
+        ignored: set[RawValue] = {
+            (id_,) for id_, index in pairs.mapping.ids.items() if index == IGNORE_INDEX
         }
-        ignored = [
-            (count, value) for value, count in raw.items() if index_of.get(value) == IGNORE_INDEX
-        ]
-        count, value = max(ignored)
+        colors = pairs.mapping.colors.items()
+        ignored.update(color for color, index in colors if index == IGNORE_INDEX)
+        value = max(ignored, key=lambda value: raw[value])
+        count = raw[value]
         detail = (
             f"{void / (void + sum(pixels.values())):.1%}; the most common ignored value is "
             f"{value if len(value) > 1 else value[0]}, {count / total:.1%} of all pixels. Is it a "

@@ -197,9 +197,11 @@ def _rows_of_json(content: Any) -> list[_Row]:
                 return _rows_of_json(content[key])
         items = list(content.items())
         if all(isinstance(value, str) for value in content.values()):
-            return sorted((_Row(name, int(key)) for key, name in items), key=lambda row: row.id)
+            return [
+                _Row(name, id_) for id_, name in sorted((int(key), name) for key, name in items)
+            ]
         if all(type(value) is int for value in content.values()):
-            return sorted((_Row(name, key) for name, key in items), key=lambda row: row.id)
+            return [_Row(name, id_) for id_, name in sorted((id_, name) for name, id_ in items)]
         return [_Row(name, color=_color_of(color)) for name, color in items]
     if not isinstance(content, list):
         raise ValueError(f"{type(content).__name__} where names are expected")
@@ -313,4 +315,4 @@ def _known_table(title: str, *parts: Classes, void: Color) -> ClassNames:
             # Two of ADE20K's classes have one color.
             names[color] = f"{names[color]} or {name}" if color in names else name
     names[void] = "void"
-    return ClassNames(f"{title}'s colors", tuple(names.values()), colors=tuple(names))
+    return ClassNames(title, tuple(names.values()), colors=tuple(names))

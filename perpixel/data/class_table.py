@@ -60,8 +60,8 @@ def write_classes(values: MaskValues, names: ClassNames | None) -> ClassText:
     if recognized is not None:
         names = recognized
         notes.append(
-            f"class names: the masks' colors are {names.origin}, which are used for other classes, "
-            f"too: correct the names if yours are others"
+            f"class names are those of {names.origin}, as the masks have its colors. They are used "
+            f"for other classes, too: correct the names if yours are others"
         )
     void, doubt = _find_void(values)
     seen = [value for value in sorted(values.pixels) if value != void]
@@ -248,7 +248,8 @@ def _match_names(
             if len(held) != len(ids) or not (spread or names.is_explicit):
                 return {}, (
                     f"{names.origin} has {len(ids)} names ({first_few(names.names)}) and the masks "
-                    f"hold {len(held)} values ({first_few(held)}): which is which?"
+                    f"hold {len(held)} values ({first_few(held)}); a name for each, in this order, "
+                    f"can be given with --names"
                 )
             ids = held  # shades of gray, in their order
         elif _may_lack_background(seen, values, names):
@@ -386,7 +387,7 @@ def _comment(text: str) -> list[str]:
     # Names from files may hold line breaks and other control characters.
     printable = "".join(letter if letter.isprintable() else " " for letter in text)
     return textwrap.wrap(
-        printable, 98, initial_indent="# ", subsequent_indent="# ", break_long_words=False,
+        printable, 90, initial_indent="# ", subsequent_indent="# ", break_long_words=False,
         break_on_hyphens=False,
     )  # fmt: skip
 

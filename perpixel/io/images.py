@@ -118,8 +118,7 @@ def read_mask(path: Path, *, palette_as_colors: bool = False) -> npt.NDArray[np.
     if header and header.is_gray_8_bit and header.pixels < _LARGE:
         gray = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
         if gray is not None and gray.ndim == 2:
-            gray = np.asarray(gray, np.uint8)
-            return gray[..., None].repeat(3, axis=2) if palette_as_colors else gray
+            return np.asarray(np.dstack([gray] * 3) if palette_as_colors else gray, np.uint8)
     try:
         with Image.open(io.BytesIO(content.data)) as file:
             plain = _PLAIN_MODES.get(file.mode, file.mode)

@@ -238,7 +238,7 @@ def _classes_and_mapping(description: _Description) -> tuple[Classes, LabelMappi
     color, ids, colors = (_of_all_classes(description, key) for key in ("color", "ids", "colors"))
     palette = color or [values[0] for values in colors]
     if not color and not (colors and is_readable(palette)):
-        palette = distinct_palette(len(names))
+        palette = list(distinct_palette(len(names)))
     if not ids and not colors:
         # A mask's number of channels then decides which of the two is used.
         ids = [(index,) for index in range(len(names))]
