@@ -2,6 +2,7 @@
 
 import json
 import textwrap
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -85,6 +86,9 @@ def write_classes(values: MaskValues, names: ClassNames | None) -> ClassText:
     unseen = [n for v, n in name_of.items() if v not in values.pixels and v not in ignored]
     if unseen:
         notes.append(f"no mask that was read shows {first_few(unseen)}: classes all the same")
+    shared = [name for name, count in Counter(name_of.values()).items() if count > 1]
+    if shared:
+        notes.append(f"several values are called {first_few(shared)}: each name is one class")
     if doubt:
         notes.append(doubt)
     classes = _make_classes(seen, values, name_of, names, ignored)

@@ -122,6 +122,12 @@ def test_a_value_without_a_name_stays_a_class_and_is_said(tmp_path):
     assert "dataset.json has no name for 2" in notes
 
 
+def test_values_with_one_name_are_one_class_and_that_is_said(tmp_path):
+    described, notes = _propose(tmp_path, IDS, {"_classes.csv": "0, sky\n1, car\n2, car\n"})
+    assert _ids(described) == [("sky", [0]), ("car", [1, 2])]
+    assert "several values are called car" in notes
+
+
 def test_shades_of_gray_take_a_list_of_as_many_names(tmp_path):
     mask = np.array([0, 128, 255], np.uint8)[IDS]
     described, _ = _propose(tmp_path, mask, {"classes.txt": "cup\nhandle\ntable\n"})
