@@ -1,6 +1,7 @@
 """`perpixel convert`."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,7 @@ from perpixel.errors import PerpixelError, UsageError
 if TYPE_CHECKING:
     from perpixel.checkpoints.format import Checkpoint
     from perpixel.conversion.import_ import ImportResult
+    from perpixel.data.class_names import ClassNames
 
 
 def convert(
@@ -45,6 +47,7 @@ def convert(
         ),
     ] = None,
     dataset: options.Dataset = None,
+    names: options.ClassNames = None,
     trust: Annotated[
         bool,
         typer.Option("--trust", help="Load a file that may execute code, in a separate process."),
@@ -59,27 +62,40 @@ def convert(
     """Convert another toolkit's file to a checkpoint, or a checkpoint to another toolkit's file.
 
     Examples: perpixel convert fcn_r50-d8.pth fcn.safetensors, and back:
-    perpixel convert fcn.safetensors fcn.pth --toolkit mmseg
+    perpixel convert fcn.safetensors fcn.pth --toolkit mmseg. Other class names:
+    perpixel convert runs/a renamed.safetensors --names road,car,sky
     """
     import perpixel
     from perpixel.checkpoints import zoo
     from perpixel.checkpoints.format import write_checkpoint
     from perpixel.conversion.files import is_ours
     from perpixel.conversion.import_ import import_checkpoint
+    from perpixel.data.class_names import parse_names
 
+    new_names = None if names is None else parse_names(names)
     if is_ours(source):
         others = (recipe, output_stride, align_corners, dataset, trust or None)
-        if half == (toolkit != "auto") or any(option is not None for option in others):
+        is_for_toolkit = toolkit != "auto"
+        if (
+            (half and is_for_toolkit)
+            or not (half or is_for_toolkit or new_names)
+            or any(option is not None for option in others)
+        ):
             raise UsageError(
                 f"{source} is a perpixel checkpoint: give either --toolkit mmseg or torchvision, "
-                f"or --half, and no other option"
+                f"or --half, with or without --names, or --names alone, and no other option"
             )
         checkpoint = zoo.find(source)
         _require_other_file(out, checkpoint.origin)
+        if new_names is not None:
+            checkpoint = _rename_classes(checkpoint, new_names)
         if half:
             _write_half(checkpoint, out)
-        else:
+        elif is_for_toolkit:
             _write_for_toolkit(checkpoint, out, toolkit)
+        else:
+            write_checkpoint(out, checkpoint)
+            typer.echo(f"{checkpoint.recipe.name} with new class names: {out}")
         return
     if half:
         raise UsageError(f"--half is for perpixel checkpoints: convert {source} to one first")
@@ -93,8 +109,22 @@ def convert(
         dataset=dataset,
         trust=trust,
     )
+    if new_names is not None:
+        checkpoint = _rename_classes(imported.checkpoint, new_names)
+        imported = replace(imported, checkpoint=checkpoint, note=f"Classes: {new_names.origin}'s.")
     write_checkpoint(out, imported.checkpoint)
     _print(imported, out, detected=toolkit == "auto", has_recipe=recipe is not None)
+
+
+def _rename_classes(checkpoint: "Checkpoint", names: "ClassNames") -> "Checkpoint":
+    """Gives the classes other names; raises UsageError unless there is one for each."""
+    new, old = names.in_order, checkpoint.class_names
+    if len(new) != len(old) or len(set(new)) < len(new):
+        raise UsageError(
+            f"{names.origin} has {len(set(new))} different names, and the model {len(old)} "
+            f"classes: {', '.join(old)}"
+        )
+    return replace(checkpoint, class_names=new)
 
 
 def _print(imported: "ImportResult", out: Path, *, detected: bool, has_recipe: bool) -> None:
@@ -140,8 +170,6 @@ def _write_for_toolkit(checkpoint: "Checkpoint", out: Path, toolkit: str) -> Non
 
 def _write_half(checkpoint: "Checkpoint", out: Path) -> None:
     """Writes matrices and kernels in float16; norms and biases, which are small, unchanged."""
-    from dataclasses import replace
-
     from perpixel.checkpoints.format import write_checkpoint
 
     weights = {

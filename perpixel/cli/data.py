@@ -38,14 +38,16 @@ def init(
     folder: Annotated[
         Path, typer.Argument(metavar="FOLDER", help="Holds your images and their masks.")
     ],
+    names: options.ClassNames = None,
 ) -> None:
     """Read your images and masks and write FOLDER/dataset.toml, with a comment for each guess.
 
     Check and correct it, then: perpixel data check folder FOLDER
     """
+    from perpixel.data.class_names import parse_names
     from perpixel.data.init import propose, write_proposal
 
-    proposal = propose(folder)
+    proposal = propose(folder, names=None if names is None else parse_names(names))
     written = write_proposal(folder, proposal)
     for note in proposal.notes:
         typer.echo(note)
@@ -141,7 +143,7 @@ def _print(report: "Report", console: "Console") -> None:
         color = _COLORS[kind.severity]
         console.print(f"\n[bold {color}]{kind.severity}[/]: {kind.title}: {len(findings)}")
         for finding in findings[:_MAX_FINDINGS]:
-            parts = (finding.split, finding.subject, finding.detail)
+            parts = dict.fromkeys((finding.split, finding.subject, finding.detail))
             console.print("  " + escape("  ".join(part for part in parts if part)))
         if len(findings) > _MAX_FINDINGS:
             console.print(f"  ... and {len(findings) - _MAX_FINDINGS} more; --json FILE lists all")

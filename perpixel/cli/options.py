@@ -25,6 +25,14 @@ Dataset = Annotated[
         help="A data set in place of the recipe's: cityscapes, pascal_voc, folder, ...",
     ),
 ]
+ClassNames = Annotated[
+    str | None,
+    typer.Option(
+        "--names",
+        metavar="NAMES|FILE",
+        help="Class names, as in road,car,sky, or a file that lists them (labelmap.txt, ...).",
+    ),
+]
 Split = Annotated[
     str | None, typer.Option(help="The split to evaluate; by default the recipe's, often val.")
 ]

@@ -3,7 +3,7 @@
 import re
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from glob import escape
@@ -14,14 +14,15 @@ import numpy as np
 from PIL import Image
 
 from perpixel.data.check_pair import Finding, Kind, PairReport, examine
-from perpixel.data.dataset import PairDataset
+from perpixel.data.class_table import propose_classes
+from perpixel.data.dataset import PairDataset, RawValue
 from perpixel.data.datasets.folder import files_below
 from perpixel.data.paths import list_files
 from perpixel.data.prefetch import cores, read_ahead
 from perpixel.data.registry import open_pairs, splits
 from perpixel.errors import PerpixelError, UsageError, plural
 from perpixel.io.images import IMAGE_SUFFIXES
-from perpixel.recipes.base import Size
+from perpixel.recipes.base import Color, Size
 from perpixel.recipes.schema import IGNORE_INDEX
 
 Progress = Callable[[int, int], None]
@@ -175,8 +176,10 @@ def check(
         for class_name, count in zip(classes, summary.pixels, strict=True):
             if count == 0:
                 findings.append(Finding(Kind.UNSEEN_CLASS, summary.name, class_name))
-    if len(classes) == 1:
-        findings.append(Finding(Kind.ONE_CLASS, "", classes[0]))
+    for split, pairs in checked.items():
+        findings += _unusable_labels(split, pairs, reports[split])
+    if name == "folder":
+        findings += _different_palettes(checked, reports)
     findings += _repeated_images(checked, reports)
     if name not in _SHARED_IMAGES:
         findings += _unused_files(opened.values())
@@ -202,6 +205,58 @@ def _summarize(split: str, reports: Sequence[PairReport], num_classes: int) -> S
         area=tuple((counts.sum(1) @ is_shown).tolist()),
         sizes=tuple(sorted(sizes.items(), key=lambda item: (item[0][0] * item[0][1], item[0]))),
     )
+
+
+def _unusable_labels(
+    split: str, pairs: PairDataset, reports: Sequence[PairReport]
+) -> Iterator[Finding]:
+    """Finds a split with at most one class, and one whose pixels are mostly unlabeled."""
+    pixels, raw = Counter[int](), Counter[RawValue]()
+    for report in reports:
+        if report.pixels:  # masks whose values are unknown are errors of their own
+            pixels.update(report.pixels)
+            raw.update(report.raw_pixels)
+    void = pixels.pop(IGNORE_INDEX, 0)
+    total = sum(raw.values())
+    if total and len(pixels) < 2:
+        shown = "".join(
+            f"all labeled pixels are {pairs.classes.names[index]}; " for index in pixels
+        )
+        table = propose_classes(raw, pairs.classes.names)
+        yield Finding(Kind.ONE_CLASS, split, split, (shown or "no pixel is labeled; ") + table)
+    if void > sum(pixels.values()):
+        ignored: set[RawValue] = {
+            (id_,) for id_, index in pairs.mapping.ids.items() if index == IGNORE_INDEX
+        }
+        colors = pairs.mapping.colors.items()
+        ignored.update(color for color, index in colors if index == IGNORE_INDEX)
+        value = max(ignored, key=lambda value: raw[value])
+        count = raw[value]
+        detail = (
+            f"{void / (void + sum(pixels.values())):.1%}; the most common ignored value is "
+            f"{value if len(value) > 1 else value[0]}, {count / total:.1%} of all pixels. Is it a "
+            f"class?"
+        )
+        yield Finding(Kind.MOSTLY_VOID, split, split, detail)
+
+
+def _different_palettes(
+    checked: Mapping[str, PairDataset], reports: Mapping[str, Sequence[PairReport]]
+) -> Iterator[Finding]:
+    """Finds masks in which an index shows another color than in the first mask that uses it."""
+    first: dict[int, tuple[Color, str]] = {}
+    for split, pairs in checked.items():
+        if pairs.read_palette_as is not None:
+            continue
+        for index, report in enumerate(reports[split]):
+            path = pairs.files[index][1]
+            different = [
+                f"index {number} is {color}, and {first[number][0]} in {first[number][1]}"
+                for number, color in report.color_of_index.items()
+                if color != first.setdefault(number, (color, path))[0]
+            ]
+            if different:
+                yield Finding(Kind.PALETTES, split, path, different[0])
 
 
 def _repeated_images(

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -9,11 +10,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from perpixel.data.dataset import UNKNOWN, PairDataset, RawMask, value_counts
+from perpixel.data.dataset import UNKNOWN, PairDataset, RawMask, RawValue, value_counts
+from perpixel.data.mask_values import used_colors
 from perpixel.data.paths import first_few
 from perpixel.errors import PerpixelError
 from perpixel.io import tiff
-from perpixel.io.images import Array
+from perpixel.io.images import Array, read_palette
+from perpixel.recipes.base import Color
 from perpixel.recipes.schema import IGNORE_INDEX
 
 _ORIENTATION = 0x0112  # EXIF's tag; 1 is upright
@@ -33,8 +36,14 @@ class Kind(Enum):
     UNREADABLE_MASK = "error", "masks that cannot be decoded"
     DIFFERENT_SIZES = "error", "images and masks of different sizes"
     UNKNOWN_VALUES = "error", "masks with values that are not in the data set's table"
+    ONE_CLASS = "error", "splits that show at most one class: nothing can be learned or scored"
+    PALETTES = (
+        "error",
+        "masks whose palette gives an index another color: set read_palette_as in dataset.toml to "
+        '"colors", or to "indices" if colors mean nothing',
+    )
+    MOSTLY_VOID = "warning", "splits with more unlabeled pixels than labeled ones"
     ONLY_VOID = "warning", "masks without a single labeled pixel"
-    ONE_CLASS = "warning", "data sets of one class, which teach nothing: make the rest a class, too"
     UNSEEN_CLASS = "warning", "classes without a pixel in a split"
     IN_SEVERAL_SPLITS = "warning", "images that are in more than one split"
     REPEATED = "warning", "images that are more than once in a split"
@@ -77,6 +86,10 @@ class PairReport:
     """A hash of the image's pixels and shape."""
     pixels: Counter[int]
     """The mask's number of pixels of each class, and of IGNORE_INDEX."""
+    raw_pixels: Counter[RawValue]
+    """The mask file's number of pixels of each id or color."""
+    color_of_index: Mapping[int, Color]
+    """The palette's colors of the mask's classes, by index; empty where there is no palette."""
     findings: tuple[Finding, ...]
 
 
@@ -87,6 +100,7 @@ def examine(
     image_path, mask_path = pairs.files[index]
     image, image_remarks = _check_image(pairs, index, crop)
     raw, pixels, mask_remarks = _check_mask(pairs, index)
+    raw_pixels, color_of_index = _describe_values(pairs, index, raw)
     if image is not None and raw is not None and image.shape[:2] != raw.shape[:2]:
         detail = f"{_size_text(image)}, its mask {mask_path} {_size_text(raw)} (height x width)"
         image_remarks.append((Kind.DIFFERENT_SIZES, detail))
@@ -97,7 +111,7 @@ def examine(
         size = image.shape[0], image.shape[1]
         content = image.tobytes() + str(image.shape).encode()
         digest = hashlib.blake2b(content, digest_size=16).digest()
-    return PairReport(size, digest, pixels, tuple(findings))
+    return PairReport(size, digest, pixels, raw_pixels, color_of_index, tuple(findings))
 
 
 _Remarks = list[tuple[Kind, str]]
@@ -149,6 +163,19 @@ def _check_mask(pairs: PairDataset, index: int) -> tuple[RawMask | None, Counter
     elif pixels.keys() == {IGNORE_INDEX}:
         remarks.append((Kind.ONLY_VOID, ""))
     return raw, pixels, remarks
+
+
+def _describe_values(
+    pairs: PairDataset, index: int, raw: RawMask | None
+) -> tuple[Counter[RawValue], Mapping[int, Color]]:
+    """Counts the raw mask's values, and finds the colors of those that are indices of classes."""
+    if raw is None:
+        return Counter(), {}
+    counts = value_counts(raw.reshape(-1, *raw.shape[2:]))
+    if raw.ndim == 3 or raw.dtype != np.uint8:
+        return counts, {}
+    is_class = (value for value in counts if pairs.mapping.ids.get(value[0]) != IGNORE_INDEX)
+    return counts, used_colors(read_palette(pairs.root / pairs.files[index][1]), is_class)
 
 
 def _check_transparency(path: Path) -> _Remarks:

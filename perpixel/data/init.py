@@ -12,20 +12,18 @@ from pathlib import Path
 
 import numpy as np
 
-from perpixel.data.dataset import RawValue
+from perpixel.data.class_names import ClassNames, find_names
+from perpixel.data.class_table import reads_by_color, write_classes
 from perpixel.data.datasets.folder import FILE, files_below
 from perpixel.data.find_lists import divide_by_lists
-from perpixel.data.mask_values import count_values, has_soft_edges
+from perpixel.data.mask_values import count_values
 from perpixel.data.missing_masks import missing_masks_error
 from perpixel.data.pairing import Match, Naming, find_matches
 from perpixel.data.paths import require_folder
 from perpixel.errors import PerpixelError, plural
 from perpixel.io.atomic import atomic_write
-from perpixel.io.images import Palette, distinct_palette, read_palette
-from perpixel.recipes.schema import IGNORE_INDEX
 
 _MAX_MASKS = 200
-_VOC_VOID = (224, 224, 192)
 
 
 @dataclass(frozen=True)
@@ -37,11 +35,13 @@ class Proposal:
     notes: tuple[str, ...]
 
 
-def propose(folder: Path) -> Proposal:
+def propose(folder: Path, *, names: ClassNames | None = None) -> Proposal:
     """Proposes a description of the images and masks in `folder`; writes nothing.
 
-    Raises PerpixelError when no masks have the stems of images, when a mask of the sample cannot
-    be read, and when the masks hold more values than there can be classes.
+    `names` are the classes' names; by default those of a file that an export brought, or
+    placeholders. Raises PerpixelError when no masks have the stems of images, when a mask of the
+    sample cannot be read, and when the masks hold more values than there can be classes; UsageError
+    when `names` do not fit the masks.
     """
     require_folder(folder, dataset="your images", holds="them and their masks")
     files = files_below(folder)
@@ -51,16 +51,16 @@ def propose(folder: Path) -> Proposal:
     splits, lists, split_notes = _propose_splits(folder, files, matches)
     masks = [folder / path for match in matches for path in match.mask_of.values()]
     sample = np.linspace(0, len(masks) - 1, min(len(masks), _MAX_MASKS)).astype(int)
-    pixels, value_notes = count_values([masks[index] for index in sample])
+    classes, class_notes = _propose_classes(folder, files, [masks[i] for i in sample], names)
     parts = [
         "# Proposed by `perpixel data init`: correct wrong guesses.\n"
         f"# It read {len(sample)} of the {plural(len(masks), 'mask')}; "
         "a value that only others hold will be an error.",
         _naming_text(matches[0]),
-        _class_text(pixels, read_palette(masks[0])),
+        classes,
         *splits,
     ]
-    return Proposal("\n\n".join(parts) + "\n", lists, (*notes, *split_notes, *value_notes))
+    return Proposal("\n\n".join(parts) + "\n", lists, (*notes, *split_notes, *class_notes))
 
 
 def write_proposal(folder: Path, proposal: Proposal) -> tuple[Path, ...]:
@@ -207,53 +207,18 @@ def _split_text(
 # --- The text of dataset.toml --------------------------------------------------------------------
 
 
-def _class_text(pixels: Mapping[RawValue, int], palette: Palette | None) -> str:
-    """The keys for the ignored values and the classes."""
-    values = sorted(pixels)
-    share = {value: f"{pixels[value] / sum(pixels.values()):.2%}" for value in values}
-    is_rgb, is_gray = len(values[0]) == 3, all(len(set(value)) == 1 for value in values)
-    key = "colors" if is_rgb else "ids"
-    toml = {value: _toml_value([value if is_rgb else value[0]]) for value in values}
-    void = _VOC_VOID if is_rgb and not is_gray else (IGNORE_INDEX,) * len(values[0])
-    # In black and white masks, such as of 0 and 255, both are classes.
-    all_classes = len(values) < 3 or has_soft_edges(pixels)
-    classes = [value for value in values if value != void or all_classes]
-    names = [f"class_{index if is_rgb else value[0]}" for index, value in enumerate(classes)]
-    if len(classes) == 2 and not any(classes[0]):
-        names = ["background", "foreground"]
-    colors, origin = _display_colors(classes, palette)
-    lines = []
-    if len(classes) < len(values):
-        lines += [
-            f"# By convention, {toml[void][1:-1]} is for pixels without a label "
-            f"({share[void]} of all).",
-            f"ignored_{key} = {toml[void]}\n",
-        ]
-    lines += [
-        "# The classes in the order of the model's outputs, with their shares of the pixels. The",
-        f"# names are placeholders: replace them. The colors are {origin}.",
-        f'# A line that only means "no label" belongs in ignored_{key}.',
-        "classes = [",
-    ]
-    for name, value, color in zip(names, classes, colors, strict=True):
-        # Without `ids` and `colors`, `color` is the value in RGB masks.
-        raw = "" if is_rgb and not is_gray else f", {key} = {toml[value]}"
-        line = f"{{ name = {_toml_value(name)}, color = {list(color)}{raw} }},"
-        lines.append(f"  {line}  # {share[value]}")
-    return "\n".join([*lines, "]"])
-
-
-def _display_colors(
-    classes: Sequence[RawValue], palette: Palette | None
-) -> tuple[Sequence[RawValue], str]:
-    """Returns a display color for each class, and a text that says where they come from."""
-    if palette and max(classes)[0] < len(palette):
-        colors = [palette[value[0]] for value in classes]
-        if len(set(colors)) == len(colors) and any(len(set(color)) > 1 for color in colors):
-            return colors, "those of the masks' palette"
-    if any(len(set(value)) > 1 for value in classes):
-        return classes, "those in the masks"
-    return distinct_palette(len(classes)), "generated"
+def _propose_classes(
+    folder: Path, files: Sequence[str], masks: Sequence[Path], names: ClassNames | None
+) -> tuple[str, list[str]]:
+    """Returns the keys for the masks' values and the classes, and notes."""
+    notes: list[str] = []
+    if names is None:
+        names, notes = find_names(folder, files)
+    values = count_values(masks)
+    if reads_by_color(values, names):
+        values = count_values(masks, palette_as_colors=True)
+    text = write_classes(values, names)
+    return text.toml, [*values.notes, *notes, *text.notes]
 
 
 def _naming_text(match: Match) -> str:

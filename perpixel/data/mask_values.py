@@ -1,34 +1,75 @@
 """Counts the values of a folder's masks, and finds signs of masks that were resized or blurred."""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from perpixel.data.dataset import RawValue, value_counts
 from perpixel.data.datasets.folder import FILE
 from perpixel.errors import PerpixelError
-from perpixel.io.images import read_mask
+from perpixel.io.images import Palette, read_mask, read_palette
+from perpixel.recipes.base import Color
 from perpixel.recipes.schema import IGNORE_INDEX
 
 _COMMON_VALUES, _MIN_RARE_VALUES, _MAX_RARE_SHARE = 8, 16, 0.02
 """This many values beside the most common ones, in so few pixels, are an artifact, not classes."""
 
 
-def count_values(paths: Sequence[Path]) -> tuple[Mapping[RawValue, int], list[str]]:
-    """Counts the ids or colors of the masks; returns notes on suspicious ones, too.
+@dataclass(frozen=True)
+class MaskValues:
+    """The values of some masks: ids, or RGB colors."""
+
+    pixels: Mapping[RawValue, int]
+    """The number of pixels of each value."""
+    of_masks: Sequence[frozenset[RawValue]]
+    """The values in each mask."""
+    palette_as_colors: bool
+    """Whether masks with a palette were read as the colors that they show."""
+    color_of_index: Mapping[int, Color]
+    """The color of each index in use; empty for masks without a palette, or read as colors."""
+    palette: Palette | None
+    """All colors of the first palette, in the order of its indices."""
+    notes: tuple[str, ...]
+    """What the user should look at."""
+
+
+def count_values(paths: Sequence[Path], *, palette_as_colors: bool = False) -> MaskValues:
+    """Counts the ids or colors of the masks.
+
+    Masks with a palette are read as indices as long as an index has one color in all masks. An
+    editor that saves the colors in the order of their use numbers them anew in each file: such
+    masks, and those of which only some have a palette, are read as colors.
 
     Raises PerpixelError when a mask cannot be read, when some hold ids and others colors, and for
     more values than there can be classes.
     """
+
+    def as_colors(reason: str) -> MaskValues:
+        values = count_values(paths, palette_as_colors=True)
+        return replace(values, notes=(f"masks are read by color, as {reason}", *values.notes))
+
     pixels: Counter[RawValue] = Counter()
+    of_masks: list[frozenset[RawValue]] = []
     paths_of: dict[RawValue, list[Path]] = defaultdict(list)
+    first_palette: Palette | None = None
+    seen: dict[int, tuple[Color, Path]] = {}
     for path in paths:
-        mask = read_mask(path)
+        mask = read_mask(path, palette_as_colors=palette_as_colors)
         counts = value_counts(mask.reshape(-1, *mask.shape[2:]))
         pixels.update(counts)
+        of_masks.append(frozenset(counts))
         for value in counts:
             paths_of[value].append(path)
+        palette = None if palette_as_colors else read_palette(path)
+        first_palette = first_palette or palette
+        for index, color in used_colors(palette, counts).items():
+            known, other = seen.setdefault(index, (color, path))
+            if color != known:
+                return as_colors(f"index {index} is {known} in {other} and {color} in {path}")
         if len({len(value) for value in pixels}) > 1:
+            if first_palette is not None:
+                return as_colors(f"some have a palette and others RGB colors, as {path} shows")
             raise PerpixelError(
                 f"{paths[0]} and {path}: one holds RGB colors, the other ids; keep one kind here"
             )
@@ -39,7 +80,17 @@ def count_values(paths: Sequence[Path]) -> tuple[Mapping[RawValue, int], list[st
                 f"blurred, resized with interpolation or saved with loss? Fix it or move it "
                 f"elsewhere, or write {FILE} by hand"
             )
-    return pixels, _find_suspicious(pixels, paths_of)
+    color_of_index = {index: color for index, (color, _) in seen.items()}
+    notes = tuple(_find_suspicious(pixels, paths_of))
+    return MaskValues(pixels, of_masks, palette_as_colors, color_of_index, first_palette, notes)
+
+
+def used_colors(palette: Palette | None, values: Iterable[RawValue]) -> dict[int, Color]:
+    """The palette's colors of the indices among `values`, but for the one that is ignored."""
+    indices = (value[0] for value in values)
+    used = (index for index in indices if palette is not None and index != IGNORE_INDEX)
+    # An index beyond the palette's end is shown in black.
+    return {index: (*(palette or ())[index : index + 1], (0, 0, 0))[0] for index in used}
 
 
 def _find_suspicious(

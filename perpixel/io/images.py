@@ -7,6 +7,7 @@ give its indices and not its colors.
 
 import colorsys
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -33,6 +34,9 @@ _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM")
 _LARGE = 2**27
 """Pixels from which on a file is left to decoders that limit the size: it may be made to fill the
 memory, as a header that claims any size costs nothing."""
+
+_MIN_DISTANCE, _DARK = 10, 32
+"""Colors nearer than this in every channel look alike, and below _DARK they look black."""
 
 UNREADABLE = (OSError, SyntaxError, ValueError, OverflowError, Image.DecompressionBombError)
 """The exceptions that Pillow raises for a file that it cannot read."""
@@ -102,12 +106,13 @@ def header_size(content: bytes, *, origin: str) -> Size:
         raise PerpixelError(f"{origin}: not an image that can be read ({formats})") from None
 
 
-def read_mask(path: Path) -> npt.NDArray[np.uint8 | np.uint16]:
+def read_mask(path: Path, *, palette_as_colors: bool = False) -> npt.NDArray[np.uint8 | np.uint16]:
     """Reads a mask: ids, [height, width], or colors, [height, width, 3] RGB; uint8 or uint16.
 
-    A palette PNG gives its indices, a file of 1, 2 or 4 bits its numbers; alpha is dropped. A
-    MATLAB file gives GTcls.Segmentation (SBD) or LabelMap (Pascal Context), a .npy file its array.
-    Raises PerpixelError naming the file.
+    A palette file (PNG, TIFF, BMP, GIF) gives its indices, one of 1, 2 or 4 bits its numbers; alpha
+    is dropped. With `palette_as_colors` a palette file gives the colors that it shows, and 8 bits
+    of gray or fewer give gray colors. A MATLAB file gives GTcls.Segmentation (SBD) or LabelMap
+    (Pascal Context), a .npy file its array. Raises PerpixelError naming the file.
     """
     if path.suffix == ".mat":
         return _read_matlab(path)
@@ -119,12 +124,17 @@ def read_mask(path: Path) -> npt.NDArray[np.uint8 | np.uint16]:
     if header and header.is_gray_8_bit and header.pixels < _LARGE:
         gray = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
         if gray is not None and gray.ndim == 2:
-            return np.asarray(gray, np.uint8)
+            return np.asarray(np.dstack([gray] * 3) if palette_as_colors else gray, np.uint8)
     try:
         with Image.open(io.BytesIO(content.data)) as file:
-            mask = np.asarray(file.convert(_PLAIN_MODES.get(file.mode, file.mode)))
+            plain = _PLAIN_MODES.get(file.mode, file.mode)
+            if palette_as_colors and plain in ("P", "L", "1"):
+                # A color that counts as transparent is a color, too; Pillow would warn.
+                file.info.pop("transparency", None)
+                plain = "RGB"
+            mask = np.asarray(file.convert(plain))
             bits = header.depth if header else bands.bits if bands else 8
-            if file.mode == "L" and bits in (2, 4):  # Pillow scales them to 0..255
+            if plain == "L" and bits in (2, 4):  # Pillow scales them to 0..255
                 mask = mask // (255 // (2**bits - 1))
     except UnidentifiedImageError:
         reason = f"a TIFF of {bands}, {_NO_MASK}" if bands else _UNKNOWN
@@ -147,7 +157,7 @@ def read_mask(path: Path) -> npt.NDArray[np.uint8 | np.uint16]:
 
 def read_palette(path: Path) -> Palette | None:
     """Reads a palette file's colors, in the order of its indices; None for any other file."""
-    if path.suffix.lower() == ".npy":
+    if path.suffix.lower() not in (*IMAGE_SUFFIXES, ".gif"):
         return None
     try:
         with Image.open(path) as file:
@@ -213,10 +223,21 @@ def palette_table(palette: Palette) -> Array:
 
 def distinct_palette(count: int) -> Palette:
     """Makes `count` (1 to 255) distinct colors, neighbors far apart, for classes without colors."""
-    # Steps of the golden ratio spread any number of hues; brightness separates similar hues.
-    hsv = ((index * 0.618034 % 1, 0.85, (1.0, 0.7, 0.45)[index % 3]) for index in range(count))
+    # Steps of the golden ratio spread any number of hues; brightness separates similar hues. The
+    # first is blue: red, which reports show errors in, looks like one.
+    hsv = (
+        ((0.6 + index * 0.618034) % 1, 0.85, (1.0, 0.7, 0.45)[index % 3]) for index in range(count)
+    )
     colors = (colorsys.hsv_to_rgb(*color) for color in hsv)
     return tuple((round(r * 255), round(g * 255), round(b * 255)) for r, g, b in colors)
+
+
+def is_readable(palette: Sequence[tuple[int, int, int]]) -> bool:
+    """Whether the colors can be told apart by eye: at most one looks black, and no two alike."""
+    colors = np.array(palette, np.int16)
+    distances = np.abs(colors[:, None] - colors).max(axis=2)
+    np.fill_diagonal(distances, 255)
+    return bool((colors.max(axis=1) < _DARK).sum() <= 1 and distances.min() >= _MIN_DISTANCE)
 
 
 def colorize(mask: Array, palette: Palette) -> Array:

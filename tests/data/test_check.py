@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import sys
+import tomllib
 import warnings
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from perpixel.data.check import Report, check
 from perpixel.data.check_pair import Kind
 from perpixel.data.datasets.folder import open_folder
 from perpixel.errors import PerpixelError, UsageError
-from perpixel.io.images import read_image, write_image
+from perpixel.io.images import read_image, write_image, write_mask
 
 
 def names(root: Path, split: str) -> list[str]:
@@ -165,7 +166,8 @@ def test_data_sets_in_their_original_layouts_have_no_errors(layout: str, tmp_pat
     assert [split.name for split in report.splits] == [train, "val"]
     assert report.balance is report.splits[0]
     # The miniatures of one split are painted as those of the other.
-    assert subjects_of(report).keys() <= {Kind.IN_SEVERAL_SPLITS}
+    # Pascal Context's 59 classes leave out the background.
+    assert subjects_of(report).keys() <= {Kind.IN_SEVERAL_SPLITS, Kind.MOSTLY_VOID}
 
 
 # --- Reports of data sets without errors ---------------------------------------------------------
@@ -255,12 +257,56 @@ def test_a_cache_is_refused_with_its_source(tmp_path: Path):
         check("folder", out)
 
 
-def test_a_single_class_is_a_warning(tmp_path: Path):
-    root = small(tmp_path, [[[0, 0, 255]]])
-    assert Kind.ONE_CLASS not in subjects_of(check("folder", root))
+@pytest.mark.parametrize(
+    ("classes", "expected"),
+    [
+        ('"background", "crack"', ("background", [0], "crack", [255])),
+        ('"crack"', ("background", [0], "crack", [255])),
+        ('"crack", "background"', ("crack", [255], "background", [0])),
+        ('{ name = "rest", ids = [0, 255] }', ("rest", [0], "class_255", [255])),
+    ],
+)
+def test_a_split_of_one_class_is_an_error_with_the_table_that_fits(
+    tmp_path: Path, command, classes, expected
+):
+    root = small(tmp_path, [[[0, 0, 255, 0]]], classes=classes)
+    code, out, _ = command("folder", root)
+    assert code == 1
+    assert "the masks hold 0 (75.00%), 255 (25.00%)" in out
+    table = re.search(r"classes = \[.*\]", out)[0]
     text = (root / "dataset.toml").read_text()
-    (root / "dataset.toml").write_text(re.sub(r"classes = .*", 'classes = ["road"]', text))
-    assert subjects_of(check("folder", root))[Kind.ONE_CLASS] == {"road"}
+    (root / "dataset.toml").write_text(re.sub(r"classes = .*", table, text))
+    assert command("folder", root)[0] == 0
+    listed = tomllib.loads((root / "dataset.toml").read_text())["classes"]
+    assert tuple(value for item in listed for value in item.values()) == expected
+
+
+def test_a_split_whose_masks_are_empty_is_an_error(tmp_path: Path):
+    report = check("folder", small(tmp_path, [[[0, 0]], [[0, 0]]]))
+    assert subjects_of(report)[Kind.ONE_CLASS] == {"train"}
+    assert "0 (100.00%) and nothing else" in detail(report, Kind.ONE_CLASS)
+
+
+def test_mostly_unlabeled_pixels_are_a_warning(tmp_path: Path):
+    root = small(tmp_path, [[[0, 1, 255, 255]], [[2, 255, 255, 255]]])
+    report = check("folder", root)
+    assert detail(report, Kind.MOSTLY_VOID).startswith(
+        "62.5%; the most common ignored value is 255"
+    )
+    assert Kind.MOSTLY_VOID not in subjects_of(check("folder", small(tmp_path, [[[0, 1, 2, 255]]])))
+
+
+def test_palettes_that_differ_are_an_error_until_their_meaning_is_said(tmp_path: Path):
+    ids = [[0, 1, 1]]
+    root = small(tmp_path, [ids] * 3, classes='"a", { name = "b" }')
+    for number, color in ((0, (9, 200, 9)), (1, (200, 9, 9)), (2, (9, 200, 9))):
+        write_mask(root / f"masks/{number}.png", np.array(ids, np.uint8), ((0, 0, 0), color))
+    report = check("folder", root)
+    assert subjects_of(report)[Kind.PALETTES] == {"masks/1.png"}
+    assert detail(report, Kind.PALETTES) == "index 1 is (200, 9, 9), and (9, 200, 9) in masks/0.png"
+    text = (root / "dataset.toml").read_text()
+    (root / "dataset.toml").write_text('read_palette_as = "indices"\n' + text)
+    assert not check("folder", root).count("error")
 
 
 @pytest.mark.parametrize(
@@ -285,7 +331,7 @@ def test_one_white_pixel_does_not_hide_that_16_bits_hold_fewer(tmp_path: Path):
 
 @pytest.mark.parametrize("planes", [False, True])
 def test_a_tiff_of_unmarked_bands_is_checked_like_others(tmp_path: Path, planes: bool):
-    root = small(tmp_path, [np.zeros((20, 20), int).tolist()])
+    root = small(tmp_path, [np.eye(20, dtype=int).tolist()])
     (tmp_path / "images/0.png").unlink()
     values = np.random.default_rng(0).integers(0, 4096, (20, 20, 3), np.uint16)
     (tmp_path / "images/0.tif").write_bytes(tiff_of_bands(values, planes=planes))

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from perpixel.data.cache import open_cache, write_cache
 from perpixel.data.dataset import read_pair
 from perpixel.data.datasets.folder import open_folder
 from perpixel.data.init import propose, write_proposal
 from perpixel.errors import PerpixelError
-from perpixel.io.images import write_image, write_mask
+from perpixel.io.images import distinct_palette, write_image, write_mask
 from perpixel.recipes.schema import IGNORE_INDEX
 
 IDS = np.array([[0, 1, 2, 255], [2, 2, 2, 2]], np.uint8)
@@ -285,12 +286,12 @@ def _rgb(*colors):
 
 
 def test_rgb_masks_give_classes_by_color_and_voc_void_is_ignored(tmp_path):
-    _pair(tmp_path, _rgb((128, 0, 0), (0, 0, 0), (224, 224, 192), (0, 0, 128)))
+    _pair(tmp_path, _rgb((128, 0, 1), (0, 0, 0), (224, 224, 192), (0, 0, 128)))
     described = _proposed(tmp_path)
     assert described["classes"] == [
         {"name": "class_0", "color": [0, 0, 0]},
         {"name": "class_1", "color": [0, 0, 128]},
-        {"name": "class_2", "color": [128, 0, 0]},
+        {"name": "class_2", "color": [128, 0, 1]},
     ]
     assert described["ignored_colors"] == [[224, 224, 192]]
     assert open_folder(tmp_path, "train").label(0)[0].tolist() == [2, 0, IGNORE_INDEX, 1]
@@ -316,6 +317,98 @@ def test_ids_that_were_saved_as_gray_rgb_are_shown_in_colors(tmp_path, values, n
     assert described["classes"][1]["colors"] == [[values[1]] * 3]
     assert len(set(described["classes"][1]["color"])) > 1
     assert described.get("ignored_colors") == ignored
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ((0, 128, 255), "spread like shades of gray"),
+        ((0, 85, 170, 255), "spread like shades of gray"),
+        ((0, 64, 128, 192, 255), "spread like shades of gray"),
+        ((0, 206, 210, 255), "spread like shades of gray"),
+        ((0, 50, 100, 150, 200, 250, 255), "spread like shades of gray"),
+        ((255, 0, 1, 255, 2), "the most common value"),  # background that is not 0
+        ((0, 26, 255), "spread like shades of gray"),  # ids, perhaps: one class more is seen
+    ],
+)
+def test_255_is_a_class_where_it_may_be_one_and_that_is_said(tmp_path, channels, values, reason):
+    mask = np.resize(np.array(values, np.uint8), (2, 4))
+    _pair(tmp_path, mask if channels == 1 else mask[..., None].repeat(3, axis=2))
+    proposal = propose(tmp_path)
+    described = _proposed(tmp_path)
+    key = "ids" if channels == 1 else "colors"
+    raw = [item[key][0] for item in described["classes"]]
+    assert raw == [v if channels == 1 else [v] * 3 for v in sorted(set(values))]
+    assert "background" not in {item["name"] for item in described["classes"]}
+    (note,) = proposal.notes
+    assert reason in note
+    assert f"move it to ignored_{key}" in note
+    assert "is taken for a class" in proposal.toml
+    assert open_folder(tmp_path, "train").label(0).max() != IGNORE_INDEX
+
+
+def test_masks_of_0_and_1_among_those_of_0_and_255_lose_no_class(tmp_path):
+    _images(tmp_path, "images/a.png", "images/b.png")
+    for name, value in (("a", 1), ("b", 255)):
+        mask = np.array([[0, 0, 0, value]] * 2, np.uint8)
+        _masks(tmp_path, f"masks/{name}.png", mask=mask)
+    assert [item["ids"] for item in _proposed(tmp_path)["classes"]] == [[0], [1], [255]]
+    assert "no mask holds it beside anything but 0" in propose(tmp_path).toml.replace("\n# ", " ")
+
+
+def test_what_is_less_than_the_rest_is_not_called_background(tmp_path):
+    _pair(tmp_path, np.array([[0, 255, 255, 255]] * 2, np.uint8))
+    assert [item["name"] for item in _proposed(tmp_path)["classes"]] == ["class_0", "class_255"]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp"])
+def test_masks_with_a_palette_each_are_read_by_color(tmp_path, suffix):
+    """As editors, pngquant and optipng write them: index 1 is red in one, and green in another."""
+    red, green, black = (250, 0, 0), (0, 250, 0), (0, 0, 0)
+    (tmp_path / "masks").mkdir()
+    for name, colors in (("a", (black, red)), ("b", (black, green)), ("c", (green, black, red))):
+        _images(tmp_path, f"images/{name}.jpg")
+        mask = Image.fromarray(np.resize(np.arange(len(colors), dtype=np.uint8), (2, 4)))
+        mask.putpalette([channel for color in colors for channel in color])
+        mask.save(tmp_path / f"masks/{name}{suffix}")
+    described = _proposed(tmp_path)
+    assert described["read_palette_as"] == "colors"
+    assert [item["color"] for item in described["classes"]] == [[*black], [*green], [*red]]
+    (tmp_path / "train.txt").write_text("a\nb\nc\n")
+    pairs = open_folder(tmp_path, "train")
+    assert [pairs.label(i)[0].tolist() for i in range(3)] == [
+        [0, 2, 0, 2],
+        [0, 1, 0, 1],
+        [1, 0, 2, 1],
+    ]
+    out = tmp_path / "cache"
+    write_cache(out, "folder", {"train": pairs}, say=lambda _: None, progress=lambda *_: None)
+    assert (open_cache(out, "folder", "train").label(2) == pairs.label(2)).all()
+
+
+def test_rgb_masks_and_their_smaller_copies_with_a_palette_are_read_by_color(tmp_path):
+    _images(tmp_path, "images/a.png", "images/b.png")
+    mask = _rgb((9, 9, 200), (200, 0, 0))
+    _masks(tmp_path, "masks/a.png", mask=mask)
+    Image.fromarray(mask).quantize(2).save(tmp_path / "masks/b.png")
+    described = _proposed(tmp_path)
+    assert [item["color"] for item in described["classes"]] == [[9, 9, 200], [200, 0, 0]]
+    assert "some have a palette and others RGB" in "".join(propose(tmp_path).notes)
+
+
+def test_ids_in_one_channel_are_shown_in_colors_that_differ(tmp_path):
+    """CARLA's masks: the class is the red channel."""
+    _pair(tmp_path, _rgb((0, 0, 0), (1, 0, 0), (7, 0, 0)))
+    described = _proposed(tmp_path)
+    assert [(item["name"], item["colors"]) for item in described["classes"]] == [
+        ("class_0", [[0, 0, 0]]),
+        ("class_1", [[1, 0, 0]]),
+        ("class_7", [[7, 0, 0]]),
+    ]
+    classes = open_folder(tmp_path, "train").classes
+    assert classes.palette == distinct_palette(3)
+    assert open_folder(tmp_path, "train").label(0)[0].tolist() == [0, 1, 2, 0]
 
 
 def test_a_spread_of_two_hundred_masks_is_read(tmp_path):
@@ -408,8 +501,9 @@ def test_black_and_white_masks_that_were_jpeg_files_are_noted(tmp_path):
     mask[:30] = np.arange(1, 31)  # what a lossy file makes of the edges
     _images(tmp_path, *[f"images/{name}.jpg" for name in TEN])
     _masks(tmp_path, *[f"masks/{name}.png" for name in TEN], mask=mask.reshape(100, 100))
-    (note,) = propose(tmp_path).notes
-    assert "24 of the 32 values of the masks make up 0.2% of the pixels" in note
+    suspicion, doubt = propose(tmp_path).notes
+    assert "24 of the 32 values of the masks make up 0.2% of the pixels" in suspicion
+    assert "255 (50.00% of all pixels) is taken for a class" in doubt
 
 
 def test_black_and_white_masks_with_soft_edges_are_noted(tmp_path):

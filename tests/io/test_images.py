@@ -2,6 +2,7 @@
 
 import struct
 import sys
+import warnings
 import zlib
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from perpixel.io.images import (
     colorize,
     distinct_palette,
     header_size,
+    is_readable,
     overlay,
     palette_table,
     read_image,
@@ -246,6 +248,31 @@ def test_generated_colors_differ():
     few = np.array(distinct_palette(12), int)
     distances = np.abs(few[:, None] - few).sum(-1)
     assert distances[~np.eye(12, dtype=bool)].min() > 60
+
+
+def test_generated_colors_are_readable_and_the_first_is_not_the_red_of_errors():
+    red, _, blue = distinct_palette(2)[0]
+    assert red < 100 < blue
+    assert is_readable(distinct_palette(20))
+    assert not is_readable([(0, 0, 0), (1, 0, 0), (2, 0, 0)])
+    assert not is_readable([(200, 0, 0), (205, 3, 0)])
+
+
+@pytest.mark.parametrize("suffix", [".png", ".gif", ".bmp", ".tif"])
+def test_a_palette_gives_indices_or_the_colors_it_shows(tmp_path, suffix):
+    image = Image.fromarray(np.array([[0, 1, 2]], np.uint8))
+    image.putpalette([9, 8, 7, 255, 0, 0, 0, 255, 0])
+    image.save(tmp_path / f"a{suffix}", transparency=1)
+    assert read_mask(tmp_path / f"a{suffix}").tolist() == [[0, 1, 2]]
+    with warnings.catch_warnings(action="error"):
+        colors = read_mask(tmp_path / f"a{suffix}", palette_as_colors=True)
+    assert colors.tolist() == [[[9, 8, 7], [255, 0, 0], [0, 255, 0]]]
+
+
+def test_gray_read_by_color_is_gray(tmp_path):
+    for mode, value in (("L", 7), ("1", 255)):
+        Image.new(mode, (2, 1), value).save(tmp_path / "a.png")
+        assert read_mask(tmp_path / "a.png", palette_as_colors=True).tolist() == [[[value] * 3] * 2]
 
 
 def test_paths_may_hold_any_letters(tmp_path):

@@ -44,6 +44,12 @@ _GROUPS = """
 """
 """The release's colors, one line per class; 000000 is Void."""
 
+RELEASE_CLASSES = Classes.listed(
+    ",".join(line.partition(":")[2] for line in _GROUPS.strip().splitlines()),
+    " ".join(line.partition(":")[0] for line in _GROUPS.strip().splitlines()),
+)
+"""The release's own 31 classes, ungrouped."""
+
 _RELEASE_MAPPING = LabelMapping(
     colors={
         (0, 0, 0): IGNORE_INDEX,

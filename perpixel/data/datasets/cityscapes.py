@@ -25,6 +25,14 @@ CLASSES = Classes.listed(
     """,
 )
 
+OTHER_CLASSES = Classes.listed(
+    """
+    dynamic, ground, parking, rail track, guard rail, bridge, tunnel, caravan, trailer
+    """,
+    "6f4a00 510051 faaaa0 e6968c b4a5b4 966464 96785a 00005a 00006e",
+)
+"""Further classes in *_gtFine_color.png files, which are not evaluated (cityscapesScripts)."""
+
 LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 """The classes' ids in labelIds files and submissions, in the classes' order (cityscapesScripts)."""
 

@@ -17,6 +17,7 @@ All keys:
     mask_prefix = "mask_"               # the same for masks
     ignored_ids = [0, 255]              # ignored mask values; default: 255, unless a class has it
     ignored_colors = [[255, 255, 255]] # the same for RGB masks; default: none
+    read_palette_as = "colors"          # what a mask with a palette gives; default: "indices"
     classes = [
       { name = "road", color = [128, 64, 128], ids = [7, 8] },
       { name = "car", color = [0, 0, 142], ids = [26] },
@@ -30,9 +31,10 @@ A split of several folders is an array of tables, [[splits.train]] for each, whi
 and may have image_suffixes, mask_suffix, image_prefix and mask_prefix of their own. A list's lines
 are stems ("sub/a") or paths, with or without endings (perpixel/data/split_lists.py).
 
-`color` is for display and, by default, the class's color in RGB masks, too; without it a palette
-is generated. `ids` are the class's values in single-channel masks, `colors` those in RGB masks, as
-in colors = [[0, 0, 142], [0, 0, 70]]. Either all classes have one of these keys or none has.
+`color` is for display and, by default, the class's color in RGB masks, too. Without it, or where
+`colors` look alike, a palette is generated. `ids` are the class's values in single-channel masks,
+`colors` those in RGB masks, as in colors = [[0, 0, 142], [0, 0, 70]]. Either all classes have one
+of these keys or none has.
 """
 
 import os
@@ -43,7 +45,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
@@ -52,7 +54,7 @@ from perpixel.data.pair_list import Pair, PairList
 from perpixel.data.paths import composed, first_few, require_folder
 from perpixel.data.split_lists import NO_IMAGE, ImageNames
 from perpixel.errors import PerpixelError
-from perpixel.io.images import IMAGE_SUFFIXES, distinct_palette
+from perpixel.io.images import IMAGE_SUFFIXES, distinct_palette, is_readable
 from perpixel.recipes.base import Color, Spec
 from perpixel.recipes.overrides import require_known, suggestion
 from perpixel.recipes.schema import IGNORE_INDEX
@@ -76,7 +78,7 @@ def open_folder(root: Path, split: str, *, complete: bool = True) -> PairDataset
         files = _find_pairs(root, description, split, complete=complete)
     except PerpixelError as error:
         raise PerpixelError(f"{root / FILE}: {error}") from None
-    return PairDataset(root, files, classes, mapping)
+    return PairDataset(root, files, classes, mapping, description.read_palette_as)
 
 
 def splits_of_folder(root: Path) -> tuple[str, ...]:
@@ -200,6 +202,7 @@ class _Description(_Naming):
     splits: dict[str, _Split] = Field(min_length=1)
     ignored_ids: _Ids | None = None
     ignored_colors: _Colors = ()
+    read_palette_as: Literal["indices", "colors"] | None = None
 
 
 _KEYS = {
@@ -269,7 +272,9 @@ def _classes_and_mapping(description: _Description) -> tuple[Classes, LabelMappi
         if count > 1:
             raise PerpixelError(f"{count} classes have the name {name!r}; keep one of them")
     color, ids, colors = (_of_all_classes(description, key) for key in ("color", "ids", "colors"))
-    palette = color or [values[0] for values in colors] or distinct_palette(len(names))
+    palette = color or [values[0] for values in colors]
+    if not color and not (colors and is_readable(palette)):
+        palette = list(distinct_palette(len(names)))
     if not ids and not colors:
         # A mask's number of channels then decides which of the two is used.
         ids = [(index,) for index in range(len(names))]

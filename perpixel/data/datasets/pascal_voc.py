@@ -27,6 +27,9 @@ CLASSES = Classes.listed(
     """,
 )
 
+VOID_COLOR = (224, 224, 192)
+"""The color of unlabeled outlines in the palette of VOC's masks."""
+
 MAPPING = LabelMapping(ids={**{index: index for index in range(len(CLASSES))}, 255: IGNORE_INDEX})
 
 _VOC_FOLDERS = (".", "VOC2012", "VOCdevkit/VOC2012")
