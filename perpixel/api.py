@@ -212,6 +212,7 @@ def evaluate(
     """
     from perpixel.data.dataset import require_classes
     from perpixel.data.registry import open_dataset
+    from perpixel.data.seen_classes import require_classes_shown
     from perpixel.data.user_dataset import wrap_dataset
     from perpixel.evaluation.evaluate import evaluate as run
     from perpixel.inference.predictor import Predictor
@@ -232,6 +233,7 @@ def evaluate(
     else:
         opened = wrap_dataset(dataset)
     require_classes(opened, predictor.class_names)
+    require_classes_shown(opened, split=split or chosen.eval_split)
     return run(
         predictor,
         opened,

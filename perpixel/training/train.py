@@ -13,6 +13,7 @@ from perpixel.acceleration.accelerate import accelerate
 from perpixel.checkpoints.format import Checkpoint, write_checkpoint
 from perpixel.data.dataset import Dataset, read_pair, require_classes
 from perpixel.data.loader import batches
+from perpixel.data.seen_classes import require_classes_shown
 from perpixel.errors import Interrupted, PerpixelError
 from perpixel.evaluation.evaluate import evaluate
 from perpixel.evaluation.files import write_scores
@@ -89,6 +90,9 @@ def train(
     _check_run_folder(out, resume=resume, dist_info=dist_info)
     require_classes(eval_dataset, train_dataset.classes.names)
     read_pair(eval_dataset, 0)  # better an error now than after the first steps
+    splits = (recipe.data.train_split, train_dataset), (recipe.data.eval_split, eval_dataset)
+    unseen = [require_classes_shown(dataset, split=split) for split, dataset in splits]
+    warnings = [line for line in unseen if line]
     torch_device = resolve_device(device)
     dtype = resolve_dtype(recipe.train.precision, torch_device)
     steps = recipe.train.steps
@@ -122,7 +126,8 @@ def train(
         if dist_info.is_main:
             quarantine(start.corrupt)
             atomic_write(out / "recipe.json", overrides.dump(recipe).encode())
-        for line in (_describe_run(fingerprint, torch_device, dtype, dist_info), *start.lines):
+        description = _describe_run(fingerprint, torch_device, dtype, dist_info)
+        for line in (description, *start.lines, *warnings):
             logger.info(line)
         ddp_model = wrap_ddp(state.model, dist_info.world_size)
         meter = ThroughputMeter(torch_device, images=recipe.train.batch_size)
@@ -192,6 +197,8 @@ def train(
             write_checkpoint(checkpoints / "model.safetensors", final)
             write_scores(out, scores)
         best = progress.best_miou or 0
+        for line in warnings:
+            logger.info(line)
         logger.info(f"done: mIoU {scores.miou:.2f}, best {best:.2f}, in {out}")
     return Run(out, scores)
 
@@ -338,10 +345,6 @@ def _evaluate(
         )
         row = {"step": progress.step, **{name: vars(scores)[name] for name in metrics}}
         logger.log_metrics(row, line)
-    if not scores.confusion.any():
-        logger.info(
-            f"the split {recipe.data.eval_split!r} has no labeled pixel: its scores mean nothing"
-        )
     progress.scored = progress.step
     if progress.best_miou is None or scores.miou > progress.best_miou:
         progress.best_miou = scores.miou
