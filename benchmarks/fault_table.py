@@ -151,11 +151,11 @@ _DATA = [
     *_faults(
         "io/images.py",
         "io/test_images.py inference/test_predictor.py",
-        ("data/images in BGR", "cv2.IMREAD_COLOR_RGB)", "cv2.IMREAD_COLOR_BGR)"),
+        ("data/images in BGR", "= cv2.IMREAD_COLOR_RGB\n", "= cv2.IMREAD_COLOR_BGR\n"),
         (
             "data/orientation tag ignored",
-            "cv2.IMREAD_COLOR_RGB)",
-            "cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)",
+            "    if not apply_exif_orientation:\n        flags",
+            "    if apply_exif_orientation:\n        flags",
         ),
         (
             "data/palette masks read as gray",

@@ -15,6 +15,11 @@ IGNORE_INDEX = 255
 """The value of a pixel without a class, in every mask."""
 
 
+_Bands = tuple[PositiveInt, PositiveInt, PositiveInt]
+_Mean = tuple[float, float, float]
+_Std = tuple[PositiveFloat, PositiveFloat, PositiveFloat]
+
+
 class Input(Spec):
     """A model's input: (pixel - mean) / std of 0..255 values, in this channel order.
 
@@ -22,10 +27,22 @@ class Input(Spec):
     `size_divisor`.
     """
 
-    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
-    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (58.395, 57.12, 57.375)
+    mean: _Mean = (123.675, 116.28, 103.53)
+    std: _Std = (58.395, 57.12, 57.375)
     channel_order: Literal["rgb", "bgr"] = "rgb"
     size_divisor: PositiveInt = 1
+
+
+class DatasetInput(Spec):
+    """What a data set says of a model's input, which training takes into `data` and `input`.
+
+    `bands` of its images, counted from 1, take the place of red, green and blue; `mean` and `std`
+    of 0..255 values are in that order.
+    """
+
+    bands: _Bands | None = None
+    mean: _Mean | None = None
+    std: _Std | None = None
 
 
 class Data(Spec):
@@ -33,12 +50,15 @@ class Data(Spec):
 
     Every image and mask is resized to `resize` before anything else, in training and in evaluation,
     so that scores count the resized masks' pixels; a prediction still has its image's own size.
+    `bands`, counted from 1, are those of an image file that take the place of red, green and blue;
+    training takes them from the data set, and predictions read files so.
     """
 
     name: str
     train_split: str = "train"
     eval_split: str = "val"
     resize: Size | None = None
+    bands: _Bands | None = None
 
 
 class Photometric(Spec):
