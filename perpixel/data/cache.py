@@ -11,7 +11,7 @@ import os
 import shutil
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
 from threading import Lock
@@ -68,7 +68,7 @@ class CachedDataset:
     root: Path
     files: PairList
     classes: Classes
-    input: DatasetInput = DatasetInput()
+    input: DatasetInput = field(default_factory=DatasetInput)
     """What the cached folder's dataset.toml says of the model's input."""
 
     def __len__(self) -> int:

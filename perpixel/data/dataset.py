@@ -6,7 +6,7 @@ or colors of mask files are mapped to class indices once, when a mask is read.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -170,7 +170,7 @@ class PairDataset:
     """Image and mask of every sample, as paths below `root`."""
     classes: Classes
     mapping: LabelMapping
-    input: DatasetInput = DatasetInput()
+    input: DatasetInput = field(default_factory=DatasetInput)
     """What a folder's dataset.toml says of the model's input."""
     apply_exif_orientation: bool = True
     """Whether images are rotated as their EXIF tag says, and TIFFs, masks too, as theirs."""

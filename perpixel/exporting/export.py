@@ -162,9 +162,7 @@ def _sizes_near(image: Array) -> list[Size]:
     return [(max(h, MIN_SIDE), max(w, MIN_SIDE)) for h, w in [(height, width), *odd]]
 
 
-def _read_images(
-    check_on: Path | None, size: Size, bands: Bands | None
-) -> list[tuple[str, Array]]:
+def _read_images(check_on: Path | None, size: Size, bands: Bands | None) -> list[tuple[str, Array]]:
     """Returns named images to compare on: built-in scenes, one image, or some of a folder."""
     if check_on is None:
         scenes = SyntheticStreets("val", count=2, size=size)

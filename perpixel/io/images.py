@@ -121,7 +121,7 @@ def header_size(content: bytes, *, origin: str) -> Size:
     """
     file = tiff.parse(memoryview(content))
     if file is not None:
-        return file.decoded_size
+        return max(file.height, file.tile[0]), max(file.width, file.tile[1])
     try:
         with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
             return image.height, image.width
@@ -132,7 +132,7 @@ def header_size(content: bytes, *, origin: str) -> Size:
         raise PerpixelError(f"{origin}: not an image that can be read ({formats})") from None
 
 
-def count_pages(content: bytes | Array) -> int:
+def count_pages(content: bytes) -> int:
     """Counts the pages of a TIFF, or the frames of an animation; 1 for what cannot be read.
 
     Readers of images and masks take the first. A TIFF's overviews and masks are no pages.
@@ -354,8 +354,9 @@ def scale_to_8_bits(numbers: tiff.Numbers, *, bits: int) -> Array:
     """Scales integers of up to 16 bits to uint8, rounded; negative ones become 0."""
     top = 2**bits - 1
     if top == 255 and numbers.dtype == np.uint8:
-        return numbers
-    return ((np.maximum(numbers, 0).astype(np.uint32) * 255 + top // 2) // top).astype(np.uint8)
+        return np.asarray(numbers, np.uint8)
+    scaled = (np.maximum(numbers, 0).astype(np.uint32) * 255 + top // 2) // top
+    return np.asarray(scaled, np.uint8)
 
 
 def _read_tiff_mask(path: Path, file: tiff.Tiff) -> tiff.Numbers:

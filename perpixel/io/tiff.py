@@ -29,12 +29,13 @@ WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, YCBCR = 0, 1, 2, 3, 6
 _SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _ORIENTATION = 274
 _ALPHA = (1, 2)  # ExtraSamples: associated and unassociated alpha; 0 is unspecified
+_REDUCED_OR_MASK = 0b101  # NewSubfileType
 _DEFLATE = (8, 32946)
 _MAX_BYTES = 2**32
 """Of an image's numbers, as a header that claims any size costs nothing."""
 _LARGE_SEGMENT = 2**20
 """Bytes from which on a compressed strip or tile might fill the memory."""
-_MAX_PAGES = 10_000
+_MAX_PAGES = 500
 """The number of pages at which counting them ends, as a file's list of pages may have a loop."""
 
 # With a handler of its own the library writes nothing to stderr about corrupt tags.
@@ -49,6 +50,8 @@ class Tiff:
     page: "TiffPage" = field(repr=False)
     height: int
     width: int
+    tile: tuple[int, int]
+    """The tiles' height and width; (0, 0) for strips."""
     bands: int
     bits: int
     dtype: np.dtype[Any] | None
@@ -58,11 +61,6 @@ class Tiff:
     """The kind of each band beyond the colors: 1 and 2 are alpha, 0 is unspecified."""
     orientation: int
     """As EXIF's: 1 is upright."""
-
-    @property
-    def decoded_size(self) -> tuple[int, int]:
-        """Height and width, or those of a tile that is larger, as tiles are decoded whole."""
-        return max(self.height, self.page.tilelength), max(self.width, self.page.tilewidth)
 
     @property
     def is_unmarked(self) -> bool:
@@ -98,7 +96,7 @@ class Tiff:
         except Exception:  # a corrupt file makes tifffile raise almost anything
             return 1
         return 1 + sum(
-            page.shape == self.page.shape and not (page.is_reduced or page.is_mask)
+            page.shape == self.page.shape and not page.aspage().subfiletype & _REDUCED_OR_MASK
             for page in others
         )
 
@@ -112,18 +110,14 @@ class Tiff:
             _require_sound(self.page, self.content)
             # [planes, depth, height, width, bands of a plane]
             pixels = self.page.asarray(maxworkers=1, squeeze=False)
+            numbers = np.concatenate(list(pixels[:, 0]), axis=2)
         except MemoryError:
             raise
         except Exception as error:  # a corrupt file makes tifffile raise almost anything
-            numbers = self._read_by_pillow()
-            if numbers is None and not (
-                isinstance(error, ImportError) or "imagecodecs" in str(error)
-            ):
+            if not isinstance(error, ImportError) and "imagecodecs" not in str(error):
                 raise ValueError(str(error)) from None
-            if numbers is None:
-                numbers = self._read_by_rasterio()
-        else:
-            numbers = np.concatenate(list(pixels[:, 0]), axis=2)
+            other = self._read_by_pillow()
+            numbers = self._read_by_rasterio() if other is None else other
         if numbers.shape != (self.height, self.width, self.bands):
             raise ValueError("its tags contradict one another")
         return numbers.astype(self.dtype, copy=False)
@@ -191,6 +185,7 @@ def parse(content: memoryview) -> Tiff | None:
             page,
             height=int(page.imagelength),
             width=int(page.imagewidth),
+            tile=(int(page.tilelength), int(page.tilewidth)),
             bands=int(page.samplesperpixel),
             bits=max(bits) if isinstance(bits, tuple) else int(bits),
             dtype=np.dtype(np.uint8) if dtype is not None and dtype.kind == "b" else dtype,

@@ -15,9 +15,7 @@ IGNORE_INDEX = 255
 """The value of a pixel without a class, in every mask."""
 
 
-_Bands = tuple[PositiveInt, PositiveInt, PositiveInt]
-_Mean = tuple[float, float, float]
-_Std = tuple[PositiveFloat, PositiveFloat, PositiveFloat]
+Bands = tuple[PositiveInt, PositiveInt, PositiveInt]
 
 
 class Input(Spec):
@@ -27,8 +25,8 @@ class Input(Spec):
     `size_divisor`.
     """
 
-    mean: _Mean = (123.675, 116.28, 103.53)
-    std: _Std = (58.395, 57.12, 57.375)
+    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (58.395, 57.12, 57.375)
     channel_order: Literal["rgb", "bgr"] = "rgb"
     size_divisor: PositiveInt = 1
 
@@ -40,9 +38,9 @@ class DatasetInput(Spec):
     of 0..255 values are in that order.
     """
 
-    bands: _Bands | None = None
-    mean: _Mean | None = None
-    std: _Std | None = None
+    bands: Bands | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
 
 
 class Data(Spec):
@@ -58,7 +56,7 @@ class Data(Spec):
     train_split: str = "train"
     eval_split: str = "val"
     resize: Size | None = None
-    bands: _Bands | None = None
+    bands: Bands | None = None
 
 
 class Photometric(Spec):

@@ -70,7 +70,9 @@ def test_a_model_predicts_files_in_the_bands_that_it_was_trained_on(root, tmp_pa
     file = root / "images/0.tif"
     expected = model.predict(read_image(file, bands=(5, 3, 2))).mask
     assert (model.predict(file).mask == expected).all()
-    code, *_ = command("predict", tmp_path / "run", file, "--out", tmp_path / "o", "--device", "cpu")
+    code, *_ = command(
+        "predict", tmp_path / "run", file, "--out", tmp_path / "o", "--device", "cpu"
+    )
     assert code == 0
     assert (read_mask(tmp_path / "o/0.png") == expected).all()
     write_image(tmp_path / "photo.png", np.zeros((40, 48, 3), np.uint8))

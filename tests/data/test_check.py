@@ -306,7 +306,9 @@ def test_what_a_tiff_loses_when_read_is_a_warning(tmp_path: Path):
     four = {"photometric": "minisblack", "planarconfig": "contig"}
     tifffile.imwrite(root / "images/0.tif", pixels, **four)
     tifffile.imwrite(root / "images/1.tif", pixels[..., 0].astype(np.int16) - 9)
-    tifffile.imwrite(root / "images/2.tif", np.stack([pixels[..., 0]] * 3), photometric="minisblack")
+    tifffile.imwrite(
+        root / "images/2.tif", np.stack([pixels[..., 0]] * 3), photometric="minisblack"
+    )
     Image.fromarray(pixels[..., :3]).save(
         root / "images/3.webp", save_all=True, append_images=[Image.fromarray(pixels[..., 1:])]
     )

@@ -46,11 +46,11 @@ def _label(root):
 
 
 def test_negative_ids_are_classes_or_ignored(tmp_path):
-    toml = '''
+    toml = """
 mask_suffix = ".tif"
 ignored_ids = [-9999, 65535]
 classes = [{ name = "no", ids = [-1] }, { name = "yes", ids = [0, 1000, 10000] }]
-'''
+"""
     _write(tmp_path, toml + SPLIT, masks=(), mask=IDS[:1].repeat(2, 1)[:, :5])
     ids = np.array([[-9999, -1, 0, 1000, 10000]], np.int16)
     (tmp_path / "masks").mkdir()
