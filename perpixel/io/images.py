@@ -401,10 +401,10 @@ def _require_ids(path: Path, mask: tiff.Numbers) -> RawMask:
                 f"colors are"
             )
         return (mask // 257).astype(np.uint8)
-    smallest, largest = mask.min(), mask.max()
+    smallest, largest = mask.min().item(), mask.max().item()
     if smallest < MIN_ID or largest > MAX_ID:
         raise PerpixelError(
-            f"{path}: holds values from {smallest:g} to {largest:g}; a mask's are {MIN_ID} to "
+            f"{path}: holds values from {smallest} to {largest}; a mask's are {MIN_ID} to "
             f"{MAX_ID}"
         )
     if smallest < 0:

@@ -75,6 +75,16 @@ def test_a_model_predicts_files_in_the_bands_that_it_was_trained_on(root, tmp_pa
     )
     assert code == 0
     assert (read_mask(tmp_path / "o/0.png") == expected).all()
+    tifffile.imwrite(
+        tmp_path / "stack.tif",
+        np.zeros((2, 9, 40, 48), np.uint8),
+        photometric="minisblack",
+        planarconfig="separate",
+    )
+    _, _, err = command(
+        "predict", tmp_path / "run", tmp_path / "stack.tif", "--out", tmp_path / "o"
+    )
+    assert "stack.tif: holds 2 pages or frames; the first is used" in err
     write_image(tmp_path / "photo.png", np.zeros((40, 48, 3), np.uint8))
     with pytest.raises(PerpixelError, match=r"photo\.png: has 3 bands, and bands = \[5, 3, 2\]"):
         model.predict(tmp_path / "photo.png")

@@ -172,10 +172,10 @@ def test_masks_hold_their_numbers(tmp_path, values, dtype, given, order, tile):
     ("values", "dtype", "says"),
     [
         ([0, 65536], "uint32", "values from 0 to 65536; a mask's are -32768 to 65535"),
-        ([-2147483648, 1], "int32", "values from -2.14748e.09 to 1; "),
+        ([-2147483648, 1], "int32", "values from -2147483648 to 1; "),
         ([0, 0.5, 1], "float32", r"\(float32\) that are not whole, as 0.5 at 1 pixels"),
         ([0, np.nan], "float32", "not whole, as nan"),
-        ([-3.4028235e38, 1], "float32", "values from -3.40282e.38 to 1"),
+        ([-3.4028235e38, 1], "float32", "values from -3.40282.*e.38 to 1"),
         ([0, 1], "complex64", "band of 64-bit numbers, which cannot be read as a mask|complex64"),
     ],
 )
