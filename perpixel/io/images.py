@@ -404,8 +404,7 @@ def _require_ids(path: Path, mask: tiff.Numbers) -> RawMask:
     smallest, largest = mask.min().item(), mask.max().item()
     if smallest < MIN_ID or largest > MAX_ID:
         raise PerpixelError(
-            f"{path}: holds values from {smallest} to {largest}; a mask's are {MIN_ID} to "
-            f"{MAX_ID}"
+            f"{path}: holds values from {smallest} to {largest}; a mask's are {MIN_ID} to {MAX_ID}"
         )
     if smallest < 0:
         return mask.astype(np.int32)
