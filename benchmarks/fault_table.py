@@ -85,8 +85,8 @@ _DATA = [
         "data/test_dataset.py",
         (
             "data/unknown mask values ignored",
-            "np.full(2**16, UNKNOWN, np.uint8)",
-            "np.full(2**16, IGNORE_INDEX, np.uint8)",
+            "np.full(MAX_ID + 1 - MIN_ID, UNKNOWN, np.uint8)",
+            "np.full(MAX_ID + 1 - MIN_ID, IGNORE_INDEX, np.uint8)",
         ),
     ),
     *_faults(
@@ -151,11 +151,11 @@ _DATA = [
     *_faults(
         "io/images.py",
         "io/test_images.py inference/test_predictor.py",
-        ("data/images in BGR", "cv2.IMREAD_COLOR_RGB)", "cv2.IMREAD_COLOR_BGR)"),
+        ("data/images in BGR", "= cv2.IMREAD_COLOR_RGB\n", "= cv2.IMREAD_COLOR_BGR\n"),
         (
             "data/orientation tag ignored",
-            "cv2.IMREAD_COLOR_RGB)",
-            "cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)",
+            "    if not apply_exif_orientation:\n        flags",
+            "    if apply_exif_orientation:\n        flags",
         ),
         (
             "data/palette masks read as gray",
@@ -589,13 +589,13 @@ _SERVING = [
         "serving/test_app.py serving/test_answers.py",
         (
             "serving/images in BGR",
-            "origin=_ORIGIN)\n            body",
-            "origin=_ORIGIN)[..., ::-1].copy()\n            body",
+            ".data.bands,\n            )\n            body",
+            ".data.bands,\n            )[..., ::-1].copy()\n            body",
         ),
         (
             "serving/mask of half the image's size",
-            "origin=_ORIGIN)\n            body",
-            "origin=_ORIGIN)[::2, ::2].copy()\n            body",
+            ".data.bands,\n            )\n            body",
+            ".data.bands,\n            )[::2, ::2].copy()\n            body",
         ),
         (
             "serving/pixels not limited",

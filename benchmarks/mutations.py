@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import tifffile
 import torch
 from PIL import Image
 from scipy.io import savemat
@@ -163,6 +164,13 @@ def _originals(folder: Path) -> list[tuple[Path, Door]]:
     add("gray.png", _saved(gray, "x.png"), read_mask)
     add("palette.png", _saved(palette, "x.png"), _mask_and_palette)
     add("palette.tif", _saved(palette, "x.tif"), _mask_and_palette)
+    for name, compression in (("signed.tif", None), ("deflate.tif", "deflate")):
+        signed, numbers = io.BytesIO(), label.astype(np.int16)
+        tifffile.imwrite(signed, numbers, compression=compression, tile=(16, 16))
+        add(name, signed.getvalue(), _mask_and_palette)
+    bands = io.BytesIO()
+    tifffile.imwrite(bands, scenes.image(0).repeat(2, axis=2), photometric="minisblack")
+    add("bands.tif", bands.getvalue(), lambda path: read_image(path, bands=(4, 3, 6)))
     add("sixteen.png", _saved(Image.fromarray(label.astype(np.uint16)), "x.png"), read_mask)
     add("colors.bmp", _saved(image, "x.bmp"), read_mask)
     matlab = io.BytesIO()

@@ -148,7 +148,7 @@ def train(
     PerpixelError for anything the user can fix: to go on after errors, catch Interrupted first.
     """
     from perpixel.checkpoints import zoo
-    from perpixel.data.registry import open_dataset
+    from perpixel.data.registry import open_dataset, require_bands, with_dataset_input
     from perpixel.data.user_dataset import wrap_dataset
     from perpixel.training.checkpoint import list_checkpoints
     from perpixel.training.train import train as run
@@ -167,6 +167,8 @@ def train(
         raise UsageError("give data, or both train_dataset and eval_dataset")
     else:
         training, evaluation = wrap_dataset(train_dataset), wrap_dataset(eval_dataset)
+    recipe = with_dataset_input(recipe, training)
+    require_bands(recipe, evaluation)
     if len(evaluation) == 0:
         name = "eval_dataset" if eval_dataset is not None else repr(recipe.data.eval_split)
         raise PerpixelError(f"the data set or split to evaluate on, {name}, is empty")
@@ -211,7 +213,7 @@ def evaluate(
     Raises PerpixelError.
     """
     from perpixel.data.dataset import require_classes
-    from perpixel.data.registry import open_dataset
+    from perpixel.data.registry import open_dataset, require_bands
     from perpixel.data.seen_classes import require_classes_shown
     from perpixel.data.user_dataset import wrap_dataset
     from perpixel.evaluation.evaluate import evaluate as run
@@ -233,6 +235,7 @@ def evaluate(
     else:
         opened = wrap_dataset(dataset)
     require_classes(opened, predictor.class_names)
+    require_bands(predictor.recipe, opened)
     require_classes_shown(opened, split=split or chosen.eval_split)
     return run(
         predictor,

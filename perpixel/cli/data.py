@@ -149,6 +149,12 @@ def _print(report: "Report", console: "Console") -> None:
             console.print(f"  ... and {len(findings) - _MAX_FINDINGS} more; --json FILE lists all")
     if report.balance is not None:
         _print_weights(report.balance, console)
+        if report.balance.mean is not None:
+            console.print(
+                f"\nMean and std of the chosen bands in {report.balance.name}, for dataset.toml:\n"
+                f"  mean = {list(report.balance.mean)}\n  std = {list(report.balance.std or ())}",
+                markup=False,
+            )
     pairs = sum(split.pairs for split in report.splits)
     counts = ", ".join(f"{severity}s: {report.count(severity)}" for severity in _COLORS)
     console.print(f"\nchecked {pairs} pairs; {counts}")

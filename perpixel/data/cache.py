@@ -11,7 +11,7 @@ import os
 import shutil
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
 from threading import Lock
@@ -34,6 +34,7 @@ from perpixel.io.atomic import atomic_replace, atomic_write
 from perpixel.io.images import UNREADABLE, Array
 from perpixel.recipes.base import Color, Spec
 from perpixel.recipes.overrides import readable, suggestion
+from perpixel.recipes.schema import DatasetInput
 
 Progress = Callable[[int, int], None]
 
@@ -56,6 +57,7 @@ class Origin(Spec):
     """The sha256 of a folder's dataset.toml and lists; None for other data sets."""
     classes: tuple[str, ...]
     palette: tuple[Color, ...]
+    input: DatasetInput = DatasetInput()
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,8 @@ class CachedDataset:
     root: Path
     files: PairList
     classes: Classes
+    input: DatasetInput = field(default_factory=DatasetInput)
+    """What the cached folder's dataset.toml says of the model's input."""
 
     def __len__(self) -> int:
         return len(self.files)
@@ -132,7 +136,8 @@ def open_cache(cache: Path, dataset: str, split: str) -> CachedDataset:
         raise PerpixelError(f"{list_file}: is truncated; run `perpixel data cache` again")
     paths = map(os.fsdecode, names)
     files = PairList(zip(paths, paths, strict=True))
-    return CachedDataset(cache, Path(origin.root), files, Classes(origin.classes, origin.palette))
+    classes = Classes(origin.classes, origin.palette)
+    return CachedDataset(cache, Path(origin.root), files, classes, origin.input)
 
 
 def write_cache(
@@ -166,6 +171,7 @@ def write_cache(
         description=_hash_description(root),
         classes=first.classes.names,
         palette=first.classes.palette,
+        input=first.input,
     )
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -50,6 +50,9 @@ class Split:
     """For every class, the number of labeled pixels in the images that show it."""
     sizes: tuple[tuple[Size, int], ...]
     """Image sizes (height, width) and their numbers of images, from small to large."""
+    mean: tuple[float, ...] | None = None
+    """Of 0..255 values in the order of the chosen bands; None where none are chosen."""
+    std: tuple[float, ...] | None = None
 
     @cached_property
     def shares(self) -> tuple[float, ...]:
@@ -196,6 +199,12 @@ def _summarize(split: str, reports: Sequence[PairReport], num_classes: int) -> S
     )
     is_shown = counts > 0
     sizes = Counter(report.size for report in reports if report.size is not None)
+    mean = std = None
+    moments = [report.moments for report in reports if report.moments is not None]
+    if moments:
+        first, second = np.sum(moments, axis=0) / sum(h * w * n for (h, w), n in sizes.items())
+        mean = tuple(map(_rounded, first))
+        std = tuple(map(_rounded, np.sqrt(np.maximum(second - first**2, 0))))
     return Split(
         name=split,
         pairs=len(reports),
@@ -204,6 +213,8 @@ def _summarize(split: str, reports: Sequence[PairReport], num_classes: int) -> S
         images=tuple(is_shown.sum(0).tolist()),
         area=tuple((counts.sum(1) @ is_shown).tolist()),
         sizes=tuple(sorted(sizes.items(), key=lambda item: (item[0][0] * item[0][1], item[0]))),
+        mean=mean,
+        std=std,
     )
 
 

@@ -3,23 +3,24 @@
 import hashlib
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from perpixel.data.dataset import UNKNOWN, PairDataset, RawMask, RawValue, value_counts
+from perpixel.data.dataset import UNKNOWN, PairDataset, RawValue, value_counts
 from perpixel.data.mask_values import used_colors
 from perpixel.data.paths import first_few
 from perpixel.errors import PerpixelError
 from perpixel.io import tiff
-from perpixel.io.images import Array, read_palette
+from perpixel.io.images import Array, RawMask, count_pages, exif_orientation, read_palette
 from perpixel.recipes.base import Color
 from perpixel.recipes.schema import IGNORE_INDEX
 
-_ORIENTATION = 0x0112  # EXIF's tag; 1 is upright
 _DARK = 64  # of 255: the largest value of 14-bit sensor data that is read as 16 bits
 
 
@@ -50,6 +51,22 @@ class Kind(Enum):
     UNUSED = "warning", "files beside the others that no pair uses"
     FEW_BITS = "warning", "16-bit images that use only the low bits, or are dark: black when read"
     UNUSED_FOLDER = "note", "folders of images that no pair uses"
+    SEVERAL_PAGES = "warning", "images of several pages or frames: the first is read"
+    NEGATIVE = "warning", "images with negative numbers, which are 0 when read"
+    EXTRA_BANDS = (
+        "warning",
+        "TIFFs of more than three bands: the first three are read as red, green, blue; "
+        "bands = [4, 3, 2] in dataset.toml reads others",
+    )
+    WHITE_IS_ZERO = (
+        "warning",
+        "masks that show 0 as white: their classes are the stored numbers, not what is seen",
+    )
+    TURNED_IN_PLACE = (
+        "warning",
+        "images rotated by their EXIF tag, which their size does not show: see whether their "
+        "masks fit; apply_exif_orientation = false in dataset.toml reads them unrotated",
+    )
     SIXTEEN_BITS = "note", "images of more than 8 bits, scaled to 8 when read"
     UNMARKED = (
         "note",
@@ -91,6 +108,8 @@ class PairReport:
     color_of_index: Mapping[int, Color]
     """The palette's colors of the mask's classes, by index; empty where there is no palette."""
     findings: tuple[Finding, ...]
+    moments: npt.NDArray[np.float64] | None = None
+    """Sums of each channel's values and of their squares, [2, 3], where bands are chosen."""
 
 
 def examine(
@@ -103,6 +122,7 @@ def examine(
     raw_pixels, color_of_index = _describe_values(pairs, index, raw)
     if image is not None and raw is not None and image.shape[:2] != raw.shape[:2]:
         detail = f"{_size_text(image)}, its mask {mask_path} {_size_text(raw)} (height x width)"
+        detail += pairs.orientation_hint(index)
         image_remarks.append((Kind.DIFFERENT_SIZES, detail))
     findings = [Finding(kind, split, image_path, detail) for kind, detail in image_remarks]
     findings += [Finding(kind, split, mask_path, detail) for kind, detail in mask_remarks]
@@ -111,7 +131,11 @@ def examine(
         size = image.shape[0], image.shape[1]
         content = image.tobytes() + str(image.shape).encode()
         digest = hashlib.blake2b(content, digest_size=16).digest()
-    return PairReport(size, digest, pixels, raw_pixels, color_of_index, tuple(findings))
+    moments = None
+    if image is not None and pairs.input.bands is not None:
+        values = image.reshape(-1, 3).astype(np.float64)
+        moments = np.stack([values.sum(0), np.square(values).sum(0)])
+    return PairReport(size, digest, pixels, raw_pixels, color_of_index, tuple(findings), moments)
 
 
 _Remarks = list[tuple[Kind, str]]
@@ -125,7 +149,7 @@ def _check_image(
     if not path.is_file():
         return None, [(Kind.MISSING_IMAGE, f"its mask is {pairs.files[index][1]}")]
     try:
-        remarks = _inspect_file(path)
+        remarks = _inspect_file(path, pairs)
         image = pairs.image(index)
     except PerpixelError as error:
         return None, [(Kind.UNREADABLE_IMAGE, _without_path(error, path))]
@@ -148,6 +172,9 @@ def _check_mask(pairs: PairDataset, index: int) -> tuple[RawMask | None, Counter
     except PerpixelError as error:
         return None, Counter(), [(Kind.UNREADABLE_MASK, _without_path(error, path))]
     remarks = _check_transparency(path)
+    file = tiff.parse(memoryview(path.read_bytes()))
+    if file is not None and file.photometric == tiff.WHITE_IS_ZERO:
+        remarks.append((Kind.WHITE_IS_ZERO, ""))
     try:
         indices = pairs.mapping.lookup(raw, origin=str(path))
     except PerpixelError as error:
@@ -189,19 +216,21 @@ def _check_transparency(path: Path) -> _Remarks:
     return [(Kind.CLEAR, f"{transparent:.2%} of its pixels")] if transparent else []
 
 
-def _inspect_file(path: Path) -> _Remarks:
-    """Reads an image's metadata, which OpenCV does not give, with Pillow.
+def _inspect_file(path: Path, pairs: PairDataset) -> _Remarks:
+    """Reads an image's metadata, which OpenCV does not give, with Pillow and tifffile.
 
     Raises PerpixelError when the file is truncated: some versions of OpenCV fill such a JPEG with
     gray without an error.
     """
     remarks = []
     try:
-        header = tiff.header(memoryview(path.read_bytes()))
-        if header is not None and header.bits > 8:
-            remarks.append((Kind.SIXTEEN_BITS, str(header)))
-        if header is not None and header.is_unmarked:
-            remarks.append((Kind.UNMARKED, str(header)))
+        content = path.read_bytes()
+        pages = count_pages(content)
+        if pages > 1:
+            remarks.append((Kind.SEVERAL_PAGES, f"{pages} of them"))
+        header = tiff.parse(memoryview(content))
+        if header is not None:
+            remarks += _inspect_tiff(header, pairs)
         with Image.open(path) as file:
             if header is None and (";16" in str(file.tile) or file.mode[0] in "IF"):
                 remarks.append((Kind.SIXTEEN_BITS, file.mode))
@@ -209,8 +238,11 @@ def _inspect_file(path: Path) -> _Remarks:
                 remarks.append((Kind.ALPHA, file.mode))
             if file.mode == "CMYK":
                 remarks.append((Kind.CMYK, ""))
-            if file.getexif().get(_ORIENTATION, 1) != 1:
-                remarks.append((Kind.TURNED, f"orientation {file.getexif()[_ORIENTATION]}"))
+            orientation = exif_orientation(path)
+            if orientation != 1 and pairs.apply_exif_orientation:
+                is_seen = orientation >= 5 and file.width != file.height
+                kind = Kind.TURNED if is_seen else Kind.TURNED_IN_PLACE
+                remarks.append((kind, f"orientation {orientation}"))
             file.load()
     except (UnidentifiedImageError, Image.DecompressionBombError):
         pass  # OpenCV reads more formats, and larger images
@@ -218,6 +250,23 @@ def _inspect_file(path: Path) -> _Remarks:
         # Pillow lacks some codecs, and cannot unpack 16 bits in planes.
         if not any(words in str(error) for words in ("not available", "unknown raw mode")):
             raise PerpixelError(f"{path}: corrupt or truncated ({error})") from None
+    return remarks
+
+
+def _inspect_tiff(file: tiff.Tiff, pairs: PairDataset) -> _Remarks:
+    remarks = []
+    if file.bits > 8:
+        remarks.append((Kind.SIXTEEN_BITS, str(file)))
+    if file.dtype is not None and file.dtype.kind == "i":
+        with suppress(ValueError):  # reading it will say so
+            smallest = file.read().min()
+            if smallest < 0:
+                remarks.append((Kind.NEGATIVE, f"down to {smallest}"))
+    if pairs.input.bands is None:
+        if file.bands > 3 and not file.has_alpha:
+            remarks.append((Kind.EXTRA_BANDS, str(file)))
+        elif file.is_unmarked:
+            remarks.append((Kind.UNMARKED, str(file)))
     return remarks
 
 

@@ -6,7 +6,7 @@ or colors of mask files are mapped to class indices once, when a mask is read.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
@@ -18,15 +18,21 @@ import numpy.typing as npt
 from perpixel.data.pair_list import PairList
 from perpixel.data.paths import first_few
 from perpixel.errors import PerpixelError
-from perpixel.io.images import Array, Palette, read_image, read_mask
+from perpixel.io.images import (
+    MAX_ID,
+    MIN_ID,
+    Array,
+    Palette,
+    RawMask,
+    exif_orientation,
+    read_image,
+    read_mask,
+)
 from perpixel.recipes.base import Color
-from perpixel.recipes.schema import IGNORE_INDEX
+from perpixel.recipes.schema import IGNORE_INDEX, DatasetInput
 
 Rows = tuple[int, int]
 """A range of image rows: (first, last + 1)."""
-
-RawMask = npt.NDArray[np.uint8 | np.uint16]
-"""A mask as its file holds it: ids, [height, width], or RGB colors, [height, width, 3]."""
 
 RawValue = tuple[int, ...]
 """One pixel of a raw mask: an id, (7,), or a color, (64, 0, 128)."""
@@ -91,16 +97,17 @@ class Dataset(Protocol):
 class LabelMapping:
     """Maps the raw values of mask files to class indices.
 
-    `ids` maps raw ids 0..65535, `colors` RGB values, each to a class index or IGNORE_INDEX. A mask
-    of one channel is mapped by `ids`, one of three by `colors`. An unlisted value is an error, so
-    that a wrong mapping can never train silently.
+    `ids` maps raw ids -32768..65535, `colors` RGB values, each to a class index or IGNORE_INDEX. A
+    mask of one channel is mapped by `ids`, one of three by `colors`. An unlisted value is an error,
+    so that a wrong mapping can never train silently.
     """
 
     def __init__(
         self, *, ids: Mapping[int, int] | None = None, colors: Mapping[Color, int] | None = None
     ) -> None:
         self.ids, self.colors = dict(ids or {}), dict(colors or {})
-        self._index_of_id = np.full(2**16, UNKNOWN, np.uint8)
+        # A negative id is an index from the table's end, as in any list.
+        self._index_of_id = np.full(MAX_ID + 1 - MIN_ID, UNKNOWN, np.uint8)
         self._index_of_id[list(self.ids)] = list(self.ids.values())
 
     @cached_property
@@ -170,6 +177,10 @@ class PairDataset:
     mapping: LabelMapping
     read_palette_as: Literal["indices", "colors"] | None = None
     """What masks with a palette give; None, which nobody chose, is indices."""
+    input: DatasetInput = field(default_factory=DatasetInput)
+    """What a folder's dataset.toml says of the model's input."""
+    apply_exif_orientation: bool = True
+    """Whether images are rotated as their EXIF tag says, and TIFFs, masks too, as theirs."""
 
     def __len__(self) -> int:
         return len(self.files)
@@ -180,7 +191,12 @@ class PairDataset:
 
     def image(self, index: int, *, rows: Rows | None = None) -> Array:
         """The image, uint8 RGB [height, width, 3]; with `rows`, those below them may be black."""
-        return read_image(self.root / self.files[index][0], rows=None if rows is None else rows[1])
+        return read_image(
+            self.root / self.files[index][0],
+            rows=None if rows is None else rows[1],
+            bands=self.input.bands,
+            apply_exif_orientation=self.apply_exif_orientation,
+        )
 
     def label(self, index: int) -> Array:
         """The image's mask, uint8 [height, width]: 0..num_classes-1, and IGNORE_INDEX."""
@@ -189,8 +205,27 @@ class PairDataset:
 
     def mask(self, index: int) -> RawMask:
         """The raw mask: ids, [height, width], or RGB colors, [height, width, 3]."""
-        path = self.root / self.files[index][1]
-        return read_mask(path, palette_as_colors=self.read_palette_as == "colors")
+        return read_mask(
+            self.root / self.files[index][1],
+            palette_as_colors=self.read_palette_as == "colors",
+            apply_exif_orientation=self.apply_exif_orientation,
+        )
+
+    def orientation_hint(self, index: int) -> str:
+        """What to try where image and mask differ in size; empty for an image without a turn."""
+        orientation = exif_orientation(self.root / self.files[index][0])
+        if orientation == 1:
+            return ""
+        if not self.apply_exif_orientation:
+            return (
+                f". The image has EXIF orientation {orientation}, which "
+                f"apply_exif_orientation = false in dataset.toml ignores"
+            )
+        return (
+            f". The image has EXIF orientation {orientation} and was rotated by it: was its mask "
+            f"drawn on the unrotated pixels? apply_exif_orientation = false in dataset.toml reads "
+            f"images unrotated"
+        )
 
 
 def read_pair(dataset: Dataset, index: int) -> tuple[Array, Array]:
@@ -208,9 +243,11 @@ def read_dataset_image(
     """
     image = dataset.image(index, rows=rows)
     if image.shape[:2] != label.shape:
+        hint = dataset.orientation_hint(index) if isinstance(dataset, PairDataset) else ""
         raise PerpixelError(
             f"{dataset.sample_id(index)}: the image is {image.shape[0]}x{image.shape[1]} (height "
             f"x width), its mask {label.shape[0]}x{label.shape[1]}; they must be the same size"
+            f"{hint}"
         )
     return image
 

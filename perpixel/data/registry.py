@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from perpixel.data.cache import is_cache, open_cache, read_origin
+from perpixel.data.cache import CachedDataset, is_cache, open_cache, read_origin
 from perpixel.data.dataset import Classes, Dataset, PairDataset
 from perpixel.data.datasets import ade20k, camvid, cityscapes, pascal_context, pascal_voc, synthetic
 from perpixel.data.datasets.folder import open_folder, splits_of_folder
 from perpixel.errors import UsageError
 from perpixel.recipes.overrides import require_known
+from perpixel.recipes.schema import DatasetInput, Input, Recipe
 
 # The function that opens each file-backed data set, and its classes where they are fixed.
 _FILES: dict[str, tuple[Callable[[Path, str], PairDataset], Classes | None]] = {
@@ -52,6 +53,58 @@ def open_pairs(name: str, root: Path, split: str, *, complete: bool = True) -> P
     if name == "folder":
         return open_folder(root, split, complete=complete)
     return _FILES[name][0](root, split)
+
+
+def with_dataset_input(recipe: Recipe, dataset: Dataset) -> Recipe:
+    """Returns the recipe with the bands, mean and std that the data set's files name, if any.
+
+    Raises UsageError where the recipe names other bands, or its own mean or std.
+    """
+    described = _input_of(dataset)
+    if described is None:
+        return recipe
+    if recipe.data.bands not in (None, described.bands):
+        raise UsageError(_other_bands(recipe, described))
+    update = {}
+    for name in ("mean", "std"):
+        values = getattr(described, name)
+        if values is not None:
+            # A model's channels may be blue, green, red; those of a data set are in bands' order.
+            values = values[::-1] if recipe.input.channel_order == "bgr" else values
+            if getattr(recipe.input, name) not in (getattr(Input(), name), values):
+                raise UsageError(
+                    f"input.{name}={list(getattr(recipe.input, name))} and {name} = "
+                    f"{list(getattr(described, name))} in dataset.toml: keep one of them"
+                )
+            update[name] = values
+    return recipe.model_copy(
+        update={
+            "data": recipe.data.model_copy(update={"bands": described.bands}),
+            "input": recipe.input.model_copy(update=update),
+        }
+    )
+
+
+def require_bands(recipe: Recipe, dataset: Dataset) -> None:
+    """Raises UsageError unless the data set's files are read in the model's bands."""
+    described = _input_of(dataset)
+    if described is not None and described.bands != recipe.data.bands:
+        raise UsageError(_other_bands(recipe, described))
+
+
+def _input_of(dataset: Dataset) -> DatasetInput | None:
+    return dataset.input if isinstance(dataset, PairDataset | CachedDataset) else None
+
+
+def _other_bands(recipe: Recipe, described: DatasetInput) -> str:
+    expected, found = (
+        "no bands" if bands is None else f"bands = {list(bands)}"
+        for bands in (recipe.data.bands, described.bands)
+    )
+    return (
+        f"the model is for images read with {expected} (data.bands), and dataset.toml has {found}: "
+        f"make them the same"
+    )
 
 
 def splits(name: str, root: Path) -> tuple[str, ...]:

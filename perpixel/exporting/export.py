@@ -26,7 +26,7 @@ from perpixel.exporting.check import (
 from perpixel.exporting.graph import MIN_SIDE, make_graph, onnx_file, program_file, trace
 from perpixel.inference.predictor import Predictor
 from perpixel.io.atomic import atomic_write
-from perpixel.io.images import IMAGE_SUFFIXES, Array, Size, read_image, resize_image
+from perpixel.io.images import IMAGE_SUFFIXES, Array, Bands, Size, read_image, resize_image
 from perpixel.profiling.latency import Latency, latency
 from perpixel.recipes.schema import Recipe
 
@@ -87,7 +87,7 @@ def export(
         )
     images = [
         (name, resize_image(image, image_size))
-        for name, image in _read_images(check_on, size)
+        for name, image in _read_images(check_on, size, checkpoint.recipe.data.bands)
         for image_size in (_sizes_near(image) if dynamic else [size])
     ]
     whole_image = replace(checkpoint, recipe=_whole_image_recipe(checkpoint.recipe))
@@ -162,7 +162,7 @@ def _sizes_near(image: Array) -> list[Size]:
     return [(max(h, MIN_SIDE), max(w, MIN_SIDE)) for h, w in [(height, width), *odd]]
 
 
-def _read_images(check_on: Path | None, size: Size) -> list[tuple[str, Array]]:
+def _read_images(check_on: Path | None, size: Size, bands: Bands | None) -> list[tuple[str, Array]]:
     """Returns named images to compare on: built-in scenes, one image, or some of a folder."""
     if check_on is None:
         scenes = SyntheticStreets("val", count=2, size=size)
@@ -172,7 +172,8 @@ def _read_images(check_on: Path | None, size: Size) -> list[tuple[str, Array]]:
         files = sorted(p for p in check_on.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
     if not files or not check_on.exists():
         raise UsageError(f"--check-on {check_on}: no images there")
-    return [(path.name, read_image(path)) for path in files[:: math.ceil(len(files) / MAX_IMAGES)]]
+    files = files[:: math.ceil(len(files) / MAX_IMAGES)]
+    return [(path.name, read_image(path, bands=bands)) for path in files]
 
 
 def _require_agreement(out: Path, comparisons: list[Comparison]) -> None:

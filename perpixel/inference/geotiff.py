@@ -11,7 +11,7 @@ from perpixel.errors import PerpixelError, UsageError, needs_extra
 from perpixel.inference.predictor import Predictor
 from perpixel.inference.tta import predict_streaming
 from perpixel.io.atomic import atomic_replace
-from perpixel.io.images import Array, palette_table
+from perpixel.io.images import Array, Bands, palette_table
 from perpixel.recipes.schema import IGNORE_INDEX
 
 Progress = Callable[[int, int], None]
@@ -28,7 +28,8 @@ def predict_geotiff(
 ) -> None:
     """Reads a TIFF in windows and writes its mask a few rows at a time, as a tiled palette GeoTIFF.
 
-    The first three bands, 8 bits each, are taken for red, green and blue, a single one for gray.
+    The bands, 8 bits each, are the recipe's `data.bands`, or else the first three for red, green
+    and blue, a single one for gray.
     Coordinate system, transform, control points and RPCs are kept; what the file marks as without
     data becomes 255, the mask's own mark. `progress` is called with (rows done, rows in all).
     Raises UsageError without rasterio or where the model does not slide windows over the image
@@ -51,17 +52,21 @@ def predict_geotiff(
             rasterio.Env(GDAL_CACHEMAX=_CACHE),
             rasterio.open(path) as file,
         ):
-            _require_colors(path, file)
+            _require_colors(path, file, recipe.data.bands)
             _write(predictor, file, part, progress)
     except (RasterioError, OSError) as error:
         reason = error.__cause__ or error
         raise PerpixelError(f"{path}: cannot be read, or {out} written ({reason})") from None
 
 
-def _require_colors(path: Path, file: Any) -> None:
+def _require_colors(path: Path, file: Any, bands: Bands | None) -> None:
     from rasterio.enums import ColorInterp
 
-    if any(kind != "uint8" for kind in file.dtypes) or file.count == 2:
+    if bands is not None and max(bands) > file.count:
+        raise PerpixelError(
+            f"{path}: has {file.count} bands, and the model is for bands {list(bands)}"
+        )
+    if any(kind != "uint8" for kind in file.dtypes) or (bands is None and file.count == 2):
         raise PerpixelError(
             f"{path}: has {file.count} bands of {'/'.join(sorted(set(file.dtypes)))}; one or at "
             f"least three bands of 8 bits can be read"
@@ -77,6 +82,8 @@ def _write(predictor: Predictor, file: Any, out: Path, progress: Progress | None
     from rasterio.windows import Window
 
     bands = (1, 2, 3) if file.count > 2 else (1, 1, 1)
+    if predictor.recipe.data.bands is not None:
+        bands = predictor.recipe.data.bands
 
     def read(top: int, left: int, height: int, width: int) -> Array:
         return np.moveaxis(file.read(bands, window=Window(left, top, width, height)), 0, 2)

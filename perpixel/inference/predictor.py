@@ -16,7 +16,7 @@ from perpixel.acceleration.accelerate import accelerate
 from perpixel.checkpoints.format import Checkpoint, model_from_checkpoint
 from perpixel.errors import UsageError
 from perpixel.inference.tta import group_by_size, iter_scores, predict_masks
-from perpixel.io.images import Array, Palette, overlay, read_image, write_mask
+from perpixel.io.images import Array, Bands, Palette, overlay, read_image, write_mask
 from perpixel.models.normalize import normalize
 from perpixel.models.segmenter import Segmenter
 from perpixel.recipes.schema import Inference, Recipe
@@ -144,13 +144,14 @@ class Predictor:
     def predict(self, image: ImageLike) -> Result:
         """The classes of one image: a path, a PIL image or a uint8 RGB array [H, W, 3].
 
+        A file is read in the recipe's `data.bands`; the channels of the others are to be these.
         Raises PerpixelError for a file that cannot be read, UsageError for another kind of value.
         """
         return self.predict_batch([image])[0]
 
     def predict_batch(self, images: Sequence[ImageLike]) -> list[Result]:
         """The classes of several images; those of one size go through the model together."""
-        arrays = [_pixels(image) for image in images]
+        arrays = [_pixels(image, self.recipe.data.bands) for image in images]
         masks = [np.empty(0, np.uint8)] * len(arrays)
         by_size = sorted(enumerate(arrays), key=lambda pair: pair[1].shape)
         for group in group_by_size(by_size, len(arrays)):
@@ -175,14 +176,15 @@ class Predictor:
         return self._scores(image, probabilities=True)
 
     def _scores(self, image: ImageLike, *, probabilities: bool) -> npt.NDArray[np.float32]:
-        chunks = iter_scores(self, _pixels(image), probabilities=probabilities)
+        pixels = _pixels(image, self.recipe.data.bands)
+        chunks = iter_scores(self, pixels, probabilities=probabilities)
         return np.concatenate([values.cpu().numpy() for _, values in chunks])
 
 
-def _pixels(image: ImageLike) -> Array:
+def _pixels(image: ImageLike, bands: Bands | None) -> Array:
     match image:
         case str() | Path():
-            return read_image(Path(image))
+            return read_image(Path(image), bands=bands)
         case PILImage():  # turned as its EXIF tag says, as a file's image is
             turned = ImageOps.exif_transpose(image)
             if turned.mode.startswith("I;16"):  # Pillow would cut off at 255 what OpenCV scales

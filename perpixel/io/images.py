@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from perpixel.errors import CorruptFileError, PerpixelError
 from perpixel.io import png, tiff
@@ -22,6 +22,14 @@ from perpixel.io.atomic import atomic_replace
 Array = npt.NDArray[np.uint8]
 Palette = tuple[tuple[int, int, int], ...]
 Size = tuple[int, int]
+Bands = tuple[int, int, int]
+"""The bands of an image, counted from 1, that are taken for red, green and blue."""
+
+RawMask = npt.NDArray[np.uint8 | np.uint16 | np.int32]
+"""A mask as its file holds it: ids -32768 to 65535, [height, width], or RGB, [height, width, 3]."""
+
+MIN_ID, MAX_ID = -(2**15), 2**16 - 1
+"""The smallest and largest id of a mask."""
 
 IMAGE_SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm",
@@ -29,7 +37,8 @@ IMAGE_SUFFIXES = (
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif", ".npy")
 """Formats without loss; .npy is an array [height, width] that numpy.save wrote."""
 
-_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM")
+_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM")  # and TIFF
+_ANIMATIONS = ("GIF", "PNG", "WEBP")
 
 _LARGE = 2**27
 """Pixels from which on a file is left to decoders that limit the size: it may be made to fill the
@@ -43,45 +52,71 @@ UNREADABLE = (OSError, SyntaxError, ValueError, OverflowError, Image.Decompressi
 
 _UNKNOWN = "not an image in a format that can be read"
 _NO_IMAGE = (
-    "which cannot be decoded: an image's bands are 1, 3 or 4 of 8 or 16 bits. Convert it, as with "
-    "gdal_translate -ot Byte -scale, and -b 1 -b 2 -b 3 for three of many bands"
+    "which cannot be read as an image: its bands are 1, 3 or 4 of 8 or 16 bits. Choose three of "
+    "more bands by bands = [4, 3, 2] in dataset.toml, or convert it, as with gdal_translate -ot "
+    "Byte -scale, and -b 1 -b 2 -b 3 for three of many bands"
 )
 _NO_MASK = (
-    "which cannot be read: a mask's is one of 8 or 16 bits, or three of 8, marked as RGB. "
-    "Convert it, as with gdal_translate -b 1"
+    "which cannot be read as a mask: that is one band of class ids, or three of 8 bits, marked as "
+    "RGB. Pick a band, as with gdal_translate -b 1"
 )
+
+_ORIENTATION = 0x0112  # EXIF's tag; 1 is upright
 
 _PLAIN_MODES = {"LA": "L", "RGBA": "RGB", "CMYK": "RGB", "YCbCr": "RGB"}
 
 
-def read_image(path: Path, *, rows: int | None = None) -> Array:
+def read_image(
+    path: Path,
+    *,
+    rows: int | None = None,
+    bands: Bands | None = None,
+    apply_exif_orientation: bool = True,
+) -> Array:
     """Reads an image as uint8 RGB, [height, width, 3], rotated as its EXIF tag says.
 
-    Gray is repeated over the channels, alpha is dropped and 16 bits are scaled to 8; a TIFF's
-    first three bands are red, green and blue where no tag says what its bands are. `rows` is how
-    many rows from the top are needed; those below may be left black. Raises PerpixelError naming
-    the file when it does not exist, CorruptFileError when it cannot be decoded.
+    Gray is repeated over the channels, alpha is dropped and 16 bits are scaled to 8, negative
+    numbers becoming 0; a TIFF's first three bands are red, green and blue where no tag says what
+    its bands are. `bands` are those that take the place of red, green and blue, counted from 1.
+    `rows` is how many rows from the top are needed; those below may be left black. Raises
+    PerpixelError naming the file when it does not exist or has no such bands, CorruptFileError
+    when it cannot be decoded.
     """
     content = _read_bytes(path)
     image = None if rows is None else _decode_top_of_png(content, rows)
-    return decode_image(content, origin=str(path)) if image is None else image
+    if image is not None:
+        return image if bands is None else _choose(image, bands, origin=str(path))
+    return decode_image(
+        content, origin=str(path), bands=bands, apply_exif_orientation=apply_exif_orientation
+    )
 
 
-def decode_image(content: Array, *, origin: str) -> Array:
+def decode_image(
+    content: Array,
+    *,
+    origin: str,
+    bands: Bands | None = None,
+    apply_exif_orientation: bool = True,
+) -> Array:
     """Decodes a file's bytes, uint8 [n], as `read_image` does.
 
-    Raises CorruptFileError naming `origin` when they cannot be decoded.
+    Raises PerpixelError naming `origin` for a TIFF of another kind and one without such bands,
+    CorruptFileError when the bytes cannot be decoded.
     """
-    bands = tiff.header(content.data)
-    image = None if bands is None else _decode_without_alpha(content)
-    if image is None:
-        if bands is not None and bands.is_unmarked:  # OpenCV would show the first in gray
-            content = np.frombuffer(tiff.marked_as_rgb(content.data), np.uint8)
-        image = _decode(content)
-    if image is None:
-        if bands is not None and not bands.is_usual:
-            raise CorruptFileError(f"{origin}: a TIFF of {bands}, {_NO_IMAGE}")
-        raise CorruptFileError(f"{origin}: not an image that can be decoded, or a corrupt one")
+    file = tiff.parse(content.data)
+    if file is not None and not _is_image(file, bands):
+        raise PerpixelError(f"{origin}: a TIFF of {file}, {_NO_IMAGE}")
+    if file is not None and _needs_numbers(file, bands):
+        image = _from_numbers(file, bands, origin=origin)
+    else:
+        decoded = None if file is None else _decode_without_alpha(content)
+        if decoded is None:
+            decoded = _decode(content, apply_exif_orientation=apply_exif_orientation)
+        if decoded is None:
+            raise CorruptFileError(f"{origin}: not an image that can be decoded, or a corrupt one")
+        image = decoded if bands is None else _choose(decoded, bands, origin=origin)
+    if file is not None and not apply_exif_orientation:  # OpenCV and Pillow always apply a TIFF's
+        image = np.ascontiguousarray(tiff.turn_back(image, file.orientation))
     return image
 
 
@@ -92,67 +127,104 @@ def header_size(content: bytes, *, origin: str) -> Size:
     Raises PerpixelError naming `origin` when there is no such header, and Pillow's
     DecompressionBombError for more than twice its MAX_IMAGE_PIXELS (89,478,485).
     """
+    file = tiff.parse(memoryview(content))
+    if file is not None:
+        return max(file.height, file.tile[0]), max(file.width, file.tile[1])
     try:
-        with Image.open(io.BytesIO(content), formats=_FORMATS) as file:
-            tags = getattr(file, "tag_v2", {})
-            return (
-                max(file.height, tags.get(TiffImagePlugin.TILELENGTH, 0)),
-                max(file.width, tags.get(TiffImagePlugin.TILEWIDTH, 0)),
-            )
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+            return image.height, image.width
     except Image.DecompressionBombError:
         raise
     except Exception:  # a malicious header can make Pillow raise almost anything
-        formats = ", ".join(_FORMATS)
+        formats = ", ".join((*_FORMATS, "TIFF"))
         raise PerpixelError(f"{origin}: not an image that can be read ({formats})") from None
 
 
-def read_mask(path: Path, *, palette_as_colors: bool = False) -> npt.NDArray[np.uint8 | np.uint16]:
-    """Reads a mask: ids, [height, width], or colors, [height, width, 3] RGB; uint8 or uint16.
+def count_pages(content: bytes) -> int:
+    """Counts the pages of a TIFF, or the frames of an animation; 1 for what cannot be read.
 
-    A palette file (PNG, TIFF, BMP, GIF) gives its indices, one of 1, 2 or 4 bits its numbers; alpha
-    is dropped. With `palette_as_colors` a palette file gives the colors that it shows, and 8 bits
-    of gray or fewer give gray colors. A MATLAB file gives GTcls.Segmentation (SBD) or LabelMap
-    (Pascal Context), a .npy file its array. Raises PerpixelError naming the file.
+    Readers of images and masks take the first. A TIFF's overviews and masks are no pages.
     """
+    file = tiff.parse(memoryview(content))
+    if file is not None:
+        return file.count_pages()
+    try:
+        with Image.open(io.BytesIO(content), formats=_ANIMATIONS) as image:
+            return int(getattr(image, "n_frames", 1))
+    except Exception:  # a corrupt file makes Pillow raise almost anything
+        return 1
+
+
+def exif_orientation(path: Path) -> int:
+    """Reads the EXIF orientation, 1 to 8, of an image file; 1, upright, where there is none."""
+    try:
+        with Image.open(path) as image:
+            orientation = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # a corrupt file makes Pillow raise almost anything
+        return 1
+    return orientation if orientation in range(1, 9) else 1
+
+
+def read_mask(
+    path: Path, *, palette_as_colors: bool = False, apply_exif_orientation: bool = True
+) -> RawMask:
+    """Reads a mask: ids, [height, width], or colors, uint8 [height, width, 3] RGB.
+
+    Ids are uint8 or uint16, and int32 where one is negative. A palette file gives its indices, a
+    file of 1, 2 or 4 bits its numbers, a TIFF its stored numbers, whether 0 is white or black in
+    it; floating-point numbers must be whole. Alpha is dropped. A MATLAB file gives
+    GTcls.Segmentation (SBD) or LabelMap (Pascal Context), a .npy file its array. With
+    `palette_as_colors` a palette file gives the colors that it shows, and 8 bits of gray or fewer
+    give gray colors. A TIFF's orientation is applied, if `apply_exif_orientation`. Raises
+    PerpixelError naming the file and values that are no ids.
+    """
+    mask = _read_numbers(path, apply_exif_orientation=apply_exif_orientation)
+    if not palette_as_colors or mask.ndim == 3 or mask.dtype != np.uint8:
+        return mask
+    colors = np.arange(256, dtype=np.uint8)[:, None].repeat(3, axis=1)
+    palette = read_palette(path)
+    if palette is not None:
+        colors[: len(palette)] = palette
+    return np.asarray(colors[mask], np.uint8)
+
+
+def _read_numbers(path: Path, *, apply_exif_orientation: bool) -> RawMask:
     if path.suffix == ".mat":
         return _read_matlab(path)
     if path.suffix.lower() == ".npy":
         return _read_npy(path)
     content = _read_bytes(path)
-    header, bands = png.header(content.data), tiff.header(content.data)
+    header, file = png.header(content.data), tiff.parse(content.data)
     # OpenCV decodes 8 bits of gray a fifth faster; Pillow refuses files that are too large.
-    if header and header.is_gray_8_bit and header.pixels < _LARGE:
+    still = b"acTL" not in content[:256].tobytes()  # the chunk of an animation
+    if header and header.is_gray_8_bit and header.pixels < _LARGE and still:
         gray = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
         if gray is not None and gray.ndim == 2:
-            return np.asarray(np.dstack([gray] * 3) if palette_as_colors else gray, np.uint8)
+            return np.asarray(gray, np.uint8)
+    if header and header.depth == 16 and header.color != 0 and header.pixels < _LARGE:
+        wide = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)  # Pillow gives the upper 8 bits
+        if wide is not None and wide.ndim == 3:
+            return _require_ids(path, wide[..., 0] if header.color == 4 else wide[..., 2::-1])
+    if file is not None:
+        _require_one_page(path, file.count_pages())
+        numbers = _read_tiff_mask(path, file)
+        if apply_exif_orientation:
+            numbers = np.ascontiguousarray(tiff.turn(numbers, file.orientation))
+        return _require_ids(path, numbers)
     try:
-        with Image.open(io.BytesIO(content.data)) as file:
-            plain = _PLAIN_MODES.get(file.mode, file.mode)
-            if palette_as_colors and plain in ("P", "L", "1"):
-                # A color that counts as transparent is a color, too; Pillow would warn.
-                file.info.pop("transparency", None)
-                plain = "RGB"
-            mask = np.asarray(file.convert(plain))
-            bits = header.depth if header else bands.bits if bands else 8
-            if plain == "L" and bits in (2, 4):  # Pillow scales them to 0..255
-                mask = mask // (255 // (2**bits - 1))
+        with Image.open(io.BytesIO(content.data)) as image:
+            if image.format in _ANIMATIONS:
+                _require_one_page(path, getattr(image, "n_frames", 1))
+            mask = np.asarray(image.convert(_PLAIN_MODES.get(image.mode, image.mode)))
+            if header and image.mode == "L" and header.depth in (2, 4):  # Pillow scales to 0..255
+                mask = mask // (255 // (2**header.depth - 1))
     except UnidentifiedImageError:
-        reason = f"a TIFF of {bands}, {_NO_MASK}" if bands else _UNKNOWN
-        raise CorruptFileError(f"{path}: {reason}") from None
+        raise CorruptFileError(f"{path}: {_UNKNOWN}") from None
     except UNREADABLE as error:
-        # Pillow does not read a single band of 16 bits whose planar configuration is "separate".
-        single = "unknown raw mode" in str(error) and bands is not None and bands.bands == 1
-        gray = cv2.imdecode(content, cv2.IMREAD_UNCHANGED) if single else None
-        if gray is None:
-            raise CorruptFileError(f"{path}: not a mask that can be decoded ({error})") from None
-        mask = np.asarray(gray)
-    if mask.dtype.kind not in "biu" or mask.shape[2:] not in ((), (3,)):
+        raise CorruptFileError(f"{path}: not a mask that can be decoded ({error})") from None
+    if mask.shape[2:] not in ((), (3,)):
         raise PerpixelError(f"{path}: a mask is 8 or 16 bits of gray, a palette or RGB colors")
-    if mask.itemsize > 1 and (mask.min() < 0 or mask.max() >= 2**16):
-        raise PerpixelError(
-            f"{path}: holds values from {mask.min()} to {mask.max()}; a mask's are 0 to 65535"
-        )
-    return mask.astype(np.uint8 if mask.itemsize == 1 else np.uint16)
+    return _require_ids(path, mask)
 
 
 def read_palette(path: Path) -> Palette | None:
@@ -160,7 +232,11 @@ def read_palette(path: Path) -> Palette | None:
     if path.suffix.lower() not in (*IMAGE_SUFFIXES, ".gif"):
         return None
     try:
-        with Image.open(path) as file:
+        content = _read_bytes(path)
+        tags = tiff.parse(content.data)
+        if tags is not None and tags.photometric != tiff.PALETTE:  # Pillow lacks some of these
+            return None
+        with Image.open(io.BytesIO(content.data)) as file:
             values = file.getpalette() if file.mode == "P" else None
     except UNREADABLE:
         raise PerpixelError(f"{path}: {_UNKNOWN}") from None
@@ -252,13 +328,125 @@ def overlay(image: Array, mask: Array, palette: Palette, *, opacity: float = 0.5
     )
 
 
-def _decode(content: Array) -> Array | None:
+def _decode(content: Array, *, apply_exif_orientation: bool = True) -> Array | None:
     """Decodes an image with OpenCV, uint8 RGB [height, width, 3]; None when OpenCV cannot."""
+    flags = cv2.IMREAD_COLOR_RGB
+    if not apply_exif_orientation:
+        flags |= cv2.IMREAD_IGNORE_ORIENTATION
     try:
-        image = cv2.imdecode(content, cv2.IMREAD_COLOR_RGB)
+        image = cv2.imdecode(content, flags)
     except cv2.error:  # more pixels than OpenCV's limit, for example
         return None
     return None if image is None else np.asarray(image, np.uint8)
+
+
+def _choose(image: Array, bands: Bands, *, origin: str) -> Array:
+    count = image.shape[2]
+    if max(bands) > count:
+        raise PerpixelError(
+            f"{origin}: has {count} band{'s' * (count != 1)}, and bands = {list(bands)} are asked "
+            f"for"
+        )
+    return np.ascontiguousarray(image[..., [band - 1 for band in bands]])
+
+
+def _is_image(file: tiff.Tiff, bands: Bands | None) -> bool:
+    """Whether a TIFF's numbers are integers of up to 16 bits in bands that are no matter of choice.
+
+    OpenCV would cut off floating-point numbers.
+    """
+    is_gray_or_rgb = file.bands in (1, 3, 4) or (file.bands == 2 and file.has_alpha)
+    return file.has_short_numbers and (is_gray_or_rgb or bands is not None)
+
+
+def _needs_numbers(file: tiff.Tiff, bands: Bands | None) -> bool:
+    """Whether a TIFF's image has to be made of its stored numbers.
+
+    OpenCV shows unmarked bands as gray, takes signed numbers for unsigned ones, and inverts
+    WhiteIsZero of 8 bits alone.
+    """
+    if file.photometric not in (tiff.WHITE_IS_ZERO, tiff.BLACK_IS_ZERO, tiff.RGB):
+        return False
+    if bands is not None:
+        return True
+    is_signed = file.dtype is not None and file.dtype.kind == "i"
+    is_inverted = file.photometric == tiff.WHITE_IS_ZERO and file.bits > 8
+    return file.is_unmarked or is_signed or is_inverted
+
+
+def _from_numbers(file: tiff.Tiff, bands: Bands | None, *, origin: str) -> Array:
+    """Makes an image, uint8 [height, width, 3], of a TIFF's stored numbers."""
+    try:
+        numbers = file.read()
+    except ValueError as error:
+        raise CorruptFileError(f"{origin}: a TIFF that cannot be decoded: {error}") from None
+    if bands is None:
+        bands = (1, 1, 1) if file.bands < 3 else (1, 2, 3)
+    image = scale_to_8_bits(_choose(numbers, bands, origin=origin), bits=file.bits)
+    if file.photometric == tiff.WHITE_IS_ZERO:
+        image = 255 - image
+    return np.ascontiguousarray(tiff.turn(image, file.orientation), np.uint8)
+
+
+def scale_to_8_bits(numbers: tiff.Numbers, *, bits: int) -> Array:
+    """Scales integers of up to 16 bits to uint8, rounded; negative ones become 0."""
+    top = 2**bits - 1
+    if top == 255 and numbers.dtype == np.uint8:
+        return np.asarray(numbers, np.uint8)
+    scaled = (np.maximum(numbers, 0).astype(np.uint32) * 255 + top // 2) // top
+    return np.asarray(scaled, np.uint8)
+
+
+def _read_tiff_mask(path: Path, file: tiff.Tiff) -> tiff.Numbers:
+    """Reads a TIFF's ids, [height, width], or colors, [height, width, 3]."""
+    colors = 3 if file.photometric in (tiff.RGB, tiff.YCBCR) else 1
+    is_gray = file.photometric in (tiff.WHITE_IS_ZERO, tiff.BLACK_IS_ZERO, tiff.PALETTE)
+    if not (colors == 3 or is_gray) or file.bands - file.has_alpha != colors:
+        raise PerpixelError(f"{path}: a TIFF of {file}, {_NO_MASK}")
+    try:
+        numbers = file.read()
+    except ValueError as error:
+        raise CorruptFileError(f"{path}: not a mask that can be decoded ({error})") from None
+    return numbers[..., 0] if colors == 1 else numbers[..., :3]
+
+
+def _require_one_page(path: Path, pages: int) -> None:
+    if pages > 1:
+        raise PerpixelError(
+            f"{path}: holds {pages} pages or frames, and a mask is one; write the one that belongs "
+            f"to the image to a file of its own"
+        )
+
+
+def _require_ids(path: Path, mask: tiff.Numbers) -> RawMask:
+    """Returns a mask's ids or colors in the type that `read_mask` gives; raises PerpixelError."""
+    if mask.dtype.kind == "f":
+        fractions = mask[mask != np.trunc(mask)]  # and NaN
+        if fractions.size:
+            raise PerpixelError(
+                f"{path}: holds floating-point numbers ({mask.dtype}) that are not whole, as "
+                f"{fractions[0]:g} at {fractions.size} pixels; a mask holds class ids. Are these "
+                f"probabilities? Write ids, as with gdal_calc or numpy.rint, as integers"
+            )
+    elif mask.dtype.kind not in "biu":
+        raise PerpixelError(f"{path}: holds {mask.dtype} numbers; a mask holds class ids")
+    if mask.dtype.itemsize == 1 and mask.dtype.kind != "i":
+        return mask.astype(np.uint8, copy=False)
+    if mask.ndim == 3:
+        if mask.dtype != np.uint16 or (mask % 257).any():  # 257 v is v in 16 bits
+            raise PerpixelError(
+                f"{path}: holds colors of {mask.dtype} that are not those of 8 bits; a mask's "
+                f"colors are"
+            )
+        return (mask // 257).astype(np.uint8)
+    smallest, largest = mask.min().item(), mask.max().item()
+    if smallest < MIN_ID or largest > MAX_ID:
+        raise PerpixelError(
+            f"{path}: holds values from {smallest} to {largest}; a mask's are {MIN_ID} to {MAX_ID}"
+        )
+    if smallest < 0:
+        return mask.astype(np.int32)
+    return mask.astype(np.uint8 if mask.dtype.itemsize == 1 else np.uint16)
 
 
 def _decode_without_alpha(content: Array) -> Array | None:

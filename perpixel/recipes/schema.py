@@ -15,6 +15,9 @@ IGNORE_INDEX = 255
 """The value of a pixel without a class, in every mask."""
 
 
+Bands = tuple[PositiveInt, PositiveInt, PositiveInt]
+
+
 class Input(Spec):
     """A model's input: (pixel - mean) / std of 0..255 values, in this channel order.
 
@@ -28,17 +31,32 @@ class Input(Spec):
     size_divisor: PositiveInt = 1
 
 
+class DatasetInput(Spec):
+    """What a data set says of a model's input, which training takes into `data` and `input`.
+
+    `bands` of its images, counted from 1, take the place of red, green and blue; `mean` and `std`
+    of 0..255 values are in that order.
+    """
+
+    bands: Bands | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
+
+
 class Data(Spec):
     """The data set, and its splits for training and evaluation.
 
     Every image and mask is resized to `resize` before anything else, in training and in evaluation,
     so that scores count the resized masks' pixels; a prediction still has its image's own size.
+    `bands`, counted from 1, are those of an image file that take the place of red, green and blue;
+    training takes them from the data set, and predictions read files so.
     """
 
     name: str
     train_split: str = "train"
     eval_split: str = "val"
     resize: Size | None = None
+    bands: Bands | None = None
 
 
 class Photometric(Spec):

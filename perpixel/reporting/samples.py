@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from perpixel.data.dataset import Dataset, read_pair, require_classes
+from perpixel.data.registry import require_bands
 from perpixel.errors import PerpixelError
 from perpixel.inference.predictor import Predictor
 from perpixel.io.images import Array, Palette, palette_table
@@ -47,6 +48,7 @@ def take_samples(
     """
     for predictor in predictors:
         require_classes(dataset, predictor.class_names)
+        require_bands(predictor.recipe, dataset)
     index_of = {dataset.sample_id(index): index for index in range(len(dataset))}
     unknown = [name for name in names if name not in index_of]
     if unknown:

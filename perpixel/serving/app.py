@@ -20,8 +20,9 @@ from perpixel.serving.answers import MEDIA_TYPES, Format, Segmentation, choose_f
 from perpixel.serving.metrics import PROMETHEUS_MEDIA_TYPE, Metrics
 from perpixel.serving.pool import Limits, Pool
 
-_IMAGE_TYPES = ("image/png", "image/jpeg", "image/bmp", "image/tiff", "image/webp")
-_BODY_TYPES = (*_IMAGE_TYPES, "application/octet-stream", "multipart/form-data")
+_BODY_TYPES = (
+    "image/png", "image/jpeg", "image/bmp", "image/tiff", "image/webp", "application/octet-stream",
+)  # fmt: skip
 
 # The page is one file: a browser loads nothing from elsewhere.
 _PAGE_HEADERS = {
@@ -69,8 +70,8 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
     406: {"model": Problem, "description": "An Accept header that accepts no format"},
     408: {"model": Problem, "description": "The image did not arrive within the timeout"},
     413: {"model": Problem, "description": "Too many bytes, or too many pixels"},
-    415: {"model": Problem, "description": "A body of another media type"},
-    422: {"model": Problem, "description": "Not an image that can be decoded, or no such format"},
+    415: {"model": Problem, "description": "Not an image, or one of another kind"},
+    422: {"model": Problem, "description": "A corrupt image, several pages, or no such format"},
     503: {"model": Problem, "description": "Too many images at once; see Retry-After"},
     504: {"model": Problem, "description": "The image was not segmented within the timeout"},
 }
@@ -84,7 +85,7 @@ _MULTIPART = {
 }
 _REQUEST_BODY = {
     "required": True,
-    "content": dict.fromkeys(_BODY_TYPES[:-1], _BINARY) | {"multipart/form-data": _MULTIPART},
+    "content": dict.fromkeys(_BODY_TYPES, _BINARY) | {"multipart/form-data": _MULTIPART},
 }
 
 
@@ -150,14 +151,10 @@ def make_app(predictor: Predictor, limits: Limits) -> FastAPI:
             raise HTTPException(
                 406, f"the Accept header takes none of {', '.join(MEDIA_TYPES.values())}"
             )
-        media = request.headers.get("content-type", "application/octet-stream")
-        media = media.partition(";")[0].strip().lower()
-        if media not in _BODY_TYPES:
-            raise HTTPException(415, f"Content-Type {media!r}: use one of {', '.join(_BODY_TYPES)}")
         if int(request.headers.get("content-length", "0")) > limits.max_bytes:
             raise _too_long(limits)
         limited = Request(request.scope, _limit_bytes(request.receive, limits))
-        body = await pool.segment(lambda: _read_image(limited, media), format)
+        body = await pool.segment(lambda: _read_image(limited), format)
         return Response(body, media_type=MEDIA_TYPES[format])
 
     @app.get("/v1/model")
@@ -188,8 +185,12 @@ def make_app(predictor: Predictor, limits: Limits) -> FastAPI:
     return app
 
 
-async def _read_image(request: Request, media: str) -> bytes:
-    """Returns the image's bytes: the body, or its `image` part."""
+async def _read_image(request: Request) -> bytes:
+    """Returns the image's bytes: the body, or its `image` part.
+
+    Clients name images by many media types, or none, so that their bytes decide.
+    """
+    media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     try:
         if media == "multipart/form-data":
             async with request.form(max_files=1, max_fields=0) as parts:

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 
 from perpixel.errors import OutOfMemoryError, PerpixelError
 from perpixel.inference.predictor import Predictor
-from perpixel.io.images import decode_image, header_size
+from perpixel.io.images import count_pages, decode_image, header_size
 from perpixel.serving.answers import Format, encode
 from perpixel.serving.metrics import Metrics
 
@@ -85,7 +85,10 @@ class Pool:
     def _process(self, content: bytes, format: Format, arrived: float) -> bytes:
         """Decodes an image, predicts its mask and encodes the response, on a thread."""
         try:
-            height, width = header_size(content, origin=_ORIGIN)
+            try:
+                height, width = header_size(content, origin=_ORIGIN)
+            except PerpixelError as error:  # whatever the Content-Type says
+                raise HTTPException(415, str(error)) from None
             # A model pads or rounds up a very short side, so it costs as if it were longer.
             pixels = math.prod(max(side, _MIN_SIDE) for side in (height, width))
             if pixels > self._limits.max_pixels:
@@ -94,7 +97,14 @@ class Pool:
                     f"the image has {height}x{width} pixels; the limit of this server is "
                     f"{self._limits.max_pixels} (a side counts as at least {_MIN_SIDE})",
                 )
-            image = decode_image(np.frombuffer(content, np.uint8), origin=_ORIGIN)
+            pages = count_pages(content)
+            if pages > 1:
+                raise HTTPException(422, f"the image holds {pages} pages or frames; send one")
+            image = decode_image(
+                np.frombuffer(content, np.uint8),
+                origin=_ORIGIN,
+                bands=self._predictor.recipe.data.bands,
+            )
             body = encode(self._predictor.predict(image), format)
         except DecompressionBombError:
             raise HTTPException(

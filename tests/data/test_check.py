@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from miniatures import MINIATURES, tiff_of_bands
 from PIL import Image
 
@@ -18,6 +19,7 @@ from perpixel.cli import main
 from perpixel.data.cache import write_cache
 from perpixel.data.check import Report, check
 from perpixel.data.check_pair import Kind
+from perpixel.data.dataset import read_pair
 from perpixel.data.datasets.folder import open_folder
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.io.images import read_image, write_image, write_mask
@@ -342,6 +344,74 @@ def test_a_tiff_of_unmarked_bands_is_checked_like_others(tmp_path: Path, planes:
     assert report.count("error") == 0
 
 
+def test_what_a_tiff_loses_when_read_is_a_warning(tmp_path: Path):
+    root = small(tmp_path, [np.zeros((20, 20), int).tolist()] * 4)
+    for path in (root / "images").iterdir():
+        path.unlink()
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 20, 4), np.uint8)
+    four = {"photometric": "minisblack", "planarconfig": "contig"}
+    tifffile.imwrite(root / "images/0.tif", pixels, **four)
+    tifffile.imwrite(root / "images/1.tif", pixels[..., 0].astype(np.int16) - 9)
+    tifffile.imwrite(
+        root / "images/2.tif", np.stack([pixels[..., 0]] * 3), photometric="minisblack"
+    )
+    Image.fromarray(pixels[..., :3]).save(
+        root / "images/3.webp", save_all=True, append_images=[Image.fromarray(pixels[..., 1:])]
+    )
+    report = check("folder", root)
+    found = subjects_of(report)
+    assert found[Kind.EXTRA_BANDS] == {"images/0.tif"}
+    assert found[Kind.NEGATIVE] == {"images/1.tif"}
+    assert found[Kind.SEVERAL_PAGES] == {"images/2.tif", "images/3.webp"}
+    assert (report.count("error"), report.count("warning") >= 4) == (0, True)
+
+
+def test_masks_of_several_pages_and_of_negative_numbers_are_errors(tmp_path: Path, command):
+    root = small(tmp_path, [[[0, 1, 2]], [[0, 1, 2]]])
+    toml = root / "dataset.toml"
+    toml.write_text(f'mask_suffix = ".tif"\n{toml.read_text()}')
+    tifffile.imwrite(root / "masks/0.tif", np.array([[-9999, -1, 2]], np.int16))
+    tifffile.imwrite(root / "masks/1.tif", np.zeros((2, 1, 3), np.uint8), photometric="miniswhite")
+    report = check("folder", root)
+    assert subjects_of(report)[Kind.UNREADABLE_MASK] == {"masks/1.tif"}
+    assert "2 pages" in detail(report, Kind.UNREADABLE_MASK)
+    assert detail(report, Kind.UNKNOWN_VALUES) == "-9999 at 1 pixels, -1 at 1 pixels"
+    tifffile.imwrite(root / "masks/1.tif", np.zeros((1, 3), np.uint8), photometric="miniswhite")
+    toml.write_text(f"ignored_ids = [-9999, -1]\n{toml.read_text()}")
+    report = check("folder", root)
+    assert report.count("error") == 0
+    assert subjects_of(report)[Kind.WHITE_IS_ZERO] == {"masks/1.tif"}
+    (split,) = report.splits
+    assert (split.pixels, split.void) == ((3, 0, 1), 2)
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_images_that_exif_turns_are_named_where_nothing_else_shows_it(
+    tmp_path: Path, command, orientation
+):
+    """A mask drawn on the pixels as they are stored."""
+    root = small(tmp_path, [np.arange(24).reshape(4, 6) % 3])
+    (root / "images/0.png").unlink()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = np.zeros((4, 6, 3), np.uint8)
+    Image.fromarray(pixels).save(root / "images/0.jpg", exif=exif)
+    _, out, _ = command("folder", root)
+    if orientation == 3:
+        assert subjects_of(check("folder", root))[Kind.TURNED_IN_PLACE] == {"images/0.jpg"}
+    else:
+        (kind,) = {finding.kind for finding in check("folder", root).findings} - {Kind.TURNED}
+        assert kind is Kind.DIFFERENT_SIZES
+        assert "EXIF orientation 6 and was rotated by it" in out
+        with pytest.raises(PerpixelError, match=r"images/0\.jpg: .* EXIF orientation 6"):
+            read_pair(open_folder(root, "train"), 0)
+    assert "apply_exif_orientation = false" in out
+    toml = root / "dataset.toml"
+    toml.write_text(f"apply_exif_orientation = false\n{toml.read_text()}")
+    assert check("folder", root).findings == ()
+    assert read_pair(open_folder(root, "train"), 0)[0].shape == (4, 6, 3)
+
+
 def test_a_truncated_jpeg_that_opencv_fills_with_gray_is_corrupt(tmp_path: Path, monkeypatch):
     root = small(tmp_path, [[[0, 1, 2]]])
     path = tmp_path / "images/0.jpg"
@@ -350,7 +420,7 @@ def test_a_truncated_jpeg_that_opencv_fills_with_gray_is_corrupt(tmp_path: Path,
     path.write_bytes(path.read_bytes()[:-900])
     (tmp_path / "images/0.png").unlink()
     monkeypatch.setattr(
-        "perpixel.data.dataset.read_image", lambda path, rows: np.zeros((1, 3, 3), np.uint8)
+        "perpixel.data.dataset.read_image", lambda path, **_: np.zeros((1, 3, 3), np.uint8)
     )
     report = check("folder", root)
     assert subjects_of(report) == {Kind.UNREADABLE_IMAGE: {"images/0.jpg"}}

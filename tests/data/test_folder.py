@@ -45,6 +45,24 @@ def _label(root):
     return open_folder(root, "train").label(0).tolist()
 
 
+def test_negative_ids_are_classes_or_ignored(tmp_path):
+    toml = """
+mask_suffix = ".tif"
+ignored_ids = [-9999, 65535]
+classes = [{ name = "no", ids = [-1] }, { name = "yes", ids = [0, 1000, 10000] }]
+"""
+    _write(tmp_path, toml + SPLIT, masks=(), mask=IDS[:1].repeat(2, 1)[:, :5])
+    ids = np.array([[-9999, -1, 0, 1000, 10000]], np.int16)
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(ids.astype(np.int32)).save(tmp_path / "masks/a.tif")
+    assert _label(tmp_path) == [[255, 0, 1, 1, 1]]
+    (tmp_path / "dataset.toml").write_text(SHORTEST.replace("\n[", 'mask_suffix = ".tif"\n[', 1))
+    with pytest.raises(PerpixelError, match=r"a\.tif: label value -9999, -1, 1000, 10000 at 4"):
+        _label(tmp_path)
+    (tmp_path / "dataset.toml").write_text(f"ignored_ids = [-32769]\n{SHORTEST}")
+    assert "ignored_ids" in _error(tmp_path)
+
+
 # --- What the file means -------------------------------------------------------------------------
 
 

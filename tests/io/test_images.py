@@ -158,19 +158,6 @@ def test_masks_lose_their_alpha(tmp_path):
     assert np.array_equal(read_mask(tmp_path / "la.png"), gray)
 
 
-@pytest.mark.parametrize("values", [[[0, 65536]], [[-1, 3]]])
-def test_ids_out_of_range_are_refused(tmp_path, values):
-    Image.fromarray(np.array(values, np.int32)).save(tmp_path / "a.tif")
-    with pytest.raises(PerpixelError, match=r"a\.tif: holds values from .* 0 to 65535"):
-        read_mask(tmp_path / "a.tif")
-
-
-def test_fractions_are_not_a_mask(tmp_path):
-    Image.fromarray(np.zeros((2, 2), np.float32)).save(tmp_path / "a.tif")
-    with pytest.raises(PerpixelError, match=r"a\.tif: a mask is 8 or 16 bits"):
-        read_mask(tmp_path / "a.tif")
-
-
 # --- What cannot be read -------------------------------------------------------------------------
 
 
@@ -341,6 +328,23 @@ def test_a_tiff_is_as_large_as_its_tiles(tmp_path):
     entries = [struct.pack("<HHII", n, kind, 1, value) for n, (kind, value) in tags.items()]
     content = b"II*\0" + struct.pack("<IH", 8, len(tags)) + b"".join(entries) + bytes(100)
     assert header_size(content, origin="it") == (2048, 4096)
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_masks_of_16_bits_with_alpha_keep_them(tmp_path, channels):
+    """Pillow reads 8 of them."""
+    ids = np.array([[0, 300], [7000, 65535]], ">u2")
+    colors = np.array([[0, 257], [257 * 200, 65535]], ">u2")
+    pixels = np.dstack([ids if channels == 2 else colors] * (channels - 1) + [ids * 0 + 65535])
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels.astype(">u2"))
+    head = struct.pack(">IIBBBBB", 2, 2, 16, 4 if channels == 2 else 6, 0, 0, 0)
+    with (tmp_path / "a.png").open("wb") as file:
+        file.write(b"\x89PNG\r\n\x1a\n")
+        for kind, data in ((b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
+            checksum = zlib.crc32(kind + data)
+            file.write(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum))
+    expected = ids if channels == 2 else np.dstack([colors // 257] * 3)
+    assert np.array_equal(read_mask(tmp_path / "a.png"), expected)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])

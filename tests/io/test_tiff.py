@@ -1,22 +1,35 @@
-"""TIFF files as GDAL writes several bands: their headers, and the bands taken for colors."""
+"""TIFF files as GIS, microscopes and editors write them: stored numbers, and bands as colors."""
 
 import itertools
 import struct
+import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from miniatures import tiff_of_bands
 from PIL import Image
 
 from perpixel.errors import PerpixelError
 from perpixel.io import tiff
-from perpixel.io.images import read_image, read_mask
+from perpixel.io.images import count_pages, read_image, read_mask
+
+IDS = np.array([[0, 1, 2], [3, 255, 7]], np.uint8)
 
 
 def noise(*shape: int, dtype: type = np.uint8) -> np.ndarray:
     top = np.iinfo(dtype).max
     return np.random.default_rng(0).integers(0, top, shape, dtype, endpoint=True)
+
+
+def written(path: Path, pixels: np.ndarray, **tags: object) -> Path:
+    tifffile.imwrite(path, pixels, **{"photometric": "minisblack", "metadata": None, **tags})
+    return path
+
+
+# --- Images --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -33,10 +46,196 @@ def test_bands_that_nothing_marks_are_red_green_and_blue(
     image = read_image(tmp_path / "a.tif")
     assert image.shape == (7, 11, 3)
     assert np.abs(image - pixels[..., :3] / (np.iinfo(dtype).max // 255)).max() <= 0.5
-    header = tiff.header(memoryview(content))
-    assert header is not None
-    assert str(header) == f"{bands} bands of {pixels.itemsize * 8}-bit numbers"
+    file = tiff.parse(memoryview(content))
+    assert str(file) == f"{bands} bands of {pixels.itemsize * 8}-bit numbers"
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("planes", ["contig", "separate"])
+@pytest.mark.parametrize("compression", [None, "deflate"])
+def test_any_three_bands_take_the_place_of_red_green_and_blue(tmp_path, planes, compression):
+    pixels = noise(20, 11, 6, dtype=np.uint16)
+    stored = pixels if planes == "contig" else np.moveaxis(pixels, 2, 0)
+    path = written(
+        tmp_path / "a.tif", stored, planarconfig=planes, compression=compression, rowsperstrip=8
+    )
+    image = read_image(path, bands=(4, 3, 6))
+    assert np.array_equal(image, np.rint(pixels[..., [3, 2, 5]] / 257))
+    with pytest.raises(PerpixelError, match=r"a\.tif: has 6 bands, and bands = \[1, 2, 7\]"):
+        read_image(path, bands=(1, 2, 7))
+    with pytest.raises(PerpixelError, match=r"a TIFF of 6 bands .* bands = \[4, 3, 2\] in"):
+        read_image(path)
+
+
+def test_bands_of_other_formats_are_those_of_rgb(tmp_path):
+    pixels = noise(40, 11, 3)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    assert np.array_equal(read_image(tmp_path / "a.png", bands=(3, 3, 1)), pixels[..., [2, 2, 0]])
+    top = read_image(tmp_path / "a.png", bands=(3, 3, 1), rows=2)
+    assert np.array_equal(top[:2], pixels[:2, :, [2, 2, 0]])
+    with pytest.raises(PerpixelError, match=r"a\.png: has 3 bands"):
+        read_image(tmp_path / "a.png", bands=(4, 3, 2))
+
+
+@pytest.mark.parametrize("compress", ["lzw", "deflate", "zstd"])
+@pytest.mark.parametrize("interleave", ["pixel", "band"])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_bands_are_read_from_what_gdal_writes(tmp_path, compress, interleave, dtype):
+    rasterio = pytest.importorskip("rasterio", reason="rasterio is not installed")
+    pixels = noise(6, 40, 33, dtype=np.dtype(dtype).type)
+    with rasterio.open(
+        tmp_path / "a.tif", "w", driver="GTiff", count=6, height=40, width=33, dtype=dtype,
+        compress=compress, interleave=interleave, predictor=2, tiled=True, blockxsize=16,
+        blockysize=16,
+    ) as file:  # fmt: skip
+        file.write(pixels)
+    image = read_image(tmp_path / "a.tif", bands=(6, 1, 2))
+    assert np.array_equal(
+        image, np.rint(np.moveaxis(pixels[[5, 0, 1]], 0, 2) / (np.iinfo(dtype).max // 255))
+    )
+
+
+def test_a_compression_that_needs_rasterio_says_so(tmp_path, monkeypatch):
+    rasterio = pytest.importorskip("rasterio", reason="rasterio is not installed")
+    with rasterio.open(
+        tmp_path / "a.tif", "w", driver="GTiff", count=3, height=4, width=5, dtype="uint8",
+        compress="lzw", photometric="MINISBLACK",
+    ) as file:  # fmt: skip
+        file.write(noise(3, 4, 5))
+    monkeypatch.setitem(sys.modules, "rasterio", None)
+    with pytest.raises(PerpixelError, match=r"LZW, needs rasterio for 3 bands .*perpixel\[geo\]"):
+        read_image(tmp_path / "a.tif")
+
+
+def test_negative_numbers_of_images_are_black(tmp_path):
+    values = np.array([[-9999, -1, 0, 1000, 10000]], np.int16)
+    image = read_image(written(tmp_path / "a.tif", values))
+    assert image[0, :, 0].tolist() == [0, 0, 0, 4, 39]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_images_whose_zero_is_white_are_inverted(tmp_path, dtype):
+    top = np.iinfo(dtype).max
+    values = np.array([[0, top, top // 255 * 5]], dtype)
+    image = read_image(written(tmp_path / "a.tif", values, photometric="miniswhite"))
+    assert image[0, :, 0].tolist() == [255, 0, 250]
+
+
+def test_floating_point_images_are_refused_not_cut_off(tmp_path):
+    path = written(tmp_path / "a.tif", noise(4, 5).astype(np.float32) / 255)
+    with pytest.raises(PerpixelError, match="a TIFF of 1 band of 32-bit floating-point numbers"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", [".tif", ".jpg", ".png"])
+def test_orientation_is_applied_or_not(tmp_path, orientation, kind):
+    pixels = np.kron(noise(4, 6, 3) // 128 * 255, np.ones((8, 8, 1), np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(tmp_path / f"a{kind}", exif=exif, quality=95)
+    stored = read_image(tmp_path / f"a{kind}", apply_exif_orientation=False)
+    assert stored.shape == pixels.shape
+    assert np.abs(stored.astype(int) - pixels).mean() < 20
+    seen = read_image(tmp_path / f"a{kind}")
+    assert np.array_equal(seen, tiff.turn(stored, orientation))
+
+
+# --- Masks ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "given"),
+    [
+        ([-9999, -1, 0, 1000, 10000], "int16", "int32"),
+        ([-1, 0, 5], "int8", "int32"),
+        ([0, 1, 127], "int8", "uint8"),
+        ([0, 300, 65535], "uint32", "uint16"),
+        ([0, 300, 65535], "int32", "uint16"),
+        ([-32768, 65535], "int64", "int32"),
+        ([0, 7, 300], "uint64", "uint16"),
+        ([0, 1, 255], "float32", "uint16"),
+        ([-9999, 1, 2], "float64", "int32"),
+    ],
+)
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("tile", [None, (16, 16)])
+def test_masks_hold_their_numbers(tmp_path, values, dtype, given, order, tile):
+    ids = np.tile(np.array(values), (20, 7))
+    path = written(tmp_path / "a.tif", ids.astype(dtype), byteorder=order, tile=tile)
+    mask = read_mask(path)
+    assert mask.dtype == given
+    assert np.array_equal(mask, ids)
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "says"),
+    [
+        ([0, 65536], "uint32", "values from 0 to 65536; a mask's are -32768 to 65535"),
+        ([-2147483648, 1], "int32", "values from -2147483648 to 1; "),
+        ([0, 0.5, 1], "float32", r"\(float32\) that are not whole, as 0.5 at 1 pixels"),
+        ([0, np.nan], "float32", "not whole, as nan"),
+        ([-3.4028235e38, 1], "float32", "values from -3.40282.*e.38 to 1"),
+        ([0, 1], "complex64", "band of 64-bit numbers, which cannot be read as a mask|complex64"),
+    ],
+)
+def test_numbers_that_are_no_ids_are_named(tmp_path, values, dtype, says):
+    path = written(tmp_path / "a.tif", np.array([values], dtype))
+    with pytest.raises(PerpixelError, match=rf"a\.tif: .*({says})"):
+        read_mask(path)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_mask_whose_zero_is_white_holds_its_numbers(tmp_path, bits):
+    """TIFF 6.0, PhotometricInterpretation: it says what is seen, not what is stored."""
+    ids = IDS.astype(f"uint{bits}")
+    mask = read_mask(written(tmp_path / "a.tif", ids, photometric="miniswhite"))
+    assert np.array_equal(mask, ids)
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "group4", "packbits", "tiff_deflate", None])
+@pytest.mark.parametrize("zero_is_white", [False, True])
+def test_a_fax_mask_holds_its_bits(tmp_path, compression, zero_is_white):
+    bits = noise(9, 21) > 100
+    tags = {262: 0 if zero_is_white else 1}
+    Image.fromarray(bits).save(tmp_path / "a.tif", compression=compression, tiffinfo=tags)
+    stored = ~bits if zero_is_white else bits  # Pillow inverts what it writes, as one bit is seen
+    assert np.array_equal(read_mask(tmp_path / "a.tif"), stored)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "float32"])
+def test_compressed_masks_hold_their_numbers(tmp_path, dtype):
+    """Whose compression tifffile lacks without imagecodecs."""
+    Image.fromarray(IDS.astype(dtype)).save(tmp_path / "a.tif", compression="tiff_lzw")
+    assert np.array_equal(read_mask(tmp_path / "a.tif"), IDS)
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+def test_a_palette_gives_indices(tmp_path, compression):
+    file = Image.fromarray(IDS)
+    file.putpalette(noise(768).tobytes())
+    file.save(tmp_path / "a.tif", compression=compression)
+    assert np.array_equal(read_mask(tmp_path / "a.tif"), IDS)
+
+
+@pytest.mark.parametrize("compression", [None, "deflate"])
+def test_a_mask_of_two_bands_is_refused_unless_one_is_alpha(tmp_path, compression):
+    ids = np.dstack([IDS, IDS[::-1]])
+    tags = {"planarconfig": "contig", "compression": compression}
+    two = written(tmp_path / "two.tif", ids, extrasamples=["unspecified"], **tags)
+    with pytest.raises(PerpixelError, match=r"two\.tif: a TIFF of 2 bands .* -b 1"):
+        read_mask(two)
+    alpha = written(tmp_path / "alpha.tif", ids, extrasamples=["unassalpha"], **tags)
+    assert np.array_equal(read_mask(alpha), IDS)
+
+
+def test_colors_of_16_bits_are_those_of_8_or_refused(tmp_path):
+    colors = noise(4, 5, 3)
+    wide = written(tmp_path / "a.tif", colors.astype(np.uint16) * 257, photometric="rgb")
+    assert np.array_equal(read_mask(wide), colors)
+    odd = written(tmp_path / "odd.tif", colors.astype(np.uint16) * 3, photometric="rgb")
+    with pytest.raises(PerpixelError, match=r"odd\.tif: holds colors of uint16"):
+        read_mask(odd)
 
 
 def test_a_mask_of_one_band_may_say_that_its_bands_lie_apart(tmp_path):
@@ -47,13 +246,36 @@ def test_a_mask_of_one_band_may_say_that_its_bands_lie_apart(tmp_path):
     assert np.array_equal(read_image(tmp_path / "a.tif")[..., 0], ids[..., 0] >> 8)
 
 
-def test_gray_and_colors_are_marked_as_they_are(tmp_path):
-    for name, pixels in (("gray", noise(7, 11)), ("rgb", noise(7, 11, 3))):
-        Image.fromarray(pixels).save(tmp_path / f"{name}.tif")
-        header = tiff.header(memoryview((tmp_path / f"{name}.tif").read_bytes()))
-        assert header is not None
-        assert not header.is_unmarked
-        assert (header.bands, header.bits) == (pixels[0, 0].size, 8)
+# --- Pages ---------------------------------------------------------------------------------------
+
+
+def test_a_mask_of_several_pages_is_refused(tmp_path):
+    path = written(tmp_path / "a.tif", np.stack([IDS, IDS + 1]))
+    with pytest.raises(PerpixelError, match=r"a\.tif: holds 2 pages or frames"):
+        read_mask(path)
+
+
+def test_overviews_masks_and_thumbnails_are_no_pages(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(IDS)
+        file.write(IDS[:, ::2], subfiletype=1)
+        file.write(IDS, subfiletype=1)
+        file.write(IDS > 0, subfiletype=4)
+        file.write(IDS[:1, :2])
+    assert count_pages((tmp_path / "a.tif").read_bytes()) == 1
+    assert np.array_equal(read_mask(tmp_path / "a.tif"), IDS)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_frames_of_animations_are_pages(tmp_path, kind):
+    first, second = Image.fromarray(IDS), Image.fromarray(IDS[::-1].copy())
+    first.save(tmp_path / "a", kind, save_all=True, append_images=[second])
+    assert count_pages((tmp_path / "a").read_bytes()) == 2
+    with pytest.raises(PerpixelError, match=r"a: holds 2 pages or frames"):
+        read_mask(tmp_path / "a")
+
+
+# --- What cannot be read -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("read", [read_image, read_mask])
@@ -63,6 +285,7 @@ def test_gray_and_colors_are_marked_as_they_are(tmp_path):
         (5, np.uint16, "5 bands of 16-bit numbers"),
         (3, np.float32, "3 bands of 32-bit floating-point numbers"),
         (3, np.uint32, "3 bands of 32-bit numbers"),
+        (2, np.uint8, "2 bands of 8-bit numbers"),
     ],
 )
 def test_sound_files_that_cannot_be_decoded_are_not_called_damaged(
@@ -75,13 +298,32 @@ def test_sound_files_that_cannot_be_decoded_are_not_called_damaged(
     assert "corrupt" not in str(error.value)
 
 
-def test_what_is_no_tiff_or_cut_off_has_no_header():
+def test_what_is_no_tiff_or_cut_off_has_no_tags():
     content = tiff_of_bands(noise(7, 11, 3))
-    assert tiff.header(memoryview(content[:100])) is None
-    assert tiff.header(memoryview(content[:6])) is None
-    assert tiff.header(memoryview(cv2.imencode(".png", noise(7, 11, 3))[1].tobytes())) is None
+    assert tiff.parse(memoryview(content[:100])) is None
+    assert tiff.parse(memoryview(content[:6])) is None
+    assert tiff.parse(memoryview(cv2.imencode(".png", noise(7, 11, 3))[1].tobytes())) is None
 
 
-def test_a_directory_of_any_length_ends_with_its_file():
-    content = b"II+\0" + struct.pack("<HHQQ", 8, 0, 16, 2**63) + bytes(100)
-    assert tiff.header(memoryview(content)) == (1, 1, 0, 1)
+def test_what_unpacks_to_more_than_its_size_is_refused(tmp_path, monkeypatch):
+    """Tens of gigabytes in a request's 32 MiB; here 3 MB in 3 kB."""
+    path = written(tmp_path / "a.tif", np.zeros((1000, 3000), np.uint8), compression="deflate",
+                   rowsperstrip=1000)  # fmt: skip
+    with tifffile.TiffFile(path, mode="r+") as file:
+        for tag in ("ImageLength", "RowsPerStrip"):
+            file.pages.first.tags[tag].overwrite(10)
+    monkeypatch.setattr(tiff, "_LARGE_SEGMENT", 100)
+    with pytest.raises(PerpixelError, match="unpacks to more than its size"):
+        read_mask(path)
+
+
+def test_pages_in_a_circle_end(tmp_path):
+    path = written(tmp_path / "a.tif", np.stack([IDS] * 3))
+    content = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as file:
+        first, *_, last = (page.offset for page in file.pages)
+        tags = len(file.pages[-1].tags)
+    content[last + 2 + 12 * tags : last + 6 + 12 * tags] = struct.pack("<I", first)
+    path.write_bytes(content)
+    with pytest.raises(PerpixelError, match="pages or frames"):
+        read_mask(path)

@@ -34,6 +34,13 @@ def image(height: int = 48, width: int = 64, kind: str = "PNG") -> bytes:
     return content.getvalue()
 
 
+def pages() -> bytes:
+    content = io.BytesIO()
+    frames = [Image.fromarray(np.full((8, 8), value, np.uint8)) for value in (0, 1)]
+    frames[0].save(content, "TIFF", save_all=True, append_images=frames[1:])
+    return content.getvalue()
+
+
 def bomb(height: int, width: int) -> bytes:
     """A PNG of few bytes whose header promises many pixels."""
 
@@ -99,6 +106,17 @@ def test_masks_are_predicts_files_byte_for_byte(client, model, tmp_path, monkeyp
         assert mask.size == (40, 56)
 
 
+@pytest.mark.parametrize(
+    ("kind", "media"),
+    [("JPEG", "image/jpg"), ("PNG", "image/x-png"), ("TIFF", "image/tif"), ("BMP", "text/plain"),
+     ("PNG", "image/jpeg"), ("WEBP", "application/x-www-form-urlencoded"), ("PNG", None)],
+)  # fmt: skip
+def test_an_images_bytes_decide_not_its_content_type(client, kind, media):
+    headers = {} if media is None else {"Content-Type": media}
+    answer = client.post("/v1/segment", content=image(kind=kind), headers=headers)
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
+
+
 def test_multipart_json_and_run_lengths_agree(client, predictor):
     sent = image()
     result = predictor.predict(Image.open(io.BytesIO(sent)))
@@ -126,12 +144,13 @@ def test_multipart_json_and_run_lengths_agree(client, predictor):
 @pytest.mark.parametrize(
     ("request_", "status", "expected"),
     [
-        ({"content": image(), "headers": {"Content-Type": "text/plain"}}, 415, "text/plain"),
-        ({"data": {"image": "x"}}, 415, "urlencoded"),
+        ({"content": b"text", "headers": {"Content-Type": "text/plain"}}, 415, "not an image"),
+        ({"data": {"image": "x"}}, 415, "not an image"),
         ({"content": b"", "headers": PNG}, 422, "empty"),
-        ({"content": b"no image", "headers": PNG}, 422, "not an image that can be read"),
+        ({"content": b"no image", "headers": PNG}, 415, "not an image that can be read"),
         ({"content": image()[:600], "headers": PNG}, 422, "decoded"),
-        ({"content": image(48, 64, "GIF")}, 422, "PNG, JPEG, BMP, TIFF, WEBP"),
+        ({"content": image(48, 64, "GIF")}, 415, "PNG, JPEG, BMP, WEBP, TIFF"),
+        ({"content": pages()}, 422, "2 pages or frames"),
         ({"content": bytes(40_001), "headers": PNG}, 413, "40000 bytes"),
         ({"content": iter([bytes(30_000)] * 2), "headers": PNG}, 413, "40000 bytes"),
         ({"files": {"image": bytes(40_000)}}, 413, "40000 bytes"),

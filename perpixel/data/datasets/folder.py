@@ -18,6 +18,10 @@ All keys:
     ignored_ids = [0, 255]              # ignored mask values; default: 255, unless a class has it
     ignored_colors = [[255, 255, 255]] # the same for RGB masks; default: none
     read_palette_as = "colors"          # what a mask with a palette gives; default: "indices"
+    bands = [4, 3, 2]                   # of TIFFs, in place of red, green, blue; default: 1, 2, 3
+    mean = [70.1, 64.9, 58.2]           # of these bands' 0..255 values, as `perpixel data check`
+    std = [31.0, 28.4, 26.6]            # prints them; default: those of the recipe
+    apply_exif_orientation = false      # reads images as they are stored; default: true
     classes = [
       { name = "road", color = [128, 64, 128], ids = [7, 8] },
       { name = "car", color = [0, 0, 142], ids = [26] },
@@ -54,10 +58,10 @@ from perpixel.data.pair_list import Pair, PairList
 from perpixel.data.paths import composed, first_few, require_folder
 from perpixel.data.split_lists import NO_IMAGE, ImageNames
 from perpixel.errors import PerpixelError
-from perpixel.io.images import IMAGE_SUFFIXES, distinct_palette, is_readable
+from perpixel.io.images import IMAGE_SUFFIXES, MAX_ID, MIN_ID, distinct_palette, is_readable
 from perpixel.recipes.base import Color, Spec
 from perpixel.recipes.overrides import require_known, suggestion
-from perpixel.recipes.schema import IGNORE_INDEX
+from perpixel.recipes.schema import IGNORE_INDEX, DatasetInput
 
 FILE = "dataset.toml"
 
@@ -78,7 +82,15 @@ def open_folder(root: Path, split: str, *, complete: bool = True) -> PairDataset
         files = _find_pairs(root, description, split, complete=complete)
     except PerpixelError as error:
         raise PerpixelError(f"{root / FILE}: {error}") from None
-    return PairDataset(root, files, classes, mapping, description.read_palette_as)
+    return PairDataset(
+        root,
+        files,
+        classes,
+        mapping,
+        read_palette_as=description.read_palette_as,
+        input=DatasetInput(bands=description.bands, mean=description.mean, std=description.std),
+        apply_exif_orientation=description.apply_exif_orientation,
+    )
 
 
 def splits_of_folder(root: Path) -> tuple[str, ...]:
@@ -141,7 +153,7 @@ _Text = Annotated[str, Field(min_length=1)]
 _Ending = Annotated[str, AfterValidator(_require_ending)]
 # A single id or color needs no list around it.
 _Ids = Annotated[
-    tuple[Annotated[int, Field(ge=0, lt=2**16)], ...],
+    tuple[Annotated[int, Field(ge=MIN_ID, le=MAX_ID)], ...],
     BeforeValidator(lambda value: [value] if isinstance(value, int) else value),
 ]
 _Colors = Annotated[
@@ -197,12 +209,13 @@ _Split = Annotated[
 ]
 
 
-class _Description(_Naming):
+class _Description(_Naming, DatasetInput):
     classes: tuple[_NamedClass, ...] = Field(min_length=1, max_length=IGNORE_INDEX - 1)
     splits: dict[str, _Split] = Field(min_length=1)
     ignored_ids: _Ids | None = None
     ignored_colors: _Colors = ()
     read_palette_as: Literal["indices", "colors"] | None = None
+    apply_exif_orientation: bool = True
 
 
 _KEYS = {
