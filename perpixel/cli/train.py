@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -27,7 +28,7 @@ class TrainCommand(TyperCommand):
         from perpixel.recipes.overrides import suggest_for_option
 
         options = {name for parameter in self.params for name in parameter.opts}
-        for word, following in zip(args, [*args[1:], ""], strict=True):
+        for word, following in pairwise([*args, ""]):
             option, _, value = word.partition("=")
             if not option.startswith("--") or option in options:
                 continue
