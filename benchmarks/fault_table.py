@@ -44,6 +44,11 @@ _DATA = [
             "image, label = np.asarray(cv2.flip(image, 0), np.uint8), label[::-1]",
         ),
         (
+            "data/mask not rotated with the image",
+            "label = np.rot90(label, window.quarter_turns)",
+            "label = np.rot90(label, -window.quarter_turns)",
+        ),
+        (
             "data/flip only at probability 1",
             "if rng.random() < spec.flip_prob:",
             "if rng.random() < spec.flip_prob // 1:",
@@ -770,6 +775,24 @@ _TRAINING = [
             "training/gradients not unscaled",
             "    scaler.unscale_(optimizer)\n",
             "",
+        ),
+    ),
+    *_faults(
+        "training/freeze.py",
+        "training/test_freeze.py",
+        (
+            "training/frozen batch norms follow the images",
+            "module.eval().requires_grad_(False)",
+            "module.requires_grad_(False)",
+        ),
+    ),
+    *_faults(
+        "training/checkpoint.py",
+        "training/test_early_end.py",
+        (
+            "training/patience begins anew when resumed",
+            'exclude={"fingerprint", "scaler"}',
+            'exclude={"fingerprint", "scaler", "evaluations_since_best"}',
         ),
     ),
     *_faults(

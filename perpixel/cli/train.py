@@ -3,18 +3,42 @@
 import json
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from statistics import mean, stdev
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand
 
 from perpixel.cli import options
-from perpixel.errors import Interrupted, PerpixelError, UsageError
+from perpixel.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
     from perpixel.recipes.schema import Recipe
     from perpixel.training.train import Run
+
+
+class TrainCommand(TyperCommand):
+    """The command; for an option that it lacks it names the setting of a recipe that is meant."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Raises UsageError for an option such as --lr."""
+        import perpixel
+        from perpixel.recipes.overrides import suggest_for_option
+
+        options = {name for parameter in self.params for name in parameter.opts}
+        for word, following in pairwise([*args, ""]):
+            option, _, value = word.partition("=")
+            if not option.startswith("--") or option in options:
+                continue
+            value = value or (following if not following.startswith("--") else "")
+            if hint := suggest_for_option(option, value, perpixel.recipe("folder/fcn_r18-d8")):
+                raise UsageError(
+                    f"perpixel train has no option {option}.{hint} "
+                    f"A setting of the recipe is changed by --set PATH=VALUE"
+                )
+        return super().parse_args(ctx, args)
 
 
 def train(
@@ -38,7 +62,7 @@ def train(
         ),
     ] = None,
     resume: Annotated[
-        str,
+        Literal["never", "auto", "must"],
         typer.Option(
             "--resume",
             metavar="[never|auto|must]",
@@ -94,23 +118,16 @@ def train(
     A run that a signal stops is saved, exits with 75, and can be resumed with --resume.
 
     Example: perpixel train camvid/semantic_fpn_r18 --data CamVid --out runs/camvid. To resume it:
-    perpixel train --resume --data CamVid --out runs/camvid
+    perpixel train --resume --out runs/camvid
     """
     import perpixel
-    from perpixel.recipes.overrides import dump, load
+    from perpixel.recipes.overrides import dump
+    from perpixel.training.run_folder import read_recipe
 
     if out is None or (recipe is None and resume == "never"):
         missing = "--out" if recipe else "RECIPE"
         raise UsageError(f"{missing} is missing: perpixel train RECIPE --data ROOT --out RUN")
-    if recipe is None:
-        file = out / "recipe.json"
-        if not file.exists():
-            raise PerpixelError(
-                f"{file}: no such file, so there is no run to resume; name a RECIPE to start one"
-            )
-        base = load(file.read_text(), origin=str(file))
-    else:
-        base = perpixel.recipe(recipe)
+    base = read_recipe(out) if recipe is None else perpixel.recipe(recipe)
     changes = list(settings or [])
     if dataset is not None:
         changes.append(f"data.name={dataset}")
@@ -130,7 +147,7 @@ def train(
     )
     try:
         if seeds is None:
-            run(changed, out=out, resume=resume)  # type: ignore[arg-type]  # train checks it
+            run(changed, out=out, resume=resume)
         elif resume != "never":
             raise UsageError("--seeds resumes the runs that it finds: leave out --resume")
         else:
@@ -138,8 +155,7 @@ def train(
     except Interrupted as error:
         resumes = seeds is not None or resume != "never"
         raise Interrupted(
-            f"{error}: resume it with the same command"
-            f"{'' if resumes else ' and --resume (without --init)'}"
+            f"{error}: resume it with the same command{'' if resumes else ' and --resume'}"
         ) from error
 
 

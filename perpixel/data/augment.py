@@ -22,20 +22,25 @@ _GRID = 128
 
 
 def sample_crop(label: Array, rng: Rng, *, spec: Augment) -> Window:
-    """Samples a window of at most `spec.crop_size` of the randomly resized image.
+    """Samples a window of at most `spec.crop_size` of the randomly resized and rotated image.
 
     The image is resized by a factor uniform in `spec.scale_range`, on top of the fit into
-    `base_size`. Windows are sampled uniformly until the most common class covers less than
-    `spec.cat_max_ratio` of the labeled points of the window's grid; the last of
-    `spec.crop_attempts` is used in any case.
+    `base_size`. A window of the rotated image is a window of the image itself, its height and width
+    exchanged after an odd number of quarter turns, which `augment` rotates. Windows are sampled
+    uniformly until the most common class covers less than `spec.cat_max_ratio` of the labeled
+    points of the window's grid; the last of `spec.crop_attempts` is used in any case.
     """
     size = scaled_size(label.shape, rng.uniform(*spec.scale_range), box=spec.base_size)
-    height, width = map(min, zip(spec.crop_size, size, strict=True))
+    # A probability of 0 takes no random number: recipes without it keep their stream of samples.
+    turned = spec.rotate90_prob > 0 and rng.random() < spec.rotate90_prob
+    turns = int(rng.integers(4)) if turned else 0
+    crop_size = spec.crop_size[::-1] if turns % 2 else spec.crop_size
+    height, width = map(min, zip(crop_size, size, strict=True))
     every = max(min(height, width) // _GRID, 1)
     for attempt in range(spec.crop_attempts):
         top = int(rng.integers(size[0] - height + 1))
         left = int(rng.integers(size[1] - width + 1))
-        window = Window(size, top, left, height, width)
+        window = Window(size, top, left, height, width, turns)
         if spec.cat_max_ratio >= 1 or attempt == spec.crop_attempts - 1:
             break
         if _is_varied(crop_mask(label, window, every=every), spec.cat_max_ratio):
@@ -52,10 +57,15 @@ def augment(
     spec: Augment,
     input_spec: Input,
 ) -> Pair:
-    """Crops, flips, distorts and pads image and label to exactly `spec.crop_size`."""
+    """Crops, rotates, flips, distorts and pads image and label to exactly `spec.crop_size`."""
     image, label = crop_image(image, window), crop_mask(label, window)
+    if window.quarter_turns:
+        image = np.ascontiguousarray(np.rot90(image, window.quarter_turns))
+        label = np.rot90(label, window.quarter_turns)
     if rng.random() < spec.flip_prob:
         image, label = np.asarray(cv2.flip(image, 1), np.uint8), label[:, ::-1]
+    if spec.vertical_flip_prob > 0 and rng.random() < spec.vertical_flip_prob:
+        image, label = np.asarray(cv2.flip(image, 0), np.uint8), label[::-1]
     if spec.photometric is not None:
         image = distort_colors(image, rng, spec=spec.photometric)
     mean = input_spec.mean if input_spec.channel_order == "rgb" else input_spec.mean[::-1]

@@ -20,13 +20,18 @@ _PHASE = 1 / 256
 
 
 class Window(NamedTuple):
-    """The `height` x `width` pixels at (`top`, `left`) of an image resized to `size`."""
+    """The `height` x `width` pixels at (`top`, `left`) of an image resized to `size`.
+
+    `quarter_turns` says how often its pixels are rotated by 90 degrees once they are cropped;
+    `crop_image` and `crop_mask` leave that to `augment`.
+    """
 
     size: Size
     top: int
     left: int
     height: int
     width: int
+    quarter_turns: int = 0
 
 
 def source_rows(window: Window, size: Size) -> tuple[int, int]:

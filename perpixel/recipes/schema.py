@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, model_validator
 
 from perpixel.recipes.base import HalfOpenUnit, PositiveInt, Size, Spec, UnitInterval
-from perpixel.recipes.models import Model
+from perpixel.recipes.models import Model, ResNet
 
 IGNORE_INDEX = 255
 """The value of a pixel without a class, in every mask."""
@@ -69,13 +69,17 @@ class Photometric(Spec):
 
 
 class Augment(Spec):
-    """Augmentation of a training image, in this order: scale, crop, flip, color, pad.
+    """Augmentation of a training image, in this order: scale, rotate, crop, flip, color, pad.
 
     `base_size` (long side, short side) is the box an image is fitted into, keeping its shape,
     before a random scale factor out of `scale_range`; None starts from the image's own size. A crop
     of `crop_size` in which one class covers `cat_max_ratio` or more of the labeled pixels is drawn
     again, up to `crop_attempts` draws in all; the last is kept. Pixels are counted on a grid of at
-    least 128 points a side. `flip_prob` is the probability of a horizontal flip.
+    least 128 points a side. `flip_prob` is the probability of a horizontal flip,
+    `vertical_flip_prob` that of a vertical one. With probability `rotate90_prob` the image is
+    rotated by 0, 90, 180 or 270 degrees, each equally likely (albumentations' RandomRotate90), and
+    then cropped, so that crops need not be square. The last two suit images without an up and a
+    down, as from above or through a microscope.
     """
 
     base_size: Size | None = None
@@ -84,6 +88,8 @@ class Augment(Spec):
     cat_max_ratio: UnitInterval = 0.75
     crop_attempts: PositiveInt = 10
     flip_prob: UnitInterval = 0.5
+    vertical_flip_prob: UnitInterval = 0.0
+    rotate90_prob: UnitInterval = 0.0
     photometric: Photometric | None = Photometric()
     pad: Literal["bottom-right", "center"] = "bottom-right"
     pad_value: Literal["mean", "black"] = "mean"
@@ -150,8 +156,10 @@ class Optimizer(Spec):
     """SGD with momentum, or AdamW (Loshchilov and Hutter, 2019).
 
     `momentum` is SGD's, `betas` AdamW's. Weight decay applies to norms and biases (parameters of
-    one dimension), too, unless `decay_norm_and_bias` is off. A gradient of a larger L2 norm than
-    `clip_grad_norm`, over all parameters, is scaled down to it (Pascanu et al., 2013, algorithm 1).
+    one dimension), too, unless `decay_norm_and_bias` is off. The backbone's learning rate is
+    `backbone_lr_mult` times the head's; 0 keeps its weights, while its batch norms still follow the
+    images (`train.freeze` keeps both). A gradient of a larger L2 norm than `clip_grad_norm`, over
+    all parameters that are trained, is scaled down to it (Pascanu et al., 2013, algorithm 1).
     """
 
     name: Literal["sgd", "adamw"] = "sgd"
@@ -160,7 +168,7 @@ class Optimizer(Spec):
     betas: tuple[HalfOpenUnit, HalfOpenUnit] = (0.9, 0.999)
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     decay_norm_and_bias: bool = True
-    backbone_lr_mult: Annotated[float, Field(gt=0)] = 1.0
+    backbone_lr_mult: Annotated[float, Field(ge=0)] = 1.0
     clip_grad_norm: PositiveFloat | None = None
 
 
@@ -191,7 +199,8 @@ class FinalPhase(Spec):
     """The last `fraction` of a run's steps: crops of `crop_size`, without random scale and colors.
 
     Small crops train fast; the last steps use images as large as in testing (Jegou et al., 2017,
-    4.1). `base_size`, flip and `cat_max_ratio` still apply, and smaller images are padded.
+    4.1). `base_size`, rotation, flips and `cat_max_ratio` still apply, and smaller images are
+    padded.
     """
 
     fraction: UnitInterval
@@ -206,7 +215,10 @@ class Train(Spec):
     is not finite is skipped, but at most `max_nonfinite_steps` in a row. An image that cannot be
     decoded is replaced by another, up to the fraction `max_corrupt_fraction` of all that were seen,
     counting an epoch at least. `pretrained` is the ImageNet file that the backbone starts from;
-    without it, random weights. `compile` is torch.compile's mode; "reduce-overhead" uses CUDA
+    without it, random weights. `freeze` keeps the backbone's parts up to and including the one it
+    names as they are, weights and batch norm's statistics (mmsegmentation's frozen_stages): "stem",
+    "stage1" to "stage3" of a ResNet, or the whole "backbone"; what is frozen needs no gradients,
+    and so less memory and time. `compile` is torch.compile's mode; "reduce-overhead" uses CUDA
     graphs. `activation_checkpointing` saves memory and changes no result: inside a ResNet's stages
     "norms" recomputes norms and activations in the backward pass, "stages" convolutions, too.
     `ema_decay` b keeps an exponential moving average of weights and batch norm's statistics, b old
@@ -220,6 +232,7 @@ class Train(Spec):
     grad_accum_steps: PositiveInt = 1
     pretrained: Download | None = None
     final_phase: FinalPhase | None = None
+    freeze: Literal["off", "stem", "stage1", "stage2", "stage3", "backbone"] = "off"
     ema_decay: HalfOpenUnit = 0.0
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     precision: Literal["auto", "float32", "tf32", "bfloat16", "float16"] = "auto"
@@ -289,9 +302,23 @@ class Inference(Spec):
 
 
 class Evaluate(Spec):
-    """Evaluation after each `every` steps and at the end; `every` None: at the end only."""
+    """Evaluation after each `every` steps and at the end; `every` None: at the end only.
+
+    With `patience` N the run ends early, once N evaluations in a row brought no better mIoU than
+    the best before them. The learning rate still falls as in a run of `train.steps`.
+    """
 
     every: PositiveInt | None = None
+    patience: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _has_evaluations_to_count(self) -> "Evaluate":
+        if self.patience is not None and self.every is None:
+            raise ValueError(
+                f"patience={self.patience} counts evaluations, and there are none before the end: "
+                f"set evaluate.every, too"
+            )
+        return self
 
 
 class PublishedProfile(Spec):
@@ -340,6 +367,16 @@ class Recipe(Spec):
             raise ValueError(
                 f"schedule.min_lr={self.schedule.min_lr} is above optimizer.lr="
                 f"{self.optimizer.lr}: set schedule.min_lr to less, as 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_the_parts_to_freeze(self) -> "Recipe":
+        freeze, backbone = self.train.freeze, self.model.backbone
+        if freeze not in ("off", "backbone") and not isinstance(backbone, ResNet):
+            raise ValueError(
+                f"train.freeze={freeze} is a part of a ResNet, and the backbone is of type "
+                f"{backbone.type}: set train.freeze=backbone, which freezes all of it, or off"
             )
         return self
 

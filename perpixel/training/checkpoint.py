@@ -27,6 +27,14 @@ _HEADER = "perpixel-run"
 _EARLIER = "model-earlier.safetensors"
 _STATE = re.compile(r"next|last(-\d+)?")
 _Count = Annotated[int, Field(ge=0)]
+_CHANGEABLE = frozenset(
+    f"recipe.train.{name}"
+    for name in (
+        "activation_checkpointing", "keep_last", "log_every", "max_corrupt_fraction",
+        "max_nonfinite_steps", "save_every",
+    )
+)  # fmt: skip
+"""Settings that change no step's result, so that a resumed run may have others."""
 
 
 @dataclass
@@ -35,7 +43,7 @@ class Progress:
 
     step: steps done. best_miou: the best of all evaluations so far. nonfinite_steps: the last
     steps, in a row, that were not finite. corrupt: images replaced so far. scored: the step of the
-    last evaluation.
+    last evaluation. evaluations_since_best: evaluations in a row that were no better than the best.
     """
 
     step: int = 0
@@ -43,11 +51,21 @@ class Progress:
     nonfinite_steps: int = 0
     corrupt: int = 0
     scored: int = 0
+    evaluations_since_best: int = 0
 
     @property
     def is_scored(self) -> bool:
         """Whether this step has been evaluated."""
         return self.scored == self.step
+
+    def out_of_patience(self, recipe: Recipe) -> bool:
+        """Whether evaluate.patience ends the run here."""
+        patience = recipe.evaluate.patience
+        return patience is not None and self.evaluations_since_best >= patience
+
+    def has_ended(self, recipe: Recipe) -> bool:
+        """Whether the run has no step left."""
+        return self.step == recipe.train.steps or self.out_of_patience(recipe)
 
 
 class RunFingerprint(Spec):
@@ -65,6 +83,7 @@ class _Header(Spec):
     nonfinite_steps: _Count = 0
     corrupt: _Count = 0
     scored: _Count = 0
+    evaluations_since_best: _Count = 0
     scaler: dict[str, float | int] = Field(default_factory=dict)
 
 
@@ -113,7 +132,7 @@ def save_checkpoint(
         sync_folder(folder)
         for path in set(list_checkpoints(folder)) - set(places):
             path.unlink()
-        if progress.step < fingerprint.recipe.train.steps:
+        if not progress.has_ended(fingerprint.recipe):
             _reopen(folder)
 
 
@@ -144,7 +163,8 @@ def load_checkpoint(
     """Loads the newest checkpoint that is not corrupt into `state`.
 
     Raises PerpixelError when there is none, or when it belongs to another recipe or training set
-    and changes are not allowed; UsageError when it is past the recipe's last step.
+    and changes are not allowed, but for settings of a run that change no step's result; UsageError
+    when it is past the recipe's last step.
     """
     corrupt: dict[Path, str] = {}
     for path in list_checkpoints(folder):
@@ -157,10 +177,11 @@ def load_checkpoint(
     else:
         raise PerpixelError("\n".join([f"{folder}: no whole state is left", *corrupt.values()]))
     changed = overrides.differences(header.fingerprint, fingerprint)
-    if changed and not allow_config_change:
+    refused = [change for change in changed if change.partition(":")[0] not in _CHANGEABLE]
+    if refused and not allow_config_change:
         raise PerpixelError(
             f"{path} was made by another recipe or from other data; resume with the same, add "
-            f"--allow-config-change, or start a new run. Changed: " + "; ".join(changed)
+            f"--allow-config-change, or start a new run. Changed: " + "; ".join(refused)
         )
     if header.step > fingerprint.recipe.train.steps:
         raise UsageError(
@@ -172,7 +193,8 @@ def load_checkpoint(
     if ema_model is not model:  # where averaging was added to the recipe, it begins here
         load_strictly(ema_model, strip_prefix("ema.", tensors) or strip_prefix("model.", tensors))
     parameters = dict(model.named_parameters())
-    same = header.fingerprint.recipe.optimizer.name == fingerprint.recipe.optimizer.name
+    before, now = header.fingerprint.recipe, fingerprint.recipe
+    same = before.optimizer.name == now.optimizer.name and before.train.freeze == now.train.freeze
     for key, tensor in strip_prefix("optimizer.", tensors).items() if same else ():
         kind, _, name = key.partition(".")
         parameter = parameters[name]
@@ -184,10 +206,10 @@ def load_checkpoint(
     lines = [f"{complaint}; going on from an older state" for complaint in corrupt.values()]
     lines.append(f"resumed after step {header.step}")
     lines += [f"changed: {change}" for change in changed]
-    if (folder / "model.safetensors").exists() and header.step < fingerprint.recipe.train.steps:
-        lines.append(f"the final weights of its earlier end are kept as {_EARLIER}")
-    lines += [] if same else ["the optimizer, another one, starts anew"]
     progress = Progress(**header.model_dump(exclude={"fingerprint", "scaler"}))
+    if (folder / "model.safetensors").exists() and not progress.has_ended(fingerprint.recipe):
+        lines.append(f"the final weights of its earlier end are kept as {_EARLIER}")
+    lines += [] if same else ["the optimizer starts anew"]
     return ResumeInfo(progress, tuple(lines), tuple(corrupt))
 
 

@@ -9,7 +9,7 @@ from perpixel.recipes.schema import Optimizer, Schedule
 
 
 def make_optimizer(model: Segmenter, spec: Optimizer) -> torch.optim.Optimizer:
-    """SGD or AdamW over every parameter, in groups of (scaled) rate and of weight decay.
+    """SGD or AdamW over the parameters that are not frozen, in groups of rate and weight decay.
 
     One fused pass over the weights; its rounding differs from that of one operation after another.
     Each group's "lr_scale" multiplies the schedule's rate: `backbone_lr_mult` for the backbone.
@@ -17,6 +17,8 @@ def make_optimizer(model: Segmenter, spec: Optimizer) -> torch.optim.Optimizer:
     """
     groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         scale = spec.backbone_lr_mult if name.startswith("backbone.") else 1.0
         decayed = spec.decay_norm_and_bias or parameter.ndim > 1
         key = scale, spec.weight_decay if decayed else 0.0

@@ -19,6 +19,7 @@ from perpixel.runtime.device import to_device
 from perpixel.runtime.distributed import DistInfo, all_reduce_sum
 from perpixel.runtime.dtype import autocast
 from perpixel.training.ema import make_ema, update_ema
+from perpixel.training.freeze import freeze_backbone
 from perpixel.training.optimizer import make_optimizer
 
 
@@ -43,7 +44,7 @@ class TrainState:
 def make_train_state(
     model: Segmenter, recipe: Recipe, *, device: torch.device, dtype: torch.dtype
 ) -> TrainState:
-    """Moves `model` to the device and makes the optimizer, moving average and loss scaler.
+    """Moves `model` to the device, freezes a part, makes optimizer, moving average and loss scaler.
 
     Raises UsageError for settings of `recipe.train` that cannot be combined.
     """
@@ -58,6 +59,7 @@ def make_train_state(
         activation_checkpointing=recipe.train.activation_checkpointing,
         compile=recipe.train.compile,
     )
+    freeze_backbone(model, recipe.train.freeze)
     buffers = list(model.buffers())
     return TrainState(
         model,

@@ -1,7 +1,7 @@
 """One training run, top to bottom."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +14,13 @@ from perpixel.checkpoints.format import Checkpoint, write_checkpoint
 from perpixel.data.dataset import Dataset, read_pair, require_classes
 from perpixel.data.loader import batches
 from perpixel.data.seen_classes import require_classes_shown
-from perpixel.errors import Interrupted, PerpixelError
+from perpixel.errors import Interrupted, PerpixelError, UsageError
 from perpixel.evaluation.evaluate import evaluate
 from perpixel.evaluation.files import write_scores
 from perpixel.evaluation.metrics import Scores
 from perpixel.inference.predictor import Predictor
-from perpixel.io.atomic import atomic_write
 from perpixel.losses import check_class_weights
 from perpixel.models.build import build
-from perpixel.recipes import overrides
 from perpixel.recipes.schema import Recipe
 from perpixel.runtime import distributed
 from perpixel.runtime.device import copies_pinned, default_workers, resolve_device
@@ -44,6 +42,7 @@ from perpixel.training.optimizer import learning_rate, set_learning_rate
 from perpixel.training.parallel import check_batch_divides, check_ranks_agree, wrap_ddp
 from perpixel.training.preemption import preemption_flag
 from perpixel.training.pretrained import load_pretrained
+from perpixel.training.run_folder import write_run_files
 from perpixel.training.run_lock import run_lock
 from perpixel.training.run_logger import RunLogger, ThroughputMeter, bottleneck
 from perpixel.training.step import StepStats, TrainState, make_train_state, train_step
@@ -66,6 +65,8 @@ def train(
     resume: bool = False,
     allow_config_change: bool = False,
     pretrained: Mapping[str, Tensor] | None = None,
+    data_root: Path | None = None,
+    notes: Sequence[str] = (),
     device: str = "auto",
     workers: int | None = None,
     deterministic: bool = False,
@@ -77,15 +78,22 @@ def train(
     Under torchrun every rank calls this with the same arguments and takes its share of each step.
     `workers` processes prepare the images (None: a rank's share of the cores on CUDA, at most 8,
     and none on a CPU); their number does not change the run. `pretrained` holds weights by our
-    names. With `resume` the run continues from the newest whole checkpoint in `out` as if it had
-    never stopped, bit for bit (on CUDA if it is `deterministic`); with another recipe or data only
-    if `allow_config_change`. SIGINT or SIGTERM to any rank saves and ends the run after the step at
+    names. `data_root` is recorded to resume from `out` alone; `notes` are lines for the log. With
+    `resume` the run continues from the newest whole checkpoint in `out` as if it had never stopped,
+    bit for bit (on CUDA if it is `deterministic`); with another recipe or data only if
+    `allow_config_change`. SIGINT or SIGTERM to any rank saves and ends the run after the step at
     hand. `on_log` is called on the main rank with each row of metrics.jsonl; when it raises
-    StopTraining, the run ends after the next step as if that were its last.
+    StopTraining, the run ends after the next step as if that were its last, and so it does after an
+    evaluation that exhausts `evaluate.patience`.
     """
     dist_info = get_dist_info()
     check_batch_divides(recipe, dist_info.world_size)
     check_class_weights(recipe.loss, len(train_dataset.classes))
+    if recipe.train.freeze != "off" and pretrained is None and not resume:
+        raise UsageError(
+            f"train.freeze={recipe.train.freeze} would freeze random weights: name trained ones "
+            f"with --init MODEL, or set train.freeze=off"
+        )
     checkpoints = out / "checkpoints"
     _check_run_folder(out, resume=resume, dist_info=dist_info)
     require_classes(eval_dataset, train_dataset.classes.names)
@@ -125,9 +133,9 @@ def train(
         check_ranks_agree(progress.step, dtype)
         if dist_info.is_main:
             quarantine(start.corrupt)
-            atomic_write(out / "recipe.json", overrides.dump(recipe).encode())
+            write_run_files(out, recipe, data_root=data_root)
         description = _describe_run(fingerprint, torch_device, dtype, dist_info)
-        for line in (description, *start.lines, *warnings):
+        for line in (description, *start.lines, *notes, *warnings):
             logger.info(line)
         ddp_model = wrap_ddp(state.model, dist_info.world_size)
         meter = ThroughputMeter(torch_device, images=recipe.train.batch_size)
@@ -138,13 +146,13 @@ def train(
             pin_memory=copies_pinned(torch_device),
         )  # fmt: skip
         scores = None
-        if progress.step == steps or (
+        if progress.has_ended(recipe) or (
             should_eval(progress.step, recipe) and not progress.is_scored
         ):
             # The run was killed in an evaluation, or before its final files were written.
             scores = _evaluate(state, eval_dataset, fingerprint, progress, logger, out)
 
-        while progress.step < steps:
+        while not progress.has_ended(recipe):
             with meter.waiting():
                 batch = next(loader)
             lr = learning_rate(
@@ -182,7 +190,7 @@ def train(
             stopping = stats.interrupted or (dist_info.world_size == 1 and preempted.is_set())
             if not evaluating and (stopping or progress.step % recipe.train.save_every == 0):
                 _save(state, fingerprint, progress, out)
-            if finished:
+            if finished or progress.has_ended(recipe):
                 break
             if stopping:
                 preempted.set()  # on every rank
@@ -196,6 +204,8 @@ def train(
             final = _checkpoint(state, fingerprint, eval_dataset, progress.step)
             write_checkpoint(checkpoints / "model.safetensors", final)
             write_scores(out, scores)
+        if progress.step < steps:
+            logger.info(_describe_early_end(recipe, progress))
         best = progress.best_miou or 0
         for line in warnings:
             logger.info(line)
@@ -252,6 +262,8 @@ def _describe_run(
     recipe, train = fingerprint.recipe, fingerprint.recipe.train
     world_size, last = dist_info.world_size, ""
     ranks = f", {world_size} ranks" if world_size > 1 else ""
+    frozen = "" if train.freeze == "off" else f", backbone frozen up to {train.freeze}"
+    frozen = frozen.removesuffix(" up to backbone")
     compiled = "" if train.compile == "off" else ", compiled at the first step, which takes a while"
     if train.final_phase_steps:
         height, width = recipe.last_crop_size
@@ -259,8 +271,16 @@ def _describe_run(
     return (
         f"{recipe.name}: {fingerprint.images} images, {train.steps} steps of "
         f"{train.batch_size}{last}, on {device} in {str(dtype).removeprefix('torch.')}{ranks}"
-        f"{compiled}"
+        f"{frozen}{compiled}"
     )
+
+
+def _describe_early_end(recipe: Recipe, progress: Progress) -> str:
+    count = progress.evaluations_since_best
+    evaluations = "the last evaluation" if count == 1 else f"{count} evaluations"
+    patience = f"no better mIoU in {evaluations}"
+    why = patience if progress.out_of_patience(recipe) else "on_log raised StopTraining"
+    return f"{why}: stopped at step {progress.step} of {recipe.train.steps}"
 
 
 def _log_step(
@@ -345,8 +365,11 @@ def _evaluate(
         )
         row = {"step": progress.step, **{name: vars(scores)[name] for name in metrics}}
         logger.log_metrics(row, line)
+    better = progress.best_miou is None or scores.miou > progress.best_miou
+    if not progress.is_scored:
+        progress.evaluations_since_best = 0 if better else progress.evaluations_since_best + 1
     progress.scored = progress.step
-    if progress.best_miou is None or scores.miou > progress.best_miou:
+    if better:
         progress.best_miou = scores.miou
         if get_dist_info().is_main:
             best = _checkpoint(state, fingerprint, dataset, progress.step)

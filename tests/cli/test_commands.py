@@ -289,7 +289,7 @@ def test_a_demo_that_learned_prints_the_expected_score(perpixel, quick_demo, tmp
 @pytest.mark.parametrize(
     ("words", "advice"),
     [
-        (["train", "--out", "r"], "the same command and --resume (without --init)"),
+        (["train", "--out", "r"], "the same command and --resume"),
         (["train", "--out", "r", "--resume"], "the same command"),
         (["train", "--out", "r", "--resume", "auto", "--init", "none"], "the same command"),
         (["train", "--out", "r", "--seeds", "2"], "the same command"),
@@ -414,14 +414,8 @@ def test_convert_never_writes_over_its_source(perpixel, trained):
     assert model.read_bytes() == before
 
 
-def test_unknown_precision_and_resume_with_init_are_usage_errors(perpixel, mini, trained, tmp_path):
+def test_an_unknown_precision_is_a_usage_error(perpixel, mini, trained):
     assert perpixel("eval", trained, "--data", mini, "--precision", "half")[0] == 2
-    code, _, err = perpixel(
-        "train", "camvid/fcn_r18-d8", "--data", mini, "--out", tmp_path, "--resume",
-        "--init", trained,
-    )  # fmt: skip
-    assert code == 2, err
-    assert "--init" in err
 
 
 def test_a_finished_run_is_not_written_over_without_its_last_state(

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perpixel.data import augment as steps
+from perpixel.data.window import source_rows
 from perpixel.io.images import scaled_size
 from perpixel.recipes.base import Size
 from perpixel.recipes.schema import IGNORE_INDEX, Augment, Input, Photometric
@@ -72,6 +73,59 @@ def test_image_and_label_move_together(flip: float):
             for top in range(31)
             for left in range(31)
         )
+
+
+@pytest.mark.parametrize("crop", [(20, 30), (30, 20), (70, 40)])
+def test_image_and_label_are_rotated_and_flipped_together(crop: Size):
+    image, label = sample(50, 60)
+    spec = PLAIN.model_copy(update={"vertical_flip_prob": 1, "rotate90_prob": 1})
+    seen = set()
+    for seed in range(40):
+        window = steps.sample_crop(label, rng(seed), spec=at(spec, crop))
+        first, end = source_rows(window, label.shape)
+        read = image.copy()
+        read[:first], read[end:] = 0, 0  # rows that a file's reader leaves out
+        cropped, moved = augmented(read, label, seed, spec=at(spec, crop))
+        assert moved.shape == crop
+        labeled = moved != IGNORE_INDEX
+        assert (cropped[..., 0] == moved * 40)[labeled].all()
+        part = moved[: int(labeled.any(1).sum()), : int(labeled.any(0).sum())]
+        assert part.size == min(crop[0], (50, 60)[window.quarter_turns % 2]) * min(
+            crop[1], (60, 50)[window.quarter_turns % 2]
+        )
+        flipped = np.rot90(label, window.quarter_turns)[::-1]
+        windows = np.lib.stride_tricks.sliding_window_view(flipped, part.shape)
+        assert (windows == part).all((2, 3)).any()
+        seen.add(window.quarter_turns)
+    assert seen == {0, 1, 2, 3}
+
+
+def test_the_probabilities_of_rotation_and_vertical_flip():
+    image, label = sample(8, 8)
+    for probability in (0.4, 1.0):
+        spec = PLAIN.model_copy(update={"rotate90_prob": probability})
+        masks = [augmented(image, label, seed, spec=at(spec, (8, 8)))[1] for seed in range(400)]
+        counts = [sum((mask == np.rot90(label, k)).all() for mask in masks) for k in range(4)]
+        assert sum(counts) == 400
+        for count in counts[1:]:  # a quarter of the rotations, within four deviations
+            assert count == pytest.approx(100 * probability, abs=36)
+    spec = PLAIN.model_copy(update={"vertical_flip_prob": 0.5})
+    masks = [augmented(image, label, seed, spec=at(spec, (8, 8)))[1] for seed in range(400)]
+    assert 160 < sum((mask == label[::-1]).all() for mask in masks) < 240
+
+
+def test_without_rotation_the_random_numbers_are_those_of_earlier_versions():
+    """Else old recipes would train on other crops. The order: scale, top, left, flip."""
+    _, label = sample(50, 60)
+    spec = Augment(scale_range=(0.5, 2), cat_max_ratio=1, photometric=None, crop_size=(20, 30))
+    draws, expected = rng(5), rng(5)
+    window = steps.sample_crop(label, draws, spec=spec)
+    size = scaled_size(label.shape, expected.uniform(0.5, 2), box=None)
+    assert window[:3] == (size, expected.integers(size[0] - 19), expected.integers(size[1] - 29))
+    image = np.zeros((50, 60, 3), np.uint8)
+    steps.augment(image, label, draws, window=window, spec=spec, input_spec=INPUT)
+    expected.random()
+    assert draws.random() == expected.random()
 
 
 def test_images_are_flipped_with_the_given_probability():

@@ -1,0 +1,188 @@
+"""Frozen parts of the backbone stay what they were, bit for bit, and the rest learns."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from test_learning import BASE, FLOOR, train, variant
+from test_ranks import torchrun
+from test_run import TINY, losses, same, weights
+
+import perpixel
+from perpixel.errors import Interrupted, UsageError
+from perpixel.models.build import build
+from perpixel.recipes import overrides
+from perpixel.recipes.schema import Recipe
+from perpixel.training.optimizer import set_learning_rate
+from perpixel.training.step import make_train_state, train_step
+
+PARTS = {
+    "stem": ("conv1", "bn1", "stem"),
+    "stage1": ("conv1", "bn1", "stem", "layer1"),
+    "stage3": ("conv1", "bn1", "stem", "layer1", "layer2", "layer3"),
+    "backbone": ("",),
+}
+CHANGES = {
+    "plain": ["train.precision=float32"],
+    "deep stem": ["train.precision=float32", "model.backbone.stem=deep"],
+    "recomputed": ["train.precision=float32", "train.activation_checkpointing=stages"],
+    "norms recomputed": ["train.precision=float32", "train.activation_checkpointing=norms"],
+    "averaged": ["train.precision=float32", "train.ema_decay=0.9"],
+    "half": ["train.precision=float16", "train.grad_accum_steps=2"],
+}
+
+
+def changed_by_steps(recipe: Recipe, *, dtype: torch.dtype = torch.float32) -> dict[str, bool]:
+    """Whether three steps change each tensor of the model, and of its average, if any."""
+    torch.manual_seed(0)
+    model = build(recipe.model, num_classes=7)
+    state = make_train_state(model, recipe, device=torch.device("cpu"), dtype=dtype)
+    models = {"model": state.model, "ema": state.ema_model}
+    before = {
+        kind: {name: tensor.clone() for name, tensor in each.state_dict().items()}
+        for kind, each in models.items()
+    }
+    images = torch.randint(0, 256, (4, 64, 96, 3), dtype=torch.uint8)
+    labels = torch.randint(0, 7, (4, 64, 96), dtype=torch.uint8)
+    set_learning_rate(state.optimizer, recipe.optimizer.lr)
+    for step in range(3):
+        train_step(state, images, labels, recipe, step=step)
+    return {
+        name: any(
+            not torch.equal(each.state_dict()[name], before[kind][name])
+            for kind, each in models.items()
+        )
+        for name in before["model"]
+    }
+
+
+def is_frozen(name: str, part: str) -> bool:
+    return name.startswith(tuple(f"backbone.{prefix}" for prefix in PARTS[part]))
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("kind", CHANGES)
+def test_all_but_the_frozen_tensors_change(part: str, kind: str):
+    recipe = variant(*CHANGES[kind], f"train.freeze={part}", "optimizer.lr=0.1")
+    dtype = torch.float16 if kind == "half" else torch.float32
+    for name, changed in changed_by_steps(recipe, dtype=dtype).items():
+        assert changed != is_frozen(name, part), name
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_rate_of_zero_keeps_weights_but_not_statistics(optimizer: str):
+    recipe = variant(
+        "train.precision=float32", f"optimizer.name={optimizer}", "optimizer.backbone_lr_mult=0"
+    )
+    for name, changed in changed_by_steps(recipe).items():
+        statistics = "running_" in name or "num_batches" in name
+        assert changed == (statistics or not name.startswith("backbone.")), name
+
+
+def test_no_activations_of_frozen_parts_are_kept():
+    kept = {}
+    for part in ("off", "stage2", "backbone"):
+        recipe = variant("train.precision=float32", f"train.freeze={part}")
+        model = build(recipe.model, num_classes=7)
+        state = make_train_state(model, recipe, device=torch.device("cpu"), dtype=torch.float32)
+        weights = {tensor.data_ptr() for tensor in state.model.state_dict().values()}
+        saved: list[torch.Tensor] = []
+        with torch.autograd.graph.saved_tensors_hooks(saved.append, lambda _: None):
+            features = state.model.backbone(torch.zeros(2, 3, 64, 96))
+        sizes = {tensor.data_ptr(): tensor.numel() for tensor in saved}
+        kept[part] = sum(size for where, size in sizes.items() if where not in weights)
+        del features
+    assert kept["backbone"] == 0
+    assert 0 < kept["stage2"] < kept["off"] / 3
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    """A whole run, whose weights the others freeze."""
+    folder = tmp_path_factory.mktemp("source")
+    train(variant("train.precision=float32"), folder)
+    return folder
+
+
+def test_a_new_head_learns_on_a_frozen_backbone(source: Path, tmp_path):
+    recipe = variant(
+        "train.precision=float32", "train.freeze=backbone", "model.head.channels=24",
+        "model.head.fpn_channels=24",
+    )  # fmt: skip
+    assert train(recipe, tmp_path, init=source) > FLOOR
+    assert "in float32, backbone frozen" in (tmp_path / "log.txt").read_text()
+    before, after = weights(source), weights(tmp_path)
+    frozen = [name for name in after if name.startswith("backbone.")]
+    assert len(frozen) > 100
+    assert all(torch.equal(before[name], after[name]) for name in frozen)
+
+
+def test_a_frozen_run_is_resumed_bit_for_bit_and_can_be_unfrozen(mini, tmp_path, monkeypatch):
+    from perpixel.training import run_logger
+
+    perpixel.train(TINY, data=mini, out=tmp_path / "source", device="cpu")
+    named = {"data": mini, "device": "cpu", "init": tmp_path / "source"}
+    recipe = perpixel.override(TINY, ["train.freeze=stage2", "train.ema_decay=0.9"])
+    perpixel.train(recipe, out=tmp_path / "straight", **named)
+
+    def stop_after_three(self, step: int) -> None:
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_logger.RunLogger, "set_step", stop_after_three)
+        with pytest.raises(Interrupted):
+            perpixel.train(recipe, out=tmp_path / "stopped", **named)
+    perpixel.train(recipe, out=tmp_path / "stopped", resume="must", **named)
+    assert losses(tmp_path / "stopped") == losses(tmp_path / "straight")
+    assert same(weights(tmp_path / "stopped"), weights(tmp_path / "straight"))
+
+    whole = perpixel.override(recipe, ["train.freeze=off", "train.steps=8"])
+    out = tmp_path / "stopped"
+    perpixel.train(whole, data=mini, out=out, resume="must", allow_config_change=True, device="cpu")
+    assert "the optimizer starts anew" in (out / "log.txt").read_text()
+    before, after = weights(tmp_path / "straight"), weights(out)
+    assert not torch.equal(before["backbone.conv1.weight"], after["backbone.conv1.weight"])
+
+
+SCRIPT = """
+import sys
+import torch
+import perpixel
+from perpixel.runtime.distributed import process_group
+from perpixel.recipes import overrides
+
+file, init, out = sys.argv[1:]
+recipe = overrides.load(open(file).read(), origin="test")
+with process_group(torch.device("cpu")):
+    perpixel.train(recipe, out=out, init=init, device="cpu")
+"""
+
+
+def test_two_ranks_freeze_too(source: Path, tmp_path):
+    recipe = variant("train.precision=float32", "train.freeze=stage2", "train.steps=6")
+    train(recipe, tmp_path / "one", init=source)
+    (tmp_path / "recipe.json").write_text(overrides.dump(recipe))
+    (tmp_path / "script.py").write_text(SCRIPT)
+    torchrun(tmp_path / "script.py", tmp_path / "recipe.json", source, tmp_path / "two")
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=0.1)
+    before, after = weights(source), weights(tmp_path / "two")
+    for name in before:
+        frozen = name.startswith(("backbone.conv1", "backbone.bn1", "backbone.layer1"))
+        frozen = frozen or name.startswith("backbone.layer2")
+        assert torch.equal(before[name], after[name]) == frozen, name
+
+
+def test_random_weights_are_not_frozen(tmp_path):
+    with pytest.raises(UsageError, match=r"train\.freeze=stem would freeze random weights: .*--in"):
+        train(variant("train.freeze=stem"), tmp_path / "run", init="none")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_part_is_a_resnets():
+    timm = ["model.backbone.type=timm"]
+    with pytest.raises(UsageError, match=r"type timm: set train\.freeze=backbone"):
+        perpixel.override(BASE, [*timm, "train.freeze=stage1"])
+    assert perpixel.override(BASE, [*timm, "train.freeze=backbone"]).train.freeze == "backbone"
