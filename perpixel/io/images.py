@@ -181,10 +181,13 @@ def read_mask(
     mask = _read_numbers(path, apply_exif_orientation=apply_exif_orientation)
     if not palette_as_colors or mask.ndim == 3 or mask.dtype != np.uint8:
         return mask
-    colors = np.arange(256, dtype=np.uint8)[:, None].repeat(3, axis=1)
     palette = read_palette(path)
-    if palette is not None:
-        colors[: len(palette)] = palette
+    if palette is None:
+        header = png.header(_read_bytes(path).data)
+        white = 2**header.depth - 1 if header else 255
+        return np.asarray((mask * (255 // white))[..., None].repeat(3, axis=2), np.uint8)
+    colors = np.zeros((256, 3), np.uint8)
+    colors[: len(palette)] = palette
     return np.asarray(colors[mask], np.uint8)
 
 

@@ -345,7 +345,7 @@ def test_a_tiff_of_unmarked_bands_is_checked_like_others(tmp_path: Path, planes:
 
 
 def test_what_a_tiff_loses_when_read_is_a_warning(tmp_path: Path):
-    root = small(tmp_path, [np.zeros((20, 20), int).tolist()] * 4)
+    root = small(tmp_path, [np.eye(20, dtype=int).tolist()] * 4)
     for path in (root / "images").iterdir():
         path.unlink()
     pixels = np.random.default_rng(0).integers(0, 256, (20, 20, 4), np.uint8)

@@ -35,15 +35,17 @@ def command(monkeypatch, capsys):
     return run
 
 
-def _write(root: Path, name: str, number: int) -> None:
-    """An image, different for each number, or a mask."""
+def _write(root: Path, name: str, number: int, *, is_mask: bool = False) -> None:
+    """An image, different for each number, or a mask, which a word in its name may say, too."""
     path = root / name
     path.parent.mkdir(parents=True, exist_ok=True)
     if name.endswith(".npy"):
         np.save(path, MASK)
     elif name.endswith(".gif"):
         Image.fromarray(MASK).save(path)
-    elif any(word in name for word in ("mask", "label", "gt", "Seg")) and ".jp" not in name:
+    elif is_mask or (
+        any(word in name for word in ("mask", "label", "gt", "Seg")) and ".jp" not in name
+    ):
         write_image(path, MASK)
     else:
         write_image(path, np.full((*MASK.shape, 3), number, np.uint8))
@@ -52,7 +54,7 @@ def _write(root: Path, name: str, number: int) -> None:
 def _write_pairs(root: Path, image: str, mask: str, names) -> None:
     for number, name in enumerate(names):
         _write(root, image.format(name), number + 1)
-        _write(root, mask.format(name), number + 1)
+        _write(root, mask.format(name), number + 1, is_mask=True)
 
 
 def _described(root: Path) -> dict[str, list[tuple[str, str]]]:
