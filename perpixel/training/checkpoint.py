@@ -15,7 +15,12 @@ import torch
 from pydantic import Field, ValidationError
 from torch import Tensor
 
-from perpixel.checkpoints.format import load_strictly, read_tensors, write_tensors
+from perpixel.checkpoints.format import (
+    WeightsSource,
+    load_strictly,
+    read_tensors,
+    write_tensors,
+)
 from perpixel.errors import CorruptFileError, PerpixelError, UsageError
 from perpixel.io.atomic import reraise_oserror, sync_folder
 from perpixel.recipes import overrides
@@ -35,7 +40,7 @@ class Progress:
 
     step: steps done. best_miou: the best of all evaluations so far. nonfinite_steps: the last
     steps, in a row, that were not finite. corrupt: images replaced so far. scored: the step of the
-    last evaluation.
+    last evaluation. initial_weights: where the run started from, None where that is not known.
     """
 
     step: int = 0
@@ -43,6 +48,7 @@ class Progress:
     nonfinite_steps: int = 0
     corrupt: int = 0
     scored: int = 0
+    initial_weights: WeightsSource | None = None
 
     @property
     def is_scored(self) -> bool:
@@ -65,6 +71,7 @@ class _Header(Spec):
     nonfinite_steps: _Count = 0
     corrupt: _Count = 0
     scored: _Count = 0
+    initial_weights: WeightsSource | None = None
     scaler: dict[str, float | int] = Field(default_factory=dict)
 
 
@@ -156,7 +163,11 @@ def load_checkpoint(
         break
     else:
         raise PerpixelError("\n".join([f"{folder}: no whole state is left", *corrupt.values()]))
-    changed = overrides.differences(header.fingerprint, fingerprint)
+    changed = [
+        change
+        for change in overrides.differences(header.fingerprint, fingerprint)
+        if not change.startswith("recipe.source:")  # a citation, which decides no step
+    ]
     if changed and not allow_config_change:
         raise PerpixelError(
             f"{path} was made by another recipe or from other data; resume with the same, add "
@@ -187,7 +198,8 @@ def load_checkpoint(
     if (folder / "model.safetensors").exists() and header.step < fingerprint.recipe.train.steps:
         lines.append(f"the final weights of its earlier end are kept as {_EARLIER}")
     lines += [] if same else ["the optimizer, another one, starts anew"]
-    progress = Progress(**header.model_dump(exclude={"fingerprint", "scaler"}))
+    dumped = header.model_dump(exclude={"fingerprint", "scaler"})
+    progress = Progress(**{**dumped, "initial_weights": header.initial_weights})
     return ResumeInfo(progress, tuple(lines), tuple(corrupt))
 
 
