@@ -83,12 +83,13 @@ def test_timms_plain_files_start_a_training(name, tmp_path):
     initial = zoo.initial_weights(recipe, tmp_path / "best.pth.tar")
     model = build(recipe.model, num_classes=2)
     load_pretrained(model, initial, class_names=("a", "b"))
-    whole.eval()
-    images = torch.rand(1, 3, 64, 64)
-    features = timm.create_model(name, features_only=True)
-    features.load_state_dict(model.backbone.body.state_dict())
-    last = features.eval()(images)[-1]
-    assert last.isfinite().all()
+    overlay = {"file": str(tmp_path / "best.pth.tar"), "num_classes": 7}
+    timms = timm.create_model(
+        name, features_only=True, pretrained=True, pretrained_cfg_overlay=overlay
+    ).state_dict()
+    loaded = model.backbone.body.state_dict()
+    assert loaded.keys() == timms.keys()
+    assert all(torch.equal(loaded[key], timms[key]) for key in timms)
     assert any("left out of it: " in line for line in initial.lines)
 
 
