@@ -64,7 +64,9 @@ def import_checkpoint(
     checkpoint = Checkpoint(recipe, classes.names, classes.palette, finding.weights)
     notes = [source.note] if source.note else []
     if finding.left_out:
-        notes.append(f"Left out, as no part of the network: {', '.join(finding.left_out[:8])}.")
+        rest = len(finding.left_out) - 8
+        names = ", ".join(finding.left_out[:8]) + (f" and {rest} more" if rest > 0 else "")
+        notes.append(f"Left out, as no part of the network: {names}.")
     return ImportResult(checkpoint, finding, "\n".join([*notes, note]))
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from perpixel.checkpoints.format import InitialWeights, mismatches
+from perpixel.data.dataset import plain_names
 from perpixel.errors import PerpixelError
 from perpixel.models.segmenter import Segmenter
 from perpixel.recipes.models import CustomHead
@@ -34,7 +35,9 @@ def load_pretrained(
             "Give other weights with --init, or set model.backbone to that of these weights, as "
             "--model-from does"
         )
-    names_differ = initial.class_names not in (None, class_names)
+    names_differ = initial.class_names is not None and (
+        plain_names(initial.class_names) != plain_names(class_names)
+    )
     fresh: dict[str, str] = {}
     taken: dict[str, Tensor] = {}
     for name, tensor in state.items():
