@@ -1,7 +1,8 @@
 """The checkpoint format: one safetensors file with everything that prediction needs.
 
 The tensors have the names of the model's state dict. The metadata's "perpixel" entry is JSON: the
-recipe, the classes' names and colors, and the step. No pickle is read or written.
+recipe, the classes' names and colors, the step, and where the training started from. No pickle is
+read or written.
 
 The metadata's "perpixel-content-sha256" is a hash of the other metadata and all tensors, which
 reading checks. A checksum in a second file could be from before or after the file it belongs to.
@@ -32,12 +33,29 @@ _HEADER = "perpixel"
 _SHA256 = "perpixel-content-sha256"
 
 
+class WeightsSource(Spec):
+    """Where initial weights came from: a name or a file's name, and the file's sha256.
+
+    Random weights have the name "random" and no sha256.
+    """
+
+    name: str
+    sha256: str | None = None
+
+    def __str__(self) -> str:
+        return self.name + (f" (sha256 {self.sha256})" if self.sha256 else "")
+
+
+RANDOM = WeightsSource(name="random")
+
+
 class _Header(Spec):
     version: Literal[1] = 1
     recipe: Recipe
     class_names: tuple[str, ...]
     palette: tuple[Color, ...]
     step: int
+    initial_weights: WeightsSource | None = None
 
     @model_validator(mode="after")
     def _one_color_per_class(self) -> "_Header":
@@ -53,8 +71,8 @@ class _Header(Spec):
 class Checkpoint:
     """A model's weights by name, with the recipe, classes and colors that prediction needs.
 
-    `step` counts the optimization steps behind the weights; `origin` is the file they were read
-    from.
+    `step` counts the optimization steps behind the weights, which started from `initial_weights`,
+    None where that is not known; `origin` is the file they were read from.
     """
 
     recipe: Recipe
@@ -63,6 +81,21 @@ class Checkpoint:
     weights: Mapping[str, Tensor]
     step: int = 0
     origin: Path | None = None
+    initial_weights: WeightsSource | None = None
+
+
+@dataclass(frozen=True)
+class InitialWeights:
+    """Weights by our names to start a training from.
+
+    `class_names` are those of their classifier, None where not known; `lines` say for the log what
+    else there is to know, as what was left out of the file.
+    """
+
+    weights: Mapping[str, Tensor]
+    source: WeightsSource
+    class_names: tuple[str, ...] | None = None
+    lines: tuple[str, ...] = ()
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -84,7 +117,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
     except ValidationError as error:
         raise PerpixelError(f"{path}: {overrides.readable(error)}") from None
     return Checkpoint(
-        header.recipe, header.class_names, header.palette, weights, header.step, origin=path
+        header.recipe,
+        header.class_names,
+        header.palette,
+        weights,
+        header.step,
+        origin=path,
+        initial_weights=header.initial_weights,
     )
 
 
@@ -140,7 +179,7 @@ def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         raise CorruptFileError(
             f"{path}: not a safetensors file, or a corrupt one ({error})"
         ) from None
-    if _SHA256 in metadata and metadata[_SHA256] != _sha256(metadata, tensors):
+    if _SHA256 in metadata and metadata[_SHA256] != content_sha256(metadata, tensors):
         raise CorruptFileError(f"{path}: corrupt: its content does not match its sha256")
     return metadata, tensors
 
@@ -153,10 +192,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
     }
-    atomic_write(path, save(plain, {**metadata, _SHA256: _sha256(metadata, plain)}))
+    atomic_write(path, save(plain, {**metadata, _SHA256: content_sha256(metadata, plain)}))
 
 
-def _sha256(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+def content_sha256(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
     """Hashes metadata, and every tensor's name, dtype, shape and bytes; in hex digits."""
     described = {name: [str(t.dtype), list(t.shape)] for name, t in tensors.items()}
     texts = {key: text for key, text in metadata.items() if key != _SHA256}

@@ -142,7 +142,11 @@ def _card(checkpoint: Checkpoint, license: str | None, repository: str) -> str:
     if license is not None:
         front["license"] = license
         license_text = f"The weights: {license}."
-    summary = f"{method}, {len(checkpoint.class_names)} classes. {recipe.source}."
+    # Recipes of before initial weights were recorded say that they are random, --init or not.
+    source = recipe.source.removesuffix(", weights from random initialization")
+    summary = f"{method}, {len(checkpoint.class_names)} classes. {source}."
+    if checkpoint.initial_weights is not None:
+        summary += f"\n\nInitial weights: {checkpoint.initial_weights}."
     if scores:
         result = {
             "task": {"type": "image-segmentation"},

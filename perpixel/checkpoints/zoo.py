@@ -1,25 +1,32 @@
 """Finds, fetches and reads the checkpoint of a run, a file, a recipe or a Hub repository."""
 
-from collections.abc import Mapping
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from filelock import FileLock
-from torch import Tensor
 
-from perpixel import conversion
 from perpixel.checkpoints import hub
-from perpixel.checkpoints.format import Checkpoint, read_checkpoint, write_checkpoint
+from perpixel.checkpoints.format import (
+    Checkpoint,
+    InitialWeights,
+    WeightsSource,
+    content_sha256,
+    read_checkpoint,
+    write_checkpoint,
+)
 from perpixel.conversion import files
-from perpixel.conversion.detect import backbone_weights
-from perpixel.conversion.import_ import import_checkpoint
+from perpixel.conversion.detect import named_weights, resnet_weights
+from perpixel.conversion.import_ import find_model, import_checkpoint, names_in_file
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.io import download
+from perpixel.models.build import build
 from perpixel.models.timm_backbone import pretrained_weights
 from perpixel.recipes import recipe as recipe_called
 from perpixel.recipes import recipes
-from perpixel.recipes.models import Timm
-from perpixel.recipes.overrides import suggestion
+from perpixel.recipes.models import Model, ResNet, Timm
+from perpixel.recipes.overrides import differences, suggestion
 from perpixel.recipes.published import hash_in_name
 from perpixel.recipes.schema import Recipe
 
@@ -52,6 +59,11 @@ def find(source: str | Path) -> Checkpoint:
     if path.is_dir():
         return read_checkpoint(_find_in_run(path))
     if path.is_file():
+        if path.suffix not in (".safetensors", "") and not files.is_ours(path):
+            raise UsageError(
+                f"{path}: no perpixel checkpoint; another toolkit's file becomes one by "
+                f"`perpixel convert {path} OUT.safetensors`"
+            )
         return read_checkpoint(path)
     if name in recipes():
         fetched = fetched_path(name)
@@ -111,19 +123,22 @@ def fetch(name: str, *, out: Path | None = None) -> FetchResult:
     return FetchResult(path, download.hash_of(file), sha256 is not None, imported.note)
 
 
-def initial_weights(recipe: Recipe, init: str | Path | None) -> Mapping[str, Tensor] | None:
+def initial_weights(recipe: Recipe, init: str | Path | None) -> InitialWeights | None:
     """Reads the weights, by our names, that a training of `recipe` starts from; None for random.
 
     init: None for those that the recipe names, "none" for random ones, a run folder, a checkpoint,
-    another toolkit's file (a whole model or an ImageNet backbone), or "timm" for those that timm
-    publishes for the recipe's backbone. Raises PerpixelError.
+    another toolkit's file (a whole model or a backbone), or "timm" for those that timm publishes
+    for the recipe's backbone. Raises PerpixelError.
     """
+    backbone = recipe.model.backbone
     if init == "timm":
-        if not isinstance(recipe.model.backbone, Timm):
+        if not isinstance(backbone, Timm):
             raise UsageError(
                 "--init timm: the recipe's backbone is not timm's (model.backbone.type=timm)"
             )
-        return pretrained_weights(recipe.model.backbone)
+        weights = pretrained_weights(backbone)
+        name = f"{backbone.name} of timm"
+        return InitialWeights(weights, WeightsSource(name=name, sha256=content_sha256({}, weights)))
     pretrained = recipe.train.pretrained
     if init is None and pretrained is not None:
         try:
@@ -134,12 +149,78 @@ def initial_weights(recipe: Recipe, init: str | Path | None) -> Mapping[str, Ten
         return None
     path = Path(init)
     if files.is_ours(path) or not path.is_file():
-        return find(init).weights
-    state = files.read_source(path).state
+        return _from_checkpoint(recipe, init)
     try:
-        return backbone_weights(state) or conversion.find(state, like=recipe.model).weights
+        return _from_file(recipe, path)
     except PerpixelError as error:
-        raise PerpixelError(f"{path}: {error}") from None
+        raise _naming(path, error) from None
+
+
+def network_of(source: str | Path, recipe: Recipe) -> Model:
+    """Returns the network of a run, a checkpoint or another toolkit's file, as a recipe has it.
+
+    What a toolkit's file does not tell is as in `recipe`. Raises PerpixelError.
+    """
+    path = Path(source)
+    if files.is_ours(path) or not path.is_file():
+        return find(source).recipe.model
+    try:
+        return find_model(files.read_source(path), like=recipe.model).model
+    except PerpixelError as error:
+        raise _naming(path, error) from None
+
+
+def _from_checkpoint(recipe: Recipe, init: str | Path) -> InitialWeights:
+    checkpoint = find(init)
+    assert checkpoint.origin is not None  # it was read from a file
+    name = Path(init).resolve().name if Path(init).exists() else str(init)
+    weights_source = WeightsSource(name=name, sha256=download.hash_of(checkpoint.origin))
+    lines = _network_differences(recipe.model, checkpoint.recipe.model, init)
+    if changes := differences(recipe.input, checkpoint.recipe.input):
+        lines.append(f"their input is another (recipe -> there): {'; '.join(changes)}")
+    return InitialWeights(checkpoint.weights, weights_source, checkpoint.class_names, tuple(lines))
+
+
+def _from_file(recipe: Recipe, path: Path) -> InitialWeights:
+    """Reads a toolkit's whole model where its head is known here, else the backbone alone."""
+    source, model = files.read_source(path), recipe.model
+    lines = [source.note] if source.note else []
+    class_names = None
+    if not isinstance(model.backbone, ResNet):
+        with torch.device("meta"):
+            names = build(model, num_classes=1).backbone.state_dict()
+        weights, left_out = named_weights(source.state, names)
+    elif (backbone := resnet_weights(source.state)) is not None:
+        weights, left_out = backbone
+    else:
+        finding = find_model(source, like=model)
+        weights, left_out = dict(finding.weights), list(finding.left_out)
+        class_names = names_in_file(source, finding)
+        if finding.threshold is not None:
+            lines.append(f"its one output became two, for a threshold of {finding.threshold}")
+        lines += _network_differences(model, finding.model, path)
+    if left_out:
+        lines.append(f"left out of it: {_group(left_out)}")
+    weights_source = WeightsSource(name=path.name, sha256=download.hash_of(path))
+    return InitialWeights(weights, weights_source, class_names, tuple(lines))
+
+
+def _naming(path: Path, error: PerpixelError) -> PerpixelError:
+    """Returns the error with the file's name before its text."""
+    return type(error)(f"{path}: {str(error).removeprefix(f'{path}: ')}")
+
+
+def _network_differences(recipe: Model, other: Model, init: str | Path) -> list[str]:
+    """Returns a line that says where the network of initial weights is another, or none."""
+    changes = differences(recipe, other)
+    line = f"their network is another (recipe -> there): {'; '.join(changes)}"
+    return [f"{line}; --model-from {init} takes theirs"] if changes else []
+
+
+def _group(names: list[str]) -> str:
+    """Returns names by their first part, as "fc (2), decode_head (14)"."""
+    counts = Counter(name.partition(".")[0] for name in names)
+    return ", ".join(f"{name} ({count})" for name, count in counts.items())
 
 
 def _find_in_run(folder: Path) -> Path:

@@ -46,6 +46,14 @@ def convert(
             help="How logits are upsampled; by default the toolkit's own default.",
         ),
     ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            metavar="T",
+            help="For a model of one output x: class 1 is where sigmoid(x) > T. By default that of "
+            "its config, else 0.3 for mmseg and 0.5 for the others.",
+        ),
+    ] = None,
     dataset: options.Dataset = None,
     names: options.ClassNames = None,
     trust: Annotated[
@@ -74,7 +82,7 @@ def convert(
 
     new_names = None if names is None else parse_names(names)
     if is_ours(source):
-        others = (recipe, output_stride, align_corners, dataset, trust or None)
+        others = (recipe, output_stride, align_corners, threshold, dataset, trust or None)
         is_for_toolkit = toolkit != "auto"
         if (
             (half and is_for_toolkit)
@@ -106,6 +114,7 @@ def convert(
         recipe=None if recipe is None else perpixel.recipe(recipe),
         output_stride=output_stride,
         align_corners=align_corners,
+        threshold=threshold,
         dataset=dataset,
         trust=trust,
     )
@@ -140,6 +149,11 @@ def _print(imported: "ImportResult", out: Path, *, detected: bool, has_recipe: b
             f"Assumed, as weights do not show it: output stride {model.backbone.output_stride}, "
             f"align_corners {str(model.align_corners).lower()}. Change it with --output-stride, "
             f"--align-corners or --recipe."
+        )
+    if finding.threshold is not None:
+        typer.echo(
+            f"Its one output x became two: class 1 is where sigmoid(x) > {finding.threshold}. "
+            f"Change the threshold with --threshold."
         )
     typer.echo(imported.note)
 

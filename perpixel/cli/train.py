@@ -85,6 +85,15 @@ def train(
             "recipe names.",
         ),
     ] = None,
+    model_from: Annotated[
+        str | None,
+        typer.Option(
+            "--model-from",
+            metavar="MODEL",
+            help="Train MODEL's network (all of the recipe's `model`): a run, a checkpoint, a "
+            "name on the Hub or another toolkit's file. Give the same to --init for its weights.",
+        ),
+    ] = None,
     device: options.Device = "auto",
     workers: Annotated[
         int | None,
@@ -128,6 +137,10 @@ def train(
         missing = "--out" if recipe else "RECIPE"
         raise UsageError(f"{missing} is missing: perpixel train RECIPE --data ROOT --out RUN")
     base = read_recipe(out) if recipe is None else perpixel.recipe(recipe)
+    if model_from is not None:
+        from perpixel.checkpoints import zoo
+
+        base = base.model_copy(update={"model": zoo.network_of(model_from, base)})
     changes = list(settings or [])
     if dataset is not None:
         changes.append(f"data.name={dataset}")

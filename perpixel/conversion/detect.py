@@ -1,6 +1,9 @@
 """Finds the model of another toolkit's state dict."""
 
-from collections.abc import Mapping
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,8 +32,16 @@ TOOLKITS = {
 }
 
 _CLASSIFICATION = ("fc.weight", "fc1000_w")  # torchvision, open-mmlab; Caffe2
-_CLASSIFIER = {"fc.weight", "fc.bias", "head.fc.weight", "head.fc.bias"}
 _COUNTER = "num_batches_tracked"
+_WRAPPERS = re.compile(r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+_FIRST_BLOCK = re.compile(  # by the toolkits' names, and what comes before them
+    r"((?:[^.]+\.)*?)(?:(?:backbone\.|backbone_net\.)?layer1|backbone\.bottom_up\.res2)"
+    r"\.0\.conv1\.weight"
+)
+_OUR_NAMES = re.compile(
+    r"backbone\.(conv1|bn1|stem|layer\d)\."
+    r"|(head|auxiliary)\.(convs|fuse|lateral|output|scales|classifier)\."
+)
 
 
 @dataclass(frozen=True)
@@ -38,6 +49,8 @@ class Finding:
     """The model of a state dict, and its weights under our names, float32.
 
     `input` is None unless the state dict itself holds mean and std (detectron2's of 2020).
+    `threshold` is that of a model of one output, which two outputs replace here; else None.
+    `left_out` are the state dict's entries beside the network.
     """
 
     toolkit: Toolkit
@@ -45,6 +58,8 @@ class Finding:
     num_classes: int
     weights: Mapping[str, Tensor]
     input: Input | None = None
+    threshold: float | None = None
+    left_out: tuple[str, ...] = ()
 
 
 def from_state_dict(
@@ -52,19 +67,32 @@ def from_state_dict(
     toolkit: str = "auto",
     output_stride: int | None = None,
     align_corners: bool | None = None,
+    threshold: float | None = None,
 ) -> Segmenter:
     """Builds the model of another toolkit's state dict with its weights, in evaluation mode.
 
-    state: {name: tensor or NumPy array}; "module." in front of names is ignored, half precision
-    becomes float32. toolkit: "mmseg", "sssegmentation", "torchvision", "pytorch-auto-drive",
-    "detectron2", or "auto" to detect it by the names (those of torchvision without an auxiliary
-    head are taken for pytorch-auto-drive's). output_stride: 8, 16 or 32; None is 8 for FCN and 32
-    for Semantic FPN. align_corners: None is the toolkit's default, True for pytorch-auto-drive
-    alone. The model's `spec` holds both. Raises UsageError for a wrong argument, PerpixelError for
-    a state dict that fits no model, listing every name that is missing or unexpected.
+    state: {name: tensor or NumPy array}; what stands before all names of the network ("module.",
+    "model.") is ignored, half precision becomes float32. toolkit: "mmseg", "sssegmentation",
+    "torchvision", "pytorch-auto-drive", "detectron2", or "auto" to detect it by the names (those of
+    torchvision without an auxiliary head are taken for pytorch-auto-drive's). output_stride: 8, 16
+    or 32; None is 8 for FCN and 32 for Semantic FPN. align_corners: None is the toolkit's default,
+    True for pytorch-auto-drive alone. The model's `spec` holds both.
+    threshold: for a model of one output x, whose class 1 is where sigmoid(x) > threshold; None is
+    0.3 for mmseg, its default, and 0.5 for the others. The model then has two outputs, the constant
+    log(threshold / (1 - threshold)) and x: their argmax is that class. Their softmax is sigmoid(x)
+    shifted so that 0.5 is the threshold; averages of probabilities over scales and flips equal the
+    toolkit's at a threshold of 0.5 alone.
+    Raises UsageError for a wrong argument, PerpixelError for a state dict that fits no model,
+    listing every name that is missing or unexpected.
     """
     return build_model(
-        find(state, toolkit=toolkit, output_stride=output_stride, align_corners=align_corners)
+        find(
+            state,
+            toolkit=toolkit,
+            output_stride=output_stride,
+            align_corners=align_corners,
+            threshold=threshold,
+        )
     )
 
 
@@ -82,6 +110,7 @@ def find(
     toolkit: str = "auto",
     output_stride: int | None = None,
     align_corners: bool | None = None,
+    threshold: float | None = None,
     like: Model | None = None,
 ) -> Finding:
     """Finds toolkit, model, weights and input of a state dict; raises as `from_state_dict`.
@@ -89,13 +118,20 @@ def find(
     What names and shapes do not tell (dilations, dropout, ...) is taken from `like`, else from the
     toolkit's own models.
     """
-    tensors = plain_tensors(state)
+    network = network_names(state)
+    tensors = plain_tensors(state, network)
     source = _choose_toolkit(toolkit, tensors)
     file_input = None
     if source.mean_std_names is not None and all(n in tensors for n in source.mean_std_names):
         mean, std = (tuple(tensors.pop(n).flatten().tolist()) for n in source.mean_std_names)
         file_input = source.input.model_copy(update={"mean": mean, "std": std})
     names = to_perpixel_names(source.name_map, tensors)
+    if threshold is not None and not 0 < threshold < 1:
+        raise UsageError(f"threshold={threshold}: a sigmoid's threshold is between 0 and 1")
+    used = source.threshold if threshold is None else threshold
+    one_output = _add_output(tensors, names, math.log(used / (1 - used)))
+    if threshold is not None and not one_output:
+        raise UsageError("a threshold is for models of one output, and this one has more")
     shapes = {name: tuple(tensors[toolkit_name].shape) for toolkit_name, name in names.items()}
     example = _with_arguments(_example(source, shapes, like), output_stride, align_corners)
     model, num_classes = read_model(shapes, example)
@@ -116,24 +152,87 @@ def find(
             f"{title(model)} ({len(problems)} mismatches):\n  " + "\n  ".join(problems)
         )
     weights = {name: tensors[toolkit_names[name]] for name in expected}
-    return Finding(source, model, num_classes, weights, file_input)
+    return Finding(
+        source,
+        model,
+        num_classes,
+        weights,
+        input=file_input,
+        threshold=used if one_output else None,
+        left_out=tuple(key for key in state if key not in network),
+    )
 
 
-def backbone_weights(state: Mapping[str, Any]) -> dict[str, Tensor] | None:
-    """Returns a classification ResNet's weights as our "backbone.*", None for another state dict.
+def _add_output(
+    tensors: dict[str, Tensor], names: Mapping[str, str], constant_logit: float
+) -> bool:
+    """Puts an output that is constant before the only one; returns False if there are more."""
+    toolkit_names = {name: toolkit_name for toolkit_name, name in names.items()}
+    weight = toolkit_names.get("head.classifier.weight")
+    if weight is None or tensors[weight].shape[:1] != (1,):
+        return False
+    for head in ("head", "auxiliary"):
+        for parameter, value in (("weight", 0.0), ("bias", constant_logit)):
+            name = toolkit_names.get(f"{head}.classifier.{parameter}")
+            if name is not None and tensors[name].shape[:1] == (1,):
+                row = torch.full_like(tensors[name], value)
+                tensors[name] = torch.cat([row, tensors[name]])
+    return True
 
-    The classifier is left out. torchvision's and open-mmlab's (v1c) names are ours without the
-    prefix, mmpretrain's have it. Raises PerpixelError for entries that are no tensors.
+
+def resnet_weights(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[str]] | None:
+    """Returns a ResNet's weights as our "backbone.*", and the names of what is left out.
+
+    Its names are torchvision's, timm's and open-mmlab's (v1c), which are ours, with or without
+    "backbone." before them; left out is what else there is, as a classifier or another decoder, but
+    not a head under our names. None for a state dict without a ResNet, and for one with a head
+    under a toolkit's names, which `find` takes. Raises PerpixelError for entries that are no
+    tensors.
     """
-    names = {plain_name(key) for key in state} - _CLASSIFIER
-    prefix = "backbone." if all(name.startswith("backbone.") for name in names) else ""
-    if f"{prefix}layer1.0.conv1.weight" not in names:
+    names = network_names(state)
+    prefix = "backbone." if "backbone.layer1.0.conv1.weight" in names.values() else ""
+    if f"{prefix}layer1.0.conv1.weight" not in names.values() or _with_head(names.values()):
         return None
-    return {
-        f"backbone.{name.removeprefix('backbone.')}": tensor
-        for name, tensor in plain_tensors(state).items()
-        if name not in _CLASSIFIER
+    ours = names if prefix else {key: f"backbone.{name}" for key, name in names.items()}
+    taken = {key: name for key, name in ours.items() if _OUR_NAMES.match(name)}
+    return plain_tensors(state, taken), [key for key in state if key not in taken]
+
+
+def named_weights(
+    state: Mapping[str, Any], names: Iterable[str]
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Returns the weights of a backbone that is no ResNet of ours, as `resnet_weights`.
+
+    `names` are those of the backbone's module. The file has the same or, for timm's features, those
+    of timm's whole model. Raises PerpixelError where it has none of them, or all twice.
+    """
+    ours = {_timm_name(name): name for name in names}
+    theirs = {_timm_name(_WRAPPERS.sub("", str(key))): key for key in state}
+    prefixes = Counter(
+        other.removesuffix(name)
+        for name in ours
+        for other in theirs
+        if other == name or other.endswith(f".{name}")
+    ).most_common(2)
+    if not prefixes:
+        raise PerpixelError(
+            f"none of the backbone's weights in it: its names begin with "
+            f"{', '.join(map(str, list(state)[:3]))}, the backbone's with "
+            f"{', '.join(list(ours)[:3])}"
+        )
+    _require_one([prefix for prefix, count in prefixes if count == prefixes[0][1]])
+    taken = {
+        theirs[prefixes[0][0] + name]: f"backbone.{own}"
+        for name, own in ours.items()
+        if prefixes[0][0] + name in theirs
     }
+    return plain_tensors(state, taken), [key for key in state if key not in taken]
+
+
+def _timm_name(name: str) -> str:
+    """Returns timm's name of a weight; its features have "body.stages_0." for "stages.0."."""
+    name = name.removeprefix("body.").removeprefix("model.")
+    return re.sub(r"_(?=\d+\.)", ".", name)
 
 
 def title(model: Model) -> str:
@@ -141,19 +240,44 @@ def title(model: Model) -> str:
     return f"{method_name(model.head)} on ResNet-{resnet_of(model).depth}"
 
 
-def plain_name(key: object) -> str:
-    """Returns a weight's name without the prefixes of DataParallel and torch.compile."""
-    return str(key).replace("_orig_mod.", "").removeprefix("module.")
+def network_names(state: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the names of the network's weights in a state dict, as its toolkit has them, by key.
+
+    DataParallel, Lightning, AveragedModel and others put "module." or "model." before them, which
+    the name of a ResNet's first block shows; torch.compile and FSDP put names of theirs between.
+    What is beside the network, as a loss's weights, AveragedModel's n_averaged or the averages of
+    mmcv's EMAHook (ema_backbone_conv1_weight), is left out. Raises PerpixelError for two networks.
+    """
+    names = {key: _WRAPPERS.sub("", str(key)) for key in state}
+    blocks = {match[1] for match in map(_FIRST_BLOCK.fullmatch, names.values()) if match}
+    if not blocks:
+        return names
+    _require_one(sorted(blocks))
+    (prefix,) = blocks
+    known = {name for kit in TOOLKITS.values() for name in kit.mean_std_names or ()}
+    plain = {
+        key: name.removeprefix(prefix) for key, name in names.items() if name.startswith(prefix)
+    }
+    return {key: name for key, name in plain.items() if "." in name or name in known}
 
 
-def plain_tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Copies the weights as float32 (counters as int64) on the CPU, by their plain names.
+def _require_one(prefixes: list[str]) -> None:
+    """Raises PerpixelError for the names of several networks."""
+    if len(prefixes) > 1:
+        raise PerpixelError(
+            f"its names are those of {len(prefixes)} networks, beginning with "
+            f"{' and with '.join(map(repr, prefixes))}: save the one to use by itself"
+        )
+
+
+def plain_tensors(state: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Tensor]:
+    """Copies the weights in `names` as float32 (counters as int64) on the CPU, by their new names.
 
     Raises PerpixelError that lists the entries that are no weights.
     """
     tensors, problems = {}, []
-    for key, value in state.items():
-        name = plain_name(key)
+    for key, name in names.items():
+        value = state[key]
         if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "fiu":
             value = torch.from_numpy(np.array(value, "f4" if value.dtype.kind == "f" else "i8"))
         if not isinstance(value, Tensor):
@@ -161,7 +285,7 @@ def plain_tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
         elif not value.is_floating_point() and not name.endswith(_COUNTER):
             problems.append(f"{key} holds {value.dtype}, not floating-point numbers")
         elif name in tensors:
-            problems.append(f"{name} occurs with and without the prefix module.")
+            problems.append(f"{name} occurs twice, as {key}")
         else:
             dtype = torch.float32 if value.is_floating_point() else torch.int64
             tensors[name] = value.detach().to("cpu", dtype, copy=True).contiguous()
@@ -176,30 +300,36 @@ def _choose_toolkit(toolkit: str, tensors: Mapping[str, Tensor]) -> Toolkit:
     Raises PerpixelError where its table matches no name of a head.
     """
     require_known(toolkit, ("auto", *TOOLKITS), f"no toolkit is called {toolkit!r}")
-    matched = {
-        name: to_perpixel_names(known.name_map, tensors).values()
-        for name, known in TOOLKITS.items()
-    }
-    with_head = [
-        name for name, ours in matched.items() if any(key.startswith("head.") for key in ours)
-    ]
+    with_head = _with_head(tensors)
     if toolkit in with_head:
         return TOOLKITS[toolkit]
     if with_head and toolkit == "auto":
-        return TOOLKITS[max(with_head, key=lambda name: len(matched[name]))]
+        return TOOLKITS[max(with_head, key=lambda name: with_head[name])]
     if with_head:
         raise PerpixelError(f"these are not {toolkit}'s names, but {' or '.join(with_head)}'s")
     if any(name.endswith(_CLASSIFICATION) for name in tensors):
         raise PerpixelError(
             "this is a classification model, such as ImageNet pre-training gives, without a "
             "segmentation head to convert; `perpixel train --init` takes a ResNet's by "
-            "torchvision's or open-mmlab's names"
+            "torchvision's, timm's or open-mmlab's names"
         )
     first = ", ".join(list(tensors)[:3]) or "none at all"
     raise PerpixelError(
         f"no FCN or Semantic FPN head among the names, as {', '.join(TOOLKITS)} name them; the "
         f"{len(tensors)} names begin with {first}"
     )
+
+
+def _with_head(names: Iterable[str]) -> dict[str, int]:
+    """Returns how many names each toolkit's table matches, of toolkits with a head among them."""
+    matched = {
+        name: to_perpixel_names(known.name_map, names).values() for name, known in TOOLKITS.items()
+    }
+    return {
+        name: len(ours)
+        for name, ours in matched.items()
+        if any(key.startswith("head.") for key in ours)
+    }
 
 
 def _example(toolkit: Toolkit, shapes: Shapes, like: Model | None) -> Model:

@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -35,20 +35,25 @@ _LEGACY = pickle.dumps(MAGIC_NUMBER, protocol=2)  # torch.save before 1.6
 
 @dataclass(frozen=True)
 class Source:
-    """A file's weights by the toolkit's names, and the classes' names and colors if it has them."""
+    """A file's weights by the toolkit's names, and what else it tells.
+
+    `names` and `palette` are the classes'; `thresholds` those that its config names, for a model of
+    one output; `note` says which state dict was taken where the file holds several.
+    """
 
     state: Mapping[str, Any]
     names: tuple[str, ...] | None = None
     palette: Palette | None = None
+    thresholds: tuple[float, ...] = ()
+    note: str = ""
 
 
 def read_source(path: Path, *, trust: bool = False) -> Source:
     """Reads the state dict of a toolkit's file, and its classes.
 
-    Layouts: mmsegmentation `{meta, state_dict}`; sssegmentation, pytorch-auto-drive and detectron2
-    `{model, ...}`, of torch.save or as a pickle of NumPy arrays; torchvision's bare state dict; a
-    safetensors file with the names of any of them. A file that contains code is loaded only with
-    `trust`, in a separate process. Raises PerpixelError naming the file.
+    A state dict by itself, as torchvision's, or within a dict (`unpack`), written by torch.save,
+    as a pickle of NumPy arrays or as safetensors. A file that contains code, as a pickled module,
+    is loaded only with `trust`, in a separate process. Raises PerpixelError naming the file.
     """
     try:
         match file_kind(path):
@@ -72,11 +77,14 @@ def read_source(path: Path, *, trust: bool = False) -> Source:
                 f"({reason or type(error).__name__})"
             ) from None
     if trust:
-        return _read_in_subprocess(path)
+        try:
+            return unpack(_read_in_subprocess(path))
+        except PerpixelError as error:
+            raise PerpixelError(f"{path}: {error}") from None
     raise PerpixelError(
         f"{path}: this file holds more than tensors and plain values ({code}), and loading it "
         f"could run any code it contains. If you trust its source, `perpixel convert --trust` "
-        f"loads it in a separate process"
+        f"loads it in a separate process; or save its state dict alone where it was written"
     )
 
 
@@ -112,34 +120,83 @@ def file_kind(path: Path) -> Literal["safetensors", "torch", "pickle"]:
 
 
 def unpack(content: object) -> Source:
-    """Finds the state dict in a file's content; raises PerpixelError where there is none."""
-    match content:
-        case {"state_dict": dict() as state, "meta": dict() as meta}:
-            return Source(state, *_classes(meta))
-        case {"state_dict": dict() as state}:
-            return Source(state)
-        case {"model": dict() as state}:  # not model_ema: the published scores are of "model"
-            return Source(state)
-        case dict() if content and all(
-            isinstance(v, Tensor | np.ndarray) for v in content.values()
-        ):
-            return Source(content)
-        case dict():
-            keys = ", ".join(map(str, list(content)[:8])) or "nothing"
-            raise PerpixelError(f"no state dict in it, but {keys}")
-    raise PerpixelError(f"holds {type(content).__name__}, not a dict of tensors")
+    """Finds the state dict in a file's content.
+
+    It is the content itself, or in a dict under any key and at most three deep: "state_dict"
+    (mmsegmentation, Lightning, timm), "model" (detectron2, sssegmentation, fastai), "module"
+    (DeepSpeed) and so on. Of several the one under such a usual key is taken, not its average
+    ("model_ema", "ema_state_dict"), and the note says so. Raises PerpixelError where there is none,
+    or it is not clear which of several is meant.
+    """
+    if not isinstance(content, dict):
+        raise PerpixelError(f"holds {type(content).__name__}, not a dict of tensors")
+    states = {"": content} if _is_state_dict(content) else dict(_state_dicts(content))
+    keys = list(states)
+    if len(keys) > 1:
+        keys = [key for key in keys if key.rpartition(".")[2] in _USUAL_KEYS]
+    if not states:
+        others = ", ".join(map(str, list(content)[:8])) or "nothing"
+        raise PerpixelError(f"no state dict in it, but {others}")
+    if len(keys) != 1:
+        raise PerpixelError(
+            f"it holds {len(states)} state dicts: {', '.join(states)}. Save the one to use by "
+            f"itself: torch.save(torch.load(FILE)[...], 'weights.pth')"
+        )
+    left = ", ".join(key for key in states if key != keys[0])
+    note = f"The weights are the file's {keys[0]!r}; it also holds {left}." if left else ""
+    meta = content.get("meta")
+    classes = _classes(meta) if isinstance(meta, dict) else (None, None)
+    thresholds = _thresholds(meta) if isinstance(meta, dict) else ()
+    return Source(states[keys[0]], *classes, thresholds, note)
 
 
-def _read_in_subprocess(path: Path) -> Source:
-    """Lets another process load the file and write its weights to a safe one, and reads that."""
+_USUAL_KEYS = (
+    "state_dict", "model_state_dict", "model_state", "model", "module", "net", "network", "weights",
+)  # fmt: skip
+
+
+def _state_dicts(content: Mapping[Any, Any], depth: int = 3) -> Iterator[tuple[str, Any]]:
+    """Finds the state dicts within a dict, by their keys joined with dots.
+
+    Under an unusual key all its values are tensors and a name has a dot: the state of an optimizer
+    has neither.
+    """
+    for key, value in content.items():
+        if not isinstance(value, dict):
+            continue
+        is_usual = key in _USUAL_KEYS and any(map(_is_tensor, value.values()))
+        if is_usual or (_is_state_dict(value) and any("." in str(name) for name in value)):
+            yield str(key), value
+        elif depth > 1:
+            for path, state in _state_dicts(value, depth - 1):
+                yield f"{key}.{path}", state
+
+
+def _is_state_dict(content: Mapping[Any, Any]) -> bool:
+    return bool(content) and all(map(_is_tensor, content.values()))
+
+
+def _is_tensor(value: object) -> bool:
+    return isinstance(value, Tensor | np.ndarray | np.generic)
+
+
+def _read_in_subprocess(path: Path) -> object:
+    """Lets another process load the file and write its plain content to a safe one; reads that."""
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder) / "plain.pth"
         command = [sys.executable, "-m", "perpixel.conversion.trusted", str(path), str(plain)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0 or not plain.exists():  # its code may end the process early
             reason = done.stderr.strip() or f"exit code {done.returncode}"
-            raise PerpixelError(f"{path}: cannot be loaded even with --trust: {reason}")
-        return read_source(plain)
+            raise PerpixelError(f"cannot be loaded even with --trust: {reason}")
+        content: object = torch.load(plain, weights_only=True)
+        return content
+
+
+def _thresholds(meta: Mapping[str, Any]) -> tuple[float, ...]:
+    """Returns the thresholds in the config's text, "config" in 0.x and "cfg" in 1.x, each once."""
+    text = f"{meta.get('config', '')} {meta.get('cfg', '')}"
+    return tuple({float(number): None for number in re.findall(r"\bthreshold=(\d*\.\d+)", text)})
 
 
 def _classes(meta: Mapping[str, Any]) -> tuple[tuple[str, ...] | None, Palette | None]:
@@ -242,6 +299,8 @@ def _foreign_code(error: Exception) -> str | None:
     """Returns what a file needs beyond plain data, None if it was not loaded for another reason."""
     if isinstance(error, _ForeignError):
         return str(error)
+    if "TorchScript" in str(error):
+        return "a TorchScript program"
     if not isinstance(error, pickle.UnpicklingError):
         return None
     text = str(error)

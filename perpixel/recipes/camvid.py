@@ -19,7 +19,7 @@ from perpixel.recipes.schema import (
     Train,
 )
 
-_SOURCE = "perpixel: CamVid as split and resized for SegNet, weights from random initialization"
+_SOURCE = "perpixel: CamVid as split and resized for SegNet"
 
 
 def _resnet(depth: Literal[18, 50], *, output_stride: Literal[8, 32] = 32) -> ResNet:

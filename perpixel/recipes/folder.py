@@ -3,7 +3,7 @@
 from perpixel.recipes.camvid import RECIPES as _CAMVID
 from perpixel.recipes.schema import Augment, Data, Recipe
 
-_SOURCE = "perpixel: a start for one's own images, weights from random initialization"
+_SOURCE = "perpixel: a start for one's own images"
 
 
 def _for_folder(recipe: Recipe) -> Recipe:

@@ -15,7 +15,12 @@ import torch
 from pydantic import Field, ValidationError
 from torch import Tensor
 
-from perpixel.checkpoints.format import load_strictly, read_tensors, write_tensors
+from perpixel.checkpoints.format import (
+    WeightsSource,
+    load_strictly,
+    read_tensors,
+    write_tensors,
+)
 from perpixel.errors import CorruptFileError, PerpixelError, UsageError
 from perpixel.io.atomic import reraise_oserror, sync_folder
 from perpixel.recipes import overrides
@@ -27,12 +32,10 @@ _HEADER = "perpixel-run"
 _EARLIER = "model-earlier.safetensors"
 _STATE = re.compile(r"next|last(-\d+)?")
 _Count = Annotated[int, Field(ge=0)]
-_CHANGEABLE = frozenset(
-    f"recipe.train.{name}"
-    for name in (
-        "activation_checkpointing", "keep_last", "log_every", "max_corrupt_fraction",
-        "max_nonfinite_steps", "save_every",
-    )
+_CHANGEABLE = (
+    "recipe.source", "recipe.train.activation_checkpointing", "recipe.train.keep_last",
+    "recipe.train.log_every", "recipe.train.max_corrupt_fraction",
+    "recipe.train.max_nonfinite_steps", "recipe.train.save_every",
 )  # fmt: skip
 """Settings that change no step's result, so that a resumed run may have others."""
 
@@ -52,6 +55,7 @@ class Progress:
     corrupt: int = 0
     scored: int = 0
     evaluations_since_best: int = 0
+    initial_weights: WeightsSource | None = None
 
     @property
     def is_scored(self) -> bool:
@@ -84,6 +88,7 @@ class _Header(Spec):
     corrupt: _Count = 0
     scored: _Count = 0
     evaluations_since_best: _Count = 0
+    initial_weights: WeightsSource | None = None
     scaler: dict[str, float | int] = Field(default_factory=dict)
 
 
@@ -206,7 +211,8 @@ def load_checkpoint(
     lines = [f"{complaint}; going on from an older state" for complaint in corrupt.values()]
     lines.append(f"resumed after step {header.step}")
     lines += [f"changed: {change}" for change in changed]
-    progress = Progress(**header.model_dump(exclude={"fingerprint", "scaler"}))
+    dumped = header.model_dump(exclude={"fingerprint", "scaler"})
+    progress = Progress(**{**dumped, "initial_weights": header.initial_weights})
     if (folder / "model.safetensors").exists() and not progress.has_ended(fingerprint.recipe):
         lines.append(f"the final weights of its earlier end are kept as {_EARLIER}")
     lines += [] if same else ["the optimizer starts anew"]

@@ -1,16 +1,15 @@
 """One training run, top to bottom."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from perpixel.acceleration.accelerate import accelerate
-from perpixel.checkpoints.format import Checkpoint, write_checkpoint
+from perpixel.checkpoints.format import RANDOM, Checkpoint, InitialWeights, write_checkpoint
 from perpixel.data.dataset import Dataset, read_pair, require_classes
 from perpixel.data.loader import batches
 from perpixel.data.seen_classes import require_classes_shown
@@ -64,7 +63,7 @@ def train(
     out: Path,
     resume: bool = False,
     allow_config_change: bool = False,
-    pretrained: Mapping[str, Tensor] | None = None,
+    pretrained: InitialWeights | None = None,
     data_root: Path | None = None,
     notes: Sequence[str] = (),
     device: str = "auto",
@@ -77,8 +76,8 @@ def train(
 
     Under torchrun every rank calls this with the same arguments and takes its share of each step.
     `workers` processes prepare the images (None: a rank's share of the cores on CUDA, at most 8,
-    and none on a CPU); their number does not change the run. `pretrained` holds weights by our
-    names. `data_root` is recorded to resume from `out` alone; `notes` are lines for the log. With
+    and none on a CPU); their number does not change the run. `pretrained` are the weights to start
+    from. `data_root` is recorded to resume from `out` alone; `notes` are lines for the log. With
     `resume` the run continues from the newest whole checkpoint in `out` as if it had never stopped,
     bit for bit (on CUDA if it is `deterministic`); with another recipe or data only if
     `allow_config_change`. SIGINT or SIGTERM to any rank saves and ends the run after the step at
@@ -109,14 +108,16 @@ def train(
     model = build(recipe.model, num_classes=len(train_dataset.classes))
     if dist_info.world_size > 1:
         convert_sync_batchnorm(model, torch_device)
-    initial = "random initial weights"
+    initial, initial_lines = RANDOM, ["random initial weights"]
     if pretrained is not None:
-        initial = load_pretrained(model, pretrained)
+        class_names = train_dataset.classes.names
+        initial = pretrained.source
+        initial_lines = load_pretrained(model, pretrained, class_names=class_names)
     state = make_train_state(model, recipe, device=torch_device, dtype=dtype)
     fingerprint = RunFingerprint(
         recipe=recipe, images=len(train_dataset), class_names=train_dataset.classes.names
     )
-    start = ResumeInfo(Progress(), (initial,))
+    start = ResumeInfo(Progress(initial_weights=initial), tuple(initial_lines))
     if resume:
         start = load_checkpoint(
             checkpoints, state, fingerprint, allow_config_change=allow_config_change
@@ -201,7 +202,7 @@ def train(
 
         assert scores is not None
         if dist_info.is_main:
-            final = _checkpoint(state, fingerprint, eval_dataset, progress.step)
+            final = _checkpoint(state, fingerprint, eval_dataset, progress)
             write_checkpoint(checkpoints / "model.safetensors", final)
             write_scores(out, scores)
         if progress.step < steps:
@@ -311,12 +312,19 @@ def _log_step(
 
 
 def _checkpoint(
-    state: TrainState, fingerprint: RunFingerprint, dataset: Dataset, step: int
+    state: TrainState, fingerprint: RunFingerprint, dataset: Dataset, progress: Progress
 ) -> Checkpoint:
     """The model as users load it: its moving average, with the classes' names and colors."""
     weights = state.ema_model.state_dict()
     names, palette = fingerprint.class_names, dataset.classes.palette
-    return Checkpoint(fingerprint.recipe, names, palette, weights, step)
+    return Checkpoint(
+        fingerprint.recipe,
+        names,
+        palette,
+        weights,
+        progress.step,
+        initial_weights=progress.initial_weights,
+    )
 
 
 def _save(
@@ -372,7 +380,7 @@ def _evaluate(
     if better:
         progress.best_miou = scores.miou
         if get_dist_info().is_main:
-            best = _checkpoint(state, fingerprint, dataset, progress.step)
+            best = _checkpoint(state, fingerprint, dataset, progress)
             write_checkpoint(out / "checkpoints" / "best.safetensors", best)
     _save(state, fingerprint, progress, out, overwrite=True)
     return scores

@@ -7,6 +7,7 @@ import io
 import pickle
 import threading
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ from perpixel.conversion import to_state_dict
 from perpixel.data.datasets.camvid import CLASSES
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.recipes import _ALL
+from perpixel.recipes.models import CustomBackbone
+from perpixel.training.pretrained import load_pretrained
 
 NAME = "mmseg/small"
 
@@ -128,10 +131,20 @@ def test_from_a_server(mirror, monkeypatch):
     assert zoo.find(NAME).recipe == perpixel.override(_ALL[NAME], ["model.aux_head.num_classes=19"])
 
 
-@pytest.mark.parametrize("prefix", ["", "backbone.", "module.backbone.", "_orig_mod.backbone."])
-@pytest.mark.parametrize("classifier", [None, "fc", "head.fc"])
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "",
+        "backbone.",
+        "module.backbone.",
+        "_orig_mod.backbone.",
+        "encoder.",  # segmentation_models_pytorch
+        "model._fsdp_wrapped_module.",
+    ],
+)
+@pytest.mark.parametrize("classifier", [None, "fc", "head.fc", "decoder.blocks.0.conv1"])
 def test_imagenet_files_start_a_training(tmp_path, prefix, classifier):
-    """mmpretrain's, which say backbone., and those of torchvision and older mmcls, which do not."""
+    """mmpretrain's, which say backbone., and those of torchvision, timm and older mmcls."""
     path, recipe = tmp_path / "resnet.pth", stand_in()
     model = perpixel.build(recipe, num_classes=len(CLASSES))
     backbone = {f"backbone.{name}": value for name, value in model.backbone.state_dict().items()}
@@ -140,16 +153,96 @@ def test_imagenet_files_start_a_training(tmp_path, prefix, classifier):
         state[f"{classifier}.weight"] = torch.zeros(10, 512)
         state[f"{classifier}.bias"] = torch.zeros(10)
     torch.save({"meta": {}, "state_dict": state}, path)
-    weights = zoo.initial_weights(recipe, path)
-    assert weights is not None
-    assert weights.keys() == backbone.keys()
-    assert all(torch.equal(weights[name], backbone[name]) for name in backbone)
+    initial = zoo.initial_weights(recipe, path)
+    assert initial is not None
+    assert initial.weights.keys() == backbone.keys()
+    assert all(torch.equal(initial.weights[name], backbone[name]) for name in backbone)
+    assert initial.source.name == "resnet.pth"
+    assert initial.source.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    left_out = [] if classifier is None else [f"left out of it: {classifier.split('.')[0]} (2)"]
+    assert list(initial.lines) == left_out
+
+
+def test_a_state_dict_of_our_own_names_starts_a_training(tmp_path):
+    """As a training loop of one's own saves it."""
+    recipe = stand_in()
+    state = perpixel.build(recipe, num_classes=11).state_dict()
+    torch.save({"epoch": 3, "model_state_dict": state, "optimizer": {}}, tmp_path / "own.pt")
+    initial = zoo.initial_weights(recipe, tmp_path / "own.pt")
+    assert initial is not None
+    assert initial.weights.keys() == state.keys()
+
+
+def test_another_toolkits_file_is_no_model_yet(tmp_path):
+    torch.save({}, tmp_path / "theirs.pth")
+    with pytest.raises(UsageError, match=r"theirs\.pth: .*`perpixel convert .*theirs\.pth OUT"):
+        perpixel.load(tmp_path / "theirs.pth")
+
+
+class Stages(torch.nn.Module):
+    """Named as timm's ConvNeXt is, when it gives features."""
+
+    out_channels = (4, 4)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = torch.nn.ModuleDict(
+            {"stem_0": torch.nn.Conv2d(3, 4, 3, 4), "stages_0": torch.nn.Conv2d(4, 4, 3, 2, 1)}
+        )
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        first = self.body["stem_0"](images)
+        return [first, self.body["stages_0"](first)]
+
+
+class Staged(CustomBackbone):
+    type: Literal["staged"] = "staged"
+
+    def build(self) -> torch.nn.Module:
+        return Stages()
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "net.encoder."])
+def test_a_plain_file_of_another_backbone_starts_a_training(tmp_path, prefix):
+    """timm's files say stem.0 and stages.0, and have a classifier."""
+    model = stand_in().model.model_copy(update={"backbone": Staged(), "aux_head": None})
+    recipe = stand_in().model_copy(update={"model": model})
+    names = ("stem.0.weight", "stem.0.bias", "stages.0.weight", "stages.0.bias")
+    shapes = ((4, 3, 3, 3), (4,), (4, 4, 3, 3), (4,))
+    state = {
+        f"{prefix}{name}": torch.rand(shape) for name, shape in zip(names, shapes, strict=True)
+    }
+    torch.save(state | {"head.fc.weight": torch.zeros(9, 4)}, tmp_path / "convnext.pth")
+    initial = zoo.initial_weights(recipe, tmp_path / "convnext.pth")
+    assert initial is not None
+    assert initial.lines == ("left out of it: head (1)",)
+    lines = load_pretrained(
+        built := perpixel.build(recipe, num_classes=3), initial, class_names=("a", "b", "c")
+    )
+    assert torch.equal(built.backbone.body["stages_0"].weight, state[f"{prefix}stages.0.weight"])
+    assert "4 of " in lines[0]
+    del state[f"{prefix}stages.0.bias"]
+    torch.save(state, tmp_path / "cut.pth")
+    initial = zoo.initial_weights(recipe, tmp_path / "cut.pth")
+    with pytest.raises(
+        PerpixelError, match=r"cut\.pth, do not fit .*\n  missing body\.stages_0\.bias"
+    ):
+        load_pretrained(built, initial, class_names=("a", "b", "c"))
+    twice = {f"{ema}{name}": value for name, value in state.items() for ema in ("", "ema.")}
+    torch.save(twice, tmp_path / "twice.pth")
+    with pytest.raises(PerpixelError, match=r"twice\.pth: its names are those of 2 networks"):
+        zoo.initial_weights(recipe, tmp_path / "twice.pth")
+    torch.save({"conv.weight": torch.zeros(2)}, tmp_path / "other.pth")
+    with pytest.raises(PerpixelError, match=r"other\.pth: none of the backbone's weights in it"):
+        zoo.initial_weights(recipe, tmp_path / "other.pth")
 
 
 def test_caffes_imagenet_files_do_not(tmp_path):
     path = tmp_path / "R-50.pkl"
     path.write_bytes(pickle.dumps({"model": {"conv1_w": np.ones(3), "fc1000_w": np.ones(3)}}))
-    with pytest.raises(PerpixelError, match=r"R-50\.pkl: .*torchvision's or open-mmlab's names"):
+    with pytest.raises(
+        PerpixelError, match=r"R-50\.pkl: .*torchvision's, timm's or open-mmlab's names"
+    ):
         zoo.initial_weights(stand_in(), path)
 
 

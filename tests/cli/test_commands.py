@@ -418,6 +418,27 @@ def test_an_unknown_precision_is_a_usage_error(perpixel, mini, trained):
     assert perpixel("eval", trained, "--data", mini, "--precision", "half")[0] == 2
 
 
+def test_model_from_takes_another_models_network(perpixel, mini, trained, tmp_path):
+    tiny = [word for word in QUICK if "base_channels" not in word and word != "--set"]
+    words = ["train", "camvid/fcn_r18-d8", "--data", mini, "--out", tmp_path / "run"]
+    words += ["--device", "cpu", *(f for word in tiny for f in ("--set", word))]
+    code, _, err = perpixel(*words, "--init", trained)
+    assert code == 1
+    assert "do not fit the recipe's backbone" in err
+    assert "--model-from" in err
+    code, _, err = perpixel(*words, "--init", trained, "--model-from", trained)
+    assert code == 0, err
+    recipe = json.loads((tmp_path / "run/recipe.json").read_text())
+    assert recipe["model"]["backbone"]["base_channels"] == 8
+    log = (tmp_path / "run/log.txt").read_text()
+    assert "from random numbers" not in log
+    assert "network is another" not in log
+    more = ["--set", "train.steps=3", "--allow-config-change"]
+    code, _, err = perpixel(*words, "--model-from", trained, "--resume", *more)
+    assert code == 0, err
+    assert "changed: recipe.train.steps: 2 -> 3\n" in (tmp_path / "run/log.txt").read_text()
+
+
 def test_a_finished_run_is_not_written_over_without_its_last_state(
     perpixel, mini, trained, tmp_path
 ):
@@ -527,7 +548,7 @@ def test_several_seeds_are_several_runs_and_a_mean(perpixel, mini, trained, tmp_
     assert code == 0, err
     for seed in (5, 6):
         log = (tmp_path / f"seed-{seed}" / "log.txt").read_text()
-        assert "initial weights for the backbone and the head" in log
+        assert f"initial weights from {trained.name} (sha256 " in log
     summary = json.loads((tmp_path / "seeds.json").read_text())
     mious = [
         json.loads((tmp_path / f"seed-{seed}" / "evaluate.json").read_text())["miou"]

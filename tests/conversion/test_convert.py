@@ -202,6 +202,87 @@ def test_torchvision_without_auxiliary_head_is_said_to_be_a_guess(tmp_path: Path
     assert from_state_dict(state, toolkit="torchvision").spec.align_corners is False
 
 
+def _averaged(state: dict) -> dict:
+    """AveragedModel's, of torch's own."""
+    model = build(FCN.model, num_classes=len(CLASSES))
+    averaged = torch.optim.swa_utils.AveragedModel(model).state_dict()
+    return {"n_averaged": averaged["n_averaged"]} | {f"module.{n}": v for n, v in state.items()}
+
+
+@pytest.mark.parametrize(
+    ("wrap", "left_out"),
+    [
+        (lambda s: {f"model.{n}": v for n, v in s.items()}, None),
+        (lambda s: {"net": {f"module.net.{n}": v for n, v in s.items()}}, None),
+        (lambda s: {f"module._orig_mod.{n}": v for n, v in s.items()}, None),
+        (lambda s: {n.replace("layer1.", "layer1._checkpoint_wrapped_module."): v
+                    for n, v in s.items()}, None),
+        (_averaged, "n_averaged"),
+        (lambda s: {"state_dict": {f"model.{n}": v for n, v in s.items()}
+                    | {"criterion.weight": torch.ones(7), "val_iou.total": torch.tensor(3)},
+                    "pytorch-lightning_version": "2.4.0", "optimizer_states": [{}]},
+         "criterion.weight, val_iou.total"),
+        (lambda s: s | {f"ema_{n.replace('.', '_')}": v for n, v in s.items()},
+         "ema_backbone_conv1"),
+    ],
+    ids=["lightning", "nested", "ddp-compile", "fsdp", "averaged", "metrics", "mmcv-ema"],
+)  # fmt: skip
+def test_what_stands_before_all_names_is_ignored(
+    theirs: Path, tmp_path: Path, wrap, left_out, capsys
+):
+    convert(theirs, tmp_path / "plain.safetensors")
+    assert "Left out" not in capsys.readouterr().out
+    torch.save(wrap(torch.load(theirs)["state_dict"]), theirs)
+    convert(theirs, tmp_path / "wrapped.safetensors")
+    plain, wrapped = (read_checkpoint(tmp_path / f"{n}.safetensors") for n in ("plain", "wrapped"))
+    assert wrapped.recipe.model == plain.recipe.model
+    assert wrapped.weights.keys() == plain.weights.keys()
+    assert all(torch.equal(wrapped.weights[n], plain.weights[n]) for n in plain.weights)
+    out = capsys.readouterr().out
+    assert ("Left out" in out) == (left_out is not None)
+    assert (left_out or "") in out
+
+
+@pytest.mark.parametrize(
+    ("meta", "names", "said"),
+    [
+        ({"CLASSES": ("crack",)}, ("background", "crack"), "sigmoid(x) > 0.3"),
+        (
+            {
+                "dataset_meta": {"classes": ("ok", "crack")},
+                "cfg": "decode_head=dict(threshold=0.6,",
+            },
+            ("ok", "crack"),
+            "sigmoid(x) > 0.6",
+        ),
+    ],
+)
+def test_one_output_is_converted_to_two_classes(tmp_path: Path, capsys, meta, names, said):
+    single = build(FCN.model, num_classes=1).eval()
+    with torch.no_grad():
+        single.head.classifier.bias.fill_(0.1)  # sigmoid(0.1) is 0.52
+        single.head.classifier.weight.zero_()
+    state = to_state_dict(single, toolkit="mmseg")
+    torch.save({"meta": meta, "state_dict": state}, tmp_path / "one.pth")
+    out = tmp_path / "two.safetensors"
+    convert(tmp_path / "one.pth", out)
+    assert said in capsys.readouterr().out
+    model, image = perpixel.load(out), np.zeros((32, 32, 3), np.uint8)
+    assert model.class_names == names
+    assert (model.predict(image).mask == ("0.3" in said)).all()
+    convert(tmp_path / "one.pth", out, threshold=0.51)
+    assert (perpixel.load(out).predict(image).mask == 1).all()
+
+
+def test_several_thresholds_in_a_config_are_a_question(tmp_path: Path):
+    meta = {"cfg": "decode_head=dict(threshold=0.6), auxiliary_head=dict(threshold=0.3)"}
+    state = to_state_dict(build(FCN.model, num_classes=1), toolkit="mmseg")
+    torch.save({"meta": meta, "state_dict": state}, tmp_path / "one.pth")
+    with pytest.raises(PerpixelError, match=r"one\.pth: .*thresholds 0\.6 and 0\.3: .*--threshold"):
+        convert(tmp_path / "one.pth", tmp_path / "two.safetensors")
+    convert(tmp_path / "one.pth", tmp_path / "two.safetensors", threshold=0.6)
+
+
 def test_a_file_that_does_not_fit_leaves_nothing(theirs: Path, tmp_path: Path):
     content = torch.load(theirs)
     content["state_dict"]["backbone.bn1.weight"] = torch.ones(3)

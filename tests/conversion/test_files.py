@@ -222,9 +222,71 @@ def test_poison_never_runs_in_this_process(tmp_path: Path, kind: str):
 
 def test_trusting_does_not_make_a_checkpoint(tmp_path: Path):
     path = tmp_path / "file.pth"
-    torch.save(torch.nn.Linear(2, 2), path)
-    with pytest.raises(PerpixelError, match=r"file\.pth: .*holds Linear"):
+    torch.save(torch.nn.Linear, path)
+    with pytest.raises(PerpixelError, match=r"file\.pth: .*holds type"):
         read_source(path, trust=True)
+
+
+@pytest.fixture
+def their_net(monkeypatch: pytest.MonkeyPatch) -> torch.nn.Module:
+    """A module whose class only its training script has."""
+    script = types.ModuleType("their_script")
+    script.Net = type("Net", (torch.nn.Module,), {"__module__": script.__name__})
+    monkeypatch.setitem(sys.modules, script.__name__, script)
+    net = script.Net()
+    net.body = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 1), torch.nn.BatchNorm2d(2))
+    net.register_buffer("not_saved", torch.zeros(1), persistent=False)
+    return net
+
+
+@pytest.mark.parametrize("key", [None, "model", "net"])
+def test_a_whole_module_is_trusted_to_be_its_state_dict(tmp_path: Path, their_net, key: str | None):
+    path = tmp_path / "file.pth"
+    torch.save(their_net if key is None else {key: their_net, "epoch": 3, "ema": None}, path)
+    with pytest.raises(PerpixelError, match=r"file\.pth: .*their_script\.Net.*--trust"):
+        read_source(path)
+    state = read_source(path, trust=True).state
+    assert state.keys() == their_net.state_dict().keys()
+    assert torch.equal(state["body.0.weight"], their_net.body[0].weight)
+
+
+def test_a_torchscript_program_is_named_and_trusted(tmp_path: Path):
+    path = tmp_path / "file.pt"
+    conv = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 1))
+    torch.jit.save(torch.jit.trace(conv, torch.zeros(1, 3, 2, 2)), path)
+    with pytest.raises(PerpixelError, match=r"file\.pt: .*TorchScript.*--trust"):
+        read_source(path)
+    assert torch.equal(read_source(path, trust=True).state["0.weight"], conv[0].weight)
+
+
+@pytest.mark.parametrize(
+    ("content", "note"),
+    [
+        ({"state_dict": STATE, "ema_state_dict": {"module.a.weight": torch.ones(1)}}, "ema_state"),
+        ({"state_dict_ema": {"a.b": torch.ones(1)}, "state_dict": STATE, "arch": "x"}, "_ema"),
+        ({"state": {"model": STATE, "optimizers": {"SGD": OPTIMIZER}}, "rng": [{}]}, None),
+        ({"network": STATE, "optimizer": OPTIMIZER, "amp": {"scale": 1.0}}, None),
+        ({"ema": STATE, "model": None, "train_args": {"lr": 0.1}}, None),
+        ({"module": STATE, "buffer_names": [], "dp_world_size": 2}, None),
+        ({"my_best_weights": STATE}, None),
+    ],
+    ids=["mmengine", "timm", "composer", "network", "ultralytics", "deepspeed", "own"],
+)
+def test_the_state_dict_is_found_and_others_are_said(tmp_path: Path, content: dict, note):
+    torch.save(content, tmp_path / "file.pth")
+    source = read_source(tmp_path / "file.pth")
+    _holds_the_state(source.state)
+    assert bool(source.note) == (note is not None)
+    assert (note or "") in source.note
+
+
+@pytest.mark.parametrize("keys", [("student", "teacher"), ("net", "model"), ("encoder", "decoder")])
+def test_of_several_state_dicts_none_is_guessed(tmp_path: Path, keys: tuple[str, str]):
+    torch.save(dict.fromkeys(keys, STATE), tmp_path / "file.pth")
+    with pytest.raises(
+        PerpixelError, match=rf"file\.pth: it holds 2 state dicts: {', '.join(keys)}"
+    ):
+        read_source(tmp_path / "file.pth")
 
 
 class Exit:

@@ -162,6 +162,44 @@ def test_prefix_counters_halves_and_arrays():
             torch.testing.assert_close(weights[name], tensor.half().float())
 
 
+@pytest.mark.parametrize(
+    ("toolkit", "model", "threshold"),
+    [
+        ("mmseg", SMALL.model_copy(update={"aux_head": Auxiliary(channels=4)}), None),
+        ("mmseg", Model(backbone=ResNet(depth=18), head=SemanticFPN(channels=8)), 0.75),
+        ("torchvision", NETWORKS[10][1], None),
+        ("torchvision", NETWORKS[10][1], 0.2),
+    ],
+)
+def test_one_output_becomes_two_with_the_same_classes(toolkit: str, model: Model, threshold):
+    """mmsegmentation's out_channels=1, torchvision's num_classes=1: sigmoid(x) > threshold."""
+    single = build(model, num_classes=1).eval()
+    images = torch.rand(2, 3, 64, 96)
+    limit = threshold or {"mmseg": 0.3, "torchvision": 0.5}[toolkit]
+    with torch.inference_mode():
+        torch.nn.init.normal_(single.head.classifier.weight, std=5)
+        middle = single(images).logits.flatten().sort().values
+        middle = middle[len(middle) // 2 - 1 :][:2].mean()  # no output is at the threshold itself
+        single.head.classifier.bias += torch.logit(torch.tensor(limit)) - middle
+        expected = single(images).logits.sigmoid() > limit
+    assert 0.2 < expected.float().mean() < 0.8
+    state = to_state_dict(single, toolkit=toolkit)
+    double = from_state_dict(
+        state, toolkit=toolkit, output_stride=model.backbone.output_stride, threshold=threshold
+    )
+    assert double.num_classes == 2
+    assert torch.equal(double(images).logits.argmax(1), expected[:, 0].long())
+    if model.aux_head is not None:
+        assert double(images, return_aux=True).aux_logits.shape[1] == 2
+
+
+def test_wrong_thresholds():
+    with pytest.raises(UsageError, match=r"threshold=1\.5: .* between 0 and 1"):
+        from_state_dict(named("mmseg", SMALL, 1), threshold=1.5)
+    with pytest.raises(UsageError, match="models of one output, and this one has more"):
+        from_state_dict(named("mmseg", SMALL, 2), threshold=0.5)
+
+
 def test_auxiliary_head_of_another_class_count():
     spec = SMALL.model_copy(update={"aux_head": Auxiliary(channels=4, num_classes=19)})
     model = from_state_dict(named("mmseg", spec, 60), output_stride=8)
@@ -289,8 +327,9 @@ def test_neck_without_norm_is_not_taken_for_one_with():
         ({}, "no FCN or Semantic FPN head"),
         ({"a": "text", "b": np.ones(2), "c": np.array([None])}, "a is str, not a tensor"),
         ({"a": np.ones(2, np.uint8)}, "not floating-point"),
+        ({f"{name}layer1.0.conv1.weight": np.ones(2) for name in ("a.", "ema.")}, "2 networks"),
+        ({"_orig_mod.a.bias": np.ones(2), "a.bias": np.ones(2)}, r"a\.bias occurs twice"),
         ({"decode_head.conv_seg.bias": np.ones(2), "decoder.7.bias": np.ones(2)}, "mismatches"),
-        ({"module.a.bias": np.ones(2), "a.bias": np.ones(2)}, "with and without the prefix module"),
     ],
 )
 def test_no_model(state: dict, message: str):

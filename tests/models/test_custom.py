@@ -179,9 +179,9 @@ def test_a_toolkits_file_does_not_start_a_custom_head(tmp_path):
     state = to_state_dict(perpixel.build(narrow, num_classes=3), toolkit="mmseg")
     torch.save({"state_dict": state}, tmp_path / "fcn.pth")
     model = narrow.model.model_copy(update={"head": Pooled(), "aux_head": None})
-    weights = initial_weights(narrow.model_copy(update={"model": model}), tmp_path / "fcn.pth")
-    assert weights is not None
-    assert "head.classifier.weight" in weights
+    initial = initial_weights(narrow.model_copy(update={"model": model}), tmp_path / "fcn.pth")
+    assert initial is not None
+    assert "head.classifier.weight" in initial.weights
 
 
 def test_it_is_no_other_toolkits_model():

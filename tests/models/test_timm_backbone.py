@@ -18,6 +18,7 @@ from perpixel.models.build import build
 from perpixel.profiling.flops import count
 from perpixel.recipes import overrides
 from perpixel.recipes.models import ResNet, Timm
+from perpixel.training.pretrained import load_pretrained
 
 FPN = perpixel.recipe("camvid/semantic_fpn_r18")
 FCN = perpixel.recipe("camvid/fcn_r18-d8")
@@ -68,7 +69,28 @@ def test_init_timm_is_for_timm_backbones(monkeypatch):
         zoo.initial_weights(FPN, "timm")
     monkeypatch.setattr(zoo, "pretrained_weights", lambda spec: {spec.name: torch.ones(1)})
     recipe = perpixel.override(FPN, [*KIND, "model.backbone.name=resnet18"])
-    assert zoo.initial_weights(recipe, "timm") == {"resnet18": torch.ones(1)}
+    initial = zoo.initial_weights(recipe, "timm")
+    assert initial.weights == {"resnet18": torch.ones(1)}
+    assert initial.source.name == "resnet18 of timm"
+
+
+@needs_timm
+@pytest.mark.parametrize("name", ["resnet10t", "convnext_atto", "efficientnet_b0"])
+def test_timms_plain_files_start_a_training(name, tmp_path):
+    whole = timm.create_model(name, num_classes=7)
+    torch.save({"state_dict": whole.state_dict(), "epoch": 1}, tmp_path / "best.pth.tar")
+    recipe = perpixel.override(FPN, [*KIND, f"model.backbone.name={name}"])
+    initial = zoo.initial_weights(recipe, tmp_path / "best.pth.tar")
+    model = build(recipe.model, num_classes=2)
+    load_pretrained(model, initial, class_names=("a", "b"))
+    overlay = {"file": str(tmp_path / "best.pth.tar"), "num_classes": 7}
+    timms = timm.create_model(
+        name, features_only=True, pretrained=True, pretrained_cfg_overlay=overlay
+    ).state_dict()
+    loaded = model.backbone.body.state_dict()
+    assert loaded.keys() == timms.keys()
+    assert all(torch.equal(loaded[key], timms[key]) for key in timms)
+    assert any("left out of it: " in line for line in initial.lines)
 
 
 @needs_timm

@@ -3,20 +3,30 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import pytest
 import torch
 from filelock import FileLock
 
 import perpixel
-from perpixel.checkpoints.format import read_checkpoint
+from perpixel.checkpoints.format import (
+    RANDOM,
+    WeightsSource,
+    read_checkpoint,
+    read_tensors,
+    write_tensors,
+)
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.recipes import overrides
+from perpixel.recipes.models import CustomHead
 from perpixel.training.optimizer import learning_rate
 
 TINY = perpixel.override(
@@ -238,10 +248,12 @@ def test_a_loss_that_is_no_number_stops_the_run(mini: Path, tmp_path):
 def test_a_run_can_start_from_another_or_from_a_backbone(straight: Path, mini: Path, tmp_path):
     started = perpixel.override(TINY, ["train.steps=1", "optimizer.lr=1e-30", "schedule.min_lr=0"])
     perpixel.train(started, data=mini, out=tmp_path / "all", init=straight, device="cpu")
-    assert (
-        "initial weights for the backbone and the head and the auxiliary"
-        in (tmp_path / "all" / "log.txt").read_text()
-    )
+    count = sum("num_batches" not in name for name in weights(straight))
+    log = (tmp_path / "all" / "log.txt").read_text()
+    final = (straight / "checkpoints" / "model.safetensors").read_bytes()
+    digest = hashlib.sha256(final).hexdigest()
+    assert f"initial weights from {straight.name} (sha256 {digest}): {count} of {count} t" in log
+    assert "from random numbers" not in log
     trained, source = weights(tmp_path / "all"), weights(straight)
     learned = [name for name in source if "running_" not in name and "num_batches" not in name]
     assert all(torch.equal(trained[name], source[name]) for name in learned)
@@ -249,10 +261,13 @@ def test_a_run_can_start_from_another_or_from_a_backbone(straight: Path, mini: P
     wider = perpixel.override(started, ["model.head.channels=12", "model.aux_head=none"])
     perpixel.train(wider, data=mini, out=tmp_path / "part", init=straight, device="cpu")
     log = (tmp_path / "part" / "log.txt").read_text()
-    assert "initial weights for the backbone; the head from random numbers" in log
+    assert "from random numbers: head.convs.0.0.weight [12, 64, 3, 3] (there [8, 64, 3, 3])" in log
+    assert "head.convs.0.1.weight/bias/running_mean/running_var [12] (there [8])" in log
+    assert "not used: auxiliary.classifier (2), auxiliary.convs (5)" in log
+    assert f"head.channels: 12 -> 8; --model-from {straight} takes theirs" in log
 
     deeper = perpixel.override(started, ["model.backbone.depth=34"])
-    with pytest.raises(PerpixelError, match=r"in 80 places.*\n  missing layer1\.2") as stop:
+    with pytest.raises(PerpixelError, match=r"in \d+ places.*\n  missing layer1\.2") as stop:
         perpixel.train(deeper, data=mini, out=tmp_path / "deep", init=straight, device="cpu")
     assert len(str(stop.value).splitlines()) == 7
 
@@ -280,7 +295,9 @@ def test_the_imagenet_file_a_recipe_names_is_downloaded(mini: Path, tmp_path, mo
     )
     perpixel.train(named, data=mini, out=tmp_path / "run", device="cpu")
     log = (tmp_path / "run" / "log.txt").read_text()
-    assert "initial weights for the backbone; the head and the auxiliary from random" in log
+    assert f"initial weights from {file.name} (sha256 {digest}): " in log
+    assert re.search(r"from random numbers: the head \(\d+ tensors\), absent there; the aux", log)
+    assert "left out of it: fc (2)" in log
     perpixel.train(named, data=mini, out=tmp_path / "fresh", init="none", device="cpu")
     assert "random initial weights" in (tmp_path / "fresh" / "log.txt").read_text()
     file.write_bytes(b"<html>")
@@ -288,6 +305,118 @@ def test_the_imagenet_file_a_recipe_names_is_downloaded(mini: Path, tmp_path, mo
     with pytest.raises(PerpixelError, match="corrupt on the way"):
         perpixel.train(named, data=mini, out=tmp_path / "bad", device="cpu")
     assert not (tmp_path / "bad").exists()
+
+
+class Named:
+    """Three images of two classes, in other words."""
+
+    def __init__(self, *names: str) -> None:
+        self.class_names = names
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: int):
+        image = np.random.default_rng(index).integers(0, 256, (32, 32, 3), np.uint8)
+        return image, (image[..., 0] > 128).astype(np.uint8)
+
+
+def started_from(init: Path, out: Path, *names: str, recipe=TINY) -> tuple[str, dict]:
+    """The log and the weights of a run of a tiny step from `init`, with data of other classes."""
+    still = ["train.steps=1", "optimizer.lr=1e-30", "schedule.min_lr=0"]
+    still.append(f"train.seed={len(out.name)}")  # other random numbers for each
+    perpixel.train(
+        perpixel.override(recipe, still), train_dataset=Named(*names), eval_dataset=Named(*names),
+        out=out, init=init, device="cpu",
+    )  # fmt: skip
+    return (out / "log.txt").read_text(), weights(out)
+
+
+@pytest.mark.parametrize("names", [("cat", "dog"), ("dog", "cat"), ("cat", "dog", "cow")])
+def test_of_other_classes_all_but_the_classifier_is_taken(tmp_path, names):
+    _, source = started_from("none", tmp_path / "first", "dog", "cat")
+    log, taken = started_from(tmp_path / "first", tmp_path / "second", *names)
+    learned = [name for name in source if "running_" not in name and "num_batches" not in name]
+    differ = {
+        name
+        for name in learned
+        if taken[name].shape != source[name].shape
+        or not torch.allclose(taken[name], source[name], rtol=0, atol=1e-20)
+    }
+    if names == ("dog", "cat"):
+        assert not differ
+        assert "starts anew" not in log
+        return
+    both = [
+        f"{head}.classifier.{part}" for head in ("head", "auxiliary") for part in ("weight", "bias")
+    ]
+    assert {"head.classifier.weight", "auxiliary.classifier.weight"} <= differ <= set(both)
+    assert f"the classes differ: there dog, cat; here {', '.join(names)}\n" in log
+    reason = "of other classes" if len(names) == 2 else "there [2, 8, 1, 1]"
+    assert f"head.classifier.weight [{len(names)}, 8, 1, 1] ({reason})" in log
+
+
+def test_a_custom_heads_classifier_has_any_name(tmp_path):
+    class Last(torch.nn.Module):
+        def __init__(self, channels: int, num_classes: int) -> None:
+            super().__init__()
+            self.first = torch.nn.Conv2d(channels, 8, 1)
+            self.final = torch.nn.Conv2d(8, num_classes, 1)
+
+        def forward(self, features):
+            return self.final(self.first(features[-1]))
+
+    class LastHead(CustomHead):
+        type: Literal["last"] = "last"
+
+        def build(self, in_channels, num_classes, *, align_corners):
+            return Last(in_channels[-1], num_classes)
+
+    model = TINY.model.model_copy(update={"head": LastHead(), "aux_head": None})
+    recipe = TINY.model_copy(update={"model": model})
+    _, source = started_from("none", tmp_path / "first", "dog", "cat", recipe=recipe)
+    _, taken = started_from(tmp_path / "first", tmp_path / "second", "cat", "dog", recipe=recipe)
+    assert torch.equal(taken["head.first.weight"], source["head.first.weight"])
+    assert not torch.equal(taken["head.final.weight"], source["head.final.weight"])
+
+
+def test_where_weights_came_from_is_kept(mini: Path, straight: Path, tmp_path):
+    """In the checkpoint and the card, after a resumption too."""
+    assert read_checkpoint(straight / "checkpoints/model.safetensors").initial_weights == RANDOM
+    perpixel.save_pretrained(straight, tmp_path / "random")
+    assert "Initial weights: random." in (tmp_path / "random/README.md").read_text()
+    run = tmp_path / "tuned"
+    short = perpixel.override(TINY, ["train.steps=2"])
+    perpixel.train(short, data=mini, out=run, init=straight, device="cpu")
+    longer = perpixel.override(TINY, ["train.steps=3"])
+    perpixel.train(
+        longer, data=mini, out=run, resume="must", allow_config_change=True, device="cpu"
+    )
+    file = straight / "checkpoints/model.safetensors"
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    for name in ("model", "best"):
+        source = read_checkpoint(run / f"checkpoints/{name}.safetensors").initial_weights
+        assert source == WeightsSource(name=straight.name, sha256=digest)
+    perpixel.save_pretrained(run, tmp_path / "card")
+    card = (tmp_path / "card/README.md").read_text()
+    assert f"Initial weights: {straight.name} (sha256 {digest})." in card
+    assert "random" not in card
+    again = tmp_path / "card"
+    assert read_checkpoint(again / "model.safetensors").initial_weights == source
+
+
+def test_a_checkpoint_without_that_record_loads(straight: Path, tmp_path):
+    metadata, tensors = read_tensors(straight / "checkpoints/model.safetensors")
+    header = json.loads(metadata["perpixel"])
+    del header["initial_weights"]
+    old = tmp_path / "old.safetensors"
+    header["recipe"]["source"] += ", weights from random initialization"  # as it was then
+    write_tensors(old, tensors, {"perpixel": json.dumps(header)})
+    assert read_checkpoint(old).initial_weights is None
+    perpixel.save_pretrained(old, tmp_path / "out")
+    summary, _, _ = (tmp_path / "out/README.md").read_text().partition("## Recipe")
+    assert "nitial weights" not in summary
+    assert "random" not in summary
 
 
 def test_class_weights_of_another_number_stop_before_a_folder_is_made(mini: Path, tmp_path):
