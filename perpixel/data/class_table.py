@@ -4,7 +4,7 @@ import json
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from perpixel.data.class_names import ClassNames, recognize
 from perpixel.data.dataset import RawValue, plain_names
@@ -57,6 +57,17 @@ def write_classes(values: MaskValues, names: ClassNames | None) -> ClassText:
     Raises UsageError when names that the user gave do not fit the values.
     """
     notes = []
+    all_values = values
+    negative = [value for value in sorted(values.pixels) if value[0] < 0]
+    if negative and len(negative) < len(values.pixels):
+        rest = {value: count for value, count in values.pixels.items() if value not in negative}
+        values = replace(values, pixels=rest)
+        notes.append(
+            f"{_join(map(_plain, negative))}: negative numbers, taken for pixels without a label; "
+            f"if one is a class, move it from ignored_ids to the ids of a class"
+        )
+    else:
+        negative = []
     recognized = None if names else _recognize(values)
     if recognized is not None:
         names = recognized
@@ -70,7 +81,7 @@ def write_classes(values: MaskValues, names: ClassNames | None) -> ClassText:
     if void in name_of:
         void, doubt = None, ""
         seen = sorted(values.pixels)
-    ignored = [] if void is None else [void]
+    ignored = [*negative] if void is None else [*negative, void]
     if problem and names is not None:
         if names.is_explicit:
             raise UsageError(problem)
@@ -92,7 +103,8 @@ def write_classes(values: MaskValues, names: ClassNames | None) -> ClassText:
     if doubt:
         notes.append(doubt)
     classes = _make_classes(seen, values, name_of, names, ignored)
-    return ClassText(_toml(classes, ignored, values, names, name_of, problem, doubt), tuple(notes))
+    toml = _toml(classes, ignored, all_values, names, name_of, problem, doubt)
+    return ClassText(toml, tuple(notes))
 
 
 def propose_classes(pixels: Mapping[RawValue, int], names: Sequence[str]) -> str:
@@ -308,7 +320,7 @@ def _shown_color(value: RawValue, values: MaskValues) -> Color | None:
     if len(value) == 3:
         return value[0], value[1], value[2]
     palette = values.palette or ()
-    return palette[value[0]] if value[0] < len(palette) else None
+    return palette[value[0]] if 0 <= value[0] < len(palette) else None
 
 
 def _display_colors(classes: Sequence[_Class]) -> list[Color] | None:
@@ -353,7 +365,7 @@ def _toml(
         listed = [_plain(value) for value in ignored]
         share = sum(values.pixels.get(value, 0) for value in ignored) / total
         called = [f"{_plain(value)} is {name_of[value]}" for value in ignored if value in name_of]
-        origin = f"By convention, {listed[0]} is"
+        origin = f"By convention, {_join(listed)} is"
         if called and names is not None:
             origin = f"{names.origin}: {', '.join(called)}. It is"
         lines += [

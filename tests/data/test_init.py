@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from perpixel.data.cache import open_cache, write_cache
@@ -544,3 +545,16 @@ def test_a_single_pair_is_in_both_splits_which_says_so(tmp_path):
     toml = propose(tmp_path).toml
     assert "# 1 pair: the only one, which is used for validation, too." in toml
     assert "its score says little" in toml
+
+
+def test_negative_numbers_are_proposed_as_no_label_and_said(tmp_path):
+    _images(tmp_path, "images/a.png", "images/b.png")
+    for name in "ab":
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        mask = np.array([[-9999, -1, 0, 1], [1000, 1000, 0, 1]], np.int16)
+        tifffile.imwrite(tmp_path / f"masks/{name}.tif", mask)
+    proposal = propose(tmp_path)
+    described = _proposed(tmp_path)
+    assert described["ignored_ids"] == [-9999, -1]
+    assert [item["ids"] for item in described["classes"]] == [[0], [1], [1000]]
+    assert any("-9999, -1: negative numbers" in note for note in proposal.notes)
