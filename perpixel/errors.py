@@ -31,6 +31,12 @@ class Interrupted(PerpixelError):
     """A signal asked the run to stop; it is saved and can be resumed. Exit code 75."""
 
 
+def plural(count: int, noun: str) -> str:
+    """Returns a count and its noun for a message: "1 image", "2 images", "2 classes"."""
+    ending = "" if count == 1 else "es" if noun.endswith("s") else "s"
+    return f"{count} {noun}{ending}"
+
+
 @contextmanager
 def needs_extra(what: str, extra: str) -> Iterator[None]:
     """Context that turns a failed import into a PerpixelError that says what to install."""

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from perpixel.checkpoints.format import Checkpoint, write_checkpoint
-from perpixel.errors import PerpixelError, UsageError, needs_extra
+from perpixel.errors import PerpixelError, UsageError, needs_extra, plural
 from perpixel.io.atomic import atomic_write, mute_logger
 from perpixel.recipes.models import method_name
 
@@ -142,7 +142,7 @@ def _card(checkpoint: Checkpoint, license: str | None, repository: str) -> str:
     if license is not None:
         front["license"] = license
         license_text = f"The weights: {license}."
-    summary = f"{method}, {len(checkpoint.class_names)} classes. {recipe.source}."
+    summary = f"{method}, {plural(len(checkpoint.class_names), 'class')}. {recipe.source}."
     if scores:
         result = {
             "task": {"type": "image-segmentation"},

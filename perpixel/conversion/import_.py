@@ -8,7 +8,7 @@ from perpixel.conversion import Finding, find
 from perpixel.conversion.files import Source, read_source
 from perpixel.data import registry
 from perpixel.data.dataset import Classes
-from perpixel.errors import PerpixelError, UsageError
+from perpixel.errors import PerpixelError, UsageError, plural
 from perpixel.io.images import distinct_palette
 from perpixel.recipes.overrides import differences
 from perpixel.recipes.schema import Data, Recipe
@@ -102,7 +102,7 @@ def _choose_classes(source: Source, dataset: str, count: int) -> tuple[Classes, 
     known = registry.classes(dataset)
     if known is not None:
         if len(known) != count:
-            raise PerpixelError(f"{dataset} has {len(known)} classes, the file {count}")
+            raise PerpixelError(f"{dataset} has {plural(len(known), 'class')}, the file {count}")
         return known, f"Classes and colors: {dataset}'s."
     names, palette = source.names or (), source.palette or ()
     if len(names) == count:
@@ -113,7 +113,7 @@ def _choose_classes(source: Source, dataset: str, count: int) -> tuple[Classes, 
     made_up = tuple(f"class_{index}" for index in range(count))
     return (
         Classes(made_up, distinct_palette(count)),
-        f"Note: the file names {len(names) or 'no'} classes for {count} outputs; "
+        f"Note: the file names {plural(len(names), 'class')} for {plural(count, 'output')}; "
         f"they are called class_0 to class_{count - 1} now. --dataset or --recipe names them.",
     )
 

@@ -11,7 +11,7 @@ from PIL import Image, UnidentifiedImageError
 
 from perpixel.data.dataset import UNKNOWN, PairDataset, RawMask, value_counts
 from perpixel.data.paths import first_few
-from perpixel.errors import PerpixelError
+from perpixel.errors import PerpixelError, plural
 from perpixel.io import tiff
 from perpixel.io.images import Array
 from perpixel.recipes.schema import IGNORE_INDEX
@@ -142,7 +142,8 @@ def _check_mask(pairs: PairDataset, index: int) -> tuple[RawMask | None, Counter
     if pixels.pop(UNKNOWN, 0):
         unknown = value_counts(raw[indices == UNKNOWN]).most_common()
         detail = first_few(
-            f"{value if len(value) > 1 else value[0]} at {count} pixels" for value, count in unknown
+            f"{value if len(value) > 1 else value[0]} at {plural(count, 'pixel')}"
+            for value, count in unknown
         )
         remarks.append((Kind.UNKNOWN_VALUES, detail))
     elif pixels.keys() == {IGNORE_INDEX}:

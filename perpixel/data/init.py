@@ -19,7 +19,7 @@ from perpixel.data.dataset import RawValue
 from perpixel.data.datasets.folder import FILE, composed, files_below, stem_of
 from perpixel.data.mask_values import count_values, has_soft_edges
 from perpixel.data.paths import first_few, read_list, require_folder
-from perpixel.errors import PerpixelError
+from perpixel.errors import PerpixelError, plural
 from perpixel.io.atomic import atomic_write
 from perpixel.io.images import IMAGE_SUFFIXES, Palette, distinct_palette, read_palette
 from perpixel.recipes.schema import IGNORE_INDEX
@@ -39,7 +39,7 @@ _SPLITS = {
     "testing": "test", "test": "test",
 }  # fmt: skip
 
-_LOSSY_SUFFIXES = (".jpg", ".jpeg")
+_LOSSY_SUFFIXES = (".jpg", ".jpeg", ".jfif")
 _MAX_MASKS = 200
 _VOC_VOID = (224, 224, 192)
 
@@ -68,7 +68,7 @@ def propose(folder: Path) -> Proposal:
     pixels, value_notes = count_values([masks[index] for index in sample])
     parts = [
         "# Proposed by `perpixel data init`: correct wrong guesses.\n"
-        f"# It read {len(sample)} of the {len(masks)} masks; "
+        f"# It read {len(sample)} of the {plural(len(masks), 'mask')}; "
         "a value that only others hold will be an error.",
         _suffix_text(matches[0]),
         _class_text(pixels, read_palette(masks[0])),
@@ -167,13 +167,13 @@ def _find_matches(folder: Path, files: Sequence[str]) -> tuple[list[_Match], lis
     endings = (matches[0].image_suffixes, matches[0].mask_suffix)
     matches = [match for match in matches if (match.image_suffixes, match.mask_suffix) == endings]
     notes = [
-        f"{match.without_mask} images in {match.images.path} have no mask: left out"
+        f"{plural(match.without_mask, 'image')} in {match.images.path} without a mask: left out"
         for match in matches
         if match.without_mask
     ]
     used = [part.path for match in matches for part in (match.images, match.masks)]
     unused = [
-        f"{other.path} ({len(other.files)} files)"
+        f"{other.path} ({plural(len(other.files), 'file')})"
         for other in folders
         if not any(_is_in(path, other.path) or _is_in(other.path, path) for path in used)
     ]
@@ -287,7 +287,7 @@ def _propose_splits(
             list_file = f"{split}.txt" if f"{split}.txt" not in files else f"{FILE}.{split}.txt"
             lists[list_file] = "".join(f"{stem}\n" for stem in stems)
         lines = [
-            f"# {len(stems)} pair{'s' if len(stems) > 1 else ''}: {note}.",
+            f"# {plural(len(stems), 'pair')}: {note}.",
             f"[splits.{split}]",
             f"images = {_toml_value(match.images.path)}",
             f"masks = {_toml_value(match.masks.path)}",

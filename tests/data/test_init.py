@@ -194,8 +194,8 @@ def test_images_without_masks_are_left_out_and_noted(tmp_path):
     assert "list" not in described["splits"]["val"]
     assert _size(tmp_path, "train") == 10
     notes = "\n".join(propose(tmp_path).notes)
-    assert "1 images in images/train have no mask" in notes
-    assert "images/test (1 files), photos (1 files)" in notes
+    assert "1 image in images/train without a mask" in notes
+    assert "images/test (1 file), photos (1 file)" in notes
 
 
 def test_class_masks_are_preferred_to_instances_and_images_of_masks(tmp_path):
@@ -235,7 +235,7 @@ def test_ids_become_classes_and_255_is_ignored(tmp_path):
     toml = propose(tmp_path).toml
     assert "ids = [2] },  # 62.50%" in toml
     assert "255 is for pixels without a label (12.50% of all)" in toml
-    assert "read 1 of the 1 masks" in toml
+    assert "read 1 of the 1 mask;" in toml
     assert open_folder(tmp_path, "train").label(0)[0].tolist() == [0, 1, 2, IGNORE_INDEX]
 
 
