@@ -46,7 +46,7 @@ PAGES = {
         "Recipes and settings",
         "Find and change recipes; every setting, its default and its limits.",
         (
-            Part("Finding recipes", "perpixel.recipes.__init__", ("recipe", "recipes")),
+            Part("Finding recipes", "perpixel.recipes.__init__", ("recipe", "list_recipes")),
             Part("Changing recipes", "perpixel.recipes.overrides", ("override",)),
             Part("Settings of a recipe", "perpixel.recipes.schema"),
             Part(

@@ -17,7 +17,7 @@ from perpixel.api import (
     train,
 )
 from perpixel.errors import Interrupted, PerpixelError, StopTraining, UsageError
-from perpixel.recipes import recipe, recipes
+from perpixel.recipes import list_recipes, recipe
 from perpixel.recipes.overrides import override
 from perpixel.recipes.schema import Recipe
 
@@ -32,12 +32,12 @@ __all__ = [
     "build",
     "evaluate",
     "export",
+    "list_recipes",
     "load",
     "load_model",
     "override",
     "push_to_hub",
     "recipe",
-    "recipes",
     "save_pretrained",
     "train",
 ]

@@ -92,18 +92,24 @@ def test_recipes_hold_no_torch_and_no_images():
 def test_the_public_surface_is_this():
     assert set(perpixel.__all__) == {
         "Interrupted", "PerpixelError", "Recipe", "StopTraining", "UsageError", "build", "evaluate",
-        "export", "load", "load_model", "override", "push_to_hub", "recipe", "recipes",
+        "export", "list_recipes", "load", "load_model", "override", "push_to_hub", "recipe",
         "save_pretrained", "train",
     }  # fmt: skip
     for name in perpixel.__all__:
         assert getattr(perpixel, name).__doc__
 
 
+def test_no_public_name_hides_a_part_of_the_package():
+    """As `import perpixel.recipes.models as m` would fail by a function called `recipes`."""
+    parts = {path.stem if path.suffix else path.name for path in PACKAGE.iterdir()}
+    assert not parts & set(perpixel.__all__)
+
+
 @pytest.mark.parametrize(
     "code",
     [
         "import perpixel",
-        "import perpixel; perpixel.recipe('scenes/semantic_fpn_r18'); perpixel.recipes()",
+        "import perpixel; perpixel.recipe('scenes/semantic_fpn_r18'); perpixel.list_recipes()",
         "import runpy, sys; sys.argv = ['perpixel', '--help']\n"
         "try: runpy.run_module('perpixel', run_name='__main__')\n"
         "except SystemExit: pass",

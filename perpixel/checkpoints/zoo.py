@@ -13,17 +13,17 @@ from perpixel.checkpoints.format import Checkpoint, read_checkpoint, write_check
 from perpixel.conversion import files
 from perpixel.conversion.detect import backbone_weights
 from perpixel.conversion.import_ import import_checkpoint
-from perpixel.errors import PerpixelError, UsageError
+from perpixel.errors import PerpixelError, UsageError, plural
 from perpixel.io import download
 from perpixel.models.timm_backbone import pretrained_weights
+from perpixel.recipes import list_recipes
 from perpixel.recipes import recipe as recipe_called
-from perpixel.recipes import recipes
 from perpixel.recipes.models import Timm
 from perpixel.recipes.overrides import suggestion
 from perpixel.recipes.published import hash_in_name
 from perpixel.recipes.schema import Recipe
 
-_FAMILIES = {name.partition("/")[0] for name in recipes()}
+_FAMILIES = {name.partition("/")[0] for name in list_recipes()}
 """The parts of recipes' names before the slash; the Hub is not asked for a misspelled recipe."""
 
 
@@ -53,7 +53,7 @@ def find(source: str | Path) -> Checkpoint:
         return read_checkpoint(_find_in_run(path))
     if path.is_file():
         return read_checkpoint(path)
-    if name in recipes():
+    if name in list_recipes():
         fetched = fetched_path(name)
         if fetched.is_file():
             return read_checkpoint(fetched)
@@ -62,7 +62,7 @@ def find(source: str | Path) -> Checkpoint:
             advice = f"get its published weights with `perpixel zoo fetch {name}`, or {advice}"
         raise PerpixelError(f"{name} is a recipe without a checkpoint here: {advice}")
     unknown = f"{name}: no such run folder, checkpoint file or recipe here."
-    unknown += suggestion(name, recipes())
+    unknown += suggestion(name, list_recipes())
     repository, _, revision = name.partition("@")
     if name.partition("/")[0] not in _FAMILIES and hub.is_repository(repository):
         try:
@@ -152,7 +152,7 @@ def _find_in_run(folder: Path) -> Path:
             return path
     if seeds := sorted(folder.glob("seed-*")):
         raise UsageError(
-            f"{folder} holds {len(seeds)} runs, one per seed: name one of them, such as "
+            f"{folder} holds {plural(len(seeds), 'run')}, one per seed: name one of them, such as "
             f"{seeds[0]}; seeds.json says which is the best once all are trained"
         )
     raise PerpixelError(

@@ -121,7 +121,7 @@ def _find_recipe(source: str, num_classes: int | None) -> tuple["Recipe", int]:
     from perpixel.checkpoints import zoo
     from perpixel.data import registry
 
-    if (source in perpixel.recipes() or ".py" in source) and not Path(source).exists():
+    if (source in perpixel.list_recipes() or ".py" in source) and not Path(source).exists():
         recipe = perpixel.recipe(source)
         classes = registry.classes(recipe.data.name)
         if num_classes is None and classes is None:

@@ -63,7 +63,7 @@ def zoo(
                 f"zoo {verb} needs the NAME of a recipe; `perpixel zoo` lists them all"
             )
         case [pattern]:
-            recipes = [perpixel.recipe(name) for name in perpixel.recipes(pattern)]
+            recipes = [perpixel.recipe(name) for name in perpixel.list_recipes(pattern)]
             if not recipes:
                 raise UsageError(f"no recipe matches {pattern!r}; `perpixel zoo` lists them all")
             if as_json:

@@ -47,7 +47,7 @@ def recipe(name: str) -> Recipe:
     return _ALL[name]
 
 
-def recipes(pattern: str = "*") -> list[str]:
+def list_recipes(pattern: str = "*") -> list[str]:
     """Lists the names of the recipes that match a shell pattern, such as "camvid/*"."""
     return fnmatch.filter(_ALL, pattern)
 

@@ -7,7 +7,7 @@ from perpixel.recipes import overrides
 RECIPE = perpixel.recipe("camvid/fcn_r18-d8")
 
 
-@pytest.mark.parametrize("name", perpixel.recipes())
+@pytest.mark.parametrize("name", perpixel.list_recipes())
 def test_every_recipe_survives_json(name: str):
     recipe = perpixel.recipe(name)
     assert recipe.name == name
@@ -101,7 +101,7 @@ def test_a_wrong_setting_is_named(setting: str, says: str):
 
 
 def test_folder_recipes_end_with_the_same_crop_size():
-    for name in perpixel.recipes("folder/*"):
+    for name in perpixel.list_recipes("folder/*"):
         recipe = perpixel.override(perpixel.recipe(name), ["augment.crop_size=64x64"])
         assert recipe.last_crop_size == (64, 64)
 

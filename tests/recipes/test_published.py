@@ -20,7 +20,7 @@ from perpixel.recipes.schema import Recipe
 HERE = Path(__file__).parent
 TABLES = HERE.parents[2] / "shared" / "recipes.csv"
 OURS = ("camvid/", "folder/", "scenes/")
-PUBLISHED = [name for name in perpixel.recipes() if not name.startswith(OURS)]
+PUBLISHED = [name for name in perpixel.list_recipes() if not name.startswith(OURS)]
 TOOLKIT = {
     "mmseg": "mmsegmentation",
     "sssegmentation": "sssegmentation",
