@@ -22,7 +22,7 @@ Array = npt.NDArray[np.uint8]
 Palette = tuple[tuple[int, int, int], ...]
 Size = tuple[int, int]
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp")
 
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 
@@ -32,6 +32,13 @@ memory, as a header that claims any size costs nothing."""
 
 UNREADABLE = (OSError, SyntaxError, ValueError, OverflowError, Image.DecompressionBombError)
 """The exceptions that Pillow raises for a file that it cannot read."""
+
+_ALIKE = 5
+"""The largest difference of a channel, 0..255, at which two colors of a palette look the same."""
+_NEARLY_BLACK = 24
+"""The largest value of a channel of a color that looks black."""
+_MAX_TWINS = 0.1
+"""The largest fraction of a palette's colors that may look like another."""
 
 _UNKNOWN = "not an image in a format that can be read"
 _NO_IMAGE = (
@@ -209,6 +216,27 @@ def distinct_palette(count: int) -> Palette:
     hsv = ((index * 0.618034 % 1, 0.85, (1.0, 0.7, 0.45)[index % 3]) for index in range(count))
     colors = (colorsys.hsv_to_rgb(*color) for color in hsv)
     return tuple((round(r * 255), round(g * 255), round(b * 255)) for r, g, b in colors)
+
+
+def readable_palette(palette: Palette) -> Palette:
+    """Returns `palette`, or distinct colors in its place if the eye would take some for others.
+
+    Two colors are alike when no channel differs by more than 5, or when both are nearly black: the
+    palette of ids that were read as red, (0, 0, 0), (1, 0, 0), (2, 0, 0), ..., as in CARLA's masks.
+    ADE20K's palette, in which 4 of 150 colors have a twin, stays.
+    """
+    colors = np.array(palette, np.int16).reshape(-1, 3)
+    apart = np.abs(colors[:, None] - colors[None]).max(axis=2)
+    dark = colors.max(axis=1) <= _NEARLY_BLACK
+    alike = (apart <= _ALIKE) | (dark[:, None] & dark[None])
+    np.fill_diagonal(alike, False)
+    has_twin = alike.any(axis=1)
+    return distinct_palette(len(palette)) if has_twin.mean() > _MAX_TWINS else palette
+
+
+def hex_color(rgb: tuple[int, int, int]) -> str:
+    """Returns a color as "#rrggbb"."""
+    return "#" + bytes(rgb).hex()
 
 
 def colorize(mask: Array, palette: Palette) -> Array:

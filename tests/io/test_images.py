@@ -11,6 +11,7 @@ import pytest
 from miniatures import tiff_of_bands
 from PIL import Image
 
+from perpixel.data import registry
 from perpixel.errors import CorruptFileError, PerpixelError
 from perpixel.io.images import (
     IMAGE_SUFFIXES,
@@ -22,6 +23,7 @@ from perpixel.io.images import (
     read_image,
     read_mask,
     read_palette,
+    readable_palette,
     write_image,
     write_mask,
 )
@@ -314,6 +316,33 @@ def test_a_tiff_is_as_large_as_its_tiles(tmp_path):
     entries = [struct.pack("<HHII", n, kind, 1, value) for n, (kind, value) in tags.items()]
     content = b"II*\0" + struct.pack("<IH", 8, len(tags)) + b"".join(entries) + bytes(100)
     assert header_size(content, origin="it") == (2048, 4096)
+
+
+@pytest.mark.parametrize("name", [name for name in registry.NAMES if name != "folder"])
+def test_the_colors_of_known_data_sets_stay(name):
+    palette = registry.classes(name).palette
+    assert readable_palette(palette) is palette
+
+
+@pytest.mark.parametrize(
+    "palette",
+    [
+        tuple((index, 0, 0) for index in range(28)),  # CARLA's raw ids
+        tuple((index, index, index) for index in range(3)),
+        ((0, 0, 0), (0, 0, 20), (255, 255, 255)),
+        ((200, 10, 10), (203, 8, 13)),
+        ((9, 9, 9), (9, 9, 9)),
+    ],
+)
+def test_colors_that_look_the_same_are_replaced(palette):
+    readable = readable_palette(palette)
+    assert len(readable) == len(palette)
+    assert readable_palette(readable) == readable
+
+
+def test_few_colors_that_differ_stay():
+    for palette in (((0, 0, 0), (255, 255, 255)), ((0, 0, 0),), ((0, 0, 0), (0, 0, 40)), PALETTE):
+        assert readable_palette(palette) is palette
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
