@@ -542,13 +542,18 @@ _EXPORT = [
         "exporting/test_export.py",
         (
             "export/graph takes pixels as they are",
-            "pixel_values = normalize(pixels, self._input)",
+            "pixel_values = normalize(pixels, recipe.input)",
             "pixel_values = pixels.permute(0, 3, 1, 2).float()",
         ),
         (
             "export/align_corners ignored",
-            "align_corners=self._align_corners",
+            "align_corners=recipe.model.align_corners",
             "align_corners=False",
+        ),
+        (
+            "export/images not resized",
+            "pixels = resize_as_opencv(images, resized)",
+            "pixels, resized = images, size",
         ),
         (
             "export/dynamic sizes fixed",
@@ -559,7 +564,11 @@ _EXPORT = [
     *_faults(
         "exporting/export.py",
         "exporting/test_export.py",
-        ("export/palette not in the file", '"palette": checkpoint.palette,', '"palette": [],'),
+        (
+            "export/palette not in the file",
+            '"palette": readable_palette(checkpoint.palette),',
+            '"palette": [],',
+        ),
         ("export/agreement not required", "    _require_agreement(out, comparisons)\n", ""),
         (
             "export/file's input is the default one",
@@ -582,8 +591,8 @@ _EXPORT = [
         ),
         (
             "export/file's masks compared with themselves",
-            "masks[0][0] == predictor.predict(image).mask",
-            "masks[0][0] == masks[0][0]",
+            "same = mask == predictor.predict(image).mask",
+            "same = mask == mask",
         ),
     ),
 ]

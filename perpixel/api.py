@@ -269,13 +269,15 @@ def export(
     dynamic: bool = False,
     logits: bool = False,
     check_on: str | Path | None = None,
+    settings: Iterable[str] = (),
     seconds: float = 1,
 ) -> ExportResult:
-    """Writes a model as ONNX (.onnx) or torch.export's file (.pt2), checked against PyTorch.
+    """Writes a model as ONNX (.onnx) or torch.export's file (.pt2), checked against `predict`.
 
     It takes uint8 RGB images [N, H, W, 3] of `size` (height, width), or with `dynamic` of any
-    size, to masks; with `logits` normalized images to logits. See
-    perpixel.exporting.export.export. Raises PerpixelError, and writes nothing, when they disagree.
+    size, to masks; with `logits` normalized images to logits. settings: changes of how its recipe
+    sees images, as "inference.scales=[1]". See perpixel.exporting.export.export. Raises
+    PerpixelError, and writes nothing, when they disagree or no graph can do what `predict` does.
     """
     from perpixel.checkpoints import zoo
     from perpixel.exporting.export import export as run
@@ -287,5 +289,6 @@ def export(
         dynamic=dynamic,
         logits=logits,
         check_on=None if check_on is None else Path(check_on),
+        settings=settings,
         seconds=seconds,
     )

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from perpixel.errors import UsageError
+from perpixel.errors import UsageError, plural
 from perpixel.ops.fused_cross_entropy import pixel_cross_entropy
 from perpixel.recipes.schema import IGNORE_INDEX, OHEM, Loss
 
@@ -48,8 +48,8 @@ def check_class_weights(spec: Loss, num_classes: int) -> None:
     """Raises UsageError unless there are no class weights, or one for every class."""
     if spec.class_weights is not None and len(spec.class_weights) != num_classes:
         raise UsageError(
-            f"loss.class_weights has {len(spec.class_weights)} numbers for {num_classes} classes: "
-            f"give one for each; `perpixel data check` prints them"
+            f"loss.class_weights has {plural(len(spec.class_weights), 'number')} for "
+            f"{plural(num_classes, 'class')}: give one for each; `perpixel data check` prints them"
         )
 
 

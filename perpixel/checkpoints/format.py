@@ -21,7 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from perpixel.errors import CorruptFileError, PerpixelError
+from perpixel.errors import CorruptFileError, PerpixelError, plural
 from perpixel.io.atomic import atomic_write
 from perpixel.models.build import build
 from perpixel.models.segmenter import Segmenter
@@ -61,7 +61,9 @@ class _Header(Spec):
     def _one_color_per_class(self) -> "_Header":
         names, colors = self.class_names, self.palette
         if len(colors) != len(names):
-            raise ValueError(f"palette has {len(colors)} colors for {len(names)} class_names")
+            raise ValueError(
+                f"palette has {plural(len(colors), 'color')} for {len(names)} class_names"
+            )
         if len(set(names)) != len(names):
             raise ValueError(f"class_names holds a name twice: {', '.join(names)}")
         return self

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from perpixel.checkpoints.format import Checkpoint, write_checkpoint
-from perpixel.errors import PerpixelError, UsageError, needs_extra
+from perpixel.errors import PerpixelError, UsageError, needs_extra, plural
 from perpixel.io.atomic import atomic_write, mute_logger
 from perpixel.recipes.models import method_name
 
@@ -144,7 +144,7 @@ def _card(checkpoint: Checkpoint, license: str | None, repository: str) -> str:
         license_text = f"The weights: {license}."
     # Recipes of before initial weights were recorded say that they are random, --init or not.
     source = recipe.source.removesuffix(", weights from random initialization")
-    summary = f"{method}, {len(checkpoint.class_names)} classes. {source}."
+    summary = f"{method}, {plural(len(checkpoint.class_names), 'class')}. {source}."
     if checkpoint.initial_weights is not None:
         summary += f"\n\nInitial weights: {checkpoint.initial_weights}."
     if scores:

@@ -19,7 +19,7 @@ from perpixel.checkpoints.format import (
 from perpixel.conversion import files
 from perpixel.conversion.detect import named_weights, resnet_weights
 from perpixel.conversion.import_ import find_model, import_checkpoint, names_in_file
-from perpixel.errors import PerpixelError, UsageError
+from perpixel.errors import PerpixelError, UsageError, plural
 from perpixel.io import download
 from perpixel.models.build import build
 from perpixel.models.timm_backbone import pretrained_weights
@@ -233,7 +233,7 @@ def _find_in_run(folder: Path) -> Path:
             return path
     if seeds := sorted(folder.glob("seed-*")):
         raise UsageError(
-            f"{folder} holds {len(seeds)} runs, one per seed: name one of them, such as "
+            f"{folder} holds {plural(len(seeds), 'run')}, one per seed: name one of them, such as "
             f"{seeds[0]}; seeds.json says which is the best once all are trained"
         )
     raise PerpixelError(

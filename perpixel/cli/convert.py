@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from perpixel.cli import options
-from perpixel.errors import PerpixelError, UsageError
+from perpixel.errors import PerpixelError, UsageError, plural
 
 if TYPE_CHECKING:
     from perpixel.checkpoints.format import Checkpoint
@@ -141,7 +141,8 @@ def _print(imported: "ImportResult", out: Path, *, detected: bool, has_recipe: b
 
     finding, model = imported.finding, imported.finding.model
     toolkit = finding.toolkit.name
-    typer.echo(f"{title(model)} with {finding.num_classes} classes, in {toolkit}'s names: {out}")
+    classes = plural(finding.num_classes, "class")
+    typer.echo(f"{title(model)} with {classes}, in {toolkit}'s names: {out}")
     if detected and toolkit == "pytorch-auto-drive":
         typer.echo("These are torchvision's names too: for its files give --toolkit torchvision.")
     if not has_recipe:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from perpixel.cli import options
+from perpixel.errors import plural
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -157,7 +158,7 @@ def _print(report: "Report", console: "Console") -> None:
             )
     pairs = sum(split.pairs for split in report.splits)
     counts = ", ".join(f"{severity}s: {report.count(severity)}" for severity in _COLORS)
-    console.print(f"\nchecked {pairs} pairs; {counts}")
+    console.print(f"\nchecked {plural(pairs, 'pair')}; {counts}")
 
 
 def _print_weights(split: "Split", console: "Console") -> None:
@@ -169,7 +170,7 @@ def _print_weights(split: "Split", console: "Console") -> None:
 
 
 def _describe(split: "Split") -> str:
-    text = f"{split.name}: {split.pairs} pairs"
+    text = f"{split.name}: {plural(split.pairs, 'pair')}"
     pixels = sum(split.pixels) + split.void
     if pixels:
         text += f", {split.void / pixels:.1%} of the pixels without a label"

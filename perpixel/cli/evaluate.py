@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from perpixel.cli import options
+from perpixel.errors import plural
 
 if TYPE_CHECKING:
     from perpixel.evaluation.metrics import Matrix, Scores
@@ -112,7 +113,7 @@ def _print(scores: "Scores") -> None:
     console.print(
         f"mIoU {scores.miou:.2f}  pixel accuracy {scores.pixel_accuracy:.2f}  mean accuracy "
         f"{scores.mean_accuracy:.2f}  frequency-weighted IoU {scores.frequency_weighted_iou:.2f}  "
-        f"{scores.images} images  {scores.seconds:.1f} s",
+        f"{plural(scores.images, 'image')}  {scores.seconds:.1f} s",
         highlight=False,
         soft_wrap=True,
     )

@@ -1,11 +1,13 @@
 """`perpixel export`."""
 
 from pathlib import Path
+from statistics import mean
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from perpixel.cli import options
+from perpixel.errors import plural
 
 if TYPE_CHECKING:
     from perpixel.exporting.export import ExportResult
@@ -36,13 +38,22 @@ def export(
             help="An image, or a folder, of which up to 8, to compare on; by default scenes.",
         ),
     ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="PATH=VALUE",
+            help="Change how the recipe sees images, e.g. inference.scales=[1] "
+            "inference.flip=false. May be repeated.",
+        ),
+    ] = None,
     seconds: Annotated[
         float, typer.Option(min=0, help="The longest time of each of three timed trials.")
     ] = 1,
 ) -> None:
     """Export a model for other programs: images to masks, with classes and palette as metadata.
 
-    The file is run and compared with PyTorch first; if classes or logits of an image differ,
+    The file is run and compared with `predict` first; if classes or logits of an image differ,
     nothing is written. Example: perpixel export runs/camvid camvid.onnx --dynamic
     """
     import perpixel
@@ -55,12 +66,13 @@ def export(
         dynamic=dynamic,
         logits=logits,
         check_on=check_on,
+        settings=settings or (),
         seconds=seconds,
     )
-    _print(result)
+    _print(result, "built-in scenes" if check_on is None else str(check_on))
 
 
-def _print(result: "ExportResult") -> None:
+def _print(result: "ExportResult", origin: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -83,6 +95,10 @@ def _print(result: "ExportResult") -> None:
             cells += [f"{latency.best:.1f}", f"{latency.p50:.1f}, {latency.p90:.1f}"]
         table.add_row(f"{timing.size[0]}x{timing.size[1]}", *cells)
     console.print(table)
-    for note in result.notes:
-        console.print(note, markup=False)
-    console.print(f"{result.path}: written.", markup=False)
+    agreements = [comparison.agreement for comparison in result.comparisons]
+    images = plural(len({comparison.image for comparison in result.comparisons}), "image")
+    console.print(
+        f"{result.path}: written. It gives {mean(agreements):.3%} of the pixels of {images} "
+        f"({origin}) the class that `predict` gives, and at least {min(agreements):.3%} of each.",
+        markup=False,
+    )

@@ -7,16 +7,18 @@ from pathlib import Path
 
 import typer
 
-from perpixel.errors import UsageError
+from perpixel.errors import UsageError, plural
 
 
 def find_jobs(inputs: list[str], out: Path, *, flat: bool) -> dict[str, Path]:
     """Returns images and videos by the name of their result: the path below a folder, or the bare
     file name.
 
-    `flat` uses bare names only, as a submission's files lie in one folder. Prints the number of
-    files in folders that are left out.
+    `flat` uses bare names only, as a submission's files lie in one folder. Masks among the images
+    of a folder are not predicted. Prints the number of files in folders that are left out.
     """
+    from perpixel.data.image_files import divide_files
+    from perpixel.data.paths import first_few
     from perpixel.inference.video import VIDEO_SUFFIXES
     from perpixel.io.images import IMAGE_SUFFIXES
     from perpixel.runtime import distributed
@@ -24,6 +26,7 @@ def find_jobs(inputs: list[str], out: Path, *, flat: bool) -> dict[str, Path]:
     suffixes = IMAGE_SUFFIXES + VIDEO_SUFFIXES
     jobs: dict[str, Path] = {}
     others: list[Path] = []
+    masks: list[Path] = []
     for text in inputs:
         matches = [text] if Path(text).exists() else sorted(glob.glob(text, recursive=True))
         if not matches:
@@ -32,19 +35,31 @@ def find_jobs(inputs: list[str], out: Path, *, flat: bool) -> dict[str, Path]:
             images = [path]
             if path.is_dir():
                 files = _files_below(path, out)
-                images = [file for file in files if file.name.lower().endswith(suffixes)]
+                found, found_masks = divide_files(path, files)
+                videos = [file for file in files if file.lower().endswith(VIDEO_SUFFIXES)]
+                images = [path / file for file in sorted(found + videos)]
                 if not images:
                     raise UsageError(f"{path}: holds no images ({', '.join(suffixes)})")
-                others += set(files).difference(images)
+                masks += [path / file for file in found_masks]
+                left_out = set(files).difference(found, found_masks, videos)
+                others += [path / file for file in left_out]
             for image in images:
                 relative = image.relative_to(path) if path.is_dir() and not flat else image.name
                 name = Path(relative).with_suffix("").as_posix()
                 other = jobs.setdefault(name, image)
                 if other != image:
                     raise UsageError(
-                        f"{other} and {image} would both be written as {name}.png: rename one, or "
-                        f"predict them with different --out"
+                        f"{other} and {image} would both be written as {name}.png: name one kind "
+                        f"alone, as '{Path(image).parent}/*{Path(image).suffix}', or predict them "
+                        f"with different --out"
                     )
+    if masks and distributed.get_dist_info().is_main:
+        folders = first_few(sorted({str(mask.parent) for mask in masks}))
+        typer.echo(
+            f"masks left out: {plural(len(masks), 'file')} in {folders}; name such a folder or "
+            f"file itself to predict it",
+            err=True,
+        )
     if others and distributed.get_dist_info().is_main:
         kinds = ", ".join(sorted({file.suffix.lower() or file.name for file in others}))
         typer.echo(
@@ -100,14 +115,14 @@ def is_video(path: Path) -> bool:
     return path.name.lower().endswith(VIDEO_SUFFIXES)
 
 
-def _files_below(folder: Path, out: Path) -> list[Path]:
+def _files_below(folder: Path, out: Path) -> list[str]:
     """Returns the files below a folder without those in `out`, the results of an earlier call."""
     from perpixel.data.datasets.folder import files_below
 
-    files = [folder / file for file in files_below(folder)]
+    files = files_below(folder)
     if folder.resolve().is_relative_to(out.resolve()):
         return files
-    return [file for file in files if not file.resolve().is_relative_to(out.resolve())]
+    return [file for file in files if not (folder / file).resolve().is_relative_to(out.resolve())]
 
 
 def _file_id(path: Path) -> tuple[int, int]:

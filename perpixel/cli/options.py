@@ -84,6 +84,11 @@ Compile = Annotated[
     ),
 ]
 
+REPLACED_COLORS = (
+    "The model's colors include some that look the same or black; results are shown in others. "
+    "The class indices in masks are unchanged."
+)
+
 
 def inference_settings(mode: str | None, scales: str | None, flip: bool | None) -> list[str]:
     """Returns --mode, --scales and --flip as settings of a recipe's `inference`."""

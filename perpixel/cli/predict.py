@@ -8,7 +8,7 @@ import typer
 
 from perpixel.cli import options
 from perpixel.cli.jobs import find_jobs, is_video, require_free, warn_of_pages
-from perpixel.errors import OutOfMemoryError, PerpixelError, UsageError
+from perpixel.errors import OutOfMemoryError, PerpixelError, UsageError, plural
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -98,6 +98,8 @@ def predict(
     if server is not None:
         server.require(predictor.class_names)
     dist_info = distributed.get_dist_info()
+    if predictor.replaces_palette and server is None and dist_info.is_main:
+        typer.echo(options.REPLACED_COLORS, err=True)
     rank_jobs = dict(list(jobs.items())[dist_info.rank :: dist_info.world_size])
     images = {name: path for name, path in rank_jobs.items() if not (geo or is_video(path))}
     errors: list[str] = []
@@ -127,7 +129,7 @@ def predict(
     with distributed.process_group(predictor.device):
         num_errors = int(distributed.all_gather_ints([len(errors)]).sum())
     if dist_info.is_main:
-        typer.echo(f"{len(jobs) - num_errors} of {len(jobs)} images written to {out}")
+        typer.echo(f"{len(jobs) - num_errors} of {plural(len(jobs), 'image')} written to {out}")
     if errors:
         raise PerpixelError("not predicted:\n  " + "\n  ".join(errors))
 

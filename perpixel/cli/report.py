@@ -90,6 +90,7 @@ def _galleries(
     notes that say what is missing to show them."""
     import perpixel
     from perpixel.data.registry import open_dataset
+    from perpixel.io.images import hex_color, readable_palette
     from perpixel.reporting.report import Gallery
     from perpixel.reporting.samples import take_samples, worst_and_best
 
@@ -108,9 +109,10 @@ def _galleries(
     if data is None and dataset != "scenes":
         return [], [f"The images themselves: name the folder of {dataset} with --data ROOT."]
     opened = open_dataset(dataset, data, split or recipe_data.eval_split)
+    palette = readable_palette(opened.classes.palette)
+    notes = [options.REPLACED_COLORS] if palette != opened.classes.palette else []
     colors = [
-        (name, "#" + bytes(color).hex())
-        for name, color in zip(opened.classes.names, opened.classes.palette, strict=True)
+        (name, hex_color(color)) for name, color in zip(opened.classes.names, palette, strict=True)
     ]
     worst, best = worst_and_best(mious, count)
     return [
@@ -119,7 +121,7 @@ def _galleries(
         )
         for title, names in (("Worst images", worst), ("Best images", best))
         if names
-    ], []
+    ], notes
 
 
 def _has_weights(folder: Path) -> bool:

@@ -19,7 +19,7 @@ from perpixel.conversion.sssegmentation import SSSEGMENTATION
 from perpixel.conversion.structure import Shapes, is_pyramid, read_model, resnet_of
 from perpixel.conversion.toolkit import Toolkit
 from perpixel.conversion.torchvision import PYTORCH_AUTO_DRIVE, TORCHVISION
-from perpixel.errors import PerpixelError, UsageError
+from perpixel.errors import PerpixelError, UsageError, plural
 from perpixel.models.build import build
 from perpixel.models.segmenter import Segmenter
 from perpixel.recipes.models import FCN, Model, SemanticFPN, method_name
@@ -315,8 +315,8 @@ def _choose_toolkit(toolkit: str, tensors: Mapping[str, Tensor]) -> Toolkit:
         )
     first = ", ".join(list(tensors)[:3]) or "none at all"
     raise PerpixelError(
-        f"no FCN or Semantic FPN head among the names, as {', '.join(TOOLKITS)} name them; the "
-        f"{len(tensors)} names begin with {first}"
+        f"no FCN or Semantic FPN head among the names, as {', '.join(TOOLKITS)} name them; of "
+        f"{plural(len(tensors), 'name')} the first are {first}"
     )
 
 

@@ -8,7 +8,7 @@ from perpixel.conversion import Finding, find
 from perpixel.conversion.files import Source, read_source
 from perpixel.data import registry
 from perpixel.data.dataset import Classes
-from perpixel.errors import PerpixelError, UsageError
+from perpixel.errors import PerpixelError, UsageError, plural
 from perpixel.io.images import distinct_palette
 from perpixel.recipes.models import Model
 from perpixel.recipes.overrides import differences
@@ -158,7 +158,7 @@ def _choose_classes(source: Source, dataset: str, finding: Finding) -> tuple[Cla
     known, count = registry.classes(dataset), finding.num_classes
     if known is not None:
         if len(known) != count:
-            raise PerpixelError(f"{dataset} has {len(known)} classes, the file {count}")
+            raise PerpixelError(f"{dataset} has {plural(len(known), 'class')}, the file {count}")
         return known, f"Classes and colors: {dataset}'s."
     names, palette = names_in_file(source, finding), source.palette or ()
     if names is not None:

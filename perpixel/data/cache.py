@@ -29,7 +29,7 @@ from perpixel.data.datasets.folder import lists_of_folder
 from perpixel.data.pair_list import PairList
 from perpixel.data.paths import first_few
 from perpixel.data.prefetch import cores, read_ahead
-from perpixel.errors import CorruptFileError, PerpixelError, UsageError
+from perpixel.errors import CorruptFileError, PerpixelError, UsageError, plural
 from perpixel.io.atomic import atomic_replace, atomic_write
 from perpixel.io.images import UNREADABLE, Array
 from perpixel.recipes.base import Color, Spec
@@ -189,7 +189,7 @@ def write_cache(
         raise PerpixelError(f"{out}: cannot be written ({error.strerror})") from None
     if problems:
         raise PerpixelError(
-            f"{len(problems)} pairs cannot be read and are not in the cache; the first: "
+            f"{plural(len(problems), 'pair')} cannot be read, and the cache lacks them; the first: "
             f"{problems[0]}. List all with `perpixel data check`, fix them, and run the same "
             f"command again"
         )
@@ -246,8 +246,8 @@ def _find_jobs(out: Path, root: Path, splits: Mapping[str, PairDataset]) -> tupl
 def _require_space(out: Path, jobs: list[_Job], *, total: int, say: Callable[[str], None]) -> None:
     needed, free = _estimate_bytes(jobs), shutil.disk_usage(out).free
     say(
-        f"{total} pairs, {total - len(jobs)} of them in {out} already; the others take about "
-        f"{decimal(needed)} of the {decimal(free)} that are free there"
+        f"{plural(total, 'pair')}, {total - len(jobs)} of them in {out} already; the others take "
+        f"about {decimal(needed)} of the {decimal(free)} that are free there"
     )
     if needed > free:
         raise PerpixelError(

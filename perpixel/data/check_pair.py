@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from perpixel.data.dataset import UNKNOWN, PairDataset, RawValue, value_counts
 from perpixel.data.mask_values import used_colors
 from perpixel.data.paths import first_few
-from perpixel.errors import PerpixelError
+from perpixel.errors import PerpixelError, plural
 from perpixel.io import tiff
 from perpixel.io.images import Array, RawMask, count_pages, exif_orientation, read_palette
 from perpixel.recipes.base import Color
@@ -184,7 +184,8 @@ def _check_mask(pairs: PairDataset, index: int) -> tuple[RawMask | None, Counter
     if pixels.pop(UNKNOWN, 0):
         unknown = value_counts(raw[indices == UNKNOWN]).most_common()
         detail = first_few(
-            f"{value if len(value) > 1 else value[0]} at {count} pixels" for value, count in unknown
+            f"{value if len(value) > 1 else value[0]} at {plural(count, 'pixel')}"
+            for value, count in unknown
         )
         remarks.append((Kind.UNKNOWN_VALUES, detail))
     elif pixels.keys() == {IGNORE_INDEX}:

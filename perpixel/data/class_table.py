@@ -12,7 +12,7 @@ from perpixel.data.datasets.pascal_voc import VOID_COLOR
 from perpixel.data.mask_values import MaskValues, has_soft_edges
 from perpixel.data.paths import first_few
 from perpixel.errors import UsageError
-from perpixel.io.images import distinct_palette, is_readable
+from perpixel.io.images import distinct_palette, readable_palette
 from perpixel.recipes.base import Color
 from perpixel.recipes.schema import IGNORE_INDEX
 
@@ -327,7 +327,9 @@ def _display_colors(classes: Sequence[_Class]) -> list[Color] | None:
     """The classes' own colors, or None when they cannot be told apart by eye."""
     colors = [item.color for item in classes if item.color is not None]
     is_gray = all(len(set(color)) == 1 for color in colors)
-    return colors if len(colors) == len(classes) and not is_gray and is_readable(colors) else None
+    if len(colors) < len(classes) or is_gray or readable_palette(tuple(colors)) != tuple(colors):
+        return None
+    return colors
 
 
 # --- The text ------------------------------------------------------------------------------------

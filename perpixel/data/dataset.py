@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from perpixel.data.pair_list import PairList
 from perpixel.data.paths import first_few
-from perpixel.errors import PerpixelError
+from perpixel.errors import PerpixelError, plural
 from perpixel.io.images import (
     MAX_ID,
     MIN_ID,
@@ -128,12 +128,12 @@ class LabelMapping:
             count = len({*self.ids.values(), *self.colors.values()} - {IGNORE_INDEX})
             kind, known = "value", f"ids {first_few(sorted(self.ids))}"
             if mask.ndim == 3:
-                kind, known = "color", f"{len(self.colors)} colors"
+                kind, known = "color", plural(len(self.colors), "color")
             values = (value if len(value) > 1 else value[0] for value in value_counts(pixels))
             raise PerpixelError(
-                f"{origin}: label {kind} {first_few(values)} at {len(pixels)} pixels is not in "
-                f"the data set's table ({count} classes; {known}). Fix the mask, or list the "
-                f"{kind} as a class or as ignored."
+                f"{origin}: label {kind} {first_few(values)} at {plural(len(pixels), 'pixel')} is "
+                f"not in the data set's table ({plural(count, 'class')}; {known}). Fix the mask, "
+                f"or list the {kind} as a class or as ignored."
             )
         return indices
 
@@ -256,7 +256,7 @@ def require_classes(dataset: Dataset, names: tuple[str, ...]) -> None:
     """Raises PerpixelError unless the data set's class names are the model's, `names`."""
     if plain_names(dataset.classes.names) != plain_names(names):
         raise PerpixelError(
-            f"the model knows {len(names)} classes ({', '.join(names)}), the data set has "
+            f"the model knows {plural(len(names), 'class')} ({', '.join(names)}), the data set has "
             f"{len(dataset.classes)} ({', '.join(dataset.classes.names)})"
         )
 

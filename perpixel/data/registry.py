@@ -36,7 +36,9 @@ def open_dataset(name: str, root: Path | None, split: str) -> Dataset:
             raise UsageError(f"{root}: scenes are built in, and have no --data; see --dataset")
         return synthetic.SyntheticStreets(split)
     if root is None:
-        raise UsageError(f"data set {name!r} needs --data ROOT, the folder that holds it")
+        raise UsageError(
+            f"data set {name!r} needs the folder that holds it: --data ROOT, in Python data=ROOT"
+        )
     return open_cache(root, name, split) if is_cache(root) else open_pairs(name, root, split)
 
 

@@ -1,24 +1,22 @@
-"""Compares an exported file with PyTorch, image by image."""
+"""Compares an exported file with `predict`, image by image."""
 
 import io
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from perpixel.acceleration.accelerate import accelerate
-from perpixel.exporting.graph import Graph, LogitsModule
+from perpixel.exporting.graph import Graph, LogitsModule, Outputs
 from perpixel.inference.predictor import Predictor
 from perpixel.io.images import Array, Size
 
-Runner = Callable[[Tensor], tuple[npt.NDArray[Any], ...]]
+Runner = Callable[[Tensor], Outputs]
 
 AGREEMENT = 0.999
-"""The least fraction of an image's pixels whose class must be that of PyTorch."""
+"""The least fraction of an image's pixels whose class must be that of `predict`."""
 TOLERANCE = 1e-3
 """The largest error of a logit, as a fraction of the image's largest logit."""
 
@@ -67,7 +65,7 @@ def torch_runner(graph: Graph) -> Runner:
 
 def _module_runner(module: nn.Module) -> Runner:
     @torch.inference_mode()
-    def run(images: Tensor) -> tuple[npt.NDArray[Any], ...]:
+    def run(images: Tensor) -> Outputs:
         return tuple(output.numpy() for output in module(images))
 
     return run
@@ -83,21 +81,21 @@ def compare(
 ) -> list[Comparison]:
     """Compares the file's logits with PyTorch's, and its masks with those of `predictor`.
 
-    If the graph gives logits only, their best classes are compared, at the head's own stride.
+    If the graph gives logits only, they are upsampled to masks first.
     """
     comparisons = []
     for name, image in images:
         inputs = graph.preprocess(image)
-        (*masks, logits), expected = run_file(inputs), run_torch(inputs)[-1]
+        outputs, expected = run_file(inputs), run_torch(inputs)[-1]
+        mask = outputs[0][0]
         if isinstance(graph, LogitsModule):
-            same = logits.argmax(1) == expected.argmax(1)
-        else:
-            same = masks[0][0] == predictor.predict(image).mask
+            mask = graph.mask(torch.from_numpy(outputs[0]), image).numpy()
+        same = mask == predictor.predict(image).mask
         comparisons.append(
             Comparison(
                 image=name,
                 size=(image.shape[0], image.shape[1]),
-                difference=float(np.abs(logits - expected).max()),
+                difference=float(np.abs(outputs[-1] - expected).max()),
                 largest=float(np.abs(expected).max()),
                 agreement=float(same.mean()),
             )

@@ -2,12 +2,16 @@
 
 import io
 import json
+import math
 import operator
 import warnings
 from collections.abc import Mapping
+from functools import partial
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
@@ -15,18 +19,23 @@ from torch.nn.functional import interpolate, pad
 from perpixel.checkpoints.format import Checkpoint, model_from_checkpoint
 from perpixel.errors import PerpixelError
 from perpixel.io.atomic import mute_logger
-from perpixel.io.images import Array
+from perpixel.io.images import Array, Size, scaled_size
 from perpixel.models.normalize import normalize
 from perpixel.models.segmenter import Segmenter
-from perpixel.recipes.base import Size
 from perpixel.recipes.schema import Recipe
 
 MIN_SIDE = 33
-"""The least side of a dynamic image: the tracer makes sides of 1 of a feature map constants."""
+"""The least side of what the model sees: the tracer makes sides of 1 of a feature map constants."""
+
+Outputs = tuple[npt.NDArray[Any], ...]
+"""What a graph returns, as NumPy arrays."""
 
 
 class LogitsModule(nn.Module):
-    """Normalized images, float32 [N, 3, H, W], to logits [N, num_classes, h, w]."""
+    """Normalized images, float32 [N, 3, H, W], to logits [N, num_classes, h, w].
+
+    `predict` pads images first: see `preprocess`.
+    """
 
     input, axes = "pixel_values", {0: "batch", 2: "height", 3: "width"}
     outputs: tuple[str, ...] = ("logits",)
@@ -34,11 +43,17 @@ class LogitsModule(nn.Module):
     def __init__(self, model: Segmenter, recipe: Recipe) -> None:
         super().__init__()
         self.model = model
-        self._input = recipe.input
+        self.recipe = recipe
 
     def preprocess(self, image: Array) -> Tensor:
-        """Returns the graph's input for one uint8 RGB image [H, W, 3]."""
-        return normalize(torch.from_numpy(image)[None], self._input)
+        """Returns the graph's input for one uint8 RGB image [H, W, 3], as `predict` makes it."""
+        return _model_input(torch.from_numpy(image)[None], self.recipe)
+
+    def mask(self, logits: Tensor, image: Array) -> Tensor:
+        """Returns the image's mask, uint8 [H, W], from the graph's logits."""
+        size, align_corners = self.preprocess(image).shape[2:], self.recipe.model.align_corners
+        scores = interpolate(logits, size=size, mode="bilinear", align_corners=align_corners)
+        return scores[0, :, : image.shape[0], : image.shape[1]].argmax(dim=0).to(torch.uint8)
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor]:
         """Returns the model's main logits, at the head's own stride."""
@@ -49,7 +64,7 @@ class MaskModule(nn.Module):
     """uint8 RGB images [N, H, W, 3] to masks, uint8 [N, H, W], as `predict` makes them.
 
     It also returns the logits, [N, num_classes, h, w] at the head's own stride. Images are
-    processed whole, at one scale and their own size, whatever else the recipe's `inference` says.
+    processed whole, in one pass, resized and padded as the recipe says.
     """
 
     input, axes = "images", {0: "batch", 1: "height", 2: "width"}
@@ -58,39 +73,143 @@ class MaskModule(nn.Module):
     def __init__(self, model: Segmenter, recipe: Recipe) -> None:
         super().__init__()
         self.model = model
-        self._input = recipe.input
-        self._align_corners = recipe.model.align_corners
-        self._pad_to = recipe.inference.pad_to
+        self.recipe = recipe
 
     def preprocess(self, image: Array) -> Tensor:
         """Returns the graph's input for one uint8 RGB image [H, W, 3]."""
         return torch.from_numpy(image)[None]
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalizes and pads as the recipe does, runs the model, upsamples, takes the argmax."""
-        height, width = images.shape[1:3]
+        """Resizes, pads and normalizes, runs the model, upsamples, takes the argmax."""
+        recipe = self.recipe
+        size = resized = images.shape[1], images.shape[2]
         pixels = images
-        if self._pad_to is not None:  # black, at the bottom and right
-            rows, columns = (
-                torch.sym_max(minimum - side, 0)  # type: ignore[no-untyped-call]
-                for minimum, side in zip(self._pad_to, (height, width), strict=True)
-            )
-            pixels = pad(images, (0, 0, 0, columns, 0, rows))
-        pixel_values = normalize(pixels, self._input)
-        divisor = self._input.size_divisor
-        if divisor > 1:
-            rows, columns = (-side % divisor for side in pixel_values.shape[2:])
-            pixel_values = pad(pixel_values, (0, columns, 0, rows))
+        if resizes(recipe):
+            resized = model_size(recipe, size)
+            pixels = resize_as_opencv(images, resized)
+        pixel_values = _model_input(pixels, recipe)
         logits: Tensor = self.model(pixel_values).logits
-        upsampled = interpolate(
-            logits, size=pixel_values.shape[2:], mode="bilinear", align_corners=self._align_corners
+        upsample = partial(interpolate, mode="bilinear", align_corners=recipe.model.align_corners)
+        # Whether a dynamic size is padded is not known before it comes.
+        padded = pads(recipe) and (_is_dynamic(size) or pixel_values.shape[2:] != resized)
+        if resizes(recipe) and not (padded or recipe.inference.resize_logits_twice):
+            return upsample(logits, size=size).argmax(dim=1).to(torch.uint8), logits
+        scores = upsample(logits, size=pixel_values.shape[2:])
+        if resizes(recipe):
+            scores = upsample(_crop(scores, resized, axis=2) if padded else scores, size=size)
+            padded = False
+        mask = scores.argmax(dim=1).to(torch.uint8)
+        return (_crop(mask, size, axis=1) if padded else mask), logits
+
+
+def resizes(recipe: Recipe) -> bool:
+    """Returns whether `predict` resizes an image before the model sees it."""
+    inference = recipe.inference
+    return bool(inference.scales != (1.0,) or inference.base_size or recipe.data.resize)
+
+
+def pads(recipe: Recipe) -> bool:
+    """Returns whether `predict` pads images of some sizes."""
+    return recipe.inference.pad_to is not None or recipe.input.size_divisor > 1
+
+
+def min_side(recipe: Recipe) -> int:
+    """Returns the least side of a dynamic image that is not smaller than MIN_SIDE when resized."""
+    return math.ceil(MIN_SIDE / min(1.0, *recipe.inference.scales))
+
+
+def padded_size(recipe: Recipe, size: Size) -> Size:
+    """Returns the size to which `predict` pads an image that the model sees at `size`."""
+    height, width = _model_input(torch.zeros(1, *size, 3, dtype=torch.uint8), recipe).shape[2:]
+    return height, width
+
+
+def model_size(recipe: Recipe, size: Size) -> Size:
+    """Returns the size to which `predict` resizes an image of `size` (height, width)."""
+    (factor,), box = recipe.inference.scales, recipe.inference.base_size
+    if recipe.data.resize is None and _is_dynamic(size):
+        return scaled_dynamic_size(size, factor, box=box)
+    return scaled_size(recipe.data.resize or size, factor, box=box)
+
+
+def _is_dynamic(size: Size) -> bool:
+    return not all(isinstance(side, int) for side in size)
+
+
+def scaled_dynamic_size(size: Size, factor: float, *, box: Size | None) -> Size:
+    """Computes `scaled_size` of a dynamic size in the graph, in the same steps of float64."""
+    sides = torch.stack([torch.scalar_tensor(side, dtype=torch.float64) for side in size])
+    longest, shortest = sides.max(), sides.min()
+    if box is None:
+        into = (longest * factor + 0.5).floor(), (shortest * factor + 0.5).floor()
+    else:
+        large, small = int(max(box) * factor), int(min(box) * factor)
+        into = longest.new_tensor(large), longest.new_tensor(small)
+    fit = torch.minimum(into[0] / longest, into[1] / shortest)
+    height, width = (side.item() for side in (sides * fit + 0.5).long())
+    for side in (height, width):  # else the tracer asks whether they may be 0 or 1
+        torch._check(side >= MIN_SIDE)  # type: ignore[no-untyped-call]
+    return height, width
+
+
+def resize_as_opencv(images: Tensor, size: Size) -> Tensor:
+    """Resizes uint8 [N, H, W, 3] to `size`, bit for bit as OpenCV's INTER_LINEAR does.
+
+    OpenCV has weights of 11 bits and rounds down after each axis (modules/imgproc/src/resize.cpp,
+    HResizeLinear and VResizeLinear). Computed in float, an eighth of the values are off by one.
+    """
+    # OpenCV holds the first and last column, whose weight is then 1; rows it mixes with themselves.
+    left, across = _taps(images.shape[2], size[1], hold=True)
+    top, down = _taps(images.shape[1], size[0], hold=False)
+    values = images.float()  # exact: sums stay below 2^24
+    wide, other = (
+        values.index_select(2, index) * weight.float().view(-1, 1)
+        for index, weight in zip(left, across, strict=True)
+    )
+    wide = ((wide + other) / 2**4).floor().double()
+    tall, other = (
+        (wide.index_select(1, index) * weight.view(-1, 1, 1) / 2**16).floor()
+        for index, weight in zip(top, down, strict=True)
+    )
+    return ((tall + other + 2) / 2**2).floor().to(torch.uint8)
+
+
+Pair = tuple[Tensor, Tensor]
+
+
+def _taps(small: int, large: int, *, hold: bool) -> tuple[Pair, Pair]:
+    """Returns the indices of the two points that each output mixes, and their weights * 2^11."""
+    position = (torch.arange(large, dtype=torch.float64) + 0.5) * small / large - 0.5
+    position = position.float()
+    first = position.floor()
+    fraction = position - first
+    if hold:
+        fraction = fraction * ((first >= 0) & (first < small - 1))
+    weights = ((1 - fraction) * 2**11).round().double(), (fraction * 2**11).round().double()
+    start = first.long()
+    return (start.clamp(0, small - 1), (start + 1).clamp(0, small - 1)), weights
+
+
+def _model_input(pixels: Tensor, recipe: Recipe) -> Tensor:
+    """Pads uint8 [N, H, W, 3] with black to `pad_to`, normalizes, pads to `size_divisor`."""
+    if recipe.inference.pad_to is not None:  # black, at the bottom and right
+        rows, columns = (
+            torch.sym_max(minimum - side, 0)  # type: ignore[no-untyped-call]
+            for minimum, side in zip(recipe.inference.pad_to, pixels.shape[1:3], strict=True)
         )
-        mask = upsampled.argmax(dim=1).to(torch.uint8)
-        if self._pad_to is not None or divisor > 1:
-            # A slice to a dynamic size would be traced as if it cut off nothing.
-            rows, columns = torch.arange(height), torch.arange(width)
-            mask = mask.index_select(1, rows).index_select(2, columns)
-        return mask, logits
+        pixels = pad(pixels, (0, 0, 0, columns, 0, rows))
+    pixel_values = normalize(pixels, recipe.input)
+    divisor = recipe.input.size_divisor
+    if divisor > 1:
+        rows, columns = (-side % divisor for side in pixel_values.shape[2:])
+        pixel_values = pad(pixel_values, (0, columns, 0, rows))
+    return pixel_values
+
+
+def _crop(values: Tensor, size: Size, *, axis: int) -> Tensor:
+    """Returns the first rows and columns; a dynamic slice would be traced as if it cut nothing."""
+    rows, columns = (torch.arange(side) for side in size)
+    return values.index_select(axis, rows).index_select(axis + 1, columns)
 
 
 Graph = LogitsModule | MaskModule
@@ -105,14 +224,15 @@ def make_graph(checkpoint: Checkpoint, *, logits: bool) -> Graph:
 def trace(graph: Graph, size: Size, *, dynamic: bool) -> torch.export.ExportedProgram:
     """Exports the graph for one image of `size`; with `dynamic` for any batch and image size.
 
-    Sides are then 33 pixels or more. Raises PerpixelError if this torch cannot export dynamic
-    sizes.
+    Sides are then `min_side` pixels or more. Raises PerpixelError if this torch cannot export
+    dynamic sizes.
     """
     example = graph.preprocess(np.zeros((*size, 3), np.uint8))
+    least = MIN_SIDE if isinstance(graph, LogitsModule) else min_side(graph.recipe)
     if dynamic:  # the tracer would make a batch of one a constant
         example = torch.cat([example, example])
     dims = {
-        axis: torch.export.Dim(name, min=1 if name == "batch" else MIN_SIDE)
+        axis: torch.export.Dim(name, min=1 if name == "batch" else least)
         for axis, name in graph.axes.items()
     }
     # Before torch 2.12 the size after pooling was computed from a remainder, which made it static.

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from perpixel.errors import PerpixelError, UsageError, needs_extra
+from perpixel.errors import PerpixelError, UsageError, needs_extra, plural
 from perpixel.inference.predictor import Predictor
 from perpixel.inference.tta import predict_streaming
 from perpixel.io.atomic import atomic_replace
@@ -52,24 +52,30 @@ def predict_geotiff(
             rasterio.Env(GDAL_CACHEMAX=_CACHE),
             rasterio.open(path) as file,
         ):
-            _require_colors(path, file, recipe.data.bands)
+            _require_one_image(path, file, recipe.data.bands)
             _write(predictor, file, part, progress)
     except (RasterioError, OSError) as error:
         reason = error.__cause__ or error
         raise PerpixelError(f"{path}: cannot be read, or {out} written ({reason})") from None
 
 
-def _require_colors(path: Path, file: Any, bands: Bands | None) -> None:
+def _require_one_image(path: Path, file: Any, bands: Bands | None) -> None:
+    """Raises PerpixelError unless the file has one page, of 8-bit gray or color bands."""
     from rasterio.enums import ColorInterp
 
+    if len(file.subdatasets) > 1:
+        raise PerpixelError(
+            f"{path}: holds {len(file.subdatasets)} pages, of which only the first would be read; "
+            f"split it, as with tiffsplit"
+        )
     if bands is not None and max(bands) > file.count:
         raise PerpixelError(
-            f"{path}: has {file.count} bands, and the model is for bands {list(bands)}"
+            f"{path}: has {plural(file.count, 'band')}, and the model is for bands {list(bands)}"
         )
     if any(kind != "uint8" for kind in file.dtypes) or (bands is None and file.count == 2):
         raise PerpixelError(
-            f"{path}: has {file.count} bands of {'/'.join(sorted(set(file.dtypes)))}; one or at "
-            f"least three bands of 8 bits can be read"
+            f"{path}: has {plural(file.count, 'band')} of {'/'.join(sorted(set(file.dtypes)))}; "
+            f"one or at least three bands of 8 bits can be read"
         )
     if ColorInterp.palette in file.colorinterp:
         raise PerpixelError(

@@ -14,9 +14,17 @@ from torch import Tensor
 
 from perpixel.acceleration.accelerate import accelerate
 from perpixel.checkpoints.format import Checkpoint, model_from_checkpoint
-from perpixel.errors import UsageError
+from perpixel.errors import UsageError, plural
 from perpixel.inference.tta import group_by_size, iter_scores, predict_masks
-from perpixel.io.images import Array, Bands, Palette, overlay, read_image, write_mask
+from perpixel.io.images import (
+    Array,
+    Bands,
+    Palette,
+    overlay,
+    read_image,
+    readable_palette,
+    write_mask,
+)
 from perpixel.models.normalize import normalize
 from perpixel.models.segmenter import Segmenter
 from perpixel.recipes.schema import Inference, Recipe
@@ -60,7 +68,8 @@ class Predictor:
     `recipe` says how images are normalized and seen (its `input`, `data.resize` and `inference`);
     `window_batch` windows of an image go through the model at once. The model is used as it is:
     see `from_checkpoint` and perpixel.acceleration. `step` and `origin` say which checkpoint it is
-    from.
+    from. Colors that the eye cannot tell apart are replaced in `palette`; `replaces_palette` is
+    true then.
     """
 
     def __init__(
@@ -77,12 +86,14 @@ class Predictor:
     ) -> None:
         if model.num_classes != len(class_names):
             raise UsageError(
-                f"the model has {model.num_classes} classes, and class_names {len(class_names)}"
+                f"the model has {plural(model.num_classes, 'class')}, and class_names "
+                f"{len(class_names)}"
             )
         self.model = model.eval()
         self.recipe = recipe
         self.class_names = class_names
-        self.palette = palette
+        self.palette = readable_palette(palette)
+        self.replaces_palette = self.palette != palette
         self.dtype = dtype
         self.window_batch = window_batch
         self.step = step

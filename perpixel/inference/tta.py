@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from perpixel.errors import plural
 from perpixel.inference.sliding_window import Read, Rows, slide
 from perpixel.io.images import Array, Size, resize_image, scaled_size
 from perpixel.models.normalize import normalize
@@ -90,7 +91,7 @@ def predict_streaming(
 
 def _oom_message(count: int, size: Size) -> AbstractContextManager[None]:
     return oom_message(
-        f"{count} image{'s' if count > 1 else ''} of {size[0]}x{size[1]} pixels at once",
+        f"{plural(count, 'image')} of {size[0]}x{size[1]} pixels at once",
         hint="windows (slide or blend), smaller scales or fewer images at a time need less",
     )
 

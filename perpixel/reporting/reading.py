@@ -44,14 +44,18 @@ class Source:
     environment: dict[str, Any] | None
 
     def missing(self) -> list[tuple[str, str]]:
-        """Returns the missing parts of the report as (part, command that writes its file)."""
+        """Returns the missing parts of the report as (part, command that writes its file).
+
+        An evaluation is no run: no training is missing from the folder of `eval --out`.
+        """
         folder = self.path if self.path.is_dir() else self.path.parent
         evaluate = f"perpixel eval MODEL --data ROOT --out {folder}"
         train = f"perpixel train RECIPE --data ROOT --out {folder}"
+        is_run = bool(self.rows or self.recipe or self.environment)
         parts = [
-            ("training curves (metrics.jsonl)", train, self.rows),
-            ("recipe (recipe.json)", train, self.recipe),
-            ("environment (environment.json)", train, self.environment),
+            ("training curves (metrics.jsonl)", train, self.rows or not is_run),
+            ("recipe (recipe.json)", train, self.recipe or not is_run),
+            ("environment (environment.json)", train, self.environment or not is_run),
             ("scores (evaluate.json)", evaluate, self.scores),
             ("class frequencies and confusion matrix (confusion.csv)", evaluate, self.confusion),
             ("worst and best images (images.csv)", evaluate, self.images),

@@ -4,7 +4,6 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -13,7 +12,7 @@ from perpixel.data.dataset import Dataset, read_pair, require_classes
 from perpixel.data.registry import require_bands
 from perpixel.errors import PerpixelError
 from perpixel.inference.predictor import Predictor
-from perpixel.io.images import Array, Palette, palette_table
+from perpixel.io.images import Array, Palette, encode_mask, readable_palette
 from perpixel.recipes.schema import IGNORE_INDEX
 
 _MAX_SIDE = 480
@@ -56,15 +55,15 @@ def take_samples(
             f"images.csv names {unknown[0]!r}, which this split of the data set does not have: "
             f"name what was evaluated with --dataset and --split"
         )
+    palette = readable_palette(dataset.classes.palette)
     samples = []
     for name in names:
         image, label = read_pair(dataset, index_of[name])
         views = []
         for predictor in predictors:
             mask = predictor.predict(image).mask
-            views.append((_mask_uri(mask, predictor.palette), _uri(errors(image, label, mask))))
-        truth = _mask_uri(label, dataset.classes.palette)
-        samples.append(Sample(name, _uri(image), truth, views))
+            views.append((_mask_uri(mask, palette), _uri(errors(image, label, mask))))
+        samples.append(Sample(name, _uri(image), _mask_uri(label, palette), views))
     return samples
 
 
@@ -78,17 +77,21 @@ def errors(image: Array, label: Array, prediction: Array) -> Array:
 
 
 def _mask_uri(mask: Array, palette: Palette) -> str:
-    file = Image.fromarray(mask)
-    file.putpalette(palette_table(palette).tobytes())
-    return _data_uri(file, "PNG", Image.Resampling.NEAREST)
+    small = _thumbnail(mask, Image.Resampling.NEAREST)
+    return _data_uri("png", encode_mask(np.asarray(small), palette))
 
 
 def _uri(image: Array) -> str:
-    return _data_uri(Image.fromarray(image), "JPEG", Image.Resampling.BOX)
-
-
-def _data_uri(file: Image.Image, kind: Literal["JPEG", "PNG"], resampling: Image.Resampling) -> str:
-    file.thumbnail((_MAX_SIDE, _MAX_SIDE), resampling)
     content = io.BytesIO()
-    file.save(content, kind)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(content.getvalue()).decode()}"
+    _thumbnail(image, Image.Resampling.BOX).save(content, "JPEG")
+    return _data_uri("jpeg", content.getvalue())
+
+
+def _thumbnail(image: Array, resampling: Image.Resampling) -> Image.Image:
+    file = Image.fromarray(image)
+    file.thumbnail((_MAX_SIDE, _MAX_SIDE), resampling)
+    return file
+
+
+def _data_uri(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from pydantic import BaseModel
 
 from perpixel.inference.predictor import Result
-from perpixel.io.images import encode_mask
+from perpixel.io.images import encode_mask, hex_color
 
 Format = Literal["png", "json", "rle"]
 
@@ -109,8 +109,3 @@ def choose_format(accept: str) -> Format | None:
 
     best = max(MEDIA_TYPES, key=quality_of)
     return best if quality_of(best) > 0 else None
-
-
-def hex_color(rgb: tuple[int, int, int]) -> str:
-    """Returns a color as "#rrggbb"."""
-    return "#" + bytes(rgb).hex()

@@ -16,7 +16,8 @@ from starlette.routing import Route
 from starlette.types import Message, Receive
 
 from perpixel.inference.predictor import Predictor
-from perpixel.serving.answers import MEDIA_TYPES, Format, Segmentation, choose_format, hex_color
+from perpixel.io.images import hex_color
+from perpixel.serving.answers import MEDIA_TYPES, Format, Segmentation, choose_format
 from perpixel.serving.metrics import PROMETHEUS_MEDIA_TYPE, Metrics
 from perpixel.serving.pool import Limits, Pool
 

@@ -13,7 +13,7 @@ from perpixel.checkpoints.format import RANDOM, Checkpoint, InitialWeights, writ
 from perpixel.data.dataset import Dataset, read_pair, require_classes
 from perpixel.data.loader import batches
 from perpixel.data.seen_classes import require_classes_shown
-from perpixel.errors import Interrupted, PerpixelError, UsageError
+from perpixel.errors import Interrupted, PerpixelError, UsageError, plural
 from perpixel.evaluation.evaluate import evaluate
 from perpixel.evaluation.files import write_scores
 from perpixel.evaluation.metrics import Scores
@@ -270,7 +270,7 @@ def _describe_run(
         height, width = recipe.last_crop_size
         last = f" (the last {train.final_phase_steps} on crops of {height}x{width})"
     return (
-        f"{recipe.name}: {fingerprint.images} images, {train.steps} steps of "
+        f"{recipe.name}: {plural(fingerprint.images, 'image')}, {plural(train.steps, 'step')} of "
         f"{train.batch_size}{last}, on {device} in {str(dtype).removeprefix('torch.')}{ranks}"
         f"{frozen}{compiled}"
     )
@@ -369,7 +369,7 @@ def _evaluate(
         line = (
             f"step {progress.step}  val mIoU {scores.miou:.2f}  pixel accuracy "
             f"{scores.pixel_accuracy:.2f}  mean accuracy {scores.mean_accuracy:.2f}  "
-            f"({scores.images} images, {scores.seconds:.0f} s)"
+            f"({plural(scores.images, 'image')}, {scores.seconds:.0f} s)"
         )
         row = {"step": progress.step, **{name: vars(scores)[name] for name in metrics}}
         logger.log_metrics(row, line)

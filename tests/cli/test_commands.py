@@ -143,6 +143,51 @@ def test_predict_writes_palette_masks_and_overlays(perpixel, mini, trained, tmp_
     assert read_image(tmp_path / "00_overlay.png").shape == (48, 64, 3)
 
 
+def test_predict_leaves_out_the_masks_of_a_data_set(perpixel, mini, trained, tmp_path):
+    for name in ("images/00.png", "images/01.jfif", "masks/00.png", "masks/01.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        shutil.copy(mini / "val/00.png", tmp_path / name)
+    out = tmp_path / "out"
+    code, printed, err = perpixel("predict", trained, tmp_path, "--out", out)
+    assert (code, "2 of 2 images" in printed) == (0, True)
+    assert f"masks left out: 2 files in {tmp_path / 'masks'};" in err
+    written = sorted(path.relative_to(out).as_posix() for path in out.rglob("*.png"))
+    assert written == ["images/00.png", "images/01.png"]
+    code, printed, err = perpixel("predict", trained, tmp_path / "masks", "--out", out)
+    assert (code, "2 of 2 images" in printed, err) == (0, True, "")
+
+
+def test_an_image_and_its_mask_may_have_one_name(perpixel, mini, trained, tmp_path):
+    with Image.open(mini / "val/00.png") as image:
+        image.save(tmp_path / "00.jpg")
+        image.save(tmp_path / "00.png")
+    out = tmp_path / "out"
+    code, _, err = perpixel("predict", trained, tmp_path, "--out", out)
+    assert (code, f"'{tmp_path}/*.png'" in " ".join(err.split())) == (2, True)
+    with Image.open(mini / "valannot/00.png") as mask:
+        mask.save(tmp_path / "00.png")
+    code, printed, err = perpixel("predict", trained, tmp_path, "--out", out)
+    assert (code, "1 of 1 image " in printed) == (0, True)
+    assert "masks left out: 1 file" in err
+
+
+def test_colors_that_look_black_are_shown_in_others(perpixel, mini, tmp_path):
+    from perpixel import build, recipe
+    from perpixel.checkpoints.format import Checkpoint, write_checkpoint
+
+    chosen = recipe("camvid/fcn_r18-d8")
+    colors = tuple((index, 0, 0) for index in range(11))  # ids in the red channel, as CARLA's
+    state = build(chosen, num_classes=11).state_dict()
+    model = tmp_path / "carla.safetensors"
+    write_checkpoint(model, Checkpoint(chosen, tuple("abcdefghijk"), colors, state))
+    code, _, err = perpixel("predict", model, mini / "val", "--out", tmp_path / "out")
+    assert (code, err.count("look the same or black")) == (0, 1)
+    with Image.open(tmp_path / "out/00.png") as mask:
+        palette = np.array(mask.getpalette()[:33]).reshape(11, 3)
+        assert palette.max(axis=1).min() > 60
+        assert np.asarray(mask).max() < 11
+
+
 def test_predict_writes_probabilities(perpixel, mini, trained, tmp_path, monkeypatch):
     monkeypatch.setattr("numpy.memmap.__new__", None)  # Windows moves no file that is mapped
     image = mini / "val/00.png"
@@ -661,4 +706,4 @@ def test_a_name_that_the_terminal_cannot_encode_is_escaped(
     assert code == 1
     assert b"Traceback" not in err.buffer.getvalue()
     assert b"caf" in err.buffer.getvalue()
-    assert b"0 of 1 images" in out.buffer.getvalue()
+    assert b"0 of 1 image" in out.buffer.getvalue()

@@ -112,7 +112,7 @@ def test_unreadable_pairs_are_reported_at_the_end(root, tmp_path):
     (root / "train/02.png").write_bytes(b"no image")
     Image.new("RGB", (9, 9)).save(root / "train/07.png")
     with pytest.raises(
-        PerpixelError, match=r"^2 pairs cannot be read and are not in.*02\.png: not an image"
+        PerpixelError, match=r"^2 pairs cannot be read, and the cache lacks.*02\.png: not an image"
     ):
         fill(root, tmp_path / "cache")
     assert len(list((tmp_path / "cache").rglob("*.pixels"))) == 2 * 13

@@ -9,7 +9,7 @@ from PIL import Image
 
 from perpixel.data.dataset import Classes, LabelMapping, PairDataset, read_pair
 from perpixel.data.paths import require_folder
-from perpixel.errors import PerpixelError
+from perpixel.errors import PerpixelError, plural
 from perpixel.io.images import write_image, write_mask
 from perpixel.recipes.schema import IGNORE_INDEX
 
@@ -42,7 +42,7 @@ def _check(mask, table, translate):
             translate(mask)
         for value in sorted(set(unknown))[:8]:
             assert str(value) in str(error.value)
-        assert f"at {len(unknown)} pixels" in str(error.value)
+        assert f"at {plural(len(unknown), 'pixel')} is" in str(error.value)
     else:
         label = translate(mask)
         assert label.dtype == np.uint8

@@ -146,3 +146,12 @@ def test_file_names_may_be_of_any_bytes(tmp_path):
     name = os.fsdecode(b"caf\xe9.png")
     write_scores(tmp_path, scores(counts, names=("a",), images=[(name, areas(counts))]))
     assert b"caf\xe9.png,100.0" in (tmp_path / "images.csv").read_bytes()
+
+
+def test_printed_scores_fit_a_few_lines():
+    names = tuple(f"class_{index}" for index in range(150))
+    counts = np.eye(150, dtype=np.int64)
+    images = [(f"{index}.png", areas(counts)) for index in range(100)]
+    text = repr(scores(counts, names=names, images=images))
+    assert "miou=100.0" in text
+    assert len(text) < 300

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 import perpixel
-from perpixel.checkpoints.format import Checkpoint
+from perpixel.checkpoints.format import Checkpoint, read_checkpoint
 from perpixel.data.datasets.camvid import CLASSES
 from perpixel.data.datasets.synthetic import SyntheticStreets
 from perpixel.errors import PerpixelError, UsageError
@@ -22,7 +22,7 @@ from perpixel.exporting import graph as graphs
 from perpixel.exporting.check import Comparison, onnx_runner
 from perpixel.exporting.export import ExportResult, export
 from perpixel.inference.predictor import Predictor
-from perpixel.io.images import read_image, read_mask, write_image
+from perpixel.io.images import read_image, read_mask, resize_image, scaled_size, write_image
 from perpixel.models.normalize import normalize
 from perpixel.recipes.schema import Recipe
 
@@ -268,17 +268,97 @@ def test_check_on_names_the_images_to_compare(tmp_path):
         export(checkpoint, tmp_path / "o.pt2", check_on=tmp_path / "none", **words)
 
 
-def test_notes_say_what_predict_does_beyond_the_file():
-    from perpixel.exporting.export import _notes
+@pytest.mark.parametrize(
+    ("changes", "dynamic"),
+    [
+        (["inference.scales=[0.7]"], True),
+        (["inference.base_size=160x100", "inference.scales=[1.25]"], True),
+        (["inference.scales=[1.5]"], False),
+        (["data.resize=80x100", "inference.resize_logits_twice=true"], False),
+        (["inference.scales=[1.25]", "input.size_divisor=32", "inference.pad_to=70x80"], False),
+    ],
+)
+def test_what_predict_does_to_an_image_is_in_the_graph(changes, dynamic, tmp_path):
+    checkpoint = checkpoint_of(perpixel.override(FPN, changes))
+    out = tmp_path / "scaled.onnx"
+    done = export(checkpoint, out, size=(64, 96), dynamic=dynamic, seconds=0)
+    sizes = ((64, 96), (97, 131), (131, 60)) if dynamic else ((64, 96),)
+    images = [SyntheticStreets("val", count=1, size=size).image(0) for size in sizes]
+    assert min(agreements(checkpoint, done.path, images)) >= 0.999
 
-    recipe = perpixel.override(
-        perpixel.recipe("mmseg/fcn_r50-d8_769x769_40k_cityscapes"),
-        ["model.backbone.base_channels=8", "data.resize=512x1024", "inference.flip=true"],
-    )
-    notes = " ".join(_notes(recipe))
-    for word in ("512x1024", "2049x1025", "overlapping windows", "flips"):
-        assert word in notes
-    assert not list(_notes(FPN))
+
+def test_a_scaled_program_is_that_of_predict(tmp_path):
+    checkpoint = checkpoint_of(perpixel.override(FCN, [*SMALL, "inference.scales=[1.5]"]))
+    done = export(checkpoint, tmp_path / "f.pt2", size=(50, 66), dynamic=True, seconds=0)
+    program = torch.export.load(done.path).module()
+    image = SyntheticStreets("val", count=1, size=(61, 75)).image(0)
+    mask, _ = program(torch.from_numpy(image)[None])
+    expected = Predictor.from_checkpoint(checkpoint).predict(image).mask
+    assert (mask[0].numpy() == expected).mean() >= 0.999
+
+
+def test_the_shipped_weights_are_exported_as_they_are_evaluated(camvid, tmp_path):
+    weights = Path(__file__).parents[2] / "benchmarks/results/camvid/semantic_fpn_r18.safetensors"
+    checkpoint = read_checkpoint(weights)
+    assert checkpoint.recipe.inference.scales == (1.5,)
+    path = sorted((camvid / "val").glob("*.png"))[0]
+    out = tmp_path / "camvid.onnx"
+    done = export(checkpoint, out, size=(360, 480), check_on=path, seconds=0)
+    assert agreements(checkpoint, done.path, [read_image(path)])[0] >= 0.999
+    assert [comparison.agreement >= 0.999 for comparison in done.comparisons] == [True]
+
+
+@pytest.mark.parametrize("size", [(31, 57), (90, 41), (45, 60), (36, 48), (1, 300), (54, 72)])
+def test_the_graph_resizes_bit_for_bit_as_opencv(size):
+    image = np.random.default_rng(0).integers(0, 256, (36, 48, 3), np.uint8)
+    resized = graphs.resize_as_opencv(torch.from_numpy(image)[None], size)
+    assert np.array_equal(resized[0].numpy(), resize_image(image, size))
+
+
+@pytest.mark.parametrize("box", [None, (160, 100), (200, 200)])
+@pytest.mark.parametrize("factor", [0.5, 0.7, 0.75, 1, 1.25, 1.5, 1.75])
+def test_dynamic_sizes_are_those_of_predict(factor, box):
+    sizes = [(height, width) for height in range(70, 150, 8) for width in range(70, 150, 3)]
+    assert [graphs.scaled_dynamic_size(size, factor, box=box) for size in sizes] == [
+        scaled_size(size, factor, box=box) for size in sizes
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words", "message"),
+    [
+        (["inference.scales=[1,1.5]"], {}, r"scales=\[1.0, 1.5\].*--set inference.scales=\[1\]"),
+        (["inference.flip=true"], {}, "flip=true.*--set inference.flip=false"),
+        (["inference.mode=slide"], {}, "mode=slide.*--set inference.mode=whole"),
+        (["inference.mode=blend"], {"dynamic": True}, "mode=blend.*--set inference.mode=whole"),
+        (["inference.scales=[1.5]"], {"logits": True}, r"scales=\[1.5\].*--set inference.scales"),
+        (["inference.base_size=90x60"], {"logits": True}, "--set inference.base_size=null"),
+        (["data.resize=90x60"], {"logits": True}, "--set data.resize=null"),
+        (["input.size_divisor=32"], {"logits": True, "size": (50, 64)}, "pads .* to 64x64; give"),
+        (
+            ["inference.scales=[1.5]", "input.size_divisor=32"],
+            {"dynamic": True},
+            "export one --size without --dynamic",
+        ),
+    ],
+)
+def test_what_no_graph_can_do_is_refused(changes, words, message, tmp_path):
+    checkpoint = checkpoint_of(perpixel.override(FCN, [*SMALL, *changes]))
+    with pytest.raises(UsageError, match=message):
+        export(checkpoint, tmp_path / "m.pt2", **{"size": (64, 64), **words})
+    assert not any(tmp_path.iterdir())
+
+
+def test_settings_name_the_predict_to_export(tmp_path):
+    changes = ["inference.scales=[1,1.5]", "inference.flip=true", "inference.mode=slide"]
+    checkpoint = checkpoint_of(perpixel.override(FCN, [*SMALL, *changes]))
+    plain = ["inference.scales=[1]", "inference.flip=false", "inference.mode=whole"]
+    export(checkpoint, tmp_path / "m.pt2", size=(48, 64), settings=plain, seconds=0)
+    about = {"metadata.json": ""}
+    torch.export.load(tmp_path / "m.pt2", extra_files=about)
+    assert json.loads(json.loads(about["metadata.json"])["inference"])["scales"] == [1.0]
+    with pytest.raises(UsageError, match="are those of inference"):
+        export(checkpoint, tmp_path / "n.pt2", settings=["train.steps=3"])
 
 
 def test_wrong_names_and_sizes_are_refused(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from PIL import Image
 
 import perpixel
 from perpixel.checkpoints.format import Checkpoint, write_checkpoint
@@ -91,6 +92,14 @@ def test_a_palettes_indices_are_refused(model, tmp_path):
         file.write_colormap(1, {0: (1, 2, 3)})
     sliding = perpixel.load(model, settings=["inference.mode=slide"])
     with pytest.raises(PerpixelError, match="indices of a palette"):
+        predict_geotiff(sliding, tmp_path / "x.tif", tmp_path / "m.tif")
+
+
+def test_several_pages_are_refused(model, tmp_path):
+    page = Image.new("RGB", (170, 130))
+    page.save(tmp_path / "x.tif", save_all=True, append_images=[page])
+    sliding = perpixel.load(model, settings=["inference.mode=slide"])
+    with pytest.raises(PerpixelError, match=r"x\.tif: holds 2 pages"):
         predict_geotiff(sliding, tmp_path / "x.tif", tmp_path / "m.tif")
 
 

@@ -12,18 +12,19 @@ import pytest
 from miniatures import tiff_of_bands
 from PIL import Image
 
+from perpixel.data import registry
 from perpixel.errors import CorruptFileError, PerpixelError
 from perpixel.io.images import (
     IMAGE_SUFFIXES,
     colorize,
     distinct_palette,
     header_size,
-    is_readable,
     overlay,
     palette_table,
     read_image,
     read_mask,
     read_palette,
+    readable_palette,
     write_image,
     write_mask,
 )
@@ -240,9 +241,7 @@ def test_generated_colors_differ():
 def test_generated_colors_are_readable_and_the_first_is_not_the_red_of_errors():
     red, _, blue = distinct_palette(2)[0]
     assert red < 100 < blue
-    assert is_readable(distinct_palette(20))
-    assert not is_readable([(0, 0, 0), (1, 0, 0), (2, 0, 0)])
-    assert not is_readable([(200, 0, 0), (205, 3, 0)])
+    assert readable_palette(distinct_palette(20)) == distinct_palette(20)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".gif", ".bmp", ".tif"])
@@ -345,6 +344,33 @@ def test_masks_of_16_bits_with_alpha_keep_them(tmp_path, channels):
             file.write(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum))
     expected = ids if channels == 2 else np.dstack([colors // 257] * 3)
     assert np.array_equal(read_mask(tmp_path / "a.png"), expected)
+
+
+@pytest.mark.parametrize("name", [name for name in registry.NAMES if name != "folder"])
+def test_the_colors_of_known_data_sets_stay(name):
+    palette = registry.classes(name).palette
+    assert readable_palette(palette) is palette
+
+
+@pytest.mark.parametrize(
+    "palette",
+    [
+        tuple((index, 0, 0) for index in range(28)),  # CARLA's raw ids
+        tuple((index, index, index) for index in range(3)),
+        ((0, 0, 0), (0, 0, 20), (255, 255, 255)),
+        ((200, 10, 10), (203, 8, 13)),
+        ((9, 9, 9), (9, 9, 9)),
+    ],
+)
+def test_colors_that_look_the_same_are_replaced(palette):
+    readable = readable_palette(palette)
+    assert len(readable) == len(palette)
+    assert readable_palette(readable) == readable
+
+
+def test_few_colors_that_differ_stay():
+    for palette in (((0, 0, 0), (255, 255, 255)), ((0, 0, 0),), ((0, 0, 0), (0, 0, 40)), PALETTE):
+        assert readable_palette(palette) is palette
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])

@@ -239,6 +239,7 @@ def test_an_evaluation_alone_is_a_report_and_takes_a_model(command, run, mini, t
     file = folder / "report.html"
     assert command("report", folder, "--data", mini, "--device", "cpu")[0] == 0
     assert "name it with --model MODEL" in file.read_text()
+    assert "perpixel train" not in file.read_text()  # it is no run
     words = ("report", folder, "--data", mini, "--model", run, "--device", "cpu")
     assert command(*words)[0] == 0
     assert len(Page(file.read_text()).images) == 3 * 4

@@ -58,7 +58,7 @@ from perpixel.data.pair_list import Pair, PairList
 from perpixel.data.paths import composed, first_few, require_folder
 from perpixel.data.split_lists import NO_IMAGE, ImageNames
 from perpixel.errors import PerpixelError
-from perpixel.io.images import IMAGE_SUFFIXES, MAX_ID, MIN_ID, distinct_palette, is_readable
+from perpixel.io.images import IMAGE_SUFFIXES, MAX_ID, MIN_ID, distinct_palette, readable_palette
 from perpixel.recipes.base import Color, Spec
 from perpixel.recipes.overrides import require_known, suggestion
 from perpixel.recipes.schema import IGNORE_INDEX, DatasetInput
@@ -285,9 +285,7 @@ def _classes_and_mapping(description: _Description) -> tuple[Classes, LabelMappi
         if count > 1:
             raise PerpixelError(f"{count} classes have the name {name!r}; keep one of them")
     color, ids, colors = (_of_all_classes(description, key) for key in ("color", "ids", "colors"))
-    palette = color or [values[0] for values in colors]
-    if not color and not (colors and is_readable(palette)):
-        palette = list(distinct_palette(len(names)))
+    palette = tuple(color) or readable_palette(tuple(values[0] for values in colors))
     if not ids and not colors:
         # A mask's number of channels then decides which of the two is used.
         ids = [(index,) for index in range(len(names))]
@@ -300,7 +298,7 @@ def _classes_and_mapping(description: _Description) -> tuple[Classes, LabelMappi
         ids=_index_of_value(ids, ignored_ids, "ids"),
         colors=_index_of_value(colors, description.ignored_colors, "colors"),
     )
-    return Classes(tuple(names), tuple(palette)), mapping
+    return Classes(tuple(names), palette or distinct_palette(len(names))), mapping
 
 
 def _of_all_classes(description: _Description, key: str) -> list[Any]:
