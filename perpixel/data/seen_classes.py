@@ -22,6 +22,8 @@ def require_classes_shown(dataset: Dataset, *, split: str) -> str | None:
     Masks are read in a random order until all classes have been seen, or two and 200 masks.
     Returns a line that names the classes not seen; None when all were.
     """
+    if len(dataset) == 0:
+        raise PerpixelError(f"{split} holds no images")
     names = dataset.classes.names
     seen: set[int] = set()
     masks_read = 0

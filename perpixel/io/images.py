@@ -326,8 +326,8 @@ def readable_palette(palette: Palette) -> Palette:
     dark = colors.max(axis=1) <= _NEARLY_BLACK
     alike = (apart <= _ALIKE) | (dark[:, None] & dark[None])
     np.fill_diagonal(alike, False)
-    has_twin = alike.any(axis=1)
-    return distinct_palette(len(palette)) if has_twin.mean() > _MAX_TWINS else palette
+    twins = int(alike.any(axis=1).sum())
+    return distinct_palette(len(palette)) if twins > _MAX_TWINS * len(palette) else palette
 
 
 def hex_color(rgb: tuple[int, int, int]) -> str:
