@@ -367,7 +367,7 @@ def _toml(
         listed = [_plain(value) for value in ignored]
         share = sum(values.pixels.get(value, 0) for value in ignored) / total
         called = [f"{_plain(value)} is {name_of[value]}" for value in ignored if value in name_of]
-        origin = f"By convention, {_join(listed)} is"
+        origin = f"By convention, {_join(listed)} {'is' if len(listed) == 1 else 'are'}"
         if called and names is not None:
             origin = f"{names.origin}: {', '.join(called)}. It is"
         lines += [
