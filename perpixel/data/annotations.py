@@ -35,7 +35,7 @@ from perpixel.data.datasets.folder import composed, files_below
 from perpixel.data.paths import first_few, read_list
 from perpixel.data.regions import Bitmap, ClassMask, Polygons, Region, Rle
 from perpixel.errors import PerpixelError
-from perpixel.io.images import IMAGE_SUFFIXES
+from perpixel.io.images import IMAGE_SUFFIXES, Array, decode_image
 from perpixel.recipes.overrides import require_known
 
 FORMATS = ("coco", "labelme", "yolo", "masks")
@@ -118,12 +118,15 @@ def read_annotations(root: Path, remarks: Remarks, *, only: str | None) -> Annot
             f"{root}: holds no images. Name the folder that holds them and their annotations; a "
             f"link in it brings in another folder"
         )
-    match only or next(iter(found), "masks"):
-        case "coco" if by_format["coco"]:
-            annotations = _read_coco(root, images, _chosen(documents, by_format["coco"]), remarks)
-        case "labelme" if by_format["labelme"]:
-            chosen = _chosen(documents, by_format["labelme"])
-            annotations = _read_labelme(root, images, chosen, remarks)
+    chosen = only or next(iter(found), "masks")
+    used = {file: documents[file] for file in by_format.get(chosen, []) if file in documents}
+    if chosen != "masks" and (unused := sorted(documents.keys() - used.keys())):
+        remarks[f"JSON files without {chosen} annotations, not used"] += unused
+    match chosen:
+        case "coco" if used:
+            annotations = _read_coco(root, images, used, remarks)
+        case "labelme" if used:
+            annotations = _read_labelme(root, images, used, remarks)
         case "yolo" if by_format["yolo"]:
             annotations = _read_yolo(root, images, files, remarks)
         case "masks":
@@ -216,13 +219,13 @@ class _ImageIndex:
 
 
 def _read_json(root: Path, files: Sequence[str]) -> dict[str, Any]:
-    """Reads all JSON files; the images that LabelMe embeds are cut to their first characters."""
+    """Reads all JSON files; the images that LabelMe embeds are left out, as they are large."""
     documents: dict[str, Any] = {}
     for file in files:
         if file.lower().endswith(".json"):
             documents[file] = content = _load_json(root / file)
             if isinstance(content, dict) and isinstance(content.get("imageData"), str):
-                content["imageData"] = content["imageData"][:24]
+                content["imageData"] = content["imageData"][:1]
     return documents
 
 
@@ -240,13 +243,9 @@ def _json_text(documents: Mapping[str, Any]) -> str:
     file, content = next(iter(documents.items()))
     keys = f"the keys {first_few(content)}" if isinstance(content, dict) else "a list"
     return (
-        f". {file} holds {keys}: COCO has images, annotations and categories, LabelMe has shapes; "
-        f"most annotation tools export COCO"
+        f". {file} holds {keys}: COCO has images, annotations (not the panoptic ones) and "
+        f"categories, LabelMe has shapes; most annotation tools export COCO"
     )
-
-
-def _chosen(documents: Mapping[str, Any], files: Iterable[str]) -> dict[str, Any]:
-    return {file: documents[file] for file in files}
 
 
 def _parse(model: type[_Parsed], content: object, path: Path) -> _Parsed:
@@ -320,9 +319,12 @@ class _Coco(BaseModel):
 
 
 def _is_coco(content: object) -> bool:
-    # Without annotations it is a test set's list of images, without categories COCO's captions.
-    return isinstance(content, dict) and all(
-        isinstance(content.get(key), list) for key in ("images", "annotations", "categories")
+    # Without annotations it is a test set's list of images, without categories COCO's captions,
+    # and with segments_info COCO's panoptic format, whose regions are PNG files.
+    return (
+        isinstance(content, dict)
+        and all(isinstance(content.get(k), list) for k in ("images", "annotations", "categories"))
+        and not any(isinstance(a, dict) and "segments_info" in a for a in content["annotations"])
     )
 
 
@@ -364,8 +366,8 @@ def _read_coco(
                 remarks["images listed twice, their annotations joined"].append(f"{name} in {file}")
             image_of[identity] = images[path]
         for number, annotation in enumerate(coco.annotations):
-            identity = number if annotation.id is None else annotation.id
-            _add_coco(annotation, f"{file}: annotation {identity}", image_of, names, remarks)
+            origin = f"{file}: annotation {number if annotation.id is None else annotation.id}"
+            _add_coco(annotation, origin, image_of, names, remarks)
     if partly := sorted(class_names.keys() - set.intersection(*names_of_file.values())):
         remarks["categories that only some of the COCO files have"] += partly
     return Annotations("COCO", tuple(images.values()), tuple(class_names))
@@ -426,9 +428,6 @@ _IGNORED_LABEL = "__ignore__"
 _POLYGONS = ("polygon", "oriented_rectangle", "rotation", "quadrilateral")
 """LabelMe's own, and those that X-AnyLabeling writes with four corners."""
 
-_SUFFIX_OF = {b"\x89PNG": ".png", b"\xff\xd8": ".jpg", b"BM": ".bmp", b"RIFF": ".webp",
-              b"II*\0": ".tif", b"MM\0*": ".tif"}  # fmt: skip
-
 
 class _Shape(BaseModel):
     label: str | int
@@ -463,7 +462,7 @@ def _read_labelme(
         path = path or index.find(named, folder, split=split, origin=f"{root / file}")
         is_embedded = path is None and bool(document.imageData)
         if document.imageData and path is None:
-            path = f"{EMBEDDED}/{_stem(file)}{_suffix_of_data(document.imageData, root / file)}"
+            path = f"{EMBEDDED}/{_stem(file)}.png"
             remarks[f"images that lay in LabelMe files alone, written to {EMBEDDED}/"].append(path)
         if path is None:
             kind = "images that annotations name and that are not there, left out"
@@ -543,23 +542,16 @@ def _labelme_mask(
     return Bitmap(top, left, mask)
 
 
-def _suffix_of_data(start: str, path: Path) -> str:
-    try:
-        magic = base64.b64decode(start[: len(start) // 4 * 4])
-        return next(suffix for start, suffix in _SUFFIX_OF.items() if magic.startswith(start))
-    except (ValueError, StopIteration):
-        raise PerpixelError(
-            f"{path}: the image that it names is not there, and its imageData is no image in a "
-            f"format that can be read"
-        ) from None
+def embedded_image(path: Path) -> Array:
+    """Decodes the image in a LabelMe file, uint8 RGB [height, width, 3].
 
-
-def embedded_image(path: Path) -> bytes:
-    """The bytes of the image in a LabelMe file; raises PerpixelError when they are corrupt."""
+    Raises CorruptFileError when it cannot be decoded.
+    """
     try:
-        return base64.b64decode(_load_json(path)["imageData"])
-    except ValueError as error:
-        raise PerpixelError(f"{path}: imageData: {error}") from None
+        content = base64.b64decode(_load_json(path)["imageData"])
+    except ValueError:
+        content = b""
+    return decode_image(np.frombuffer(content, np.uint8), origin=f"{path}: imageData")
 
 
 # --- YOLO ----------------------------------------------------------------------------------------
@@ -624,12 +616,12 @@ def _read_yolo(
         folder, name = posixpath.split(file)
         if name.endswith(".txt") and folder in label_folders and not {file, name} & read:
             remarks["label files without an image, left out"].append(file)
-    names = names or {
-        number: f"class_{number}"
-        for number in sorted({int(a.class_name[6:]) for i in images for a in i.annotations
-                              if a.class_name})
-    }  # fmt: skip
-    return Annotations("YOLO", tuple(images), tuple(dict.fromkeys(names.values())))
+    class_names = list(dict.fromkeys(names.values()))
+    if not names:
+        shown = {item.class_name or "" for image in images for item in image.annotations}
+        class_names = sorted(shown, key=lambda name: (len(name), name))
+        remarks["classes that no data.yaml or classes.txt names"] += class_names
+    return Annotations("YOLO", tuple(images), tuple(class_names))
 
 
 def _read_yaml(root: Path, files: Sequence[str]) -> tuple[dict[str, Any], str]:

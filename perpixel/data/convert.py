@@ -26,7 +26,15 @@ from perpixel.data.prefetch import cores, read_ahead
 from perpixel.data.regions import BoolMask, Patch, UndrawableError, WrongSizeError
 from perpixel.errors import CorruptFileError, PerpixelError
 from perpixel.io.atomic import atomic_write
-from perpixel.io.images import Array, Palette, Size, distinct_palette, read_image, write_mask
+from perpixel.io.images import (
+    Array,
+    Palette,
+    Size,
+    distinct_palette,
+    read_image,
+    write_image,
+    write_mask,
+)
 from perpixel.recipes.overrides import require_known
 from perpixel.recipes.schema import IGNORE_INDEX
 
@@ -207,14 +215,14 @@ def _draw(
 ) -> _Drawn:
     """Writes the image's mask, unless the image is corrupt or the annotations do not fit."""
     path = root / image.path
-    if image.is_embedded:
-        atomic_write(path, embedded_image(root / image.origin))
     try:
-        height, width, _ = read_image(path).shape
+        decoded = embedded_image(root / image.origin) if image.is_embedded else read_image(path)
     except CorruptFileError as error:
         kind = "images that cannot be decoded, left out"
         return _Drawn([(kind, str(error))], {}, is_written=False)
-    size = height, width
+    if image.is_embedded:
+        write_image(path, decoded)
+    size = height, width = decoded.shape[0], decoded.shape[1]
     orientation = _orientation(path)
     remarks = []
     if not _fits(image, size):
@@ -235,7 +243,7 @@ def _draw(
         if patch.remark:
             remarks.append((f"annotations {patch.remark}", annotation.origin))
         if not patch.mask.any():
-            remarks.append(("annotations without the center of a pixel", annotation.origin))
+            remarks.append(("annotations that cover no pixel", annotation.origin))
         name = annotation.class_name
         patches.append((patch, IGNORE_INDEX if name is None else ids[name]))
     if not in_file_order:
@@ -309,16 +317,18 @@ def _divide(
         if groups:
             notes.append(f"in no split by name, called {name!r}: {_count(rest, 'image')}")
         groups[name] = rest
-    if "val" not in groups and "train" in groups:
-        every = groups["train"]
+    every = groups.get("train", [])
+    if "val" not in groups and len(every) > 1:
         groups["val"] = every[4::5] or every[-1:]
         chosen = {image.path for image in groups["val"]}
-        # A single image is for both.
-        groups["train"] = [image for image in every if image.path not in chosen] or every
+        groups["train"] = [image for image in every if image.path not in chosen]
         notes.append(
             "every fifth image is for validation, as no name says which are; frames of one video "
             "look alike: divide those by video instead"
         )
+    elif "val" not in groups and every:
+        groups["val"] = every
+        notes.append("the only image is for validation, too: its score says little")
     order = ("train", "val", "test", "other")
     return {split: groups[split] for split in order if split in groups}, notes
 

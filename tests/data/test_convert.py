@@ -189,6 +189,7 @@ def test_coco(tmp_path: Path, converted):
     out = converted(tmp_path)
     assert "3 images with annotations as COCO: train 2, val 1" in out
     assert "crowds (iscrowd), drawn as their class: 1" in out
+    assert "JSON files without coco annotations, not used: 1 (annotations/captions_val2" in out
     assert names_in(tmp_path) == ["background", "cat", "dog"]
     assert files_of(tmp_path, "train") == ["train2017/a.jpg", "train2017/b.jpg"]
     assert files_of(tmp_path, "val") == ["val2017/c.jpg"]
@@ -252,7 +253,7 @@ def test_what_coco_cannot_say_is_named(tmp_path: Path, converted):
         "annotations with a category_id that no category has, not drawn: 1",
         "annotations with an image_id that no image has, not drawn: 1",
         "annotations that reach beyond the image, cut at its edge: 1 (labels.json: annotation 107)",
-        "annotations without the center of a pixel: 1 (labels.json: annotation 108)",
+        "annotations that cover no pixel: 1 (labels.json: annotation 108)",
         "annotations whose RLE does not fill its size, not drawn: 1 (labels.json: annotation 109)",
     ):
         assert line in out
