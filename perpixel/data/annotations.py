@@ -175,6 +175,11 @@ def _class_name(name: object, origin: str) -> str:
     return "background" if text.strip("_").casefold() == "background" else text
 
 
+def _note_equal_names(names: Iterable[str], remarks: Remarks) -> None:
+    if equal := [name for name, count in Counter(names).items() if count > 1]:
+        remarks["names that several classes have: one class"] += equal
+
+
 class _ImageIndex:
     """Finds the images that annotations name."""
 
@@ -342,6 +347,7 @@ def _read_coco(
             for identity, category in _by_id(coco.categories, root / file).items()
         }
         class_names |= dict.fromkeys(names.values())
+        _note_equal_names(names.values(), remarks)
         names_of_file[file] = set(names.values())
         image_of: dict[str, AnnotatedImage | None] = {}
         for identity, item in _by_id(coco.images, root / file).items():
@@ -458,7 +464,10 @@ def _read_labelme(
         document = _parse(_LabelMe, content, root / file)
         named = document.imagePath or f"{posixpath.basename(_stem(file))}.jpg"
         folder, split = posixpath.dirname(file), _folder_split(file)
-        path = index.at(named, folder) or by_stem.get(_stem(file))
+        path = index.at(named, folder)
+        if path is None and (path := by_stem.get(_stem(file))):
+            kind = "images found by the name of the LabelMe file, not by the one in it"
+            remarks[kind].append(f"{path} for {named}")
         path = path or index.find(named, folder, split=split, origin=f"{root / file}")
         is_embedded = path is None and bool(document.imageData)
         if document.imageData and path is None:
@@ -617,6 +626,7 @@ def _read_yolo(
         if name.endswith(".txt") and folder in label_folders and not {file, name} & read:
             remarks["label files without an image, left out"].append(file)
     class_names = list(dict.fromkeys(names.values()))
+    _note_equal_names(names.values(), remarks)
     if not names:
         shown = {item.class_name or "" for image in images for item in image.annotations}
         class_names = sorted(shown, key=lambda name: (len(name), name))

@@ -150,6 +150,13 @@ def _write(
     classes = [(name, ids[name]) for name in names]
     if unlabeled == "background" or BACKGROUND in annotations.class_names:
         classes.insert(0, (BACKGROUND, 0))
+    by_case: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        by_case[name.casefold()].append(name)
+    if similar := ["/".join(group) for group in by_case.values() if len(group) > 1]:
+        remarks["names that differ in upper and lower case alone, as classes of their own"] += (
+            similar
+        )
     if unseen := [name for name, index in classes if not pixels[index]]:
         remarks["classes without a pixel in any mask"] += unseen
     if empty := [image.path for image in written if not image.annotations]:

@@ -184,10 +184,15 @@ def test_coco(tmp_path: Path, converted):
         tmp_path / "annotations/instances_val2017.json",
         coco(["c.jpg"], {"segmentation": compressed}, {"segmentation": BOX, "category_id": 10}),
     )
+    third = {"id": 1, "name": "cat "}
+    path = tmp_path / "annotations/instances_val2017.json"
+    content = json.loads(path.read_text())
+    write_json(path, content | {"categories": [*content["categories"], third]})
     captions = {"images": [], "annotations": [{"caption": "a cat"}]}
     write_json(tmp_path / "annotations/captions_val2017.json", captions)
     out = converted(tmp_path)
     assert "3 images with annotations as COCO: train 2, val 1" in out
+    assert "names that several classes have: one class: 1 (cat)" in out
     assert "crowds (iscrowd), drawn as their class: 1" in out
     assert "JSON files without coco annotations, not used: 1 (annotations/captions_val2" in out
     assert names_in(tmp_path) == ["background", "cat", "dog"]
@@ -373,12 +378,14 @@ def test_labelme(tmp_path: Path, converted):
 def test_labelme_with_its_list_of_labels(tmp_path: Path, converted):
     write_images(tmp_path, "a.jpg")
     (tmp_path / "labels.txt").write_text("__ignore__\n_background_\ndog\nbird\n")
-    shapes = ("cat", "polygon", BOX), ("__ignore__", "polygon", TRIANGLE)
-    write_json(tmp_path / "a.json", labelme("a.jpg", *shapes))
+    shapes = ("cat", "polygon", BOX), ("__ignore__", "polygon", TRIANGLE), ("Dog", "line", [1, 2])
+    write_json(tmp_path / "a.json", labelme("old.jpg", *shapes))
     out = converted(tmp_path)
-    assert "labels that labels.txt does not list, as classes after its own: 1 (cat)" in out
-    assert names_in(tmp_path) == ["background", "dog", "bird", "cat"]
-    assert (mask_of(tmp_path, "a") == expected((BOX_AREA, 3), (TRIANGLE_AREA, 255))).all()
+    assert "labels that labels.txt does not list, as classes after its own: 2 (Dog, cat)" in out
+    assert "upper and lower case alone, as classes of their own: 1 (dog/Dog)" in out
+    assert "images found by the name of the LabelMe file" in out
+    assert names_in(tmp_path) == ["background", "dog", "bird", "Dog", "cat"]
+    assert (mask_of(tmp_path, "a") == expected((BOX_AREA, 4), (TRIANGLE_AREA, 255))).all()
 
 
 # --- YOLO ----------------------------------------------------------------------------------------
