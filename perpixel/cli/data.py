@@ -57,13 +57,6 @@ def convert(
     folder: Annotated[
         Path, typer.Argument(metavar="FOLDER", help="Holds your images and their annotations.")
     ],
-    unlabeled: Annotated[
-        str,
-        typer.Option(
-            metavar="background|ignore",
-            help="What no annotation covers: a class of its own, or pixels without a label.",
-        ),
-    ] = "background",
     only: Annotated[
         str | None,
         typer.Option(
@@ -76,16 +69,16 @@ def convert(
     """Draw annotations that are no masks, and write FOLDER/dataset.toml.
 
     Reads COCO JSON (polygons and RLE), LabelMe JSON, YOLO segmentation text with its data.yaml, and
-    a mask per class: masks/CLASS/IMAGE.png, IMAGE/CLASS.png, IMAGE_CLASS.png or Label Studio's. The
-    masks are written to FOLDER/perpixel-masks; images stay where they are. Names such as
-    instances_train.json or val/ divide the images. Example: perpixel data convert coco
+    a mask per class: masks/CLASS/IMAGE.png, IMAGE/CLASS.png or IMAGE_CLASS.png. The masks are
+    written to FOLDER/perpixel-masks; images stay where they are. Names such as instances_train.json
+    or val/ divide the images. Example: perpixel data convert coco
 
     Check the result: perpixel data check folder FOLDER
     """
     from perpixel.data import convert
 
     with options.progress_bar("convert") as progress:
-        lines = convert.convert(folder, unlabeled=unlabeled, only=only, progress=progress)
+        lines = convert.convert(folder, only=only, progress=progress)
     for line in lines:
         typer.echo(line)
 
