@@ -12,7 +12,7 @@ import numpy as np
 
 from perpixel.data.annotations import class_masks, coco, labelme, yolo
 from perpixel.data.annotations.base import IGNORED, AnnotatedFolder, AnnotatedImage
-from perpixel.data.annotations.drawing import UndrawableError, WrongSizeError
+from perpixel.data.annotations.drawing import UndrawableError, require_size
 from perpixel.data.datasets.folder import FILE, open_folder
 from perpixel.data.paths import first_few, require_folder
 from perpixel.data.prefetch import cores, read_ahead
@@ -22,8 +22,7 @@ from perpixel.io.images import IMAGE_SUFFIXES, Array, Size, distinct_palette, re
 from perpixel.recipes.overrides import require_known
 from perpixel.recipes.schema import IGNORE_INDEX
 
-MASKS = "perpixel-masks"
-"""The folder for the masks and lists, below the root."""
+MASKS = "perpixel-masks"  # the folder for masks and lists
 
 _READERS = {"coco": coco, "labelme": labelme, "yolo": yolo, "masks": class_masks}
 
@@ -37,12 +36,10 @@ def convert(
     of several classes overlap, the smaller one is on top, as COCO and YOLO say no order
     (alicranck/coco2voc, issue 8; Ultralytics' polygons2masks_overlap); LabelMe's later shapes cover
     earlier ones, as in its own shapes_to_label. `only` is the format: coco, labelme, yolo or masks.
-    `progress` gets the number of images (done, in all).
 
     Returns lines for the user: what was found, and everything that was not drawn. Raises UsageError
-    for an unknown `only`; PerpixelError when the files exist already, for malformed annotations,
-    corrupt images and those of another size than annotated, and when nothing could be drawn; then
-    nothing is left behind.
+    for an unknown `only`, PerpixelError for malformed annotations, corrupt images or those of
+    another size, and when nothing was drawn; nothing is left behind then, or overwritten.
     """
     require_folder(root, dataset="your images", holds="them and their annotations")
     for path in (root / FILE, root / MASKS):
@@ -67,11 +64,8 @@ def _read(folder: AnnotatedFolder, only: str | None) -> str:
     if len(found) > 1 and found[-1] == "masks":  # other exports may come with masks, too
         found.pop()
     if len(found) > 1:
-        examples = ", ".join(f"{name} ({files[name][0]})" for name in found)
-        raise PerpixelError(
-            f"{folder.root}: holds annotations of several formats: {examples}. Name one of them, "
-            f"as in --format {found[0]}"
-        )
+        examples = " or ".join(f"--format {name} ({files[name][0]})" for name in found)
+        raise PerpixelError(f"{folder.root}: holds several kinds of annotations: add {examples}")
     if not found:
         raise PerpixelError(
             f"{folder.root}: found no {only or ''} annotations of images: no JSON of COCO or "
@@ -117,8 +111,7 @@ def _write(
     if train and "val" not in splits:
         splits["val"] = train[4::5] or train[-1:]
         splits["train"] = sorted({*train} - {*splits["val"]}) or train
-        kind = "images taken for validation, as no name says which are; keep videos apart by hand"
-        notes[kind] += splits["val"]
+        notes["images taken for val (divide videos as a whole, by hand)"] += splits["val"]
     notes["classes without a pixel"] += [name for name, n in classes.items() if not pixels[n]]
     without = [image.path for image in images if not image.annotations]
     notes["images without an annotation, all background"] += without
@@ -157,16 +150,11 @@ def _number_classes(folder: AnnotatedFolder) -> tuple[dict[str, int], dict[str, 
     """The ids of the classes, background first, and those by the names that annotations have."""
     classes, ids = {"background": 0}, {IGNORED: IGNORE_INDEX}
     for name in folder.class_names:
-        clean = " ".join(name.split())
-        if clean.strip("_").casefold() == "background":
-            clean = "background"
         if name not in ids:
-            ids[name] = classes.setdefault(clean, len(classes))
+            ids[name] = classes.setdefault(" ".join(name.split()), len(classes))
     if len(classes) >= IGNORE_INDEX:
-        raise PerpixelError(
-            f"{folder.root}: its annotations have {len(classes) - 1} classes "
-            f"({first_few(folder.class_names)}); at most {IGNORE_INDEX - 2} are possible"
-        )
+        limit = f"at most {IGNORE_INDEX - 2} are possible ({first_few(classes)})"
+        raise PerpixelError(f"{folder.root}: {len(classes) - 1} classes are annotated; {limit}")
     return classes, ids
 
 
@@ -174,7 +162,7 @@ def _draw(
     folder: AnnotatedFolder, image: AnnotatedImage, size: Size, ids: Mapping[str, int]
 ) -> tuple[Array, int]:
     """Draws the mask of an image of `size`; returns the number of overlapping pixels, too."""
-    _require_size(folder, image, size, image.size or size, image.origin)
+    require_size(size, image.size or size, f"{folder.root / image.origin}: {image.path}")
     mask = np.zeros(size, np.uint8)
     area_on_top = np.full(size, mask.size + 1)
     overlaps = np.zeros(size, np.bool_)
@@ -184,9 +172,6 @@ def _draw(
         except UndrawableError as error:
             folder.notes[f"annotations {error}, not drawn"].append(annotation.origin)
             continue
-        except WrongSizeError as error:
-            _require_size(folder, image, size, error.args, annotation.origin)
-            raise
         area = np.count_nonzero(inside)
         if not area:
             folder.notes["annotations that cover no pixel"].append(annotation.origin)
@@ -198,18 +183,3 @@ def _draw(
             inside = inside & (area <= area_on_top[window])
         mask[window][inside], area_on_top[window][inside] = index, area
     return mask, int(np.count_nonzero(overlaps))
-
-
-def _require_size(
-    folder: AnnotatedFolder, image: AnnotatedImage, size: Size, said: Size, origin: str
-) -> None:
-    """Raises PerpixelError unless the image has the size that the annotation says."""
-    if said == size:
-        return
-    hint = "put the image here that was annotated"
-    if said == size[::-1]:
-        hint = "does its EXIF orientation turn it when it is read? Then remove that tag"
-    raise PerpixelError(
-        f"{folder.root / image.path}: the image is {size[0]}x{size[1]} (height x width), {origin} "
-        f"is for {said[0]}x{said[1]}; {hint}"
-    )

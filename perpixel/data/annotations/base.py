@@ -17,8 +17,7 @@ from perpixel.data.datasets.folder import composed, files_below
 from perpixel.errors import PerpixelError
 from perpixel.io.images import IMAGE_SUFFIXES, Size
 
-IGNORED = "__ignore__"
-"""The class of pixels without a label, as LabelMe's examples call it."""
+IGNORED = "__ignore__"  # the class of pixels without a label in LabelMe's examples
 
 SPLIT = re.compile(r"(?<![a-z])(train|val|test)(?:ing|idation|id)?(?![a-z])", re.IGNORECASE)
 
@@ -54,14 +53,11 @@ class AnnotatedFolder:
         self.root = root
         self.files = files_below(root)
         self.image_files = [file for file in self.files if file.lower().endswith(IMAGE_SUFFIXES)]
-        self.images: dict[str, AnnotatedImage] = {}
-        """By path without suffix, which is their masks', too."""
-        self.class_names: list[str] = []
-        """In the order of the format, some of them repeated."""
-        self.is_ordered = False
-        """Whether later annotations cover earlier ones; otherwise small ones cover large ones."""
+        self.images: dict[str, AnnotatedImage] = {}  # by path without suffix, as for their masks
+        self.class_names: list[str] = []  # in the order of the format, some of them repeated
+        self.is_ordered = False  # whether later annotations cover earlier ones, or small ones large
+        # What was not drawn: a kind, such as "annotations ..., not drawn", and its cases.
         self.notes: defaultdict[str, list[str]] = defaultdict(list)
-        """What was not drawn: a kind, such as "annotations ..., not drawn", and its cases."""
         self.documents = {
             file: self._load(file)
             for file in self.files
@@ -100,34 +96,24 @@ class AnnotatedFolder:
             raise PerpixelError(f"{self.root / file}: {place}: {problem['msg']}") from None
 
     def find_image(self, name: str, origin: str, *, split: str) -> str | None:
-        """The image that the file `origin` calls `name`: from its folder, or anywhere by its end.
-
-        Notes an image that is not there. Raises PerpixelError when several fit equally well.
-        """
+        """The image that the file `origin` calls `name`, from its folder or anywhere, if any."""
         name = composed(name.replace("\\", "/"))
         paths = self._by_name.get(posixpath.basename(name), [])
         exact = posixpath.normpath(posixpath.join(posixpath.dirname(origin), name))
         if exact in paths:
             return exact
-        same_end = [path for path in paths if f"/{path}".endswith(f"/{name}")]
-        found = self.choose(same_end or paths, origin, split=split)
+        found = self.choose(paths, origin, split=split)
         if found is None:
-            kind = "images that annotations name and that are not there, left out"
-            self.notes[kind].append(f"{name} in {origin}")
+            self.notes["annotated images that are not there"].append(f"{name} in {origin}")
         return found
 
     def choose(self, paths: Sequence[str], origin: str, *, split: str) -> str | None:
-        """Of `paths` the one in the folders of `split`, or of none, if there is one.
-
-        Raises PerpixelError when there are several.
-        """
+        """Of `paths` the one in folders of `split`, or of none; an error if there are several."""
         paths = [path for path in paths if not split or folder_split(path) in ("", split)]
         paths = [path for path in paths if folder_split(path) == split] or paths
         if len(paths) > 1:
-            raise PerpixelError(
-                f"{self.root / origin}: may belong to {paths[0]} or to {paths[1]}; move one of "
-                f"them elsewhere"
-            )
+            examples = f"{paths[0]} or to {paths[1]}; move one of them elsewhere"
+            raise PerpixelError(f"{self.root / origin}: may belong to {examples}")
         return paths[0] if paths else None
 
     def add_image(

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from perpixel.data.annotations.base import SPLIT, AnnotatedFolder, Annotation, folder_split
-from perpixel.data.annotations.drawing import BoolMask, WrongSizeError
+from perpixel.data.annotations.drawing import BoolMask, require_size
 from perpixel.data.dataset import value_counts
 from perpixel.data.mask_values import has_soft_edges
 from perpixel.errors import PerpixelError
@@ -22,8 +22,7 @@ from perpixel.io.images import Size, read_mask
 LAYOUTS = "masks/CLASS/IMAGE.png, IMAGE/CLASS.png or IMAGE_CLASS.png"
 
 _MASK_WORD = re.compile(
-    r"(?<![a-z])(masks?|labels?|annotations?|gt|ground_?truths?|seg|segmentations?)(?![a-z])",
-    re.IGNORECASE,
+    r"(?i)(?<![a-z])(masks?|labels?|annotations?|gt|ground_?truth|seg|segmentations?)(?![a-z])"
 )
 
 
@@ -45,41 +44,34 @@ def read(folder: AnnotatedFolder) -> None:
 
 def _match(folder: AnnotatedFolder) -> Iterator[tuple[str, str, str]]:
     """Yields every mask with its image and class."""
-    files = [path for path in folder.image_files if path.lower().endswith(".png")]
+    files = {path for path in folder.image_files if path.lower().endswith(".png")}
     masks = {path for path in files if _MASK_WORD.search(posixpath.dirname(path))}
     # Without a folder of masks they lie among the images, and have longer names.
     order = sorted(folder.image_files, key=lambda path: (path in masks, path.count("/"), len(path)))
     images: dict[str, list[str]] = defaultdict(list)
     for path in order:
-        stem, class_name = _image_and_class(path, images, in_mask_folder=path in masks)
+        stem, class_name = _image_and_class(path, images)
         paths = images.get(stem, []) if path in (masks or files) else []
         if image := folder.choose(paths, path, split=folder_split(path)):
             yield path, image, class_name
         elif path not in masks:
-            images[posixpath.splitext(posixpath.basename(path))[0]].append(path)
+            images[Path(path).stem].append(path)
 
 
-def _image_and_class(mask: str, images: Container[str], *, in_mask_folder: bool) -> tuple[str, str]:
+def _image_and_class(mask: str, images: Container[str]) -> tuple[str, str]:
     """The image's stem and the class by the mask's name and folder; two empty ones without them."""
-    folder, file = mask.split("/")[-2:] if "/" in mask else ("", mask)
-    name = posixpath.splitext(file)[0]
-    is_class = not (_MASK_WORD.fullmatch(folder) or SPLIT.fullmatch(folder))
-    if in_mask_folder and is_class and name in images:
-        return name, folder
-    if folder in images:
-        return folder, name
-    for separator in reversed(list(re.finditer("[-_. ]", name))):
-        image, end = name[: separator.start()], name[separator.end() :].strip("-_. ")
-        if image in images and end and not end.isdigit():
-            return image, end
-    return "", ""
+    above, folder, name = Path(mask).parent.parent, Path(mask).parent.name, Path(mask).stem
+    candidates = [(folder, name)]
+    if _MASK_WORD.search(str(above)) and not (_MASK_WORD.search(folder) or SPLIT.search(folder)):
+        candidates.insert(0, (name, folder))
+    for separator in reversed(list(re.finditer(r"[-_. ](?!\d+$)", name))):
+        candidates.append((name[: separator.start()], name[separator.end() :].strip("-_. ")))
+    return next(((stem, end) for stem, end in candidates if stem in images and end), ("", ""))
 
 
 def _draw(path: Path, size: Size) -> BoolMask:
     """Reads a mask that is black where the class is not; with soft edges, half of 255 is inside."""
     raw = read_mask(path)
-    if raw.shape[:2] != size:
-        raise WrongSizeError(*raw.shape[:2])
     values = value_counts(raw.reshape(-1, *raw.shape[2:]))
     brightness = raw if raw.ndim == 2 else raw.max(2)
     is_soft = has_soft_edges(values)
@@ -88,4 +80,5 @@ def _draw(path: Path, size: Size) -> BoolMask:
             f"{path}: holds {len(values)} different values; a mask of one class holds two, of "
             f"which 0 is the rest. Masks of all classes need no conversion: `perpixel data init`"
         )
+    require_size(size, raw.shape[:2], str(path))
     return np.asarray(brightness >= (128 if is_soft else 1))

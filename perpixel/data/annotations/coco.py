@@ -68,14 +68,11 @@ def read(folder: AnnotatedFolder) -> None:
             origin = f"{file}: annotation {annotation.id}"
             name, image = names.get(annotation.category_id), images.get(annotation.image_id)
             if name is None or annotation.image_id not in images:
-                kind = "annotations with an image_id or category_id of nothing, not drawn"
-                folder.notes[kind].append(origin)
+                folder.notes["annotations of no known image or class, not drawn"].append(origin)
             elif image:
-                draw = _draw(annotation.segmentation)
+                match annotation.segmentation:
+                    case _Rle(size=size, counts=counts):
+                        draw: Draw = partial(draw_rle, size, counts)
+                    case outlines:  # None for a box alone
+                        draw = partial(draw_polygons, outlines or [])
                 image.annotations.append(Annotation(name, draw, origin))
-
-
-def _draw(segmentation: list[list[float]] | _Rle | None) -> Draw:
-    if isinstance(segmentation, _Rle):
-        return partial(draw_rle, segmentation.size, segmentation.counts)
-    return partial(draw_polygons, segmentation or [])  # none for a box alone

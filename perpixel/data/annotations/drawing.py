@@ -11,20 +11,25 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from perpixel.errors import PerpixelError
 from perpixel.io.images import Size
 
 BoolMask = npt.NDArray[np.bool_]
 
 Draw = Callable[[Size], BoolMask]
-"""Draws an annotation in an image of a size (height, width); may raise the errors below."""
+"""Draws an annotation in an image of a size (height, width); may raise UndrawableError."""
 
 
 class UndrawableError(Exception):
     """The annotation cannot be drawn; the text completes "annotations ..., not drawn"."""
 
 
-class WrongSizeError(Exception):
-    """The annotation is for an image of another size; `args` are that height and width."""
+def require_size(size: Size, said: Size, origin: str) -> None:
+    """Raises PerpixelError unless an image of `size` (height, width) has the one `origin` says."""
+    if said != size:
+        hint = ": does its EXIF orientation turn it? Then remove that tag"
+        sizes = f"for {said[0]}x{said[1]} (height x width), but the image is {size[0]}x{size[1]}"
+        raise PerpixelError(f"{origin}: {sizes}{hint if said == size[::-1] else ''}")
 
 
 def draw_polygons(
@@ -69,11 +74,9 @@ def draw_rle(rle_size: Size, counts: Sequence[int] | str, size: Size) -> BoolMas
     that goes on, 48 added to make it readable; from the fourth on each number is the difference to
     the last but one (cocodataset/cocoapi, common/maskApi.c, rleToString).
     """
-    if rle_size != size:
-        raise WrongSizeError(*rle_size)
     runs = _decompress(counts) if isinstance(counts, str) else counts
-    if min(runs, default=0) < 0 or sum(runs) != size[0] * size[1]:
-        raise UndrawableError("whose RLE is malformed")
+    if rle_size != size or min(runs, default=0) < 0 or sum(runs) != size[0] * size[1]:
+        raise UndrawableError("whose RLE is malformed or for another size")
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(size[::-1]).T
 
 

@@ -69,10 +69,8 @@ def _splits(folder: AnnotatedFolder, data: _DataYaml, file: str) -> Iterator[tup
             if not paths and split == "test":  # often named, and not delivered
                 folder.notes[f"splits of {file} that are not there"].append(f"test: {entry}")
             elif not paths:
-                raise PerpixelError(
-                    f"{folder.root / file}: {split}: {entry!r} is neither a folder of images nor "
-                    f"a list of them below {folder.root}; correct it there"
-                )
+                text = f"{entry!r} is no folder or list of images below {folder.root}"
+                raise PerpixelError(f"{folder.root / file}: {split}: {text}; correct it there")
 
 
 def _images_of_entry(folder: AnnotatedFolder, origin: str, entry: str, split: str) -> list[str]:
@@ -101,5 +99,4 @@ def _read_lines(
             draw = partial(draw_polygons, [coordinates], is_normalized=True)
             yield Annotation(names[int(number)], draw, origin)
         else:
-            kind = "lines that do not start with a class's number, or go on in pixels, not drawn"
-            folder.notes[kind].append(origin)
+            folder.notes["lines of no known class or in pixels, not drawn"].append(origin)
