@@ -68,7 +68,7 @@ def _read(folder: AnnotatedFolder, only: str | None) -> str:
         raise PerpixelError(f"{folder.root}: holds several kinds of annotations: add {examples}")
     if not found:
         raise PerpixelError(
-            f"{folder.root}: found no {only or ''} annotations of images: no JSON of COCO or "
+            f"{folder.root}: found no annotations (--format {only or 'any'}): no JSON of COCO or "
             f"LabelMe, no YOLO text in labels/ or beside the images, and no masks of one class, "
             f"{class_masks.LAYOUTS} (export COCO from Label Studio, whose task-1-... name no "
             f"image). Masks of all classes need no conversion: `perpixel data init`"

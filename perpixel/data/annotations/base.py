@@ -79,7 +79,7 @@ class AnnotatedFolder:
             )
         except (ValueError, RecursionError, yaml.YAMLError) as error:
             text = " ".join(str(error).split())
-            raise PerpixelError(f"{self.root / file}: cannot be read: {text}") from None
+            raise PerpixelError(f"{self.root / file}: cannot be read ({text})") from None
 
     def documents_with(self, *keys: str) -> list[str]:
         """Lists the JSON and YAML files that have these keys."""
