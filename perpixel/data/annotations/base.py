@@ -72,14 +72,13 @@ class AnnotatedFolder:
         try:
             if not file.lower().endswith(".json"):  # values as text: YAML's "no" would be a False
                 return yaml.load(content, Loader=yaml.BaseLoader)
-            # LabelMe's copies of the images would fill the memory.
-            return json.loads(
-                content,
-                object_pairs_hook=lambda pairs: dict(p for p in pairs if p[0] != "imageData"),
-            )
+            document = json.loads(content)
         except (ValueError, RecursionError, yaml.YAMLError) as error:
             text = " ".join(str(error).split())
             raise PerpixelError(f"{self.root / file}: cannot be read ({text})") from None
+        if isinstance(document, dict):
+            document.pop("imageData", None)  # LabelMe's copies of images would fill the memory
+        return document
 
     def documents_with(self, *keys: str) -> list[str]:
         """Lists the JSON and YAML files that have these keys."""
