@@ -56,6 +56,37 @@ def init(
 
 
 @data.command()
+def convert(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Holds your images and their annotations.")
+    ],
+    only: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="coco|labelme|yolo|masks",
+            help="The annotations to read, where FOLDER holds several kinds.",
+        ),
+    ] = None,
+) -> None:
+    """Draw annotations that are no masks, and write FOLDER/dataset.toml.
+
+    Reads COCO JSON (polygons and RLE), LabelMe JSON, YOLO segmentation text with its data.yaml, and
+    a mask per class: masks/CLASS/IMAGE.png, IMAGE/CLASS.png or IMAGE_CLASS.png. The masks are
+    written to FOLDER/perpixel-masks; images stay where they are. Names such as instances_train.json
+    or val/ divide the images. Example: perpixel data convert coco
+
+    Check the result: perpixel data check folder FOLDER
+    """
+    from perpixel.data import convert
+
+    with options.progress_bar("convert") as progress:
+        lines = convert.convert(folder, only=only, progress=progress)
+    for line in lines:
+        typer.echo(line)
+
+
+@data.command()
 def download(
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="A data set's name.")],
     root: Annotated[Path, typer.Argument(metavar="ROOT", help="The folder to write it to.")],

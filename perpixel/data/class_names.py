@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import yaml
+
 from perpixel.data.dataset import Classes
 from perpixel.data.datasets import ade20k, camvid, cityscapes, pascal_voc
 from perpixel.data.paths import first_few
@@ -115,10 +117,10 @@ def read_names(path: Path) -> ClassNames:
             case ".json":
                 rows = _rows_of_json(json.loads(text))
             case ".yaml" | ".yml":
-                rows = _rows_of_yaml(text)
+                rows = _rows_of_yaml(yaml.load(text, Loader=yaml.BaseLoader))
             case _:
                 rows = _rows_of_text(text)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
         raise PerpixelError(f"{path}: holds no class names in a known form ({error})") from None
     # LabelMe lists the name for unlabeled pixels first; it has no index.
     if rows and rows[0] == _Row("__ignore__"):
@@ -228,37 +230,14 @@ def _color_of(value: Any) -> Color:
     return value[0], value[1], value[2]
 
 
-def _rows_of_yaml(text: str) -> list[_Row]:
-    """The value of `names`: a list or a table of ids, in brackets or a line each.
-
-    That is all that exports hold; it spares a YAML library.
-    """
-    text = re.sub(r"(?m)(^|\s)#.*$", "", text)
-    match = re.search(r"(?m)^names[ \t]*:[ \t]*(?P<value>.*(?:\n(?:[ \t-].*|[ \t]*))*)", text)
-    if match is None:
-        raise ValueError("no key `names`")
-    value = match["value"].strip()
-    word = r"'(?:[^']|'')*'|\"[^\"]*\"|[^,\[\]{}\n'\"]+"
-    if value[:1] in ("[", "{") and value[-1] in ("]", "}"):
-        items = [
-            item.strip()
-            for item in re.findall(rf"(?:\d+\s*:\s*)?(?:{word})", value[1:-1])
-            if item.strip()
-        ]
-    else:
-        items = [line.strip() for line in value.splitlines() if line.strip()]
-        if items and all(item.startswith("-") for item in items):
-            items = [item[1:].strip() for item in items]
+def _rows_of_yaml(content: Any) -> list[_Row]:
+    """The value of `names`: a list, or a table by id."""
+    names = content.get("names") if isinstance(content, dict) else None
+    items = names.items() if isinstance(names, dict) else enumerate(names or ())
+    rows = [_Row(str(name), id=int(index)) for index, name in items]
     # YOLO's polygons have no background, so that masks made of them may hold these ids plus 1;
     # with `masks_dir` the ids are those of masks (docs.ultralytics.com/datasets/semantic).
-    are_ids_of_masks = re.search(r"(?m)^masks_dir[ \t]*:", text) is not None
-    rows = []
-    for item in items:
-        entry = re.fullmatch(r"(?:(?P<id>\d+)\s*:\s+)?(?P<name>'.*'|\".*\"|[^:\[\]{}]+)", item)
-        if entry is None:
-            raise ValueError(f"{item!r} is not a name")
-        rows.append(_row_of_match(entry.groupdict()))
-    if [row.id for row in rows] == list(range(len(rows))) and not are_ids_of_masks:
+    if "masks_dir" not in (content or ()) and [row.id for row in rows] == list(range(len(rows))):
         rows = [replace(row, id=None) for row in rows]
     return rows
 

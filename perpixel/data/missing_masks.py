@@ -122,8 +122,8 @@ def _class_masks(
     brush = [file for file in files if re.search(r"task-\d+-annotation-\d+", file)]
     if brush:
         yield (
-            f"{brush[0]} and others are Label Studio's, one for each class: `perpixel data "
-            f"convert` makes one mask of them for each image"
+            f"{brush[0]} and others are Label Studio's, one for each class, whose names do not say "
+            f"their image: export COCO from it, of which `perpixel data convert` makes masks"
         )
     names = {PurePosixPath(image).stem for image in images}
     masks_of: dict[str, list[str]] = defaultdict(list)
