@@ -233,11 +233,13 @@ def _color_of(value: Any) -> Color:
 def _rows_of_yaml(content: Any) -> list[_Row]:
     """The value of `names`: a list, or a table by id."""
     names = content.get("names") if isinstance(content, dict) else None
-    items = names.items() if isinstance(names, dict) else enumerate(names or ())
+    if not names:
+        raise ValueError("no key `names`")
+    items = names.items() if isinstance(names, dict) else enumerate(names)
     rows = [_Row(str(name), id=int(index)) for index, name in items]
     # YOLO's polygons have no background, so that masks made of them may hold these ids plus 1;
     # with `masks_dir` the ids are those of masks (docs.ultralytics.com/datasets/semantic).
-    if "masks_dir" not in (content or ()) and [row.id for row in rows] == list(range(len(rows))):
+    if "masks_dir" not in content and [row.id for row in rows] == list(range(len(rows))):
         rows = [replace(row, id=None) for row in rows]
     return rows
 

@@ -200,7 +200,7 @@ def test_labelme(tmp_path: Path):
     a = ("cat", "polygon", BOX), ("dog", "rectangle", [6, 3, 4, 0])
     circle, mask = ("dog", "circle", [4, 3, 4, 5]), ("cat", "mask", [1, 1, 2, 2])
     b = circle, ("cat", "line", [0, 0, 8, 6]), mask
-    c = labelme("c.jpg", ("__ignore__", "polygon", TRIANGLE))
+    c = labelme("c.jpg", ("cat", "polygon", BOX), ("__ignore__", "polygon", TRIANGLE))
     write(tmp_path, **images("train/a.jpg", "train/b.jpg", "val/c.jpg", "val/unlabeled.jpg"))
     write(tmp_path / "train", **{"a.json": labelme("a.jpg", *a)})
     write(tmp_path, **{"train/b.json": labelme("..\\train\\b.jpg", *b), "val/c.json": c})
@@ -212,7 +212,7 @@ def test_labelme(tmp_path: Path):
     assert mask_of(tmp_path, "train/a") == expected((BOX_AREA, 1), (np.s_[0:3, 4:6], 2))
     disk = np.hypot(*(np.indices(SIZE) + 0.5 - [[[3]], [[4]]])) < 2
     assert mask_of(tmp_path, "train/b") == expected((disk, 2))
-    assert mask_of(tmp_path, "val/c") == expected((TRIANGLE_AREA, 255))
+    assert mask_of(tmp_path, "val/c") == expected((BOX_AREA, 1), (TRIANGLE_AREA, 255))
 
 
 def yolo(class_number: int, points: list[float]) -> str:
