@@ -82,30 +82,22 @@ class MaskModule(nn.Module):
         """Resizes, pads and normalizes, runs the model, upsamples, takes the argmax."""
         recipe, size = self.recipe, (images.shape[1], images.shape[2])
         upsample = partial(interpolate, mode="bilinear", align_corners=recipe.model.align_corners)
-        if not resizes(recipe):
+        inference = recipe.inference
+        if inference.scales == (1.0,) and not (inference.base_size or recipe.data.resize):
             pixel_values = _model_input(images, recipe)
             logits: Tensor = self.model(pixel_values).logits
             mask = upsample(logits, size=pixel_values.shape[2:]).argmax(dim=1).to(torch.uint8)
-            return (_crop(mask, size) if pads(recipe) else mask), logits
-        (factor,), box = recipe.inference.scales, recipe.inference.base_size
+            pads = inference.pad_to is not None or recipe.input.size_divisor > 1
+            return (_crop(mask, size) if pads else mask), logits
+        (factor,), box = inference.scales, inference.base_size
         resized = scaled_size(recipe.data.resize or size, factor, box=box)
-        pixel_values = _model_input(resize_as_opencv(images, resized), recipe)
+        pixels = resize_as_opencv(images, resized)
+        pixel_values = _model_input(pixels, recipe)
         scores = logits = self.model(pixel_values).logits
         padded = pixel_values.shape[2], pixel_values.shape[3]
-        if recipe.inference.resize_logits_twice or padded != resized:
+        if inference.resize_logits_twice or padded != resized:
             scores = _crop(upsample(logits, size=padded), resized)
         return upsample(scores, size=size).argmax(dim=1).to(torch.uint8), logits
-
-
-def resizes(recipe: Recipe) -> bool:
-    """Returns whether `predict` resizes an image before the model sees it."""
-    inference = recipe.inference
-    return bool(inference.scales != (1.0,) or inference.base_size or recipe.data.resize)
-
-
-def pads(recipe: Recipe) -> bool:
-    """Returns whether `predict` pads images of some sizes."""
-    return recipe.inference.pad_to is not None or recipe.input.size_divisor > 1
 
 
 def resize_as_opencv(images: Tensor, size: Size) -> Tensor:
@@ -116,12 +108,13 @@ def resize_as_opencv(images: Tensor, size: Size) -> Tensor:
     """
     (left, left_weight), (right, right_weight) = _taps(images.shape[2], size[1])
     (top, top_weight), (bottom, bottom_weight) = _taps(images.shape[1], size[0])
-    pixels = images.int()
-    rows = pixels[:, :, left] * left_weight + pixels[:, :, right] * right_weight
-    rows = rows // 2**4
-    top_part = rows[:, top] * top_weight[:, None] // 2**16
-    bottom_part = rows[:, bottom] * bottom_weight[:, None] // 2**16
-    return ((top_part + bottom_part + 2) // 2**2).to(torch.uint8)
+    pixels = images.double()  # holds all whole numbers below exactly, as float32 would not
+    left_part = pixels.index_select(2, left) * left_weight
+    right_part = pixels.index_select(2, right) * right_weight
+    wide = ((left_part + right_part) / 2**4).floor()
+    top_part = (wide.index_select(1, top) * top_weight[:, None] / 2**16).floor()
+    bottom_part = (wide.index_select(1, bottom) * bottom_weight[:, None] / 2**16).floor()
+    return ((top_part + bottom_part + 2) / 2**2).floor().to(torch.uint8)
 
 
 def _taps(small: int, large: int) -> list[tuple[Tensor, Tensor]]:
@@ -133,7 +126,7 @@ def _taps(small: int, large: int) -> list[tuple[Tensor, Tensor]]:
     first = position.floor()
     fraction = (position - first)[:, None]
     return [
-        (index.long().clamp(0, small - 1), (weight * 2**11).round().int())
+        (index.long().clamp(0, small - 1), (weight * 2**11).round().double())
         for index, weight in ((first, 1 - fraction), (first + 1, fraction))
     ]
 
