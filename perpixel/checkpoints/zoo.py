@@ -188,7 +188,7 @@ def _from_file(recipe: Recipe, path: Path) -> InitialWeights:
         lines += _network_differences(model, finding.model, path)
     else:
         with torch.device("meta"):
-            names = build(model, num_classes=1).state_dict()
+            names = build(model, num_classes=1).backbone.state_dict()
         try:
             weights, left_out = backbone_weights(source.state, names)
         except PerpixelError as error:

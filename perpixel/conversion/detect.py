@@ -2,7 +2,6 @@
 
 import math
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -182,46 +181,34 @@ def is_toolkit_model(state: Mapping[str, Any]) -> bool:
 def backbone_weights(
     state: Mapping[str, Any], names: Iterable[str]
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """Returns the weights of a model's backbone by our names, and the names of what is left out.
+    """Returns a backbone's weights as our "backbone.*", and the names of what is left out.
 
-    `names` are all of the model's own. The state dict has those of the backbone, or of the timm
-    model whose features it gives, behind any prefix; a ResNet's are torchvision's, timm's and
-    open-mmlab's (v1c). A head is taken only by our names; what else there is, as a classifier or a
-    decoder, is left out. Raises PerpixelError where no weights of the backbone are there, or all
-    twice.
+    `names` are those of the backbone's module. The state dict has them, or those of the timm model
+    whose features the backbone gives, behind any prefix; for a ResNet they are torchvision's,
+    timm's and open-mmlab's (v1c). What else there is, as a classifier or a decoder, is left out.
+    Raises PerpixelError where no weights of the backbone are there, or all twice.
     """
-    names = list(names)
-    own = {name.removeprefix("backbone."): name for name in names if name.startswith("backbone.")}
-    is_features = any(name.startswith("body.") for name in own)  # a part of timm's model
-    own = {_timm_name(name): full_name for name, full_name in own.items()}
+    own = {_timm_name(name): name for name in names}
     theirs = [(_timm_name(_WRAPPERS.sub("", str(key))), key) for key in state]
-    prefixes = Counter(
-        other.removesuffix(name)
-        for name in own
-        for other, _ in theirs
-        if other == name or other.endswith(f".{name}")
-    ).most_common(2)
+    anchor = max(own, key=lambda name: name.count("."))
+    prefixes = {
+        name.removesuffix(anchor) for name, _ in theirs if f".{name}".endswith(f".{anchor}")
+    }
     if not prefixes:
         raise PerpixelError(
-            f"none of the backbone's weights in it: its names begin with "
-            f"{first_few(state)}, the backbone's with {first_few(own)}"
+            f"no weights of the backbone in it: its names begin with {first_few(state)}, and the "
+            f"backbone's are such as {anchor}"
         )
-    prefix, most = prefixes[0]
-    _require_one([prefix for prefix, count in prefixes if count == most])
-    if prefix.endswith("backbone."):
-        above = prefix.removesuffix("backbone.")
-        heads = {f"{above}{name}": name for name in names if not name.startswith("backbone.")}
-    else:
-        heads = {}
+    prefix = _only(prefixes)
     modules = {name.partition(".")[0] for name in own}
+    is_part = any(name.startswith("body.") for name in own.values())  # timm's features
     taken = {}
-    for other, key in theirs:
-        name = other.removeprefix(prefix) if other.startswith(prefix) else ""
-        # More in its modules is of another network, which the caller's names will not fit.
-        if name in own or (name.partition(".")[0] in modules and not is_features):
-            taken[key] = own.get(name, f"backbone.{name}")
-        elif other in heads:
-            taken[key] = heads[other]
+    for full_name, key in theirs:
+        name = full_name.removeprefix(prefix)
+        # More of its modules, as of a deeper ResNet, is taken too: they will not fit, and say so.
+        is_more = name.partition(".")[0] in modules and not is_part
+        if full_name.startswith(prefix) and (name in own or is_more):
+            taken[key] = f"backbone.{own.get(name, name)}"
     return plain_tensors(state, taken), [key for key in state if key not in taken]
 
 
@@ -247,8 +234,7 @@ def network_names(state: Mapping[str, Any]) -> dict[str, str]:
     blocks = {match[1] for match in map(_FIRST_BLOCK.fullmatch, names.values()) if match}
     if not blocks:
         return names
-    _require_one(sorted(blocks))
-    (prefix,) = blocks
+    prefix = _only(blocks)
     known = {name for kit in TOOLKITS.values() for name in kit.mean_std_names or ()}
     plain = {
         key: name.removeprefix(prefix) for key, name in names.items() if name.startswith(prefix)
@@ -256,13 +242,14 @@ def network_names(state: Mapping[str, Any]) -> dict[str, str]:
     return {key: name for key, name in plain.items() if "." in name or name in known}
 
 
-def _require_one(prefixes: list[str]) -> None:
-    """Raises PerpixelError for the names of several networks."""
+def _only(prefixes: set[str]) -> str:
+    """Returns the prefix; raises PerpixelError for those of several networks."""
     if len(prefixes) > 1:
         raise PerpixelError(
             f"its names are those of {len(prefixes)} networks, beginning with "
-            f"{' and with '.join(map(repr, prefixes))}: save the one to use by itself"
+            f"{' and with '.join(map(repr, sorted(prefixes)))}: save the one to use by itself"
         )
+    return next(iter(prefixes))
 
 
 def plain_tensors(state: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Tensor]:
