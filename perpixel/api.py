@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from perpixel import recipes
 from perpixel.errors import PerpixelError, UsageError
-from perpixel.recipes.overrides import override
+from perpixel.recipes.overrides import override_inference
 from perpixel.recipes.schema import Recipe
 
 if TYPE_CHECKING:
@@ -61,17 +61,13 @@ def load(
     torch_device = resolve_device(device)
     dtype = resolve_dtype(precision, torch_device)
     checkpoint = zoo.find(source)
-    changed = override(checkpoint.recipe, settings)
-    if changed.model_copy(update={"inference": checkpoint.recipe.inference}) != checkpoint.recipe:
-        raise UsageError(
-            "the settings of a trained model are those of inference, as inference.flip=true"
-        )
+    inference = override_inference(checkpoint.recipe, settings).inference
     try:
         return Predictor.from_checkpoint(
             checkpoint,
             device=torch_device,
             dtype=dtype,
-            inference=changed.inference,
+            inference=inference,
             window_batch=window_batch,
             compiled=compiled,
         )
@@ -277,7 +273,7 @@ def export(
     It takes uint8 RGB images [N, H, W, 3] of `size` (height, width), or with `dynamic` of any
     size, to masks; with `logits` normalized images to logits. settings: changes of how its recipe
     sees images, as "inference.scales=[1]". See perpixel.exporting.export.export. Raises
-    PerpixelError, and writes nothing, when they disagree or no graph can do what `predict` does.
+    PerpixelError, and writes nothing, when they disagree or no file can do what `predict` does.
     """
     from perpixel.checkpoints import zoo
     from perpixel.exporting.export import export as run

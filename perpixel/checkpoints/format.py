@@ -33,29 +33,13 @@ _HEADER = "perpixel"
 _SHA256 = "perpixel-content-sha256"
 
 
-class WeightsSource(Spec):
-    """Where initial weights came from: a name or a file's name, and the file's sha256.
-
-    Random weights have the name "random" and no sha256.
-    """
-
-    name: str
-    sha256: str | None = None
-
-    def __str__(self) -> str:
-        return self.name + (f" (sha256 {self.sha256})" if self.sha256 else "")
-
-
-RANDOM = WeightsSource(name="random")
-
-
 class _Header(Spec):
     version: Literal[1] = 1
     recipe: Recipe
     class_names: tuple[str, ...]
     palette: tuple[Color, ...]
     step: int
-    initial_weights: WeightsSource | None = None
+    initial_weights: str | None = None
 
     @model_validator(mode="after")
     def _one_color_per_class(self) -> "_Header":
@@ -73,8 +57,9 @@ class _Header(Spec):
 class Checkpoint:
     """A model's weights by name, with the recipe, classes and colors that prediction needs.
 
-    `step` counts the optimization steps behind the weights, which started from `initial_weights`,
-    None where that is not known; `origin` is the file they were read from.
+    `step` counts the optimization steps behind the weights; `origin` is the file they were read
+    from. `initial_weights` says where they started from, a name and the file's sha256 or "random";
+    None where that is not known.
     """
 
     recipe: Recipe
@@ -83,19 +68,18 @@ class Checkpoint:
     weights: Mapping[str, Tensor]
     step: int = 0
     origin: Path | None = None
-    initial_weights: WeightsSource | None = None
+    initial_weights: str | None = None
 
 
 @dataclass(frozen=True)
 class InitialWeights:
-    """Weights by our names to start a training from.
+    """Weights by our names to start a training from, and where they are from, as a checkpoint says.
 
-    `class_names` are those of their classifier, None where not known; `lines` say for the log what
-    else there is to know, as what was left out of the file.
+    `class_names` are those of their classifier, None where not known; `lines` are for the log.
     """
 
     weights: Mapping[str, Tensor]
-    source: WeightsSource
+    origin: str
     class_names: tuple[str, ...] | None = None
     lines: tuple[str, ...] = ()
 

@@ -1,24 +1,24 @@
 """Finds, fetches and reads the checkpoint of a run, a file, a recipe or a Hub repository."""
 
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from filelock import FileLock
 
+from perpixel import conversion
 from perpixel.checkpoints import hub
 from perpixel.checkpoints.format import (
     Checkpoint,
     InitialWeights,
-    WeightsSource,
     content_sha256,
     read_checkpoint,
     write_checkpoint,
 )
 from perpixel.conversion import files
-from perpixel.conversion.detect import named_weights, resnet_weights
-from perpixel.conversion.import_ import find_model, import_checkpoint, names_in_file
+from perpixel.conversion.detect import backbone_weights, is_toolkit_model
+from perpixel.conversion.import_ import import_checkpoint
+from perpixel.data.paths import first_few
 from perpixel.errors import PerpixelError, UsageError, plural
 from perpixel.io import download
 from perpixel.models.build import build
@@ -137,8 +137,8 @@ def initial_weights(recipe: Recipe, init: str | Path | None) -> InitialWeights |
                 "--init timm: the recipe's backbone is not timm's (model.backbone.type=timm)"
             )
         weights = pretrained_weights(backbone)
-        name = f"{backbone.name} of timm"
-        return InitialWeights(weights, WeightsSource(name=name, sha256=content_sha256({}, weights)))
+        sha256 = content_sha256({}, weights)
+        return InitialWeights(weights, f"{backbone.name} of timm (sha256 {sha256})")
     pretrained = recipe.train.pretrained
     if init is None and pretrained is not None:
         try:
@@ -150,10 +150,7 @@ def initial_weights(recipe: Recipe, init: str | Path | None) -> InitialWeights |
     path = Path(init)
     if files.is_ours(path) or not path.is_file():
         return _from_checkpoint(recipe, init)
-    try:
-        return _from_file(recipe, path)
-    except PerpixelError as error:
-        raise _naming(path, error) from None
+    return _from_file(recipe, path)
 
 
 def network_of(source: str | Path, recipe: Recipe) -> Model:
@@ -164,21 +161,18 @@ def network_of(source: str | Path, recipe: Recipe) -> Model:
     path = Path(source)
     if files.is_ours(path) or not path.is_file():
         return find(source).recipe.model
-    try:
-        return find_model(files.read_source(path), like=recipe.model).model
-    except PerpixelError as error:
-        raise _naming(path, error) from None
+    return _find_model(path, files.read_source(path), recipe.model).model
 
 
 def _from_checkpoint(recipe: Recipe, init: str | Path) -> InitialWeights:
     checkpoint = find(init)
     assert checkpoint.origin is not None  # it was read from a file
     name = Path(init).resolve().name if Path(init).exists() else str(init)
-    weights_source = WeightsSource(name=name, sha256=download.hash_of(checkpoint.origin))
     lines = _network_differences(recipe.model, checkpoint.recipe.model, init)
     if changes := differences(recipe.input, checkpoint.recipe.input):
         lines.append(f"their input is another (recipe -> there): {'; '.join(changes)}")
-    return InitialWeights(checkpoint.weights, weights_source, checkpoint.class_names, tuple(lines))
+    origin = f"{name} (sha256 {download.hash_of(checkpoint.origin)})"
+    return InitialWeights(checkpoint.weights, origin, checkpoint.class_names, tuple(lines))
 
 
 def _from_file(recipe: Recipe, path: Path) -> InitialWeights:
@@ -186,28 +180,30 @@ def _from_file(recipe: Recipe, path: Path) -> InitialWeights:
     source, model = files.read_source(path), recipe.model
     lines = [source.note] if source.note else []
     class_names = None
-    if not isinstance(model.backbone, ResNet):
+    if isinstance(model.backbone, ResNet) and is_toolkit_model(source.state):
+        finding = _find_model(path, source, model)
+        weights, left_out = finding.weights, list(finding.left_out)
+        if len(source.names or ()) == finding.num_classes:
+            class_names = source.names
+        lines += _network_differences(model, finding.model, path)
+    else:
         with torch.device("meta"):
             names = build(model, num_classes=1).backbone.state_dict()
-        weights, left_out = named_weights(source.state, names)
-    elif (backbone := resnet_weights(source.state)) is not None:
-        weights, left_out = backbone
-    else:
-        finding = find_model(source, like=model)
-        weights, left_out = dict(finding.weights), list(finding.left_out)
-        class_names = names_in_file(source, finding)
-        if finding.threshold is not None:
-            lines.append(f"its one output became two, for a threshold of {finding.threshold}")
-        lines += _network_differences(model, finding.model, path)
+        try:
+            weights, left_out = backbone_weights(source.state, names)
+        except PerpixelError as error:
+            raise PerpixelError(f"{path}: {error}") from None
     if left_out:
-        lines.append(f"left out of it: {_group(left_out)}")
-    weights_source = WeightsSource(name=path.name, sha256=download.hash_of(path))
-    return InitialWeights(weights, weights_source, class_names, tuple(lines))
+        lines.append(f"left out of it, {plural(len(left_out), 'tensor')}: {first_few(left_out)}")
+    origin = f"{path.name} (sha256 {download.hash_of(path)})"
+    return InitialWeights(weights, origin, class_names, tuple(lines))
 
 
-def _naming(path: Path, error: PerpixelError) -> PerpixelError:
-    """Returns the error with the file's name before its text."""
-    return type(error)(f"{path}: {str(error).removeprefix(f'{path}: ')}")
+def _find_model(path: Path, source: files.Source, like: Model) -> conversion.Finding:
+    try:
+        return conversion.find(source.state, like=like)
+    except PerpixelError as error:
+        raise PerpixelError(f"{path}: {error}") from None
 
 
 def _network_differences(recipe: Model, other: Model, init: str | Path) -> list[str]:
@@ -215,12 +211,6 @@ def _network_differences(recipe: Model, other: Model, init: str | Path) -> list[
     changes = differences(recipe, other)
     line = f"their network is another (recipe -> there): {'; '.join(changes)}"
     return [f"{line}; --model-from {init} takes theirs"] if changes else []
-
-
-def _group(names: list[str]) -> str:
-    """Returns names by their first part, as "fc (2), decode_head (14)"."""
-    counts = Counter(name.partition(".")[0] for name in names)
-    return ", ".join(f"{name} ({count})" for name, count in counts.items())
 
 
 def _find_in_run(folder: Path) -> Path:

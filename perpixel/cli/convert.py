@@ -50,8 +50,7 @@ def convert(
         float | None,
         typer.Option(
             metavar="T",
-            help="For a model of one output x: class 1 is where sigmoid(x) > T. By default that of "
-            "its config, else 0.3 for mmseg and 0.5 for the others.",
+            help="For a model of one output x: class 1 is where sigmoid(x) > T.",
         ),
     ] = None,
     dataset: options.Dataset = None,
@@ -150,11 +149,6 @@ def _print(imported: "ImportResult", out: Path, *, detected: bool, has_recipe: b
             f"Assumed, as weights do not show it: output stride {model.backbone.output_stride}, "
             f"align_corners {str(model.align_corners).lower()}. Change it with --output-stride, "
             f"--align-corners or --recipe."
-        )
-    if finding.threshold is not None:
-        typer.echo(
-            f"Its one output x became two: class 1 is where sigmoid(x) > {finding.threshold}. "
-            f"Change the threshold with --threshold."
         )
     typer.echo(imported.note)
 

@@ -2,7 +2,6 @@
 
 import math
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,7 @@ from perpixel.conversion.sssegmentation import SSSEGMENTATION
 from perpixel.conversion.structure import Shapes, is_pyramid, read_model, resnet_of
 from perpixel.conversion.toolkit import Toolkit
 from perpixel.conversion.torchvision import PYTORCH_AUTO_DRIVE, TORCHVISION
+from perpixel.data.paths import first_few
 from perpixel.errors import PerpixelError, UsageError, plural
 from perpixel.models.build import build
 from perpixel.models.segmenter import Segmenter
@@ -38,10 +38,6 @@ _FIRST_BLOCK = re.compile(  # by the toolkits' names, and what comes before them
     r"((?:[^.]+\.)*?)(?:(?:backbone\.|backbone_net\.)?layer1|backbone\.bottom_up\.res2)"
     r"\.0\.conv1\.weight"
 )
-_OUR_NAMES = re.compile(
-    r"backbone\.(conv1|bn1|stem|layer\d)\."
-    r"|(head|auxiliary)\.(convs|fuse|lateral|output|scales|classifier)\."
-)
 
 
 @dataclass(frozen=True)
@@ -49,7 +45,6 @@ class Finding:
     """The model of a state dict, and its weights under our names, float32.
 
     `input` is None unless the state dict itself holds mean and std (detectron2's of 2020).
-    `threshold` is that of a model of one output, which two outputs replace here; else None.
     `left_out` are the state dict's entries beside the network.
     """
 
@@ -58,7 +53,6 @@ class Finding:
     num_classes: int
     weights: Mapping[str, Tensor]
     input: Input | None = None
-    threshold: float | None = None
     left_out: tuple[str, ...] = ()
 
 
@@ -77,11 +71,9 @@ def from_state_dict(
     torchvision without an auxiliary head are taken for pytorch-auto-drive's). output_stride: 8, 16
     or 32; None is 8 for FCN and 32 for Semantic FPN. align_corners: None is the toolkit's default,
     True for pytorch-auto-drive alone. The model's `spec` holds both.
-    threshold: for a model of one output x, whose class 1 is where sigmoid(x) > threshold; None is
-    0.3 for mmseg, its default, and 0.5 for the others. The model then has two outputs, the constant
-    log(threshold / (1 - threshold)) and x: their argmax is that class. Their softmax is sigmoid(x)
-    shifted so that 0.5 is the threshold; averages of probabilities over scales and flips equal the
-    toolkit's at a threshold of 0.5 alone.
+    threshold: needed for a model of one output x, whose class 1 is where sigmoid(x) > threshold.
+    The model then has two outputs, the constant log(threshold / (1 - threshold)) and x: their
+    argmax is that class. Averages over scales and flips equal the toolkit's at 0.5 alone.
     Raises UsageError for a wrong argument, PerpixelError for a state dict that fits no model,
     listing every name that is missing or unexpected.
     """
@@ -126,12 +118,7 @@ def find(
         mean, std = (tuple(tensors.pop(n).flatten().tolist()) for n in source.mean_std_names)
         file_input = source.input.model_copy(update={"mean": mean, "std": std})
     names = to_perpixel_names(source.name_map, tensors)
-    if threshold is not None and not 0 < threshold < 1:
-        raise UsageError(f"threshold={threshold}: a sigmoid's threshold is between 0 and 1")
-    used = source.threshold if threshold is None else threshold
-    one_output = _add_output(tensors, names, math.log(used / (1 - used)))
-    if threshold is not None and not one_output:
-        raise UsageError("a threshold is for models of one output, and this one has more")
+    _make_two_outputs(tensors, names, threshold)
     shapes = {name: tuple(tensors[toolkit_name].shape) for toolkit_name, name in names.items()}
     example = _with_arguments(_example(source, shapes, like), output_stride, align_corners)
     model, num_classes = read_model(shapes, example)
@@ -152,87 +139,82 @@ def find(
             f"{title(model)} ({len(problems)} mismatches):\n  " + "\n  ".join(problems)
         )
     weights = {name: tensors[toolkit_names[name]] for name in expected}
-    return Finding(
-        source,
-        model,
-        num_classes,
-        weights,
-        input=file_input,
-        threshold=used if one_output else None,
-        left_out=tuple(key for key in state if key not in network),
-    )
+    left_out = tuple(key for key in state if key not in network)
+    return Finding(source, model, num_classes, weights, input=file_input, left_out=left_out)
 
 
-def _add_output(
-    tensors: dict[str, Tensor], names: Mapping[str, str], constant_logit: float
-) -> bool:
-    """Puts an output that is constant before the only one; returns False if there are more."""
+def _make_two_outputs(
+    tensors: dict[str, Tensor], names: Mapping[str, str], threshold: float | None
+) -> None:
+    """Puts a constant output, the threshold's logit, before the only one, in both heads.
+
+    Raises PerpixelError for a model of one output without a threshold, UsageError for a threshold
+    beyond 0 and 1 or of a model of more outputs.
+    """
     toolkit_names = {name: toolkit_name for toolkit_name, name in names.items()}
     weight = toolkit_names.get("head.classifier.weight")
     if weight is None or tensors[weight].shape[:1] != (1,):
-        return False
+        if threshold is not None:
+            raise UsageError("a threshold is for models of one output, and this one has more")
+        return
+    if threshold is None:
+        raise PerpixelError(
+            "a model of one output x, whose class 1 is where sigmoid(x) > T: say T, as with "
+            "`perpixel convert --threshold 0.3` (the default of mmsegmentation, whose config may "
+            "say another; most others use 0.5)"
+        )
+    if not 0 < threshold < 1:
+        raise UsageError(f"threshold={threshold}: a sigmoid's threshold is between 0 and 1")
     for head in ("head", "auxiliary"):
-        for parameter, value in (("weight", 0.0), ("bias", constant_logit)):
+        for parameter, value in (("weight", 0.0), ("bias", math.log(threshold / (1 - threshold)))):
             name = toolkit_names.get(f"{head}.classifier.{parameter}")
             if name is not None and tensors[name].shape[:1] == (1,):
                 row = torch.full_like(tensors[name], value)
                 tensors[name] = torch.cat([row, tensors[name]])
-    return True
 
 
-def resnet_weights(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[str]] | None:
-    """Returns a ResNet's weights as our "backbone.*", and the names of what is left out.
-
-    Its names are torchvision's, timm's and open-mmlab's (v1c), which are ours, with or without
-    "backbone." before them; left out is what else there is, as a classifier or another decoder, but
-    not a head under our names. None for a state dict without a ResNet, and for one with a head
-    under a toolkit's names, which `find` takes. Raises PerpixelError for entries that are no
-    tensors.
-    """
-    names = network_names(state)
-    prefix = "backbone." if "backbone.layer1.0.conv1.weight" in names.values() else ""
-    if f"{prefix}layer1.0.conv1.weight" not in names.values() or _with_head(names.values()):
-        return None
-    ours = names if prefix else {key: f"backbone.{name}" for key, name in names.items()}
-    taken = {key: name for key, name in ours.items() if _OUR_NAMES.match(name)}
-    return plain_tensors(state, taken), [key for key in state if key not in taken]
+def is_toolkit_model(state: Mapping[str, Any]) -> bool:
+    """Returns whether a state dict has a head by a toolkit's names, so that `find` may take it."""
+    return bool(_with_head(network_names(state).values()))
 
 
-def named_weights(
+def backbone_weights(
     state: Mapping[str, Any], names: Iterable[str]
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """Returns the weights of a backbone that is no ResNet of ours, as `resnet_weights`.
+    """Returns a backbone's weights as our "backbone.*", and the names of what is left out.
 
-    `names` are those of the backbone's module. The file has the same or, for timm's features, those
-    of timm's whole model. Raises PerpixelError where it has none of them, or all twice.
+    `names` are those of the backbone's module. The state dict has them, or those of the timm model
+    whose features the backbone gives, behind any prefix; for a ResNet they are torchvision's,
+    timm's and open-mmlab's (v1c). What else there is, as a classifier or a decoder, is left out.
+    Raises PerpixelError where no weights of the backbone are there, or all twice.
     """
-    ours = {_timm_name(name): name for name in names}
-    theirs = {_timm_name(_WRAPPERS.sub("", str(key))): key for key in state}
-    prefixes = Counter(
-        other.removesuffix(name)
-        for name in ours
-        for other in theirs
-        if other == name or other.endswith(f".{name}")
-    ).most_common(2)
+    own = {_timm_name(name): name for name in names}
+    theirs = [(_timm_name(_WRAPPERS.sub("", str(key))), key) for key in state]
+    anchor = max(own, key=lambda name: name.count("."))
+    prefixes = {
+        name.removesuffix(anchor) for name, _ in theirs if f".{name}".endswith(f".{anchor}")
+    }
     if not prefixes:
         raise PerpixelError(
-            f"none of the backbone's weights in it: its names begin with "
-            f"{', '.join(map(str, list(state)[:3]))}, the backbone's with "
-            f"{', '.join(list(ours)[:3])}"
+            f"no weights of the backbone in it: its names begin with {first_few(state)}, and the "
+            f"backbone's are such as {anchor}"
         )
-    _require_one([prefix for prefix, count in prefixes if count == prefixes[0][1]])
-    taken = {
-        theirs[prefixes[0][0] + name]: f"backbone.{own}"
-        for name, own in ours.items()
-        if prefixes[0][0] + name in theirs
-    }
+    prefix = _only(prefixes)
+    modules = {name.partition(".")[0] for name in own}
+    is_part = any(name.startswith("body.") for name in own.values())  # timm's features
+    taken = {}
+    for full_name, key in theirs:
+        name = full_name.removeprefix(prefix)
+        # More of its modules, as of a deeper ResNet, is taken too: they will not fit, and say so.
+        is_more = name.partition(".")[0] in modules and not is_part
+        if full_name.startswith(prefix) and (name in own or is_more):
+            taken[key] = f"backbone.{own.get(name, name)}"
     return plain_tensors(state, taken), [key for key in state if key not in taken]
 
 
 def _timm_name(name: str) -> str:
     """Returns timm's name of a weight; its features have "body.stages_0." for "stages.0."."""
-    name = name.removeprefix("body.").removeprefix("model.")
-    return re.sub(r"_(?=\d+\.)", ".", name)
+    return re.sub(r"_(?=\d+\.)", ".", name.removeprefix("body.").removeprefix("model."))
 
 
 def title(model: Model) -> str:
@@ -252,8 +234,7 @@ def network_names(state: Mapping[str, Any]) -> dict[str, str]:
     blocks = {match[1] for match in map(_FIRST_BLOCK.fullmatch, names.values()) if match}
     if not blocks:
         return names
-    _require_one(sorted(blocks))
-    (prefix,) = blocks
+    prefix = _only(blocks)
     known = {name for kit in TOOLKITS.values() for name in kit.mean_std_names or ()}
     plain = {
         key: name.removeprefix(prefix) for key, name in names.items() if name.startswith(prefix)
@@ -261,13 +242,14 @@ def network_names(state: Mapping[str, Any]) -> dict[str, str]:
     return {key: name for key, name in plain.items() if "." in name or name in known}
 
 
-def _require_one(prefixes: list[str]) -> None:
-    """Raises PerpixelError for the names of several networks."""
+def _only(prefixes: set[str]) -> str:
+    """Returns the prefix; raises PerpixelError for those of several networks."""
     if len(prefixes) > 1:
         raise PerpixelError(
             f"its names are those of {len(prefixes)} networks, beginning with "
-            f"{' and with '.join(map(repr, prefixes))}: save the one to use by itself"
+            f"{' and with '.join(map(repr, sorted(prefixes)))}: save the one to use by itself"
         )
+    return next(iter(prefixes))
 
 
 def plain_tensors(state: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Tensor]:

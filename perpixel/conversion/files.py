@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +25,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.serialization import MAGIC_NUMBER
 
+from perpixel.data.paths import first_few
 from perpixel.errors import PerpixelError
 from perpixel.recipes.base import Color
 
@@ -35,25 +36,23 @@ _LEGACY = pickle.dumps(MAGIC_NUMBER, protocol=2)  # torch.save before 1.6
 
 @dataclass(frozen=True)
 class Source:
-    """A file's weights by the toolkit's names, and what else it tells.
+    """A file's weights by the toolkit's names, and the classes' names and colors if it has them.
 
-    `names` and `palette` are the classes'; `thresholds` those that its config names, for a model of
-    one output; `note` says which state dict was taken where the file holds several.
+    `note` says which state dict was taken where the file holds several.
     """
 
     state: Mapping[str, Any]
     names: tuple[str, ...] | None = None
     palette: Palette | None = None
-    thresholds: tuple[float, ...] = ()
     note: str = ""
 
 
 def read_source(path: Path, *, trust: bool = False) -> Source:
     """Reads the state dict of a toolkit's file, and its classes.
 
-    A state dict by itself, as torchvision's, or within a dict (`unpack`), written by torch.save,
-    as a pickle of NumPy arrays or as safetensors. A file that contains code, as a pickled module,
-    is loaded only with `trust`, in a separate process. Raises PerpixelError naming the file.
+    It is a file of torch.save, a pickle of NumPy arrays or safetensors. One that contains code, as
+    a pickled module, is loaded only with `trust`, in a separate process. Raises PerpixelError
+    naming the file.
     """
     try:
         match file_kind(path):
@@ -77,10 +76,7 @@ def read_source(path: Path, *, trust: bool = False) -> Source:
                 f"({reason or type(error).__name__})"
             ) from None
     if trust:
-        try:
-            return unpack(_read_in_subprocess(path))
-        except PerpixelError as error:
-            raise PerpixelError(f"{path}: {error}") from None
+        return _read_in_subprocess(path)
     raise PerpixelError(
         f"{path}: this file holds more than tensors and plain values ({code}), and loading it "
         f"could run any code it contains. If you trust its source, `perpixel convert --trust` "
@@ -120,23 +116,21 @@ def file_kind(path: Path) -> Literal["safetensors", "torch", "pickle"]:
 
 
 def unpack(content: object) -> Source:
-    """Finds the state dict in a file's content.
+    """Finds the state dict in a file's content, which is it, or has it under some key.
 
-    It is the content itself, or in a dict under any key and at most three deep: "state_dict"
-    (mmsegmentation, Lightning, timm), "model" (detectron2, sssegmentation, fastai), "module"
-    (DeepSpeed) and so on. Of several the one under such a usual key is taken, not its average
-    ("model_ema", "ema_state_dict"), and the note says so. Raises PerpixelError where there is none,
-    or it is not clear which of several is meant.
+    Of several the one under a usual key is taken, such as "state_dict" (mmsegmentation, Lightning,
+    timm) or "model" (detectron2, sssegmentation), not its average ("model_ema", "ema_state_dict"),
+    and the note says so. Raises PerpixelError where there is none, or it is not clear which of
+    several is meant.
     """
     if not isinstance(content, dict):
         raise PerpixelError(f"holds {type(content).__name__}, not a dict of tensors")
-    states = {"": content} if _is_state_dict(content) else dict(_state_dicts(content))
-    keys = list(states)
-    if len(keys) > 1:
-        keys = [key for key in keys if key.rpartition(".")[2] in _USUAL_KEYS]
+    states = {str(key): value for key, value in content.items() if _is_state_dict(value, key)}
+    if _is_state_dict(content):
+        states = {"": content}
     if not states:
-        others = ", ".join(map(str, list(content)[:8])) or "nothing"
-        raise PerpixelError(f"no state dict in it, but {others}")
+        raise PerpixelError(f"no state dict in it, but {first_few(content)}")
+    keys = [key for key in states if len(states) == 1 or key in _USUAL_KEYS]
     if len(keys) != 1:
         raise PerpixelError(
             f"it holds {len(states)} state dicts: {', '.join(states)}. Save the one to use by "
@@ -145,9 +139,8 @@ def unpack(content: object) -> Source:
     left = ", ".join(key for key in states if key != keys[0])
     note = f"The weights are the file's {keys[0]!r}; it also holds {left}." if left else ""
     meta = content.get("meta")
-    classes = _classes(meta) if isinstance(meta, dict) else (None, None)
-    thresholds = _thresholds(meta) if isinstance(meta, dict) else ()
-    return Source(states[keys[0]], *classes, thresholds, note)
+    names, palette = _classes(meta) if isinstance(meta, dict) else (None, None)
+    return Source(states[keys[0]], names, palette, note)
 
 
 _USUAL_KEYS = (
@@ -155,48 +148,32 @@ _USUAL_KEYS = (
 )  # fmt: skip
 
 
-def _state_dicts(content: Mapping[Any, Any], depth: int = 3) -> Iterator[tuple[str, Any]]:
-    """Finds the state dicts within a dict, by their keys joined with dots.
+def _is_state_dict(value: object, key: object = None) -> bool:
+    """Returns whether a dict holds tensors under names with dots, or under any in a usual key.
 
-    Under an unusual key all its values are tensors and a name has a dot: the state of an optimizer
-    has neither.
+    The state of an optimizer has neither.
     """
-    for key, value in content.items():
-        if not isinstance(value, dict):
-            continue
-        is_usual = key in _USUAL_KEYS and any(map(_is_tensor, value.values()))
-        if is_usual or (_is_state_dict(value) and any("." in str(name) for name in value)):
-            yield str(key), value
-        elif depth > 1:
-            for path, state in _state_dicts(value, depth - 1):
-                yield f"{key}.{path}", state
+    if not isinstance(value, dict):
+        return False
+    tensors = [k for k, v in value.items() if isinstance(v, Tensor | np.ndarray | np.generic)]
+    return bool(tensors) and (key in _USUAL_KEYS or any("." in str(name) for name in tensors))
 
 
-def _is_state_dict(content: Mapping[Any, Any]) -> bool:
-    return bool(content) and all(map(_is_tensor, content.values()))
-
-
-def _is_tensor(value: object) -> bool:
-    return isinstance(value, Tensor | np.ndarray | np.generic)
-
-
-def _read_in_subprocess(path: Path) -> object:
-    """Lets another process load the file and write its plain content to a safe one; reads that."""
+def _read_in_subprocess(path: Path) -> Source:
+    """Lets another process load the file and write a Source's fields to a safe one; reads that."""
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder) / "plain.pth"
         command = [sys.executable, "-m", "perpixel.conversion.trusted", str(path), str(plain)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode != 0 or not plain.exists():  # its code may end the process early
-            reason = done.stderr.strip() or f"exit code {done.returncode}"
-            raise PerpixelError(f"cannot be loaded even with --trust: {reason}")
-        content: object = torch.load(plain, weights_only=True)
-        return content
-
-
-def _thresholds(meta: Mapping[str, Any]) -> tuple[float, ...]:
-    """Returns the thresholds in the config's text, "config" in 0.x and "cfg" in 1.x, each once."""
-    text = f"{meta.get('config', '')} {meta.get('cfg', '')}"
-    return tuple({float(number): None for number in re.findall(r"\bthreshold=(\d*\.\d+)", text)})
+        try:
+            with torch.serialization.safe_globals(_SAFE):
+                return Source(**torch.load(plain, weights_only=True))
+        except (OSError, pickle.UnpicklingError) as error:  # the file's code may end the process
+            reason = done.stderr.strip() or _foreign_code(error) or f"exit code {done.returncode}"
+            raise PerpixelError(
+                f"{path}: cannot be loaded even with --trust: {reason}. A module's class has to be "
+                f"importable here; or save its state_dict() alone where it was written"
+            ) from None
 
 
 def _classes(meta: Mapping[str, Any]) -> tuple[tuple[str, ...] | None, Palette | None]:

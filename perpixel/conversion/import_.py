@@ -1,6 +1,6 @@
 """Converts another toolkit's file to a checkpoint: weights, recipe, classes and colors."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from perpixel.checkpoints.format import Checkpoint
@@ -8,9 +8,9 @@ from perpixel.conversion import Finding, find
 from perpixel.conversion.files import Source, read_source
 from perpixel.data import registry
 from perpixel.data.dataset import Classes
+from perpixel.data.paths import first_few
 from perpixel.errors import PerpixelError, UsageError, plural
 from perpixel.io.images import distinct_palette
-from perpixel.recipes.models import Model
 from perpixel.recipes.overrides import differences
 from perpixel.recipes.schema import Data, Recipe
 
@@ -38,16 +38,16 @@ def import_checkpoint(
     """Reads a toolkit's file and converts it to a checkpoint.
 
     `recipe` is the one that the file was trained with: it says what weights do not tell, and its
-    data set names the classes; without one, `dataset` does. `threshold` is as in `find_model`.
-    Raises PerpixelError naming the file
-    where it cannot be read or is not the recipe's model, UsageError as `conversion.find` does.
+    data set names the classes; without one, `dataset` does. `threshold` is as in
+    `from_state_dict`. Raises PerpixelError naming the file where it cannot be read or is not the
+    recipe's model, UsageError as `conversion.find` does.
     """
     if recipe is not None and dataset not in (None, recipe.data.name):
         raise UsageError(f"--dataset {dataset}: {recipe.name} is of {recipe.data.name}; give one")
     source = read_source(path, trust=trust)
     try:
-        finding = find_model(
-            source,
+        finding = find(
+            source.state,
             toolkit=toolkit,
             output_stride=output_stride,
             align_corners=align_corners,
@@ -60,61 +60,13 @@ def import_checkpoint(
         recipe = _make_recipe(path, finding, dataset or "folder")
     else:
         recipe = _check_recipe(path, finding, recipe)
-    classes, note = _choose_classes(source, recipe.data.name, finding)
+    if threshold is not None and len(source.names or ()) == 1:  # of class 1 of one output
+        source = replace(source, names=("background", *(source.names or ())))
+    classes, note = _choose_classes(source, recipe.data.name, finding.num_classes)
     checkpoint = Checkpoint(recipe, classes.names, classes.palette, finding.weights)
-    notes = [source.note] if source.note else []
-    if finding.left_out:
-        rest = len(finding.left_out) - 8
-        names = ", ".join(finding.left_out[:8]) + (f" and {rest} more" if rest > 0 else "")
-        notes.append(f"Left out, as no part of the network: {names}.")
-    return ImportResult(checkpoint, finding, "\n".join([*notes, note]))
-
-
-def find_model(
-    source: Source,
-    *,
-    toolkit: str = "auto",
-    output_stride: int | None = None,
-    align_corners: bool | None = None,
-    threshold: float | None = None,
-    like: Model | None = None,
-) -> Finding:
-    """Finds a file's model; raises as `conversion.find`.
-
-    The `threshold` of one output is by default the one that the file's config names, else the
-    toolkit's. Raises PerpixelError where a config names several.
-    """
-
-    def find_with(threshold: float | None) -> Finding:
-        return find(
-            source.state,
-            toolkit=toolkit,
-            output_stride=output_stride,
-            align_corners=align_corners,
-            threshold=threshold,
-            like=like,
-        )
-
-    finding = find_with(threshold)
-    if finding.threshold is None or threshold is not None or not source.thresholds:
-        return finding
-    if len(source.thresholds) > 1:
-        raise PerpixelError(
-            f"a model of one output, whose config names the thresholds "
-            f"{' and '.join(map(str, source.thresholds))}: say which with --threshold"
-        )
-    return find_with(source.thresholds[0])
-
-
-def names_in_file(source: Source, finding: Finding) -> tuple[str, ...] | None:
-    """Returns the class names in a file, None where they are not one for each class.
-
-    The only name of a model of one output is that of class 1; class 0 is the background.
-    """
-    names = source.names or ()
-    if finding.threshold is not None and len(names) == 1:
-        names = ("background", *names)
-    return names if len(names) == finding.num_classes else None
+    left_out = f"Left out, as no part of the network: {first_few(finding.left_out)}."
+    notes = [source.note, left_out if finding.left_out else "", note]
+    return ImportResult(checkpoint, finding, "\n".join(filter(None, notes)))
 
 
 def _make_recipe(path: Path, finding: Finding, dataset: str) -> Recipe:
@@ -149,19 +101,19 @@ def _check_recipe(path: Path, finding: Finding, recipe: Recipe) -> Recipe:
     return file_recipe
 
 
-def _choose_classes(source: Source, dataset: str, finding: Finding) -> tuple[Classes, str]:
+def _choose_classes(source: Source, dataset: str, count: int) -> tuple[Classes, str]:
     """Returns names and colors of the data set, else of the file, else made up; and a note on it.
 
     The data set comes first, as its images are scored under its names; toolkits spell some
     differently, and mmsegmentation's Pascal Context files of 2020 have them in a wrong order.
     """
-    known, count = registry.classes(dataset), finding.num_classes
+    known = registry.classes(dataset)
     if known is not None:
         if len(known) != count:
             raise PerpixelError(f"{dataset} has {plural(len(known), 'class')}, the file {count}")
         return known, f"Classes and colors: {dataset}'s."
-    names, palette = names_in_file(source, finding), source.palette or ()
-    if names is not None:
+    names, palette = source.names or (), source.palette or ()
+    if len(names) == count:
         names = _distinct(names)
         if len(palette) == count:
             return Classes(names, palette), "Classes and colors: the file's."
@@ -169,7 +121,7 @@ def _choose_classes(source: Source, dataset: str, finding: Finding) -> tuple[Cla
     made_up = tuple(f"class_{index}" for index in range(count))
     return (
         Classes(made_up, distinct_palette(count)),
-        f"Note: the file names {len(source.names or ()) or 'no'} classes for {count} outputs; "
+        f"Note: the file names {len(names) or 'no'} classes for {count} outputs; "
         f"they are called class_0 to class_{count - 1} now. --dataset or --recipe names them.",
     )
 

@@ -3,8 +3,7 @@
 Sources: mmseg/models/{backbones/resnet,decode_heads/fcn_head,decode_heads/fpn_head,necks/fpn}.py
 and configs/_base_/models/{fcn_r50-d8,fpn_r50}.py; inference as in mmseg/models/segmentors/
 {base,encoder_decoder}.py. The configs of 769x769 recipes set align_corners, the "d6" ones a
-dilation of 6 in both heads: names and shapes do not show either. A head of out_channels=1 predicts
-class 1 where the sigmoid is above its threshold (decode_heads/decode_head.py).
+dilation of 6 in both heads: names and shapes do not show either.
 """
 
 from perpixel.conversion.toolkit import Rules, Toolkit
@@ -52,6 +51,5 @@ MMSEG = Toolkit(
     semantic_fpn=Model(backbone=ResNet(depth=50, stem="deep"), head=SemanticFPN()),
     input=Input(),
     inference=Inference(resize_logits_twice=True, tta_average="probabilities"),
-    threshold=0.3,
     unsupported=_unsupported,
 )

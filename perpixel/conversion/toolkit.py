@@ -19,8 +19,7 @@ class Toolkit:
     keeps the rest: output stride, dilations, the place of the stride in a bottleneck,
     align_corners, dropout. `mean_std_names` are entries of old files that hold `input`'s mean and
     std. `unsupported` takes a model and its backbone and gives pairs (has it, what the toolkit
-    cannot build); it is None where this layout is not written. `threshold` is the default one of
-    sigmoid(logit) in a model of one output.
+    cannot build); it is None where this layout is not written.
     """
 
     name: str
@@ -30,5 +29,4 @@ class Toolkit:
     input: Input
     inference: Inference
     mean_std_names: tuple[str, str] | None = None
-    threshold: float = 0.5
     unsupported: Callable[[Model, ResNet], Rules] | None = None

@@ -25,21 +25,12 @@ from perpixel.exporting.check import (
     program_runner,
     torch_runner,
 )
-from perpixel.exporting.graph import (
-    make_graph,
-    min_side,
-    onnx_file,
-    padded_size,
-    pads,
-    program_file,
-    resizes,
-    trace,
-)
+from perpixel.exporting.graph import MIN_SIDE, make_graph, onnx_file, program_file, trace
 from perpixel.inference.predictor import Predictor
 from perpixel.io.atomic import atomic_write
 from perpixel.io.images import Array, Bands, Size, read_image, readable_palette, resize_image
 from perpixel.profiling.latency import Latency, latency
-from perpixel.recipes.overrides import override
+from perpixel.recipes.overrides import override_inference
 from perpixel.recipes.schema import Recipe
 
 MAX_IMAGES = 8
@@ -80,14 +71,13 @@ def export(
     The file takes images of `size` (by default the last crop size), with `dynamic` of any size
     from 33x33 on and any number at a time. It maps uint8 RGB [N, H, W, 3] to the masks of
     `predict`, whose resizing and padding are in the graph; with `logits`, normalized images to
-    logits. `settings` change the recipe's `inference` and `data.resize`, as "inference.scales=[1]".
-    The file is compared with `predict` on `check_on`, an image or eight of a folder, or on built-in
-    scenes: resized to `size`, or with `dynamic` in three sizes each. Timed trials take at most
-    `seconds`.
+    logits. `settings` change the recipe's `inference`, as "inference.scales=[1]". The file is
+    compared with `predict` on `check_on`, an image or eight of a folder, or on built-in scenes:
+    resized to `size`, or with `dynamic` in three sizes each. Timed trials take at most `seconds`.
 
-    Raises UsageError for another suffix, a size that is too small, and settings that no graph can
-    hold, as several scales; PerpixelError if the extra is not installed or the file disagrees with
-    `predict`. Nothing is written then.
+    Raises UsageError for another suffix, a size that is too small, and a `predict` that the file
+    cannot do, as with several scales; PerpixelError if the extra is not installed or the file
+    disagrees with `predict`. Nothing is written then.
     """
     if out.suffix not in (".onnx", ".pt2"):
         raise UsageError(f"{out}: the name of an exported file must end in .onnx or .pt2")
@@ -95,21 +85,27 @@ def export(
         with needs_extra("ONNX (but not .pt2)", "export"):
             for name in ("onnx", "onnxscript", "onnxruntime"):
                 import_module(name)
-    checkpoint = replace(checkpoint, recipe=_change(checkpoint.recipe, settings))
-    recipe = checkpoint.recipe
+    recipe = override_inference(checkpoint.recipe, settings)
+    checkpoint = replace(checkpoint, recipe=recipe)
     size = size or recipe.last_crop_size
-    _require_expressible(recipe, size, dynamic=dynamic, logits=logits)
-    least = min_side(recipe)
-    if dynamic and min(size) < least:
+    _require_expressible(recipe, dynamic=dynamic, logits=logits)
+    if dynamic and min(size) < MIN_SIDE:
         raise UsageError(
-            f"--size {size[0]}x{size[1]}: with --dynamic, sides must be {least} pixels or more"
+            f"--size {size[0]}x{size[1]}: with --dynamic, sides must be {MIN_SIDE} pixels or more"
         )
     images = [
         (name, resize_image(image, image_size))
-        for name, image in _read_images(check_on, size, checkpoint.recipe.data.bands)
-        for image_size in (_sizes_near(image, least) if dynamic else [size])
+        for name, image in _read_images(check_on, size, recipe.data.bands)
+        for image_size in (_sizes_near(image) if dynamic else [size])
     ]
     graph = make_graph(checkpoint, logits=logits)
+    if logits and not dynamic:
+        height, width = graph.preprocess(np.zeros((*size, 3), np.uint8)).shape[2:]
+        if (height, width) != size:
+            raise UsageError(
+                f"--size {size[0]}x{size[1]}: `predict` pads such images to {height}x{width}; give "
+                f"that size with --logits"
+            )
     program = trace(graph, size, dynamic=dynamic)
     metadata = _metadata(checkpoint)
     if out.suffix == ".onnx":
@@ -134,53 +130,31 @@ def export(
     return ExportResult(out, tuple(comparisons), tuple(timings))
 
 
-def _change(recipe: Recipe, settings: Iterable[str]) -> Recipe:
-    """Returns the recipe with other settings of how an image is seen; raises UsageError."""
-    changed = override(recipe, settings)
-    data = recipe.data.model_copy(update={"resize": changed.data.resize})
-    if changed != recipe.model_copy(update={"inference": changed.inference, "data": data}):
-        raise UsageError(
-            "--set: the settings of a trained model are those of inference, as "
-            "inference.scales=[1], and data.resize"
-        )
-    return changed
-
-
-def _require_expressible(recipe: Recipe, size: Size, *, dynamic: bool, logits: bool) -> None:
-    """Raises UsageError if `predict` does with this recipe what the graph cannot."""
+def _require_expressible(recipe: Recipe, *, dynamic: bool, logits: bool) -> None:
+    """Raises UsageError if `predict` does with this recipe what the file could not."""
     inference, resize = recipe.inference, recipe.data.resize
-    whole, one_scale = "inference.mode=whole", "inference.scales=[1]"
-    problems = {  # setting to make: what is wrong
-        whole: inference.mode != "whole" and f"inference.mode={inference.mode}",
-        "inference.flip=false": inference.flip and "inference.flip=true",
-        one_scale: (len(inference.scales) > 1 or (logits and inference.scales != (1.0,)))
-        and f"inference.scales={list(inference.scales)}",
-        "inference.base_size=null": logits
-        and inference.base_size
-        and f"inference.base_size={list(inference.base_size)}",
-        "data.resize=null": logits and resize and f"data.resize={list(resize)}",
-    }
-    found = {setting: problem for setting, problem in problems.items() if problem}
-    if found:
-        what = "with --logits only the model itself, without resizing" if logits else "one pass"
+    one_size = not (dynamic or logits)  # only then are images resized in the graph
+    problems = []  # the settings of `predict`, and those to make of them
+    if inference.mode != "whole":
+        problems.append((f"inference.mode={inference.mode}", "inference.mode=whole"))
+    if inference.flip:
+        problems.append(("inference.flip=true", "inference.flip=false"))
+    if len(inference.scales) > 1 or (inference.scales != (1.0,) and not one_size):
+        problems.append((f"inference.scales={list(inference.scales)}", "inference.scales=[1]"))
+    if inference.base_size and not one_size:
+        box = f"inference.base_size={list(inference.base_size)}"
+        problems.append((box, "inference.base_size=null"))
+    if problems:
         raise UsageError(
-            f"`predict` and `eval` use this model with {', '.join(found.values())}, and a file "
-            f"holds {what}: its masks would be others. To export what "
-            f"`predict` gives with other settings: "
-            f"{' '.join(f'--set {setting}' for setting in found)}"
+            f"`predict` uses this model with {', '.join(problem for problem, _ in problems)}, and "
+            f"a file does one pass, resizing images only without --dynamic and --logits: its masks "
+            f"would be others. To export what `predict` gives with other settings: "
+            f"{' '.join(f'--set {setting}' for _, setting in problems)}"
         )
-    if logits and not dynamic and pads(recipe):
-        padded = padded_size(recipe, size)
-        if padded != size:
-            raise UsageError(
-                f"--size {size[0]}x{size[1]}: `predict` pads such images to "
-                f"{padded[0]}x{padded[1]}; give that size with --logits"
-            )
-    if dynamic and resizes(recipe) and pads(recipe) and not inference.resize_logits_twice:
+    if resize and not one_size:
         raise UsageError(
-            "--dynamic: `predict` upsamples logits once or twice with this model, by whether a "
-            "resized image is padded, and a graph has one way only; export one --size without "
-            "--dynamic"
+            f"`predict` resizes images to {resize[0]}x{resize[1]} (data.resize), and a file does "
+            f"so only without --dynamic and --logits"
         )
 
 
@@ -200,11 +174,11 @@ def _metadata(checkpoint: Checkpoint) -> dict[str, str]:
     return {key: json.dumps(value) for key, value in values.items()}
 
 
-def _sizes_near(image: Array, least: int) -> list[Size]:
+def _sizes_near(image: Array) -> list[Size]:
     """Returns an image's own size and two near it with odd sides, the hardest to match."""
     height, width = image.shape[:2]
     odd = [(int(height * factor) | 1, int(width * factor) | 1) for factor in (0.75, 1.25)]
-    return [(max(h, least), max(w, least)) for h, w in [(height, width), *odd]]
+    return [(max(h, MIN_SIDE), max(w, MIN_SIDE)) for h, w in [(height, width), *odd]]
 
 
 def _read_images(check_on: Path | None, size: Size, bands: Bands | None) -> list[tuple[str, Array]]:

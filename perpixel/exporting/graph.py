@@ -2,7 +2,6 @@
 
 import io
 import json
-import math
 import operator
 import warnings
 from collections.abc import Mapping
@@ -25,7 +24,7 @@ from perpixel.models.segmenter import Segmenter
 from perpixel.recipes.schema import Recipe
 
 MIN_SIDE = 33
-"""The least side of what the model sees: the tracer makes sides of 1 of a feature map constants."""
+"""The least side of a dynamic image: the tracer makes sides of 1 of a feature map constants."""
 
 Outputs = tuple[npt.NDArray[Any], ...]
 """What a graph returns, as NumPy arrays."""
@@ -81,75 +80,24 @@ class MaskModule(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Resizes, pads and normalizes, runs the model, upsamples, takes the argmax."""
-        recipe = self.recipe
-        size = resized = images.shape[1], images.shape[2]
-        pixels = images
-        if resizes(recipe):
-            resized = model_size(recipe, size)
-            pixels = resize_as_opencv(images, resized)
-        pixel_values = _model_input(pixels, recipe)
-        logits: Tensor = self.model(pixel_values).logits
+        recipe, size = self.recipe, (images.shape[1], images.shape[2])
         upsample = partial(interpolate, mode="bilinear", align_corners=recipe.model.align_corners)
-        # Whether a dynamic size is padded is not known before it comes.
-        padded = pads(recipe) and (_is_dynamic(size) or pixel_values.shape[2:] != resized)
-        if resizes(recipe) and not (padded or recipe.inference.resize_logits_twice):
-            return upsample(logits, size=size).argmax(dim=1).to(torch.uint8), logits
-        scores = upsample(logits, size=pixel_values.shape[2:])
-        if resizes(recipe):
-            scores = upsample(_crop(scores, resized, axis=2) if padded else scores, size=size)
-            padded = False
-        mask = scores.argmax(dim=1).to(torch.uint8)
-        return (_crop(mask, size, axis=1) if padded else mask), logits
-
-
-def resizes(recipe: Recipe) -> bool:
-    """Returns whether `predict` resizes an image before the model sees it."""
-    inference = recipe.inference
-    return bool(inference.scales != (1.0,) or inference.base_size or recipe.data.resize)
-
-
-def pads(recipe: Recipe) -> bool:
-    """Returns whether `predict` pads images of some sizes."""
-    return recipe.inference.pad_to is not None or recipe.input.size_divisor > 1
-
-
-def min_side(recipe: Recipe) -> int:
-    """Returns the least side of a dynamic image that is not smaller than MIN_SIDE when resized."""
-    return math.ceil(MIN_SIDE / min(1.0, *recipe.inference.scales))
-
-
-def padded_size(recipe: Recipe, size: Size) -> Size:
-    """Returns the size to which `predict` pads an image that the model sees at `size`."""
-    height, width = _model_input(torch.zeros(1, *size, 3, dtype=torch.uint8), recipe).shape[2:]
-    return height, width
-
-
-def model_size(recipe: Recipe, size: Size) -> Size:
-    """Returns the size to which `predict` resizes an image of `size` (height, width)."""
-    (factor,), box = recipe.inference.scales, recipe.inference.base_size
-    if recipe.data.resize is None and _is_dynamic(size):
-        return scaled_dynamic_size(size, factor, box=box)
-    return scaled_size(recipe.data.resize or size, factor, box=box)
-
-
-def _is_dynamic(size: Size) -> bool:
-    return not all(isinstance(side, int) for side in size)
-
-
-def scaled_dynamic_size(size: Size, factor: float, *, box: Size | None) -> Size:
-    """Computes `scaled_size` of a dynamic size in the graph, in the same steps of float64."""
-    sides = torch.stack([torch.scalar_tensor(side, dtype=torch.float64) for side in size])
-    longest, shortest = sides.max(), sides.min()
-    if box is None:
-        into = (longest * factor + 0.5).floor(), (shortest * factor + 0.5).floor()
-    else:
-        large, small = int(max(box) * factor), int(min(box) * factor)
-        into = longest.new_tensor(large), longest.new_tensor(small)
-    fit = torch.minimum(into[0] / longest, into[1] / shortest)
-    height, width = (side.item() for side in (sides * fit + 0.5).long())
-    for side in (height, width):  # else the tracer asks whether they may be 0 or 1
-        torch._check(side >= MIN_SIDE)  # type: ignore[no-untyped-call]
-    return height, width
+        inference = recipe.inference
+        if inference.scales == (1.0,) and not (inference.base_size or recipe.data.resize):
+            pixel_values = _model_input(images, recipe)
+            logits: Tensor = self.model(pixel_values).logits
+            mask = upsample(logits, size=pixel_values.shape[2:]).argmax(dim=1).to(torch.uint8)
+            pads = inference.pad_to is not None or recipe.input.size_divisor > 1
+            return (_crop(mask, size) if pads else mask), logits
+        (factor,), box = inference.scales, inference.base_size
+        resized = scaled_size(recipe.data.resize or size, factor, box=box)
+        pixels = resize_as_opencv(images, resized)
+        pixel_values = _model_input(pixels, recipe)
+        scores = logits = self.model(pixel_values).logits
+        padded = pixel_values.shape[2], pixel_values.shape[3]
+        if inference.resize_logits_twice or padded != resized:
+            scores = _crop(upsample(logits, size=padded), resized)
+        return upsample(scores, size=size).argmax(dim=1).to(torch.uint8), logits
 
 
 def resize_as_opencv(images: Tensor, size: Size) -> Tensor:
@@ -158,36 +106,29 @@ def resize_as_opencv(images: Tensor, size: Size) -> Tensor:
     OpenCV has weights of 11 bits and rounds down after each axis (modules/imgproc/src/resize.cpp,
     HResizeLinear and VResizeLinear). Computed in float, an eighth of the values are off by one.
     """
-    # OpenCV holds the first and last column, whose weight is then 1; rows it mixes with themselves.
-    left, across = _taps(images.shape[2], size[1], hold=True)
-    top, down = _taps(images.shape[1], size[0], hold=False)
-    values = images.float()  # exact: sums stay below 2^24
-    wide, other = (
-        values.index_select(2, index) * weight.float().view(-1, 1)
-        for index, weight in zip(left, across, strict=True)
-    )
-    wide = ((wide + other) / 2**4).floor().double()
-    tall, other = (
-        (wide.index_select(1, index) * weight.view(-1, 1, 1) / 2**16).floor()
-        for index, weight in zip(top, down, strict=True)
-    )
-    return ((tall + other + 2) / 2**2).floor().to(torch.uint8)
+    (left, left_weight), (right, right_weight) = _taps(images.shape[2], size[1])
+    (top, top_weight), (bottom, bottom_weight) = _taps(images.shape[1], size[0])
+    pixels = images.double()  # holds all whole numbers below exactly, as float32 would not
+    left_part = pixels.index_select(2, left) * left_weight
+    right_part = pixels.index_select(2, right) * right_weight
+    wide = ((left_part + right_part) / 2**4).floor()
+    top_part = (wide.index_select(1, top) * top_weight[:, None] / 2**16).floor()
+    bottom_part = (wide.index_select(1, bottom) * bottom_weight[:, None] / 2**16).floor()
+    return ((top_part + bottom_part + 2) / 2**2).floor().to(torch.uint8)
 
 
-Pair = tuple[Tensor, Tensor]
+def _taps(small: int, large: int) -> list[tuple[Tensor, Tensor]]:
+    """Returns, for both points that each output mixes, its index and its weight * 2^11 [large, 1].
 
-
-def _taps(small: int, large: int, *, hold: bool) -> tuple[Pair, Pair]:
-    """Returns the indices of the two points that each output mixes, and their weights * 2^11."""
-    position = (torch.arange(large, dtype=torch.float64) + 0.5) * small / large - 0.5
-    position = position.float()
+    At the edges both are the same point.
+    """
+    position = ((torch.arange(large, dtype=torch.float64) + 0.5) * small / large - 0.5).float()
     first = position.floor()
-    fraction = position - first
-    if hold:
-        fraction = fraction * ((first >= 0) & (first < small - 1))
-    weights = ((1 - fraction) * 2**11).round().double(), (fraction * 2**11).round().double()
-    start = first.long()
-    return (start.clamp(0, small - 1), (start + 1).clamp(0, small - 1)), weights
+    fraction = (position - first)[:, None]
+    return [
+        (index.long().clamp(0, small - 1), (weight * 2**11).round().double())
+        for index, weight in ((first, 1 - fraction), (first + 1, fraction))
+    ]
 
 
 def _model_input(pixels: Tensor, recipe: Recipe) -> Tensor:
@@ -206,10 +147,10 @@ def _model_input(pixels: Tensor, recipe: Recipe) -> Tensor:
     return pixel_values
 
 
-def _crop(values: Tensor, size: Size, *, axis: int) -> Tensor:
+def _crop(values: Tensor, size: Size) -> Tensor:
     """Returns the first rows and columns; a dynamic slice would be traced as if it cut nothing."""
     rows, columns = (torch.arange(side) for side in size)
-    return values.index_select(axis, rows).index_select(axis + 1, columns)
+    return values.index_select(-2, rows).index_select(-1, columns)
 
 
 Graph = LogitsModule | MaskModule
@@ -224,15 +165,14 @@ def make_graph(checkpoint: Checkpoint, *, logits: bool) -> Graph:
 def trace(graph: Graph, size: Size, *, dynamic: bool) -> torch.export.ExportedProgram:
     """Exports the graph for one image of `size`; with `dynamic` for any batch and image size.
 
-    Sides are then `min_side` pixels or more. Raises PerpixelError if this torch cannot export
-    dynamic sizes.
+    Sides are then 33 pixels or more. Raises PerpixelError if this torch cannot export dynamic
+    sizes.
     """
     example = graph.preprocess(np.zeros((*size, 3), np.uint8))
-    least = MIN_SIDE if isinstance(graph, LogitsModule) else min_side(graph.recipe)
     if dynamic:  # the tracer would make a batch of one a constant
         example = torch.cat([example, example])
     dims = {
-        axis: torch.export.Dim(name, min=1 if name == "batch" else least)
+        axis: torch.export.Dim(name, min=1 if name == "batch" else MIN_SIDE)
         for axis, name in graph.axes.items()
     }
     # Before torch 2.12 the size after pooling was computed from a remainder, which made it static.

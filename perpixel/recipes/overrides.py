@@ -110,6 +110,16 @@ def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
         raise UsageError(readable(error)) from None
 
 
+def override_inference(recipe: Recipe, settings: Iterable[str]) -> Recipe:
+    """Returns the recipe with other settings of `inference`; raises UsageError for any others."""
+    changed = override(recipe, settings)
+    if changed.model_copy(update={"inference": recipe.inference}) != recipe:
+        raise UsageError(
+            "the settings of a trained model are those of inference, as inference.flip=true"
+        )
+    return changed
+
+
 def dump(recipe: Recipe) -> str:
     """Returns the recipe as indented JSON text."""
     return recipe.model_dump_json(indent=2)

@@ -15,12 +15,7 @@ import torch
 from pydantic import Field, ValidationError
 from torch import Tensor
 
-from perpixel.checkpoints.format import (
-    WeightsSource,
-    load_strictly,
-    read_tensors,
-    write_tensors,
-)
+from perpixel.checkpoints.format import load_strictly, read_tensors, write_tensors
 from perpixel.errors import CorruptFileError, PerpixelError, UsageError
 from perpixel.io.atomic import reraise_oserror, sync_folder
 from perpixel.recipes import overrides
@@ -55,7 +50,7 @@ class Progress:
     corrupt: int = 0
     scored: int = 0
     evaluations_since_best: int = 0
-    initial_weights: WeightsSource | None = None
+    initial_weights: str | None = None
 
     @property
     def is_scored(self) -> bool:
@@ -88,7 +83,7 @@ class _Header(Spec):
     corrupt: _Count = 0
     scored: _Count = 0
     evaluations_since_best: _Count = 0
-    initial_weights: WeightsSource | None = None
+    initial_weights: str | None = None
     scaler: dict[str, float | int] = Field(default_factory=dict)
 
 
@@ -211,8 +206,7 @@ def load_checkpoint(
     lines = [f"{complaint}; going on from an older state" for complaint in corrupt.values()]
     lines.append(f"resumed after step {header.step}")
     lines += [f"changed: {change}" for change in changed]
-    dumped = header.model_dump(exclude={"fingerprint", "scaler"})
-    progress = Progress(**{**dumped, "initial_weights": header.initial_weights})
+    progress = Progress(**header.model_dump(exclude={"fingerprint", "scaler"}))
     if (folder / "model.safetensors").exists() and not progress.has_ended(fingerprint.recipe):
         lines.append(f"the final weights of its earlier end are kept as {_EARLIER}")
     lines += [] if same else ["the optimizer starts anew"]

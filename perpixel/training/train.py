@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from perpixel.acceleration.accelerate import accelerate
-from perpixel.checkpoints.format import RANDOM, Checkpoint, InitialWeights, write_checkpoint
+from perpixel.checkpoints.format import Checkpoint, InitialWeights, write_checkpoint
 from perpixel.data.dataset import Dataset, read_pair, require_classes
 from perpixel.data.loader import batches
 from perpixel.data.seen_classes import require_classes_shown
@@ -108,10 +108,10 @@ def train(
     model = build(recipe.model, num_classes=len(train_dataset.classes))
     if dist_info.world_size > 1:
         convert_sync_batchnorm(model, torch_device)
-    initial, initial_lines = RANDOM, ["random initial weights"]
+    initial, initial_lines = "random", ["random initial weights"]
     if pretrained is not None:
         class_names = train_dataset.classes.names
-        initial = pretrained.source
+        initial = pretrained.origin
         initial_lines = load_pretrained(model, pretrained, class_names=class_names)
     state = make_train_state(model, recipe, device=torch_device, dtype=dtype)
     fingerprint = RunFingerprint(

@@ -71,7 +71,7 @@ def test_init_timm_is_for_timm_backbones(monkeypatch):
     recipe = perpixel.override(FPN, [*KIND, "model.backbone.name=resnet18"])
     initial = zoo.initial_weights(recipe, "timm")
     assert initial.weights == {"resnet18": torch.ones(1)}
-    assert initial.source.name == "resnet18 of timm"
+    assert initial.origin.startswith("resnet18 of timm (sha256 ")
 
 
 @needs_timm
@@ -90,7 +90,7 @@ def test_timms_plain_files_start_a_training(name, tmp_path):
     loaded = model.backbone.body.state_dict()
     assert loaded.keys() == timms.keys()
     assert all(torch.equal(loaded[key], timms[key]) for key in timms)
-    assert any("left out of it: " in line for line in initial.lines)
+    assert any("left out of it, " in line for line in initial.lines)
 
 
 @needs_timm

@@ -17,7 +17,6 @@ from test_run import TINY, losses, same, weights
 import perpixel
 from perpixel.checkpoints import zoo
 from perpixel.checkpoints.format import (
-    RANDOM,
     InitialWeights,
     read_checkpoint,
     read_tensors,
@@ -426,7 +425,7 @@ def test_a_frozen_norm_starts_from_any_backbone(counted: bool):
         given = {key: value for key, value in given.items() if "num_batches" not in key}
     for spec in (frozen, frozen.model_copy(update={"backbone": ResNet(depth=18, base_channels=8)})):
         model = build(spec, num_classes=2)
-        initial = InitialWeights(given, RANDOM, class_names=("a", "b"))
+        initial = InitialWeights(given, "random", class_names=("a", "b"))
         lines = load_pretrained(model, initial, class_names=("a", "b"))
         assert len(lines) == 1  # nothing is left out
         assert torch.equal(
