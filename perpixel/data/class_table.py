@@ -10,7 +10,7 @@ from perpixel.data.datasets.pascal_voc import VOID_COLOR
 from perpixel.data.mask_values import MaskValues, has_soft_edges
 from perpixel.data.paths import first_few
 from perpixel.errors import UsageError
-from perpixel.io.images import distinct_palette, readable_palette
+from perpixel.io.images import readable_palette
 from perpixel.recipes.base import Color
 from perpixel.recipes.schema import IGNORE_INDEX
 
@@ -65,7 +65,7 @@ def write_classes(values: MaskValues, names: ClassNames | None) -> tuple[str, li
             classes.setdefault(name, []).append(value)
     notes = [
         f"{_join(value for value in ignored if ignored[value] == reason)}: taken for pixels "
-        f"without a label ({reason}); what is a class belongs there, not in ignored_{_key(values)}"
+        f"without a label ({reason}); if it is a class, move it there from ignored_{_key(values)}"
         for reason in dict.fromkeys(ignored.values())
     ]
     if names:
@@ -101,11 +101,7 @@ def propose_classes(pixels: Mapping[RawValue, int], names: Sequence[str]) -> str
     elif len(names) < len(values) and not any(values[0]):  # only what is marked has a name
         names = ("background", *names)
     rest = map(_placeholder, values[len(names) :])
-    key = "colors" if len(values[0]) == 3 else "ids"
-    rows = (
-        f"{{ name = {toml_value(name)}, {key} = {toml_value([_plain(value)])} }}"
-        for name, value in zip((*names, *rest), values, strict=True)
-    )
+    rows = (_row(name, [value]) for name, value in zip((*names, *rest), values, strict=True))
     return f"{text}; if each is a class, write classes = [{', '.join(rows)}]"
 
 
@@ -236,38 +232,38 @@ def _toml(
         share = sum(values.pixels.get(value, 0) for value in ignored) / total
         raw = toml_value([_plain(value) for value in ignored])
         lines.append(f"ignored_{key} = {raw}  # {share:.2%}")
-    own_colors = _own_colors(classes, values, names)
-    colors = own_colors or distinct_palette(len(classes))
     lines += _comment(
         f"The classes in the order of the model's outputs, with their shares of the pixels. A line "
         f'that only means "no label" belongs in ignored_{key}.'
         f"{'' if names else ' The names are placeholders: replace them.'}"
-        f"{'' if own_colors else ' The colors are generated.'}"
     )
-    # Without `ids` and `colors`, `color` is the value in RGB masks.
-    is_color = [[color] for color in colors] == [*classes.values()]
+    colors = _colors_of_ids(classes, values, names) if key == "ids" else None
     lines.append("classes = [")
-    for (name, held), color in zip(classes.items(), colors, strict=True):
-        keys = "" if is_color else f", {key} = {toml_value([_plain(value) for value in held])}"
+    for index, (name, held) in enumerate(classes.items()):
         share = sum(values.pixels.get(value, 0) for value in held) / total
-        line = f"{{ name = {toml_value(name)}, color = {list(color)}{keys} }},  # {share:.2%}"
-        lines.append(f"  {line}")
+        lines.append(f"  {_row(name, held, colors and colors[index])},  # {share:.2%}")
     return "\n".join([*lines, "]"])
 
 
-def _own_colors(
+def _row(name: str, values: Sequence[RawValue], color: Color | None = None) -> str:
+    shown = "" if color is None else f"color = {list(color)}, "
+    key = "colors" if len(values[0]) == 3 else "ids"
+    raw = toml_value([_plain(value) for value in values])
+    return f"{{ name = {toml_value(name)}, {shown}{key} = {raw} }}"
+
+
+def _colors_of_ids(
     classes: Mapping[str, Sequence[RawValue]], values: MaskValues, names: ClassNames | None
-) -> tuple[Color, ...]:
-    """The colors that names or masks have; none when they cannot be told apart by eye."""
-    named = zip(names.names, names.colors, strict=True) if names and names.colors else ()
-    color_of: dict[str, tuple[int, ...]] = dict(reversed([*named]))
+) -> Sequence[Color] | None:
+    """The colors of names or palette; None when they cannot be told apart by eye."""
+    named = dict(zip(names.names, names.colors, strict=True)) if names and names.colors else {}
     palette = dict(enumerate(values.palette or ()))
-    for name, (value, *_) in classes.items():
-        color_of.setdefault(name, value if len(value) == 3 else palette.get(value[0], ()))
-    colors = tuple((c[0], c[1], c[2]) for c in map(color_of.__getitem__, classes) if c)
+    found = [named.get(name) or palette.get(held[0][0]) for name, held in classes.items()]
+    colors = tuple(color for color in found if color is not None)
     is_gray = all(len(set(color)) == 1 for color in colors)
-    is_readable = len(colors) == len(classes) and readable_palette(colors) == colors
-    return colors if is_readable and not is_gray else ()
+    if len(colors) < len(found) or is_gray or readable_palette(colors) != colors:
+        return None
+    return colors
 
 
 def _comment(text: str) -> list[str]:

@@ -24,8 +24,8 @@ def divide_files(folder: Path, files: Iterable[str]) -> tuple[list[str], list[st
         masks |= in_mask_folders
     rest = [name for name in rest if name not in masks]
     for match in find_candidates(rest):
-        for stem, mask in match.mask_of.items():
-            is_photo = not match.image_of[stem].lower().endswith(MASK_SUFFIXES)
+        for image, mask in match.mask_of.items():
+            is_photo = not image.lower().endswith(MASK_SUFFIXES)
             if match.is_named or (is_photo and _holds_indices(folder / mask)):
                 masks.add(mask)
     return [name for name in names if name not in masks], sorted(masks)

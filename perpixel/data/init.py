@@ -89,8 +89,8 @@ def write_proposal(folder: Path, proposal: Proposal) -> tuple[Path, ...]:
 
 
 def _naming_text(match: Match) -> str:
-    stem, mask = next(iter(match.mask_of.items()))
-    lines = [f"# The mask of the image {stem} in {match.images.path} is {mask}."]
+    image, mask = next(iter(match.mask_of.items()))
+    lines = [f"# The mask of {image} is {mask}."]
     # The ending of the masks is there even if it is the default.
     lines += _naming_lines(match.naming, replace(Naming(), mask_suffix=""))
     return "\n".join(lines)
@@ -126,7 +126,7 @@ def _splits_text(
     """Returns the TOML of every split, and the texts of the lists that they need."""
     texts: list[str] = []
     lists: dict[str, str] = {}
-    match_of = {image: match for match in matches for image in match.images_with_mask}
+    match_of = {image: match for match in matches for image in match.mask_of}
     masks = {mask for match in matches for mask in match.mask_of.values()}
     images = [file for file in files if is_image_or_mask(file) and file not in masks]
     for split in ("train", "val", "test"):

@@ -129,15 +129,10 @@ class Match:
     images: Folder
     masks: Folder
     naming: Naming
-    image_of: Mapping[str, str]
-    """Paths below the root by stem, with and without a mask."""
+    stem_of: Mapping[str, str]
+    """The stem of every image, by its path below the root."""
     mask_of: Mapping[str, str]
-    """The mask's path by stem, for every image that has a mask; sorted."""
-
-    @property
-    def images_with_mask(self) -> list[str]:
-        """Their paths below the root, in the order of their stems."""
-        return [self.image_of[stem] for stem in self.mask_of]
+    """The masks of the images that have one, in the order of their stems; paths below the root."""
 
     @property
     def split(self) -> str:
@@ -193,7 +188,7 @@ def find_matches(folder: Path, files: Sequence[str]) -> tuple[list[Match], list[
 def find_candidates(files: Sequence[str]) -> list[Match]:
     """Finds every way in which some of `files` may be masks of others; a file may be in several."""
     folders = _find_folders(file for file in files if is_image_or_mask(file))
-    return [match for pair in _possible_pairs(folders) for match in _match_folders(*pair)]
+    return [match for pair in _possible_pairs(folders) for match in _match(*pair)]
 
 
 def is_image_or_mask(file: str) -> bool:
@@ -234,35 +229,28 @@ def _possible_pairs(folders: Sequence[Folder]) -> Iterator[tuple[Folder, Folder]
                     yield images, masks
 
 
-def _match_folders(images: Folder, masks: Folder) -> list[Match]:
-    """Finds all ways in which files of `masks` may be the masks of files of `images`."""
-    matches = list(_match(images, masks, with_prefixes=False))
-    if not any(len(match.mask_of) == len(match.image_of) for match in matches):
-        matches += _match(images, masks, with_prefixes=True)
-    return matches
-
-
-def _match(images: Folder, masks: Folder, *, with_prefixes: bool) -> Iterator[Match]:
-    mask_prefixes = ["", *(masks.prefixes(MASK_WORDS) if with_prefixes else ())]
-    for mask_prefix, mask_suffix in product(mask_prefixes, masks.endings):
-        naming = Naming(IMAGE_SUFFIXES, mask_suffix, "", mask_prefix)
+def _match(images: Folder, masks: Folder) -> Iterator[Match]:
+    """Yields all ways in which files of `masks` may be the masks of files of `images`."""
+    for prefix, suffix in product(["", *masks.prefixes(MASK_WORDS)], masks.endings):
+        naming = Naming(IMAGE_SUFFIXES, suffix, "", prefix)
         # JPEG changes values, so that its files are no masks; numbers are of frames, or objects.
-        if not mask_suffix.lower().endswith(MASK_SUFFIXES) or _ends_in_number(mask_suffix):
+        if not suffix.lower().endswith(MASK_SUFFIXES) or _ends_in_number(suffix):
             continue
-        others = images
-        mask_of = masks.find((mask_suffix,), mask_prefix)
+        others, masks_of_stem = images, masks.find((suffix,), prefix)
         if images is masks:
             if naming.mask_text.strip() and not split_words(naming.mask_text) & MASK_WORDS:
                 continue
-            others = images.without(mask_of.values())
-        image_suffixes = [(end,) for end in others.endings if end.lower().endswith(IMAGE_SUFFIXES)]
-        image_prefixes = ["", *(others.prefixes(IMAGE_WORDS) if with_prefixes else ())]
-        for suffixes, prefix in product([IMAGE_SUFFIXES, *image_suffixes], image_prefixes):
-            image_of = others.find(suffixes, prefix)
-            pairs = {stem: mask_of[stem] for stem in sorted(image_of.keys() & mask_of.keys())}
-            if pairs and not (_is_format(suffixes[0]) and len(suffixes) == 1):
-                naming = replace(naming, image_suffixes=suffixes, image_prefix=prefix)
-                yield Match(images, masks, naming, image_of, pairs)
+            others = images.without(masks_of_stem.values())
+        endings = [(end,) for end in others.endings if end.lower().endswith(IMAGE_SUFFIXES)]
+        image_suffixes = [IMAGE_SUFFIXES, *(end for end in endings if not _is_format(*end))]
+        for ends, start in product(image_suffixes, ["", *others.prefixes(IMAGE_WORDS)]):
+            image_of = others.find(ends, start)
+            stems = sorted(image_of.keys() & masks_of_stem.keys())
+            if stems:
+                naming = replace(naming, image_suffixes=ends, image_prefix=start)
+                stem_of_image = {image: stem for stem, image in image_of.items()}
+                mask_of = {image_of[stem]: masks_of_stem[stem] for stem in stems}
+                yield Match(images, masks, naming, stem_of_image, mask_of)
 
 
 def _is_format(ending: str) -> bool:
@@ -281,31 +269,30 @@ def _choose(candidates: Sequence[Match]) -> list[Match]:
         # Without a word for masks, files of equal stems are only pairs if the largest match is so.
         if chosen and not match.is_named and match.naming != chosen[0].naming:
             continue
-        pairs = {
-            stem: mask
-            for stem, mask in match.mask_of.items()
-            if mask not in used and match.image_of[stem] not in used
+        free = {
+            image: mask
+            for image, mask in match.mask_of.items()
+            if image not in used and mask not in used
         }
-        if 2 * len(pairs) > len(match.mask_of):
-            chosen.append(replace(match, mask_of=pairs))
-            used.update(pairs.values(), (match.image_of[stem] for stem in pairs))
+        if 2 * len(free) > len(match.mask_of):
+            chosen.append(replace(match, mask_of=free))
+            used.update(free.keys(), free.values())
     return chosen
 
 
 def _require_one_kind(folder: Path, match: Match, candidates: Iterable[Match]) -> None:
     """Raises PerpixelError when other masks of the same images may hold other classes."""
-    mask_of = {match.image_of[stem]: mask for stem, mask in match.mask_of.items()}
     kind = _kind(match)
     for other in candidates:
         if other.images.path != match.images.path or kind <= _kind(other) or _kind(other) <= kind:
             continue
-        shared = [stem for stem in other.mask_of if other.image_of[stem] in mask_of]
+        shared = [image for image in match.mask_of if image in other.mask_of]
         is_unlikely = bool((match.mask_words | other.mask_words) & _UNLIKELY_WORDS)
-        if 2 * len(shared) > len(mask_of) and not is_unlikely:
-            image = other.image_of[shared[0]]
+        if 2 * len(shared) > len(match.mask_of) and not is_unlikely:
+            image = shared[0]
             raise PerpixelError(
-                f"{folder}: {image} has several masks, {mask_of[image]} and "
-                f"{other.mask_of[shared[0]]}. If each shows one class, `perpixel data convert` "
+                f"{folder}: {image} has several masks, {match.mask_of[image]} and "
+                f"{other.mask_of[image]}. If each shows one class, `perpixel data convert` "
                 f"makes one mask of them. Otherwise move those that are not to be used elsewhere"
             )
 
@@ -325,8 +312,7 @@ def _notes(files: Iterable[str], matches: Sequence[Match]) -> list[str]:
             for match in matches
         ]
         notes.append(f"{len(matches)} groups of images and masks: {first_few(groups)}")
-    pairs = [(m.image_of[stem], mask) for m in matches for stem, mask in m.mask_of.items()]
-    used = {file for pair in pairs for file in pair}
+    used = {file for match in matches for pair in match.mask_of.items() for file in pair}
     unused: dict[str, list[str]] = defaultdict(list)
     for file in files:
         if file not in used and is_image_or_mask(file):

@@ -10,7 +10,7 @@ may mean several images is not used.
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from perpixel.data.paths import composed, first_few, numbered_lines
 from perpixel.errors import PerpixelError
@@ -40,6 +40,8 @@ class UnusedLine:
 class SplitList:
     """The images that a list names, in its order, and the lines that name none."""
 
+    file: str
+    """The list's path below the root."""
     images: tuple[str, ...]
     """Paths below the root."""
     unused: tuple[UnusedLine, ...]
@@ -71,8 +73,8 @@ class ImageNames:
             for name in names:
                 self._images_of_name.setdefault(name, set()).add(image)
 
-    def read(self, path: Path, *, folder: str = ".") -> SplitList:
-        """Reads a list file that lies in `folder`, a path below the root.
+    def read(self, root: Path, file: str) -> SplitList:
+        """Reads a list file; its path is below `root`, as those of the images are.
 
         Raises PerpixelError when it does not exist or is not UTF-8, and when it names an image
         twice, but not by the same text: then one of the two is another image.
@@ -80,8 +82,9 @@ class ImageNames:
         images: list[str] = []
         unused: list[UnusedLine] = []
         names: dict[str, str] = {}
+        path = root / file
         for number, line in numbered_lines(path):
-            image, name, reason = self._find_in_line(line, folder)
+            image, name, reason = self._find_in_line(line, str(PurePosixPath(file).parent))
             if image is None:
                 is_header = number == 1 and path.suffix.lower() in (".csv", ".tsv")
                 if not is_header and not line.startswith("#"):
@@ -93,7 +96,7 @@ class ImageNames:
                     f"both mean {image}; write its path below the folder of dataset.toml"
                 )
             images.append(image)
-        return SplitList(tuple(images), tuple(unused))
+        return SplitList(file, tuple(images), tuple(unused))
 
     def _find_in_line(self, line: str, folder: str) -> tuple[str | None, str, str]:
         """Returns the image that a line names, or None; the text that names it; why it is None."""

@@ -49,7 +49,7 @@ def divide(
     for match in matches:
         if has_val or (match.split == "test" and len(splits) > 1):
             origin = "every image that has a mask"
-            parts.append(Part(match.split or "train", match.images_with_mask, origin))
+            parts.append(Part(match.split or "train", list(match.mask_of), origin))
         else:
             undivided.append(match)
     listed, notes, rest = _divide_by_lists(folder, files, matches, undivided)
@@ -58,7 +58,7 @@ def divide(
 
 def _divide_evenly(matches: Sequence[Match], notes: list[str]) -> list[Part]:
     """Puts every fifth image into val, and the others into train."""
-    images = [image for match in matches for image in match.images_with_mask]
+    images = [image for match in matches for image in match.mask_of]
     if len(images) < 2:
         origin = "the only one, which is in train and val: its score says little"
         return [Part(split, images, origin) for split in ("train", "val") if images]
@@ -81,71 +81,50 @@ def _divide_evenly(matches: Sequence[Match], notes: list[str]) -> list[Part]:
 def _hold_out(images: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
     """Returns the images to train with, and every fifth; a single one is in both."""
     val = images[4::5] or images[-1:]
-    return [image for image in images if image not in set(val)] or images, val
+    held_out = set(val)
+    return [image for image in images if image not in held_out] or images, val
 
 
 # --- Lists ---------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Group:
-    """The lists of one folder and ending, such as train_list.txt and val_list.txt."""
-
-    files: dict[str, str]
-    """By split; "trainval" is that of all images that are not for tests."""
-    lists: dict[str, SplitList]
-
-    @property
-    def images(self) -> set[str]:
-        """The images that the lists name."""
-        return {image for split_list in self.lists.values() for image in split_list.images}
-
-    @property
-    def rank(self) -> tuple[float, ...]:
-        """Orders the groups for the same images; the largest is the most likely."""
-        return (
-            not any(split_list.unused for split_list in self.lists.values()),
-            "segmentation" in next(iter(self.files.values())).lower(),
-            len(self.images),
-        )
+_Lists = dict[str, SplitList]
+"""Lists of one folder and ending by split; "trainval" is that of all images not for tests."""
 
 
 def _divide_by_lists(
     folder: Path, files: Sequence[str], matches: Sequence[Match], undivided: Sequence[Match]
 ) -> tuple[list[Part], list[str], list[Match]]:
     """Divides `undivided` by lists; returns parts, notes, and the matches that no list divides."""
-    images = {match.image_of[stem]: stem for match in matches for stem in match.image_of}
-    masks = {
-        match.image_of[stem]: mask for match in matches for stem, mask in match.mask_of.items()
-    }
-    names = ImageNames(images, masks)
-    groups: dict[tuple[str, str], _Group] = {}
+    stems = {image: stem for match in matches for image, stem in match.stem_of.items()}
+    masks = {image: mask for match in matches for image, mask in match.mask_of.items()}
+    names = ImageNames(stems, masks)
+    groups: dict[tuple[str, str], _Lists] = {}
     others: list[str] = []
-    image_stems = {PurePosixPath(image).stem for image in images}
+    image_stems = {PurePosixPath(image).stem for image in stems}
     for file in files:
         path = PurePosixPath(file)
         splits, words = _splits_of(path.stem)
         if path.stem in image_stems:  # an annotation
             continue
         if len(splits) == 1 and not words and path.suffix.lower() in LIST_SUFFIXES:
-            listed = names.read(folder / file, folder=str(path.parent))
-            group = groups.setdefault((str(path.parent), path.suffix.lower()), _Group({}, {}))
+            listed = names.read(folder, file)
             if listed.num_lines:
-                (split,) = splits
-                group.files[split], group.lists[split] = file, listed
-        elif _seems_to_divide(folder, path, names):
+                group = groups.setdefault((str(path.parent), path.suffix.lower()), {})
+                group[splits.pop()] = listed
+        elif _seems_to_divide(folder, file, names):
             others.append(file)
     parts: list[Part] = []
     notes: list[str] = []
     rest = list(undivided)
-    used = [group for group in groups.values() if group.lists]
-    for group in sorted(used, key=lambda group: group.rank, reverse=True):
-        named = [m for m in matches if not group.images.isdisjoint(m.images_with_mask)]
+    for group in sorted(groups.values(), key=_rank, reverse=True):
+        images = {image for split_list in group.values() for image in split_list.images}
+        named = [match for match in matches if not images.isdisjoint(match.mask_of)]
         if rest and all(match in rest for match in named):
             parts += _divide_by_group(folder, group, named, notes)
             rest = [match for match in rest if match not in named]
         else:
-            others += group.files.values()
+            others += [split_list.file for split_list in group.values()]
     if others and rest:
         raise PerpixelError(
             f"{folder / others[0]}: seems to say which images are for training and which for "
@@ -157,6 +136,15 @@ def _divide_by_lists(
     return parts, notes, rest
 
 
+def _rank(group: _Lists) -> tuple[float, ...]:
+    """Orders groups of lists of the same images; the largest is the most likely."""
+    return (
+        not any(split_list.unused for split_list in group.values()),
+        any("segmentation" in split_list.file.lower() for split_list in group.values()),
+        sum(len(split_list.images) for split_list in group.values()),
+    )
+
+
 def _splits_of(name: str) -> tuple[set[str], list[str]]:
     """Returns the splits that a list's name says, and its words that are not about lists."""
     words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+", name)]
@@ -165,8 +153,9 @@ def _splits_of(name: str) -> tuple[set[str], list[str]]:
     return {SPLITS.get(split, split) for split in splits.values()}, others
 
 
-def _seems_to_divide(folder: Path, path: PurePosixPath, names: ImageNames) -> bool:
+def _seems_to_divide(folder: Path, file: str, names: ImageNames) -> bool:
     """Whether a file that is no list of one split may say which image is in which."""
+    path = PurePosixPath(file)
     splits, _ = _splits_of(path.stem)
     if len(splits) > 1 or split_words(path.stem) & _WORDS_FOR_ALL:
         # train_test_split.txt, folds.json
@@ -174,22 +163,22 @@ def _seems_to_divide(folder: Path, path: PurePosixPath, names: ImageNames) -> bo
     if path.suffix.lower() not in LIST_SUFFIXES:
         return False
     try:
-        listed = names.read(folder / path, folder=str(path.parent))
+        listed = names.read(folder, file)
     except PerpixelError:  # text for something else
         return False
-    text = (folder / path).read_text("utf-8", "replace").lower()
+    text = (folder / file).read_text("utf-8", "replace").lower()
     in_columns = {SPLITS[word] for word in re.split(r"[,;\s]+", text) if word in SPLITS}
     has_images = listed.images and 2 * len(listed.images) >= listed.num_lines
     return bool(has_images) and (bool(splits) or len(in_columns) > 1)
 
 
 def _divide_by_group(
-    folder: Path, group: _Group, matches: Sequence[Match], notes: list[str]
+    folder: Path, group: _Lists, matches: Sequence[Match], notes: list[str]
 ) -> list[Part]:
     """Divides the pairs of `matches`, and adds to the notes what the lists leave out."""
     parts = {}
-    for split, split_list in group.lists.items():
-        file, unused = group.files[split], split_list.unused
+    for split, split_list in group.items():
+        file, unused = split_list.file, split_list.unused
         problem = (
             f"{folder / file}: {len(unused)} of {plural(split_list.num_lines, 'line')} cannot be "
             f"used: {first_few(unused)}"
@@ -202,14 +191,14 @@ def _divide_by_group(
         if unused:
             notes.append(f"{problem}: left out")
         parts[split] = Part(split, split_list.images, f"as {file} says", "" if unused else file)
-    names = first_few(group.files.values())
+    names = first_few(split_list.file for split_list in group.values())
     if trainval := parts.pop("trainval", None):
         held_out = {image for part in parts.values() for image in part.images}
         images = [image for image in trainval.images if image not in held_out]
         list_file = trainval.list_file if len(images) == len(trainval.images) else ""
         parts.setdefault("train", Part("train", images, trainval.origin, list_file))
     listed = {image for part in parts.values() for image in part.images}
-    pairs = [image for match in matches for image in match.images_with_mask]
+    pairs = [image for match in matches for image in match.mask_of]
     rest = [image for image in pairs if image not in listed]
     missing = "train" if "train" not in parts else "" if parts.keys() & {"val", "test"} else "val"
     if rest and missing:

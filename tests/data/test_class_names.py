@@ -71,7 +71,7 @@ def test_names_of_an_export_are_those_of_the_ids(tmp_path, name):
 @pytest.mark.parametrize("name", WITH_COLORS)
 def test_names_with_colors_are_those_of_rgb_masks(tmp_path, name):
     described, _ = _propose(tmp_path, COLORS[IDS], {name: FORMS[name]})
-    assert described["classes"][3] == {"name": "bus", "color": [7, 200, 7]}
+    assert described["classes"][3] == {"name": "bus", "colors": [[7, 200, 7]]}
     assert [item["name"] for item in described["classes"]] == ["sky", "road", "car", "bus"]
     assert open_folder(tmp_path, "train").label(0).tolist() == IDS.tolist()
 
