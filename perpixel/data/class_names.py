@@ -1,14 +1,14 @@
 """Reads class names from the files that annotation tools export, and knows well-known colors.
 
 The forms, by their tools' documentation: labelmap.txt (CVAT, docs.cvat.ai "Segmentation Mask"),
-_classes.csv (Roboflow), class_dict.csv and label_colors.txt (CamVid), label_classes.json (Hasty),
-meta.json (Supervisely), dataset.json (nnU-Net, documentation/dataset_format.md), data.yaml and
-obj.names (YOLO), class_names.txt and labels.txt (LabelMe), and one name a line.
+_classes.csv (Roboflow), class_dict.csv and label_colors.txt (CamVid), dataset.json (nnU-Net,
+documentation/dataset_format.md), data.yaml (YOLO), id2label.json (Hugging Face), one name a line.
 """
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,16 +17,15 @@ import yaml
 
 from perpixel.data.dataset import Classes
 from perpixel.data.datasets import ade20k, camvid, cityscapes, pascal_voc
+from perpixel.data.mask_values import MaskValues
 from perpixel.data.paths import first_few
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.recipes.base import Color
 
 _FILES = (
     "labelmap.txt", "label_colors.txt", "_classes.csv", "class_dict.csv", "classes.csv",
-    "label_classes.json", "meta.json", "notes.json", "classes.json", "id2label.json",
-    "dataset.json",
-    "classes.txt", "class_names.txt", "labels.txt", "codes.txt", "obj.names",
-    "data.yaml", "data.yml", "dataset.yaml", "dataset.yml",
+    "dataset.json", "id2label.json", "classes.json", "classes.txt", "class_names.txt",
+    "labels.txt", "codes.txt", "obj.names", "data.yaml", "data.yml", "dataset.yaml",
 )  # fmt: skip
 """Names of such files; the first that is there and can be read is used."""
 
@@ -49,12 +48,11 @@ class ClassNames:
     def __post_init__(self) -> None:
         if not self.names or not all(self.names):
             raise PerpixelError(f"{self.origin}: holds no class names, or an empty one")
-        for values in (self.ids or (), self.colors or ()):
-            for value in values:
-                if values.count(value) > 1:
-                    raise PerpixelError(f"{self.origin}: {value} has more than one name")
-        if any(channel > 255 for color in self.colors or () for channel in color):
-            raise PerpixelError(f"{self.origin}: a color's channels are 0 to 255")
+        for value, count in Counter((*(self.ids or ()), *(self.colors or ()))).items():
+            if count > 1:
+                raise PerpixelError(f"{self.origin}: {value} has more than one name")
+        if any(max(color) > 255 for color in self.colors or ()):
+            raise PerpixelError(f"{self.origin}: colors are numbers from 0 to 255")
 
     @property
     def in_order(self) -> tuple[str, ...]:
@@ -87,7 +85,7 @@ def find_names(folder: Path, files: Iterable[str]) -> tuple[ClassNames | None, l
     """Finds class names in `files`, paths below `folder`; notes say which files are not used."""
     notes: list[str] = []
     # Deeper ones belong to something else; each split may have its own copy.
-    near = [file for file in files if len(PurePosixPath(file).parts) <= 3]
+    near = [file for file in files if file.count("/") <= 2]
     for name in _FILES:
         tables: list[ClassNames] = []
         for file in (file for file in near if PurePosixPath(file).name.lower() == name):
@@ -110,190 +108,116 @@ def read_names(path: Path) -> ClassNames:
     """
     try:
         text = path.read_text("utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise PerpixelError(f"{path}: cannot be read as UTF-8 text ({error})") from None
-    try:
         match path.suffix.lower():
             case ".json":
-                rows = _rows_of_json(json.loads(text))
+                return _names_of_table(str(path), json.loads(text))
             case ".yaml" | ".yml":
-                rows = _rows_of_yaml(yaml.load(text, Loader=yaml.BaseLoader))
+                return _names_of_table(str(path), yaml.load(text, Loader=yaml.BaseLoader))
             case _:
-                rows = _rows_of_text(text)
-    except (ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
+                return _names_of_text(str(path), text)
+    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
         raise PerpixelError(f"{path}: holds no class names in a known form ({error})") from None
-    # LabelMe lists the name for unlabeled pixels first; it has no index.
-    if rows and rows[0] == _Row("__ignore__"):
-        rows = rows[1:]
-    names = tuple(row.name.strip().strip("\"'") for row in rows)
-    ids = tuple(row.id for row in rows if row.id is not None)
-    colors = tuple(row.color for row in rows if row.color is not None)
-    return ClassNames(
-        str(path),
-        names,
-        ids if len(ids) == len(rows) else None,
-        colors if len(colors) == len(rows) else None,
-    )
 
 
-@dataclass(frozen=True)
-class _Row:
-    name: str
-    id: int | None = None
-    color: Color | None = None
-
-
-_RGB = r"(?P<color>\d+[\s,;]+\d+[\s,;]+\d+)"
-_FORMS = (
-    rf"(?P<name>[^:]+):\s*{_RGB}\s*(?::.*)?",  # labelmap.txt: name:r,g,b:parts:actions
-    rf"(?P<id>\d+)\s*[,;\t]\s*(?P<name>[^,;\t]*[^,;\t\d][^,;\t]*)[,;\t]\s*{_RGB}",  # id,name,r,g,b
-    rf"(?P<name>[^,;\t]*[^,;\t\d][^,;\t]*)[,;\t]\s*(?P<id>\d+)\s*[,;\t]\s*{_RGB}",  # name,id,r,g,b
-    rf"(?P<name>.*?\S)\s*[\s,;]\s*{_RGB}",  # class_dict.csv: name,r,g,b
-    rf"{_RGB}[\s,;]+(?P<name>.*\D.*)",  # label_colors.txt: r g b name
-    r"(?P<id>\d+)\s*[\s,;:=]\s*(?P<name>.*\D.*)",  # _classes.csv: id, name
-    r"(?P<name>.*?\S)\s*[,;:=\t]\s*(?P<id>\d+)",  # name,id
-)
-_HEADER = r"(?i)(?:.*[^a-z])?(?:class|label|name|value|id|index|r|red)s?(?:[^a-z].*)?"
-"""A line with the names of columns."""
-
-
-def _rows_of_text(text: str) -> list[_Row]:
-    lines = [line.strip() for line in text.splitlines()]
-    lines = [line for line in lines if line and not line.startswith("#")]
-    for form in _FORMS:
-        matches = [re.fullmatch(form, line) for line in lines]
-        if len(matches) > 1 and matches[0] is None and re.fullmatch(_HEADER, lines[0]):
-            matches = matches[1:]
-        found = [match for match in matches if match is not None]
-        if found and len(found) == len(matches):
-            return [_row_of_match(match.groupdict()) for match in found]
-    if len(lines) == 1 and "," in lines[0]:
-        lines = lines[0].split(",")
-    if lines and re.fullmatch(r"(?i)class(?:es|[ _]names?)?|labels?|names?", lines[0]):
-        lines = lines[1:]
-    for line in lines:
-        if "," in line or "\t" in line:
-            raise ValueError(f"{line!r} is not one name, or not like the other lines")
-    return [_Row(line) for line in lines]
-
-
-def _row_of_match(groups: Mapping[str, str | None]) -> _Row:
-    id_, color = groups.get("id"), groups.get("color")
-    channels = [int(channel) for channel in re.findall(r"\d+", color or "")]
-    return _Row(
-        groups["name"] or "",
-        None if id_ is None else int(id_),
-        (channels[0], channels[1], channels[2]) if channels else None,
-    )
-
-
-_NAME_KEYS = ("name", "title", "class_name", "label")
-_ID_KEYS = ("id", "value", "png_index")
-
-
-def _rows_of_json(content: Any) -> list[_Row]:
-    """Names under "labels", "classes", "categories" or "names", or of the whole content."""
+def _names_of_table(origin: str, content: Any) -> ClassNames:
+    """A list of names, names by id, or ids by name; under "names" or "labels", if there."""
+    table = content
     if isinstance(content, dict):
-        for key in ("labels", "classes", "categories", "names", "id2label"):
-            if key in content:
-                return _rows_of_json(content[key])
-        items = list(content.items())
-        if all(isinstance(value, str) for value in content.values()):
-            return [
-                _Row(name, id_) for id_, name in sorted((int(key), name) for key, name in items)
-            ]
-        if all(type(value) is int for value in content.values()):
-            return [_Row(name, id_) for id_, name in sorted((id_, name) for name, id_ in items)]
-        return [_Row(name, color=_color_of(color)) for name, color in items]
-    if not isinstance(content, list):
-        raise ValueError(f"{type(content).__name__} where names are expected")
-    rows = []
-    for item in content:
-        if isinstance(item, str):
-            rows.append(_Row(item))
-            continue
-        keys = item if isinstance(item, dict) else {}
-        name = next((keys[key] for key in _NAME_KEYS if isinstance(keys.get(key), str)), None)
-        if name is None:
-            raise ValueError(f"{json.dumps(item)[:60]} has no name")
-        id_ = next((keys[key] for key in _ID_KEYS if type(keys.get(key)) is int), None)
-        rows.append(_Row(name, id_, _color_of(keys["color"]) if keys.get("color") else None))
-    return rows
+        table = content.get("names", content.get("labels", content))
+    if not isinstance(table, dict | list):
+        raise ValueError(f"{type(table).__name__} where names are expected")
+    rows: list[tuple[int, str]] = []
+    for key, value in table.items() if isinstance(table, dict) else enumerate(table):
+        is_name = isinstance(value, str) and str(key).isdecimal()
+        id_, name = (int(key), value) if is_name else (value, key)
+        if type(id_) is not int or not isinstance(name, str):
+            raise ValueError(f"{json.dumps(value)[:60]} is neither a name nor an id")
+        rows.append((id_, name.strip()))
+    rows.sort()
+    ids = tuple(id_ for id_, _ in rows)
+    # YOLO's polygons have no background, so that masks made of them may hold its ids plus 1; with
+    # `masks_dir` the ids are those of masks (docs.ultralytics.com/datasets/semantic).
+    are_positions = isinstance(table, list) or "names" in content
+    if are_positions and "masks_dir" not in content and ids == tuple(range(len(ids))):
+        return ClassNames(origin, tuple(name for _, name in rows))
+    return ClassNames(origin, tuple(name for _, name in rows), ids)
 
 
-def _color_of(value: Any) -> Color:
-    """Reads [255, 0, 0] or "#ff0000", with or without alpha."""
-    if isinstance(value, str) and re.fullmatch(r"#[0-9a-fA-F]{6,8}", value):
-        value = list(bytes.fromhex(value[1:7]))
-    if not isinstance(value, list) or len(value) not in (3, 4) or {*map(type, value)} != {int}:
-        raise ValueError(f"{value!r} is neither an id nor a color")
-    return value[0], value[1], value[2]
+def _names_of_text(origin: str, text: str) -> ClassNames:
+    """A line is a name, perhaps with its id or color before or after it."""
+    lines = [line.strip() for line in text.splitlines()]
+    rows = [_split_line(line) for line in lines if line and not line.startswith("#")]
+    numbers = [[int(field) for field in row if field.isdecimal()] for row in rows]
+    is_header = len(rows) > 1 and not numbers[0] and len(rows[0]) == len(rows[1])
+    if is_header and (numbers[1] or re.fullmatch(r"(?i)(class|label|name)s?", rows[0][0])):
+        rows, numbers = rows[1:], numbers[1:]
+    # LabelMe lists the name for unlabeled pixels first; it has no index.
+    if rows and rows[0] == ["__ignore__"]:
+        rows, numbers = rows[1:], numbers[1:]
+    for row, row_numbers in zip(rows, numbers, strict=True):
+        count = len(row_numbers)
+        if count not in (0, 1, 3) or count != len(numbers[0]) or len(row) != count + 1:
+            raise ValueError(f"{' '.join(row)!r} is not one name, or not like the other lines")
+    names = tuple(field for row in rows for field in row if not field.isdecimal())
+    ids = tuple(row[0] for row in numbers if len(row) == 1)
+    colors = tuple((row[0], row[1], row[2]) for row in numbers if len(row) == 3)
+    return ClassNames(origin, names, ids or None, colors or None)
 
 
-def _rows_of_yaml(content: Any) -> list[_Row]:
-    """The value of `names`: a list, or a table by id."""
-    names = content.get("names") if isinstance(content, dict) else None
-    if not names:
-        raise ValueError("no key `names`")
-    items = names.items() if isinstance(names, dict) else enumerate(names)
-    rows = [_Row(str(name), id=int(index)) for index, name in items]
-    # YOLO's polygons have no background, so that masks made of them may hold these ids plus 1;
-    # with `masks_dir` the ids are those of masks (docs.ultralytics.com/datasets/semantic).
-    if "masks_dir" not in content and [row.id for row in rows] == list(range(len(rows))):
-        rows = [replace(row, id=None) for row in rows]
-    return rows
+def _split_line(line: str) -> list[str]:
+    # In labelmap.txt parts and actions follow: name:r,g,b:parts:actions
+    line = re.sub(r"^([^:]+:\s*\d+,\s*\d+,\s*\d+):.*", r"\1", line)
+    fields = re.split(r"[,;:=\t]|(?<=\d)\s", line)
+    return [field.strip(" \"'") for field in fields if field.strip(" \"'")]
 
 
 # --- Well-known colors ---------------------------------------------------------------------------
 
 
-def recognize(colors: Iterable[Color], *, indices: Mapping[int, Color]) -> ClassNames | None:
-    """Finds the data set of whose colors the masks' `colors` are a part; None for none or several.
+def recognize(values: MaskValues) -> ClassNames | None:
+    """Finds the data set of whose colors those of the masks are a part; None for none or several.
 
-    `indices` are the colors of the palette's used indices, empty for masks without a palette.
+    Where masks have a palette, the names are those of its indices. With few of the data set's
+    classes, the images are a part of it, or another one in its colors: others are not named then.
     """
-    used = set(colors)
-    tables = [
-        table
-        for table in _known_tables()
-        if used <= {*(table.colors or ())}
-        and len(used - {(0, 0, 0), (255, 255, 255)}) >= _MIN_COLORS
-    ]
-    if len(tables) > 1:  # VOC's and CamVid's overlap; VOC's palette has them at VOC's indices
-        voc = pascal_voc.CLASSES.palette
-        is_voc = indices and all(voc[i : i + 1] == (color,) for i, color in indices.items())
-        if not is_voc and len({table.origin for table in tables}) > 1:
-            return None
-    if not tables:
+    indices = values.color_of_index
+    used = {*indices.values()} or {(v[0], v[1], v[2]) for v in values.pixels if len(v) == 3}
+    tables = _known_colors()
+    fitting = [title for title, names in tables.items() if used <= names.keys()]
+    # VOC's and CamVid's colors overlap; VOC's palette has them at VOC's indices.
+    voc = pascal_voc.CLASSES.palette
+    if indices and all(voc[i : i + 1] == (color,) for i, color in indices.items()):
+        fitting = ["PASCAL VOC"]
+    if len(used - {(0, 0, 0), (255, 255, 255)}) < _MIN_COLORS or len(fitting) != 1:
         return None
-    table = tables[0]
-    pairs = list(zip(table.names, table.colors or (), strict=True))
-    # With few of its classes, the data is a part of it, or another one in its colors.
-    if 2 * len(used) >= len(table.names):
-        return table
-    return ClassNames(
-        table.origin,
-        tuple(name for name, color in pairs if color in used),
-        colors=tuple(color for _, color in pairs if color in used),
-    )
+    origin = f"{fitting[0]}'s colors, which are used for other classes, too"
+    names = tables[fitting[0]]
+    if 2 * len(used) < len(names):
+        names = {color: name for color, name in names.items() if color in used}
+    if not indices:
+        return ClassNames(origin, tuple(names.values()), colors=tuple(names))
+    index_of = {color: index for index, color in reversed([*enumerate(values.palette or ())])}
+    shown = {index_of[color]: color for color in names if color in index_of} | {**indices}
+    ids = sorted(shown)
+    return ClassNames(origin, tuple(names[shown[i]] for i in ids), tuple(ids))
 
 
-def _known_tables() -> Sequence[ClassNames]:
+def _known_colors() -> dict[str, dict[Color, str]]:
+    """The names of the classes of well-known data sets by color."""
     black = (0, 0, 0)
-    return [
-        _known_table("PASCAL VOC", pascal_voc.CLASSES, void=pascal_voc.VOID_COLOR),
-        _known_table("Cityscapes", cityscapes.CLASSES, cityscapes.OTHER_CLASSES, void=black),
-        _known_table("CamVid", camvid.CLASSES, void=black),
-        _known_table("CamVid", camvid.RELEASE_CLASSES, void=black),
-        _known_table("ADE20K", ade20k.CLASSES, void=black),
-    ]
+    release = _names_by_color(black, camvid.RELEASE_CLASSES)
+    return {
+        "PASCAL VOC": _names_by_color(pascal_voc.VOID_COLOR, pascal_voc.CLASSES),
+        "Cityscapes": _names_by_color(black, cityscapes.CLASSES, cityscapes.OTHER_CLASSES),
+        "CamVid": release | _names_by_color(black, camvid.CLASSES) | release,
+        "ADE20K": _names_by_color(black, ade20k.CLASSES),
+    }
 
 
-def _known_table(title: str, *parts: Classes, void: Color) -> ClassNames:
+def _names_by_color(void: Color, *parts: Classes) -> dict[Color, str]:
     names: dict[Color, str] = {}
     for part in parts:
         for name, color in zip(part.names, part.palette, strict=True):
             # Two of ADE20K's classes have one color.
             names[color] = f"{names[color]} or {name}" if color in names else name
-    names[void] = "void"
-    return ClassNames(title, tuple(names.values()), colors=tuple(names))
+    return {**names, void: "void"}

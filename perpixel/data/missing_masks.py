@@ -1,24 +1,37 @@
 """Explains why a folder's images have no masks that could be found, and what to do."""
 
-import json
 import re
-import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
-from perpixel.data.datasets.folder import FILE
+from perpixel.data.annotations import class_masks, coco, labelme, yolo
+from perpixel.data.annotations.base import AnnotatedFolder
 from perpixel.data.pairing import MASK_WORDS, split_words
-from perpixel.data.paths import first_few
 from perpixel.errors import PerpixelError, plural
 from perpixel.io.images import IMAGE_SUFFIXES, MASK_SUFFIXES
 
-_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
-_CONVERT = "`perpixel data convert` draws masks from them"
 _BY_HAND = (
-    f"A mask has the name of its image, but for what all masks, or all images, start or end with; "
-    f"rename them, or write {FILE} by hand"
+    "A mask has the name of its image, but for what all masks, or all images, start or end with; "
+    "rename them, or write dataset.toml by hand. Masks of one class each become one by `perpixel "
+    f"data convert`, as {class_masks.LAYOUTS}"
 )
+# HumanSignal/label-studio, issue 8561: these names hold no image's name.
+_LABEL_STUDIO = (
+    "Label Studio's masks of one class do not say their image: export COCO from it, of which "
+    "`perpixel data convert` makes masks"
+)
+_JPEG = (
+    "JPEG files cannot be masks, as JPEG changes values: classes mix at every edge. Export PNG; "
+    "black and white ones can be converted, as with `magick mogrify -format png -threshold 50% "
+    "*.jpg`"
+)
+_XML = (
+    "XML, as of Pascal VOC's boxes or CVAT's polygons, is not read: export masks as PNG, or COCO's "
+    "format, from the tool that made it"
+)
+_ARCHIVE = "unpack it, if it holds the masks"
 
 
 def missing_masks_error(folder: Path, files: Sequence[str]) -> PerpixelError:
@@ -33,143 +46,47 @@ def missing_masks_error(folder: Path, files: Sequence[str]) -> PerpixelError:
         for path, counts in list(kinds.items())[:6]
     )
     more = f"; and {plural(len(kinds) - 6, 'folder')} more" if len(kinds) > 6 else ""
-    advice = next(_advice(folder, files, images))
     return PerpixelError(
         f"{folder}: found {plural(len(images), 'image')}, but no masks for them. It holds "
-        f"{content}{more}. {advice}"
+        f"{content}{more}. {_find_cause(folder, files, images)}"
     )
 
 
-def _advice(folder: Path, files: Sequence[str], images: Sequence[str]) -> Iterator[str]:
-    """Yields what may be wrong, the most likely first."""
+def _find_cause(folder: Path, files: Sequence[str], images: Sequence[str]) -> str:
+    """Says what may be wrong, the most likely first."""
     if not images:
-        yield f"Images end in {', '.join(IMAGE_SUFFIXES)}; convert others"
-    yield from _polygons(folder, files, images)
-    in_mask_folders = [
+        return f"Images end in {', '.join(IMAGE_SUFFIXES)}; convert others"
+    with suppress(PerpixelError):  # a file of something else
+        annotated = AnnotatedFolder(folder)
+        for reader in (coco, labelme, yolo, class_masks):
+            if found := reader.find(annotated):
+                kind = reader.__name__.rpartition(".")[2].replace("_", " ")
+                return (
+                    f"{found[0]} looks like annotations ({kind}): `perpixel data convert` makes "
+                    f"masks of them"
+                )
+    named = [
         file
         for file in files
         if file.lower().endswith((*IMAGE_SUFFIXES, *MASK_SUFFIXES))
         and any(split_words(part) & MASK_WORDS for part in PurePosixPath(file).parts)
     ]
-    others = [image for image in images if image not in set(in_mask_folders)]
-    yield from _class_masks(images, in_mask_folders, others)
-    lossy = [file for file in in_mask_folders if not file.lower().endswith(MASK_SUFFIXES)]
-    if lossy:
-        yield (
-            f"JPEG files such as {lossy[0]} cannot be masks, as JPEG changes values: classes mix "
-            f"at every edge. Export the masks again as PNG; black and white ones can be converted, "
-            f"as with `magick mogrify -format png -threshold 50% *.jpg`"
-        )
-    yield from _archives(folder, files)
-    if in_mask_folders and others:
-        yield (
-            f"{in_mask_folders[0]} is called a mask, but no image has its name; the first image "
-            f"is {others[0]}. {_BY_HAND}"
-        )
-    folders: dict[str, set[str]] = defaultdict(set)
-    for image in images:
-        folders[str(PurePosixPath(image).parent)].add(PurePosixPath(image).stem)
-    for path, names in folders.items():
-        equal = [other for other in folders if other != path and folders[other] & names]
-        if equal:
-            yield (
-                f"{path} and {equal[0]} hold files of equal names, but no word says which are the "
-                f"masks: rename these folders to images and masks"
-            )
-    other_kinds = {PurePosixPath(file).suffix.lower() for file in files} - set(IMAGE_SUFFIXES)
-    kinds = f"not {first_few(sorted(filter(None, other_kinds)))}" if any(other_kinds) else "no JPEG"
-    yield (
+    jpegs = [file for file in named if not file.lower().endswith(MASK_SUFFIXES)]
+    causes = (
+        (_LABEL_STUDIO, [file for file in files if re.search(r"task-\d+-annotation-\d+", file)]),
+        (_JPEG, jpegs),
+        (
+            _ARCHIVE,
+            [f for f in files if f.lower().endswith((".zip", ".tar", ".gz", ".tgz", ".7z"))],
+        ),
+        (_XML, [file for file in files if file.lower().endswith(".xml")]),
+        (f"it is called a mask, but no image has its name. {_BY_HAND}", named),
+    )
+    for cause, found in causes:
+        if found:
+            return f"{found[0]}: {cause}"
+    return (
         f"Masks are recognized by their folder (images and masks, train and trainannot, ...) or "
         f"their names (a.jpg and a_mask.png, image_1.jpg and mask_1.png). They are images, too, "
-        f"{kinds}, or arrays (.npy); the first of the {len(images)} images is {images[0]}. "
-        f"{_BY_HAND}"
+        f"not JPEG, or arrays (.npy); the first of the images is {images[0]}. {_BY_HAND}"
     )
-
-
-def _polygons(folder: Path, files: Sequence[str], images: Sequence[str]) -> Iterator[str]:
-    json_files = [file for file in files if file.lower().endswith(".json")]
-    for file in json_files[:20]:
-        keys = _keys(folder / file)
-        if {"images", "annotations"} <= keys:
-            yield f"{file} holds polygons in COCO's format: {_CONVERT}"
-        if "shapes" in keys or {"objects", "imgHeight"} <= keys:
-            yield f"{file} and others hold polygons as LabelMe writes them: {_CONVERT}"
-    stems = {PurePosixPath(image).stem for image in images}
-    texts = [
-        file
-        for file in files
-        if file.lower().endswith(".txt") and PurePosixPath(file).stem in stems
-    ]
-    for file in texts[:20]:
-        numbers = _numbers(folder / file)
-        if len(numbers) > 6:
-            yield f"{file} and others hold polygons in YOLO's format: {_CONVERT}"
-        elif len(numbers) == 5:
-            yield f"{file} and others hold boxes in YOLO's format, from which no mask can be drawn"
-    xml = [file for file in files if file.lower().endswith(".xml")]
-    for file in xml[:1]:
-        yield (
-            f"{file} and others are XML, as of Pascal VOC's boxes or CVAT's polygons, which is not "
-            f"read: export masks as PNG, or COCO's format, from the tool that made them"
-        )
-
-
-def _class_masks(
-    files: Sequence[str], masks: Sequence[str], images: Sequence[str]
-) -> Iterator[str]:
-    """Several masks for an image: Label Studio's, one for each class, or one for each object."""
-    # HumanSignal/label-studio, issue 8561: these names hold no image's name.
-    brush = [file for file in files if re.search(r"task-\d+-annotation-\d+", file)]
-    if brush:
-        yield (
-            f"{brush[0]} and others are Label Studio's, one for each class, whose names do not say "
-            f"their image: export COCO from it, of which `perpixel data convert` makes masks"
-        )
-    names = {PurePosixPath(image).stem for image in images}
-    masks_of: dict[str, list[str]] = defaultdict(list)
-    for mask in masks:
-        path = PurePosixPath(mask)
-        length = len(path.stem)
-        starts = [path.stem[:end] for end in range(length, 0, -1)]
-        ends = [path.stem[start:] for start in range(1, length)]
-        texts = (path.stem, *path.parts[:-1], *starts, *ends)
-        name = next((text for text in texts if text in names), None)
-        if name is not None:
-            masks_of[name].append(mask)
-    several = max(masks_of.values(), key=len, default=[])
-    if len(several) > 1:
-        yield (
-            f"{first_few(several[:3])} are masks of one image. If each shows one class, `perpixel "
-            f"data convert` makes one mask of them; a mask for each object has no classes"
-        )
-
-
-def _archives(folder: Path, files: Sequence[str]) -> Iterator[str]:
-    for file in files:
-        if file.lower().endswith(_ARCHIVES):
-            inside = ""
-            if file.lower().endswith(".zip"):
-                try:
-                    with zipfile.ZipFile(folder / file) as archive:
-                        names = [name for name in archive.namelist() if not name.endswith("/")]
-                    inside = f" of {plural(len(names), 'file')} ({first_few(names[:3])})"
-                except (OSError, zipfile.BadZipFile):
-                    inside = ", which cannot be read,"
-            yield f"{file} is an archive{inside}: unpack it, if it holds the masks"
-
-
-def _keys(path: Path) -> set[str]:
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return set()
-    return set(content) if isinstance(content, dict) else set()
-
-
-def _numbers(path: Path) -> list[float]:
-    """The numbers of a text file's first line; none if it holds anything else."""
-    try:
-        with path.open("rb") as file:
-            return [float(word) for word in file.readline().split()]
-    except (OSError, ValueError):
-        return []

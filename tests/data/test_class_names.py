@@ -45,7 +45,7 @@ FORMS = {
         "sky:0,0,0::\nroad:250,50,80::\ncar:50,90,250:wheel,door:\nbus:7,200,7::\n"
     ),
     "label_colors.txt": "0 0 0\tsky\n250 50 80\troad\n50 90 250\tcar\n7 200 7\t\tbus\n",
-    "classes.csv": "id,name,r,g,b\n0,sky,0,0,0\n1,road,250,50,80\n2,car,50,90,250\n3,bus,7,200,7\n",
+    "classes.csv": "name,id\nsky,0\nroad,1\ncar,2\nbus,3\n",
     "classes.txt": "sky\nroad\ncar\nbus\n",
     "labels.txt": "__ignore__\nsky\nroad\ncar\nbus\n",
     "obj.names": "sky\r\nroad\r\ncar\r\nbus\r\n",
@@ -55,21 +55,8 @@ FORMS = {
     "dataset.json": json.dumps({"labels": {"sky": 0, "car": 2, "road": 1, "bus": 3}, "x": [1]}),
     "id2label.json": json.dumps({"0": "sky", "1": "road", "2": "car", "3": "bus"}),
     "classes.json": json.dumps(["sky", "road", "car", "bus"]),
-    "label_classes.json": json.dumps(
-        [
-            {"png_index": index, "class_name": name, "color": color}
-            for index, (name, color) in enumerate(
-                {
-                    "sky": "#000000ff",
-                    "road": "#fa3250ff",
-                    "car": "#325afaff",
-                    "bus": "#07c807ff",
-                }.items()
-            )
-        ]
-    ),
 }
-WITH_COLORS = ("class_dict.csv", "labelmap.txt", "label_colors.txt", "classes.csv")
+WITH_COLORS = ("class_dict.csv", "labelmap.txt", "label_colors.txt")
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -84,7 +71,7 @@ def test_names_of_an_export_are_those_of_the_ids(tmp_path, name):
 @pytest.mark.parametrize("name", WITH_COLORS)
 def test_names_with_colors_are_those_of_rgb_masks(tmp_path, name):
     described, _ = _propose(tmp_path, COLORS[IDS], {name: FORMS[name]})
-    assert described["classes"][3] == {"name": "bus", "color": [7, 200, 7]}
+    assert described["classes"][3] == {"name": "bus", "colors": [[7, 200, 7]]}
     assert [item["name"] for item in described["classes"]] == ["sky", "road", "car", "bus"]
     assert open_folder(tmp_path, "train").label(0).tolist() == IDS.tolist()
 
@@ -119,7 +106,7 @@ def test_a_value_without_a_name_stays_a_class_and_is_said(tmp_path):
     text = json.dumps({"labels": {"background": 0, "crack": 1}})
     described, notes = _propose(tmp_path, IDS, {"dataset.json": text})
     assert _ids(described) == [("background", [0]), ("crack", [1]), ("class_2", [2])]
-    assert "dataset.json has no name for 2" in notes
+    assert "no name is given for 2, which masks hold" in notes
 
 
 def test_values_with_one_name_are_one_class_and_that_is_said(tmp_path):
@@ -128,10 +115,23 @@ def test_values_with_one_name_are_one_class_and_that_is_said(tmp_path):
     assert "several values are called car" in notes
 
 
-def test_shades_of_gray_take_a_list_of_as_many_names(tmp_path):
+def test_shades_of_gray_take_a_list_of_as_many_names_that_the_user_gives(tmp_path):
     mask = np.array([0, 128, 255], np.uint8)[IDS]
-    described, _ = _propose(tmp_path, mask, {"classes.txt": "cup\nhandle\ntable\n"})
+    described, _ = _propose(tmp_path, mask, names=parse_names("cup,handle,table"))
     assert _ids(described) == [("cup", [0]), ("handle", [128]), ("table", [255])]
+
+
+def test_names_whose_colors_are_not_the_palettes_are_not_used(tmp_path):
+    """Read by color, the pixels without a label would be background: both are black."""
+    mask = np.array([[0, 0, 0, 1], [1, 1, 2, 255]], np.uint8)
+    (tmp_path / "masks").mkdir()
+    image = Image.fromarray(mask)
+    image.putpalette([*COLORS[[0, 2, 1]].reshape(-1).tolist(), *[0] * 759])
+    image.save(tmp_path / "masks/a.png")
+    described, notes = _propose(tmp_path, mask, {"labelmap.txt": FORMS["labelmap.txt"]})
+    assert "gives other colors than the masks' palette" in notes
+    assert _ids(described) == [("class_0", [0]), ("class_1", [1]), ("class_2", [2])]
+    assert described["ignored_ids"] == [255]
 
 
 def test_what_an_export_calls_ignored_is_no_class(tmp_path):
@@ -157,9 +157,10 @@ def test_copies_in_the_splits_are_one_list_and_different_ones_none(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("a.json", '{"labels": {"whole tumor": [1, 2], "core": [2]}}', "neither an id nor a color"),
+        ("a.json", '{"labels": {"whole tumor": [1, 2], "core": [2]}}', "neither a name nor an id"),
         ("a.json", "[1", "no class names in a known form"),
-        ("a.yaml", "nc: 3", "no key `names`"),
+        ("a.yaml", "nc: 3", "neither a name nor an id"),
+        ("a.yaml", "just text", "str where names are expected"),
         ("a.txt", "", "no class names"),
         ("a.csv", "a,b,c\nd,e,f\n", "not one name"),
         ("a.txt", "a:1,1,1::\nb:1,1,1::\n", "more than one name"),

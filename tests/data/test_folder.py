@@ -168,7 +168,7 @@ def test_folders_may_share_a_list_in_which_a_name_is_of_one_of_them(tmp_path):
     ]
     (tmp_path / "train.txt").write_text("1\n")
     message = _error(tmp_path)
-    assert "line 1, '1', may name any of x/images/1.jpg, y/image_1.png: write more" in message
+    assert "line 1, '1', names several images, x/images/1.jpg, y/image_1.png: write" in message
     assert "splits.train[0].list" in message
 
 

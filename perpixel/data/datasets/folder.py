@@ -428,7 +428,7 @@ def _read_images(
     key = f"{tables[0].key}.list"
     if not (root / list_file).is_file():
         raise PerpixelError(f"{key} = {list_file!r}: no such file below {root}")
-    listed = names.read(root / list_file, folder=str(PurePosixPath(list_file).parent))
+    listed = names.read(root, list_file)
     if not listed.num_lines:
         raise PerpixelError(f"{key}: {list_file} names no images")
     wrong = [line for line in listed.unused if complete or line.reason != NO_IMAGE]
