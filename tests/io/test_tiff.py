@@ -3,6 +3,7 @@
 import itertools
 import struct
 import sys
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 from miniatures import tiff_of_bands
-from PIL import Image
+from PIL import Image, ImageOps
 
 from perpixel.errors import PerpixelError
 from perpixel.io import tiff
@@ -77,34 +78,25 @@ def test_bands_of_other_formats_are_those_of_rgb(tmp_path):
         read_image(tmp_path / "a.png", bands=(4, 3, 2))
 
 
-@pytest.mark.parametrize("compress", ["lzw", "deflate", "zstd"])
 @pytest.mark.parametrize("interleave", ["pixel", "band"])
-@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
-def test_bands_are_read_from_what_gdal_writes(tmp_path, compress, interleave, dtype):
+def test_bands_are_read_from_what_gdal_writes(tmp_path, interleave):
     rasterio = pytest.importorskip("rasterio", reason="rasterio is not installed")
-    pixels = noise(6, 40, 33, dtype=np.dtype(dtype).type)
+    pixels = noise(6, 40, 33, dtype=np.uint16)
     with rasterio.open(
-        tmp_path / "a.tif", "w", driver="GTiff", count=6, height=40, width=33, dtype=dtype,
-        compress=compress, interleave=interleave, predictor=2, tiled=True, blockxsize=16,
+        tmp_path / "a.tif", "w", driver="GTiff", count=6, height=40, width=33, dtype="uint16",
+        compress="deflate", interleave=interleave, predictor=2, tiled=True, blockxsize=16,
         blockysize=16,
     ) as file:  # fmt: skip
         file.write(pixels)
     image = read_image(tmp_path / "a.tif", bands=(6, 1, 2))
-    assert np.array_equal(
-        image, np.rint(np.moveaxis(pixels[[5, 0, 1]], 0, 2) / (np.iinfo(dtype).max // 255))
-    )
+    assert np.array_equal(image, np.rint(np.moveaxis(pixels[[5, 0, 1]], 0, 2) / 257))
 
 
-def test_a_compression_that_needs_rasterio_says_so(tmp_path, monkeypatch):
-    rasterio = pytest.importorskip("rasterio", reason="rasterio is not installed")
-    with rasterio.open(
-        tmp_path / "a.tif", "w", driver="GTiff", count=3, height=4, width=5, dtype="uint8",
-        compress="lzw", photometric="MINISBLACK",
-    ) as file:  # fmt: skip
-        file.write(noise(3, 4, 5))
-    monkeypatch.setitem(sys.modules, "rasterio", None)
-    with pytest.raises(PerpixelError, match=r"LZW, needs rasterio for 3 bands .*perpixel\[geo\]"):
-        read_image(tmp_path / "a.tif")
+def test_a_compression_that_needs_a_package_says_so(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "imagecodecs", None)
+    Image.fromarray(noise(4, 5, 4)).save(tmp_path / "a.tif", compression="tiff_lzw")
+    with pytest.raises(PerpixelError, match=r"a\.tif: a TIFF of 4 bands .*LZW.* imagecodecs"):
+        read_image(tmp_path / "a.tif", bands=(4, 2, 3))
 
 
 def test_negative_numbers_of_images_are_black(tmp_path):
@@ -128,17 +120,24 @@ def test_floating_point_images_are_refused_not_cut_off(tmp_path):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("kind", [".tif", ".jpg", ".png"])
+@pytest.mark.parametrize("kind", [".jpg", ".png", ".tif"])
 def test_orientation_is_applied_or_not(tmp_path, orientation, kind):
     pixels = np.kron(noise(4, 6, 3) // 128 * 255, np.ones((8, 8, 1), np.uint8))
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.fromarray(pixels).save(tmp_path / f"a{kind}", exif=exif, quality=95)
-    stored = read_image(tmp_path / f"a{kind}", apply_exif_orientation=False)
-    assert stored.shape == pixels.shape
-    assert np.abs(stored.astype(int) - pixels).mean() < 20
-    seen = read_image(tmp_path / f"a{kind}")
-    assert np.array_equal(seen, tiff.turn(stored, orientation))
+    path = tmp_path / f"a{kind}"
+    Image.fromarray(pixels).save(path, exif=exif, quality=95)
+    with Image.open(path) as file:
+        turned = np.asarray(ImageOps.exif_transpose(file))
+    assert np.abs(read_image(path).astype(int) - turned).mean() < 20
+    if kind == ".tif" and orientation > 1:  # which is rare: said, and no more
+        for read in (read_mask, partial(read_image, apply_exif_orientation=False)):
+            with pytest.raises(PerpixelError, match=rf"orientation tag, {orientation}, rotates"):
+                read(path)
+    else:
+        stored = read_image(path, apply_exif_orientation=False)
+        assert stored.shape == pixels.shape
+        assert np.abs(stored.astype(int) - pixels).mean() < 20
 
 
 # --- Masks ---------------------------------------------------------------------------------------
@@ -173,7 +172,7 @@ def test_masks_hold_their_numbers(tmp_path, values, dtype, given, order, tile):
     [
         ([0, 65536], "uint32", "values from 0 to 65536; a mask's are -32768 to 65535"),
         ([-2147483648, 1], "int32", "values from -2147483648 to 1; "),
-        ([0, 0.5, 1], "float32", r"\(float32\) that are not whole, as 0.5 at 1 pixels"),
+        ([0, 0.5, 1], "float32", r"\(float32\) that are not whole, as 0.5 at 1 of 3 pixels"),
         ([0, np.nan], "float32", "not whole, as nan"),
         ([-3.4028235e38, 1], "float32", "values from -3.40282.*e.38 to 1"),
         ([0, 1], "complex64", "band of 64-bit numbers, which cannot be read as a mask|complex64"),
@@ -193,9 +192,9 @@ def test_a_mask_whose_zero_is_white_holds_its_numbers(tmp_path, bits):
     assert np.array_equal(mask, ids)
 
 
-@pytest.mark.parametrize("compression", ["tiff_lzw", "group4", "packbits", "tiff_deflate", None])
+@pytest.mark.parametrize("compression", ["group4", "tiff_lzw", None])
 @pytest.mark.parametrize("zero_is_white", [False, True])
-def test_a_fax_mask_holds_its_bits(tmp_path, compression, zero_is_white):
+def test_a_mask_of_one_bit_holds_its_bits(tmp_path, compression, zero_is_white):
     bits = noise(9, 21) > 100
     tags = {262: 0 if zero_is_white else 1}
     Image.fromarray(bits).save(tmp_path / "a.tif", compression=compression, tiffinfo=tags)
@@ -208,14 +207,10 @@ def test_compressed_masks_hold_their_numbers(tmp_path, dtype):
     """Whose compression tifffile lacks without imagecodecs."""
     Image.fromarray(IDS.astype(dtype)).save(tmp_path / "a.tif", compression="tiff_lzw")
     assert np.array_equal(read_mask(tmp_path / "a.tif"), IDS)
-
-
-@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
-def test_a_palette_gives_indices(tmp_path, compression):
     file = Image.fromarray(IDS)
     file.putpalette(noise(768).tobytes())
-    file.save(tmp_path / "a.tif", compression=compression)
-    assert np.array_equal(read_mask(tmp_path / "a.tif"), IDS)
+    file.save(tmp_path / "palette.tif", compression="tiff_lzw")
+    assert np.array_equal(read_mask(tmp_path / "palette.tif"), IDS)
 
 
 @pytest.mark.parametrize("compression", [None, "deflate"])
@@ -229,13 +224,10 @@ def test_a_mask_of_two_bands_is_refused_unless_one_is_alpha(tmp_path, compressio
     assert np.array_equal(read_mask(alpha), IDS)
 
 
-def test_colors_of_16_bits_are_those_of_8_or_refused(tmp_path):
-    colors = noise(4, 5, 3)
-    wide = written(tmp_path / "a.tif", colors.astype(np.uint16) * 257, photometric="rgb")
-    assert np.array_equal(read_mask(wide), colors)
-    odd = written(tmp_path / "odd.tif", colors.astype(np.uint16) * 3, photometric="rgb")
-    with pytest.raises(PerpixelError, match=r"odd\.tif: holds colors of uint16"):
-        read_mask(odd)
+def test_colors_of_16_bits_are_refused(tmp_path):
+    path = written(tmp_path / "a.tif", noise(4, 5, 3).astype(np.uint16) * 257, photometric="rgb")
+    with pytest.raises(PerpixelError, match=r"a\.tif: holds 3 channels of uint16"):
+        read_mask(path)
 
 
 def test_a_mask_of_one_band_may_say_that_its_bands_lie_apart(tmp_path):
@@ -249,12 +241,6 @@ def test_a_mask_of_one_band_may_say_that_its_bands_lie_apart(tmp_path):
 # --- Pages ---------------------------------------------------------------------------------------
 
 
-def test_a_mask_of_several_pages_is_refused(tmp_path):
-    path = written(tmp_path / "a.tif", np.stack([IDS, IDS + 1]))
-    with pytest.raises(PerpixelError, match=r"a\.tif: holds 2 pages or frames"):
-        read_mask(path)
-
-
 def test_overviews_masks_and_thumbnails_are_no_pages(tmp_path):
     with tifffile.TiffWriter(tmp_path / "a.tif") as file:
         file.write(IDS)
@@ -266,7 +252,7 @@ def test_overviews_masks_and_thumbnails_are_no_pages(tmp_path):
     assert np.array_equal(read_mask(tmp_path / "a.tif"), IDS)
 
 
-@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "TIFF"])
 def test_frames_of_animations_are_pages(tmp_path, kind):
     first, second = Image.fromarray(IDS), Image.fromarray(IDS[::-1].copy())
     first.save(tmp_path / "a", kind, save_all=True, append_images=[second])
