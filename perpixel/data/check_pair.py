@@ -16,7 +16,7 @@ from perpixel.data.mask_values import used_colors
 from perpixel.data.paths import first_few
 from perpixel.errors import PerpixelError, plural
 from perpixel.io import tiff
-from perpixel.io.images import Array, RawMask, count_pages, exif_orientation, read_palette
+from perpixel.io.images import Array, RawMask, exif_orientation, read_palette
 from perpixel.recipes.base import Color
 from perpixel.recipes.schema import IGNORE_INDEX
 
@@ -213,15 +213,11 @@ def _inspect_file(path: Path, pairs: PairDataset) -> _Remarks:
     """
     remarks = []
     try:
-        content = path.read_bytes()
-        pages = count_pages(content)
-        if pages > 1:
-            remarks.append((Kind.PARTLY_READ, f"the first of {pages} pages or frames is read"))
-        header = tiff.parse(memoryview(content))
-        if header is not None:
-            remarks += _inspect_tiff(header, path, pairs)
+        tags = tiff.parse(memoryview(path.read_bytes()))
+        if tags is not None:
+            remarks += _inspect_tiff(tags, path, pairs)
         with Image.open(path) as file:
-            if header is None and (";16" in str(file.tile) or file.mode[0] in "IF"):
+            if tags is None and (";16" in str(file.tile) or file.mode[0] in "IF"):
                 remarks.append((Kind.SIXTEEN_BITS, file.mode))
             if "A" in file.getbands() or "transparency" in file.info:
                 remarks.append((Kind.ALPHA, file.mode))

@@ -106,7 +106,7 @@ def export(
         )
     images = [
         (name, resize_image(image, image_size))
-        for name, image in _read_images(check_on, size, checkpoint.recipe.data.bands)
+        for name, image in _read_images(check_on, size, checkpoint.recipe.input.bands)
         for image_size in (_sizes_near(image, least) if dynamic else [size])
     ]
     graph = make_graph(checkpoint, logits=logits)

@@ -7,6 +7,7 @@ give its indices and not its colors.
 
 import colorsys
 import io
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -37,7 +38,6 @@ MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif
 """Formats without loss; .npy is an array [height, width] that numpy.save wrote."""
 
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM")  # and TIFF
-_ANIMATIONS = ("GIF", "WEBP")
 
 _LARGE = 2**27
 """Pixels from which on a file is left to decoders that limit the size: it may be made to fill the
@@ -79,9 +79,10 @@ def read_image(
 
     Gray is repeated over the channels, alpha is dropped and 16 bits are scaled to 8, negative
     numbers becoming 0; a TIFF's first three bands are red, green and blue where no tag says what
-    its bands are. `bands`, counted from 1, take the place of red, green and blue. `rows` is how many rows from the top are needed; those below may be left black. Raises
-    PerpixelError naming the file when it does not exist or has no such bands, CorruptFileError
-    when it cannot be decoded.
+    its bands are. `bands`, counted from 1, take the place of red, green and blue. `rows` is how
+    many rows from the top are needed; those below may be left black. Raises PerpixelError naming
+    the file when it does not exist, has several pages or no such bands, CorruptFileError when it
+    cannot be decoded.
     """
     content = _read_bytes(path)
     image = None if rows is None else _decode_top_of_png(content, rows)
@@ -101,11 +102,12 @@ def decode_image(
 ) -> Array:
     """Decodes a file's bytes, uint8 [n], as `read_image` does.
 
-    Raises PerpixelError naming `origin` for a TIFF of another kind and one without such bands,
-    CorruptFileError when the bytes cannot be decoded.
+    Raises PerpixelError naming `origin` for several pages, a TIFF of another kind and one without
+    such bands, CorruptFileError when the bytes cannot be decoded.
     """
     image = None
     file = tiff.parse(content.data)
+    _require_one_page(content, file, origin=origin)
     if file is not None:
         _require_image(file, bands, origin=origin)
         if not apply_exif_orientation:  # OpenCV and Pillow always apply a TIFF's
@@ -138,21 +140,6 @@ def header_size(content: bytes, *, origin: str) -> Size:
     except Exception:  # a malicious header can make Pillow raise almost anything
         formats = ", ".join((*_FORMATS, "TIFF"))
         raise PerpixelError(f"{origin}: not an image that can be read ({formats})") from None
-
-
-def count_pages(content: bytes) -> int:
-    """Counts the pages of a TIFF, or the frames of a GIF or WebP; 1 for what cannot be read.
-
-    A TIFF's overviews and masks are no pages, and an animated PNG is its default image.
-    """
-    file = tiff.parse(memoryview(content))
-    if file is not None:
-        return file.count_pages()
-    try:
-        with Image.open(io.BytesIO(content), formats=_ANIMATIONS) as image:
-            return int(getattr(image, "n_frames", 1))
-    except Exception:  # a corrupt file makes Pillow raise almost anything
-        return 1
 
 
 def exif_orientation(path: Path) -> int:
@@ -189,12 +176,7 @@ def read_mask(path: Path, *, palette_as_colors: bool = False) -> RawMask:
 def _decode_mask(path: Path, *, palette_as_colors: bool) -> tiff.Numbers:
     content = _read_bytes(path)
     header, file = png.header(content.data), tiff.parse(content.data)
-    pages = count_pages(content.data) if file is None else file.count_pages()
-    if pages > 1:
-        raise PerpixelError(
-            f"{path}: holds {pages} pages or frames, and a mask is one; write the one that belongs "
-            f"to the image to a file of its own"
-        )
+    _require_one_page(content, file, origin=str(path))
     if file is not None and not (palette_as_colors and file.photometric == tiff.PALETTE):
         return _read_tiff_mask(path, file)
     if header and header.depth == 16 and header.color != 0:  # Pillow reads the upper 8 of them
@@ -353,6 +335,24 @@ def _choose(image: Array, bands: Bands, *, origin: str) -> Array:
             f"for"
         )
     return np.ascontiguousarray(image[..., [band - 1 for band in bands]])
+
+
+def _require_one_page(content: Array, file: tiff.Tiff | None, *, origin: str) -> None:
+    """Raises PerpixelError for several pages or frames: which of them would be meant?
+
+    An animated PNG is its default image.
+    """
+    pages = 1
+    if file is not None:
+        pages = file.count_pages()
+    elif content[:4].tobytes() in (b"GIF8", b"RIFF"):  # RIFF holds WebP
+        with suppress(Exception), Image.open(io.BytesIO(content.data)) as image:
+            pages = getattr(image, "n_frames", 1)
+    if pages > 1:
+        raise PerpixelError(
+            f"{origin}: holds {pages} pages or frames; write the one that is meant to a file of "
+            f"its own"
+        )
 
 
 def _require_image(file: tiff.Tiff, bands: Bands | None, *, origin: str) -> None:

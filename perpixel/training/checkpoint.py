@@ -209,7 +209,7 @@ def load_checkpoint(
     if header.scaler and state.scaler.is_enabled():
         state.scaler.load_state_dict(header.scaler)
     lines = [f"{complaint}; going on from an older state" for complaint in corrupt.values()]
-    lines.append(f"resumed after step {header.step}")
+    lines.append(f"with its own weights, resumed after step {header.step}")
     lines += [f"changed: {change}" for change in changed]
     dumped = header.model_dump(exclude={"fingerprint", "scaler"})
     progress = Progress(**{**dumped, "initial_weights": header.initial_weights})

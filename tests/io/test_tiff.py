@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from perpixel.errors import PerpixelError
 from perpixel.io import tiff
-from perpixel.io.images import count_pages, read_image, read_mask
+from perpixel.io.images import read_image, read_mask
 
 IDS = np.array([[0, 1, 2], [3, 255, 7]], np.uint8)
 
@@ -248,17 +248,17 @@ def test_overviews_masks_and_thumbnails_are_no_pages(tmp_path):
         file.write(IDS, subfiletype=1)
         file.write(IDS > 0, subfiletype=4)
         file.write(IDS[:1, :2])
-    assert count_pages((tmp_path / "a.tif").read_bytes()) == 1
     assert np.array_equal(read_mask(tmp_path / "a.tif"), IDS)
+    assert np.array_equal(read_image(tmp_path / "a.tif")[..., 0], IDS)
 
 
+@pytest.mark.parametrize("read", [read_image, read_mask])
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "TIFF"])
-def test_frames_of_animations_are_pages(tmp_path, kind):
+def test_several_pages_or_frames_are_refused(tmp_path, kind, read):
     first, second = Image.fromarray(IDS), Image.fromarray(IDS[::-1].copy())
     first.save(tmp_path / "a", kind, save_all=True, append_images=[second])
-    assert count_pages((tmp_path / "a").read_bytes()) == 2
     with pytest.raises(PerpixelError, match=r"a: holds 2 pages or frames"):
-        read_mask(tmp_path / "a")
+        read(tmp_path / "a")
 
 
 # --- What cannot be read -------------------------------------------------------------------------

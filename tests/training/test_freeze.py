@@ -112,7 +112,7 @@ def test_a_new_head_learns_on_a_frozen_backbone(source: Path, tmp_path):
         "model.head.fpn_channels=24",
     )  # fmt: skip
     assert train(recipe, tmp_path, init=source) > FLOOR
-    assert "in float32, backbone frozen" in (tmp_path / "log.txt").read_text()
+    assert "in float32, train.freeze=backbone" in (tmp_path / "log.txt").read_text()
     before, after = weights(source), weights(tmp_path)
     frozen = [name for name in after if name.startswith("backbone.")]
     assert len(frozen) > 100
