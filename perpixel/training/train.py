@@ -86,25 +86,17 @@ def train(
     `evaluate.patience`.
     """
     dist_info = get_dist_info()
-    check_batch_divides(recipe, dist_info.world_size)
-    check_class_weights(recipe.loss, len(train_dataset.classes))
-    if recipe.train.freeze != "off" and pretrained is None and not resume:
-        raise UsageError(
-            f"train.freeze={recipe.train.freeze} would freeze random weights: name trained ones "
-            f"with --init MODEL, or set train.freeze=off"
-        )
-    checkpoints = out / "checkpoints"
-    _check_run_folder(out, resume=resume, dist_info=dist_info)
-    class_names = train_dataset.classes.names
-    require_classes(eval_dataset, class_names)
-    read_pair(eval_dataset, 0)  # better an error now than after the first steps
-    unseen_classes = [
-        *require_classes_shown(train_dataset, split=recipe.data.train_split),
-        *require_classes_shown(eval_dataset, split=recipe.data.eval_split),
-    ]
     torch_device = resolve_device(device)
     dtype = resolve_dtype(recipe.train.precision, torch_device)
     steps = recipe.train.steps
+    class_names = train_dataset.classes.names
+    checkpoints = out / "checkpoints"
+    check_batch_divides(recipe, dist_info.world_size)
+    _check_run_folder(out, resume=resume, dist_info=dist_info)
+    has_weights = resume or pretrained is not None
+    unseen_classes = _check_settings_and_data(
+        recipe, train_dataset, eval_dataset, has_weights=has_weights
+    )
 
     torch.manual_seed(recipe.train.seed)
     model = build(recipe.model, num_classes=len(class_names))
@@ -253,6 +245,27 @@ def _check_run_folder(out: Path, *, resume: bool, dist_info: DistInfo) -> None:
     exists = list_checkpoints(checkpoints) or (checkpoints / "model.safetensors").exists()
     if exists and dist_info.is_main and not resume:
         raise PerpixelError(f"{out} holds a run already: add --resume, or name another folder")
+
+
+def _check_settings_and_data(
+    recipe: Recipe, train_dataset: Dataset, eval_dataset: Dataset, *, has_weights: bool
+) -> list[str]:
+    """Raises PerpixelError for what would spoil the run, before its folder is made.
+
+    Returns a line for each split whose masks lack classes.
+    """
+    check_class_weights(recipe.loss, len(train_dataset.classes))
+    if recipe.train.freeze != "off" and not has_weights:
+        raise UsageError(
+            f"train.freeze={recipe.train.freeze} would freeze random weights: name trained ones "
+            f"with --init MODEL, or set train.freeze=off"
+        )
+    require_classes(eval_dataset, train_dataset.classes.names)
+    read_pair(eval_dataset, 0)
+    return [
+        *require_classes_shown(train_dataset, split=recipe.data.train_split),
+        *require_classes_shown(eval_dataset, split=recipe.data.eval_split),
+    ]
 
 
 def _describe_run(
