@@ -52,7 +52,6 @@ class Kind(Enum):
     REPEATED = "warning", "images that are more than once in a split"
     UNUSED = "warning", "files beside the others that no pair uses"
     FEW_BITS = "warning", "16-bit images that use only the low bits, or are dark: black when read"
-    UNUSED_FOLDER = "note", "folders of images that no pair uses"
     PARTLY_READ = "warning", "images that are not read as a whole"
     TURNED = (
         "warning",

@@ -393,8 +393,6 @@ def _from_numbers(file: tiff.Tiff, bands: Bands | None, *, origin: str) -> Array
 def _scale_to_8_bits(numbers: tiff.Numbers, *, bits: int) -> Array:
     """Scales integers of up to 16 bits to uint8, rounded; negative ones become 0."""
     top = 2**bits - 1
-    if top == 255 and numbers.dtype == np.uint8:
-        return np.asarray(numbers, np.uint8)
     scaled = (np.maximum(numbers, 0).astype(np.uint32) * 255 + top // 2) // top
     return np.asarray(scaled, np.uint8)
 
@@ -416,8 +414,8 @@ def _require_ids(path: Path, mask: tiff.Numbers) -> RawMask:
             f"{path}: holds {mask.shape[2]} channels of {mask.dtype}; a mask is gray, a palette or "
             f"8 bits of RGB"
         )
-    if mask.dtype.kind not in "biuf":
-        raise PerpixelError(f"{path}: holds {mask.dtype} numbers; a mask holds class ids")
+    if mask.dtype.kind not in "biuf" or mask.size == 0:
+        raise PerpixelError(f"{path}: holds {mask.size} {mask.dtype} values, and no class ids")
     if mask.dtype.kind == "f" and (mask != np.trunc(mask)).any():  # NaN, too
         fractions = mask[mask != np.trunc(mask)]
         raise PerpixelError(
@@ -485,8 +483,8 @@ def _read_npy(path: Path) -> tiff.Numbers:
         mask = np.load(io.BytesIO(_read_bytes(path).tobytes()), allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise CorruptFileError(f"{path}: not an array that can be read ({error})") from None
-    shape = list(mask.shape) if isinstance(mask, np.ndarray) else "several"
-    if not isinstance(mask, np.ndarray) or mask.ndim != 2 or mask.size == 0:
+    if not isinstance(mask, np.ndarray) or mask.ndim != 2:
+        shape = list(mask.shape) if isinstance(mask, np.ndarray) else "several"
         raise PerpixelError(f"{path}: holds an array of shape {shape}; a mask's is [height, width]")
     return mask
 

@@ -1,11 +1,8 @@
 """Resuming with the same command, or from the run's folder alone."""
 
 import shutil
-import sys
 
 import pytest
-
-from perpixel.cli import main
 
 QUICK = [
     "--set", "train.steps=2", "--set", "train.batch_size=2", "--set", "augment.crop_size=32x32",
@@ -16,19 +13,9 @@ MORE = ["--set", "train.steps=3", "--allow-config-change", "--device", "cpu"]
 
 
 @pytest.fixture
-def command(monkeypatch, capsys):
+def command(command):
     """Runs `perpixel train` with these words; returns its exit code and stderr."""
-
-    def run(*words: object) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["perpixel", "train", *map(str, words)])
-        code = 0
-        try:
-            main.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        return code, capsys.readouterr().err
-
-    return run
+    return lambda *words: command("train", *words)[::2]
 
 
 def test_the_run_folder_alone_is_resumed(command, mini, tmp_path, monkeypatch):

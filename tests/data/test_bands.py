@@ -1,7 +1,6 @@
 """Bands of multispectral TIFFs, from dataset.toml to the predictions of a trained model."""
 
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,6 @@ import pytest
 import tifffile
 
 import perpixel
-from perpixel.cli import main
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.io.images import read_image, read_mask, write_image
 
@@ -47,18 +45,6 @@ def root(tmp_path: Path) -> Path:
         write_image(root / f"masks/{index}.png", (pixels[..., 4] > 2**15).astype(np.uint8))
     (root / "dataset.toml").write_text(TOML.format(keys=KEYS))
     return root
-
-
-@pytest.fixture
-def command(monkeypatch, capsys):
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["perpixel", *map(str, words)])
-        with pytest.raises(SystemExit) as stop:
-            main.main()
-        captured = capsys.readouterr()
-        return int(stop.value.code or 0), captured.out, captured.err
-
-    return run
 
 
 def test_a_model_predicts_files_in_the_bands_that_it_was_trained_on(root, tmp_path, command):
@@ -135,19 +121,3 @@ def test_check_prints_mean_and_std_of_the_chosen_bands(root, command):
         numbers = re.search(rf"  {name} = \[(.*)\]", out)
         assert numbers is not None
         assert np.allclose([float(n) for n in numbers[1].split(",")], values, rtol=1e-3)
-
-
-@pytest.mark.parametrize(
-    ("keys", "says"),
-    [
-        ("bands = [4, 3]", "bands"),
-        ("bands = [0, 1, 2]", "bands"),
-        ("std = [0.0, 1.0, 1.0]", "std"),
-        ("apply_exif_orientation = 6", "apply_exif_orientation"),
-    ],
-)
-def test_wrong_keys_are_named(root, keys, says, command):
-    (root / "dataset.toml").write_text(TOML.format(keys=keys))
-    code, _, err = command("data", "check", "folder", root)
-    assert code == 1
-    assert f"dataset.toml: {says}" in err

@@ -7,6 +7,7 @@ import shutil
 import sys
 import tomllib
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,6 @@ import tifffile
 from miniatures import MINIATURES, tiff_of_bands
 from PIL import Image
 
-from perpixel.cli import main
 from perpixel.data.cache import write_cache
 from perpixel.data.check import Report, check
 from perpixel.data.check_pair import Kind
@@ -102,20 +102,9 @@ def root(mini: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def command(monkeypatch, capsys):
+def command(command):
     """Runs `perpixel data check`; returns its exit code, stdout and stderr."""
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["perpixel", "data", "check", *map(str, words)])
-        code = 0
-        try:
-            main.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
+    return partial(command, "data", "check")
 
 
 def test_a_clean_set_is_clean(root: Path, command, tmp_path: Path):
