@@ -245,13 +245,12 @@ def _different_palettes(
             continue
         for index, report in enumerate(reports[split]):
             path = pairs.files[index][1]
-            different = [
-                f"index {number} is {color}, and {first[number][0]} in {first[number][1]}"
-                for number, color in report.color_of_index.items()
-                if color != first.setdefault(number, (color, path))[0]
-            ]
-            if different:
-                yield Finding(Kind.PALETTES, split, path, different[0])
+            for number, color in report.color_of_index.items():
+                known, other = first.setdefault(number, (color, path))
+                if color != known:
+                    detail = f"index {number} is {color}, and {known} in {other}"
+                    yield Finding(Kind.PALETTES, split, path, detail)
+                    break
 
 
 def _repeated_images(

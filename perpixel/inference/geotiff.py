@@ -87,9 +87,7 @@ def _write(predictor: Predictor, file: Any, out: Path, progress: Progress | None
     import rasterio
     from rasterio.windows import Window
 
-    bands = (1, 2, 3) if file.count > 2 else (1, 1, 1)
-    if predictor.recipe.input.bands is not None:
-        bands = predictor.recipe.input.bands
+    bands = predictor.recipe.input.bands or ((1, 2, 3) if file.count > 2 else (1, 1, 1))
 
     def read(top: int, left: int, height: int, width: int) -> Array:
         return np.moveaxis(file.read(bands, window=Window(left, top, width, height)), 0, 2)

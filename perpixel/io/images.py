@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from perpixel.errors import CorruptFileError, PerpixelError
+from perpixel.errors import CorruptFileError, PerpixelError, plural
 from perpixel.io import png, tiff
 from perpixel.io.atomic import atomic_replace
 
@@ -53,14 +53,10 @@ _NEARLY_BLACK = 24
 _MAX_TWINS = 0.1
 """The largest fraction of a palette's colors that may look like another."""
 
-_NO_IMAGE = (
-    "which cannot be read as an image: its bands are 1, 3 or 4 of 8 or 16 bits. Choose three of "
-    "more bands by bands = [4, 3, 2] in dataset.toml, or convert it, as with gdal_translate -ot "
-    "Byte -scale, and -b 1 -b 2 -b 3 for three of many bands"
-)
-_NO_MASK = (
-    "which cannot be read as a mask: that is one band of class ids, or three of 8 bits, marked as "
-    "RGB. Pick a band, as with gdal_translate -b 1"
+_UNREADABLE_TIFF = (
+    "which cannot be read: images are 1, 3 or 4 bands of 8 or 16 bits, masks one band of ids, or "
+    "RGB of 8 bits. bands = [4, 3, 2] in dataset.toml or gdal_translate -b 4 -b 3 -b 2 choose "
+    "bands of an image, -b 1 one for a mask; -ot Byte -scale makes 8 bits of other numbers"
 )
 
 _ORIENTATION = 0x0112  # EXIF's tag; 1 is upright
@@ -330,10 +326,7 @@ def _decode(content: Array, *, apply_exif_orientation: bool = True) -> Array | N
 def _choose(image: Array, bands: Bands, *, origin: str) -> Array:
     count = image.shape[2]
     if max(bands) > count:
-        raise PerpixelError(
-            f"{origin}: has {count} band{'s' * (count != 1)}, and bands = {list(bands)} are asked "
-            f"for"
-        )
+        raise PerpixelError(f"{origin}: has {plural(count, 'band')}, and bands = {list(bands)}")
     return np.ascontiguousarray(image[..., [band - 1 for band in bands]])
 
 
@@ -350,8 +343,7 @@ def _require_one_page(content: Array, file: tiff.Tiff | None, *, origin: str) ->
             pages = getattr(image, "n_frames", 1)
     if pages > 1:
         raise PerpixelError(
-            f"{origin}: holds {pages} pages or frames; write the one that is meant to a file of "
-            f"its own"
+            f"{origin}: holds {pages} pages or frames; write the one that is meant to a new file"
         )
 
 
@@ -363,7 +355,7 @@ def _require_image(file: tiff.Tiff, bands: Bands | None, *, origin: str) -> None
     is_gray_or_rgb = file.bands in (1, 3, 4) or (file.bands == 2 and file.has_alpha)
     is_short = file.dtype is not None and file.dtype.kind in "ui" and file.bits <= 16
     if not (is_short and (is_gray_or_rgb or bands is not None)):
-        raise PerpixelError(f"{origin}: a TIFF of {file}, {_NO_IMAGE}")
+        raise PerpixelError(f"{origin}: a TIFF of {file}, {_UNREADABLE_TIFF}")
 
 
 def _needs_numbers(file: tiff.Tiff, bands: Bands | None) -> bool:
@@ -402,7 +394,7 @@ def _read_tiff_mask(path: Path, file: tiff.Tiff) -> tiff.Numbers:
     colors = 3 if file.photometric == tiff.RGB else 1
     is_gray = file.photometric in (tiff.WHITE_IS_ZERO, tiff.BLACK_IS_ZERO, tiff.PALETTE)
     if not (colors == 3 or is_gray) or file.bands - file.has_alpha != colors:
-        raise PerpixelError(f"{path}: a TIFF of {file}, {_NO_MASK}")
+        raise PerpixelError(f"{path}: a TIFF of {file}, {_UNREADABLE_TIFF}")
     numbers = file.read(origin=str(path))
     return numbers[..., 0] if colors == 1 else numbers[..., :3]
 

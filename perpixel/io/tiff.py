@@ -9,7 +9,6 @@ import logging
 import math
 import zlib
 from contextlib import suppress
-from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from perpixel.errors import CorruptFileError, PerpixelError
+from perpixel.errors import CorruptFileError, PerpixelError, plural
 
 if TYPE_CHECKING:
     from tifffile import TiffPage
@@ -46,25 +45,31 @@ _MAX_PAGES = 500
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 
-@dataclass(frozen=True)
 class Tiff:
-    """A TIFF file's first page; `bits` are those of one number."""
+    """A TIFF file's first page: its height, width, number of bands and photometric interpretation.
 
-    content: memoryview = field(repr=False)
-    page: "TiffPage" = field(repr=False)
-    height: int
-    width: int
-    tile: tuple[int, int]
-    """The tiles' height and width; (0, 0) for strips."""
-    bands: int
-    bits: int
-    dtype: np.dtype[Any] | None
-    """The stored numbers' type, at least 8 bits wide; None where NumPy has none."""
-    photometric: int
-    extra: tuple[int, ...]
-    """The kind of each band beyond the colors: 1 and 2 are alpha, 0 is unspecified."""
-    orientation: int
-    """As EXIF's: 1 is upright."""
+    tile: the tiles' height and width; (0, 0) for strips. bits: those of one number. dtype: the
+    stored numbers' type, at least 8 bits wide; None where NumPy has none. extra: the kind of each
+    band beyond the colors; 1 and 2 are alpha, 0 is unspecified. orientation: as EXIF's, 1 is
+    upright.
+    """
+
+    def __init__(self, content: memoryview) -> None:
+        from tifffile import TiffFile  # slow to import, and not needed for other files
+
+        self._content = content
+        self._page = page = TiffFile(io.BytesIO(content)).pages.first
+        self.height, self.width = int(page.imagelength), int(page.imagewidth)
+        self.tile = int(page.tilelength), int(page.tilewidth)
+        self.bands = int(page.samplesperpixel)
+        bits = page.bitspersample
+        self.bits = max(bits) if isinstance(bits, tuple) else int(bits)
+        is_bool = page.dtype is not None and page.dtype.kind == "b"
+        self.dtype = np.dtype(np.uint8) if is_bool else page.dtype
+        self.photometric = int(page.photometric)
+        self.extra = tuple(map(int, page.extrasamples))
+        orientation = int(page.tags[_ORIENTATION].value) if _ORIENTATION in page.tags else 1
+        self.orientation = orientation if orientation in range(1, 9) else 1
 
     @property
     def is_unmarked(self) -> bool:
@@ -81,7 +86,7 @@ class Tiff:
     def __str__(self) -> str:
         kinds = {"f": "floating-point ", "i": "signed "}
         kind = kinds.get(self.dtype.kind, "") if self.dtype is not None else ""
-        return f"{self.bands} band{'s' * (self.bands != 1)} of {self.bits}-bit {kind}numbers"
+        return f"{plural(self.bands, 'band')} of {self.bits}-bit {kind}numbers"
 
     def count_pages(self) -> int:
         """Counts the pages of the first one's size and kind.
@@ -89,13 +94,13 @@ class Tiff:
         Overviews (NewSubfileType 1, as in cloud-optimized GeoTIFFs), transparency masks (4) and
         thumbnails are not counted.
         """
-        pages = self.page.parent.pages
+        pages = self._page.parent.pages
         try:
             others = list(islice(pages, 1, _MAX_PAGES))
         except Exception:  # a corrupt file makes tifffile raise almost anything
             return 1
         return 1 + sum(
-            page.shape == self.page.shape and not page.aspage().subfiletype & _REDUCED_OR_MASK
+            page.shape == self._page.shape and not page.aspage().subfiletype & _REDUCED_OR_MASK
             for page in others
         )
 
@@ -116,9 +121,9 @@ class Tiff:
         """
         self.require_upright(origin=origin)
         try:
-            _require_sound(self.page, self.content)
+            _require_sound(self._page, self._content)
             # [planes, depth, height, width, bands of a plane]
-            pixels = self.page.asarray(maxworkers=1, squeeze=False)
+            pixels = self._page.asarray(maxworkers=1, squeeze=False)
             numbers = np.concatenate(list(pixels[:, 0]), axis=2)
         except MemoryError:
             raise
@@ -133,11 +138,11 @@ class Tiff:
     def _read_by_pillow(self, origin: str) -> Numbers:
         mode, bands, pixels = "", 0, None
         with suppress(Exception):  # a corrupt file makes Pillow raise almost anything
-            file = Image.open(io.BytesIO(self.content), formats=("TIFF",))
+            file = Image.open(io.BytesIO(self._content), formats=("TIFF",))
             mode, bands = file.mode, len(file.getbands())
             pixels = np.asarray(file)
         if self.bits not in _BITS_OF_MODE.get(mode, ()) or bands != self.bands:
-            compression = getattr(self.page.compression, "name", self.page.compression)
+            compression = getattr(self._page.compression, "name", self._page.compression)
             raise PerpixelError(
                 f"{origin}: a TIFF of {self}, whose compression, {compression}, needs a package: "
                 f"pip install imagecodecs. Or write it anew, as with gdal_translate -co "
@@ -154,25 +159,8 @@ def parse(content: memoryview) -> Tiff | None:
     """Reads the tags of a TIFF file's `content`; None when it is no TIFF file, or corrupt."""
     if bytes(content[:4]) not in _SIGNATURES:
         return None
-    from tifffile import TiffFile  # slow to import, and not needed for other files
-
     try:
-        page = TiffFile(io.BytesIO(content)).pages.first
-        bits, dtype = page.bitspersample, page.dtype
-        orientation = int(page.tags[_ORIENTATION].value) if _ORIENTATION in page.tags else 1
-        return Tiff(
-            content,
-            page,
-            height=int(page.imagelength),
-            width=int(page.imagewidth),
-            tile=(int(page.tilelength), int(page.tilewidth)),
-            bands=int(page.samplesperpixel),
-            bits=max(bits) if isinstance(bits, tuple) else int(bits),
-            dtype=np.dtype(np.uint8) if dtype is not None and dtype.kind == "b" else dtype,
-            photometric=int(page.photometric),
-            extra=tuple(map(int, page.extrasamples)),
-            orientation=orientation if orientation in range(1, 9) else 1,
-        )
+        return Tiff(content)
     except Exception:  # a corrupt file makes tifffile raise almost anything
         return None
 

@@ -351,24 +351,6 @@ def test_what_a_tiff_loses_when_read_is_a_warning(tmp_path: Path):
     assert "3 pages" in detail(report, Kind.UNREADABLE_IMAGE)
 
 
-def test_masks_of_several_pages_and_of_negative_numbers_are_errors(tmp_path: Path, command):
-    root = small(tmp_path, [[[0, 1, 2]], [[0, 1, 2]]])
-    toml = root / "dataset.toml"
-    toml.write_text(f'mask_suffix = ".tif"\n{toml.read_text()}')
-    tifffile.imwrite(root / "masks/0.tif", np.array([[-9999, -1, 2]], np.int16))
-    tifffile.imwrite(root / "masks/1.tif", np.zeros((2, 1, 3), np.uint8), photometric="miniswhite")
-    report = check("folder", root)
-    assert subjects_of(report)[Kind.UNREADABLE_MASK] == {"masks/1.tif"}
-    assert "2 pages" in detail(report, Kind.UNREADABLE_MASK)
-    assert detail(report, Kind.UNKNOWN_VALUES) == "-9999 at 1 pixel, -1 at 1 pixel"
-    tifffile.imwrite(root / "masks/1.tif", np.zeros((1, 3), np.uint8), photometric="miniswhite")
-    toml.write_text(f"ignored_ids = [-9999, -1]\n{toml.read_text()}")
-    report = check("folder", root)
-    assert report.count("error") == 0
-    (split,) = report.splits
-    assert (split.pixels, split.void) == ((3, 0, 1), 2)
-
-
 @pytest.mark.parametrize("orientation", [3, 6])
 def test_images_that_exif_turns_are_named_where_nothing_else_shows_it(
     tmp_path: Path, command, orientation

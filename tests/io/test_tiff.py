@@ -3,7 +3,6 @@
 import itertools
 import struct
 import sys
-from functools import partial
 from pathlib import Path
 
 import cv2
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 from miniatures import tiff_of_bands
-from PIL import Image, ImageOps
+from PIL import Image
 
 from perpixel.errors import PerpixelError
 from perpixel.io import tiff
@@ -111,27 +110,6 @@ def test_images_whose_zero_is_white_are_inverted(tmp_path, dtype):
     values = np.array([[0, top, top // 255 * 5]], dtype)
     image = read_image(written(tmp_path / "a.tif", values, photometric="miniswhite"))
     assert image[0, :, 0].tolist() == [255, 0, 250]
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("kind", [".jpg", ".png", ".tif"])
-def test_orientation_is_applied_or_not(tmp_path, orientation, kind):
-    pixels = np.kron(noise(4, 6, 3) // 128 * 255, np.ones((8, 8, 1), np.uint8))
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    path = tmp_path / f"a{kind}"
-    Image.fromarray(pixels).save(path, exif=exif, quality=95)
-    with Image.open(path) as file:
-        turned = np.asarray(ImageOps.exif_transpose(file))
-    assert np.abs(read_image(path).astype(int) - turned).mean() < 20
-    if kind == ".tif" and orientation > 1:  # which is rare: said, and no more
-        for read in (read_mask, partial(read_image, apply_exif_orientation=False)):
-            with pytest.raises(PerpixelError, match=rf"orientation tag, {orientation}, rotates"):
-                read(path)
-    else:
-        stored = read_image(path, apply_exif_orientation=False)
-        assert stored.shape == pixels.shape
-        assert np.abs(stored.astype(int) - pixels).mean() < 20
 
 
 # --- Masks ---------------------------------------------------------------------------------------
