@@ -603,13 +603,13 @@ _SERVING = [
         "serving/test_app.py serving/test_answers.py",
         (
             "serving/images in BGR",
-            ".data.bands,\n            )\n            body",
-            ".data.bands,\n            )[..., ::-1].copy()\n            body",
+            ".input.bands,\n            )\n            body",
+            ".input.bands,\n            )[..., ::-1].copy()\n            body",
         ),
         (
             "serving/mask of half the image's size",
-            ".data.bands,\n            )\n            body",
-            ".data.bands,\n            )[::2, ::2].copy()\n            body",
+            ".input.bands,\n            )\n            body",
+            ".input.bands,\n            )[::2, ::2].copy()\n            body",
         ),
         (
             "serving/pixels not limited",
@@ -800,8 +800,8 @@ _TRAINING = [
         "training/test_early_end.py",
         (
             "training/patience begins anew when resumed",
-            'exclude={"fingerprint", "scaler"}',
-            'exclude={"fingerprint", "scaler", "evaluations_since_best"}',
+            '_NO_PROGRESS = ("fingerprint", "scaler")',
+            '_NO_PROGRESS = ("fingerprint", "scaler", "evaluations_since_best")',
         ),
     ),
     *_faults(

@@ -113,7 +113,7 @@ def push_to_hub(
 
 
 def train(
-    recipe: Recipe | str | None = None,
+    recipe: Recipe | str,
     *,
     out: str | Path,
     data: str | Path | None = None,
@@ -130,14 +130,13 @@ def train(
 ) -> Run:
     """Trains a recipe, or the recipe of that name, into the run folder `out`.
 
-    recipe: None to resume with that of the run in `out`.
     data: the root folder of the recipe's data set; a resumed run knows its own. train_dataset and
     eval_dataset, together, take its place: any objects with `__len__`, `__getitem__(i) -> (image,
     mask)` (uint8 RGB [H, W, 3] and uint8 [H, W], 255 where ignored) and `class_names`.
     resume: "must" continues the run in `out`, "auto" starts one where there is none.
     allow_config_change: resume even if the recipe or the data set is not what it was.
     init: a run, a checkpoint or another toolkit's file to start from; None is the ImageNet file
-    that the recipe names, if any, and "none" random weights; a resumed run has its own weights.
+    that the recipe names, if any, and "none" random weights; a resumed run has its own.
     deterministic: the same bits every time on CUDA too, more slowly.
     tensorboard: event files, too. on_log: called with each row of metrics.jsonl; raise
     perpixel.StopTraining in it to end the run in good order.
@@ -147,28 +146,22 @@ def train(
     from perpixel.checkpoints import zoo
     from perpixel.data.registry import open_dataset, require_bands, with_dataset_input
     from perpixel.data.user_dataset import wrap_dataset
-    from perpixel.training import run_folder
     from perpixel.training.checkpoint import list_checkpoints
+    from perpixel.training.run_logger import read_data_root
     from perpixel.training.train import train as run
 
     out = Path(out)
+    if isinstance(recipe, str):
+        recipe = recipes.recipe(recipe)
     if resume not in ("never", "auto", "must"):
         raise UsageError(f"resume={resume!r}: there are never, auto and must")
-    if recipe is None and resume == "never":
-        raise UsageError("name a recipe, or resume the run in `out` with its own")
-    if recipe is None:
-        recipe = run_folder.read_recipe(out)
-    elif isinstance(recipe, str):
-        recipe = recipes.recipe(recipe)
     resuming = resume == "must" or (
         resume == "auto" and bool(list_checkpoints(out / "checkpoints"))
     )
-    root = None
+    root = None if data is None else Path(data)
     if train_dataset is None and eval_dataset is None:
-        if data is not None:
-            root = Path(data)
-        elif resuming:
-            root = run_folder.read_data_root(out)
+        if root is None and resuming:
+            root = read_data_root(out)
         splits = recipe.data.train_split, recipe.data.eval_split
         training, evaluation = (open_dataset(recipe.data.name, root, split) for split in splits)
     elif train_dataset is None or eval_dataset is None or data is not None:
@@ -180,9 +173,6 @@ def train(
     if len(evaluation) == 0:
         name = "eval_dataset" if eval_dataset is not None else repr(recipe.data.eval_split)
         raise PerpixelError(f"the data set or split to evaluate on, {name}, is empty")
-    notes = []
-    if resuming and init is not None:
-        notes.append(f"the initial weights {init} are ignored: the resumed run has its own")
     return run(
         recipe,
         train_dataset=training,
@@ -192,7 +182,6 @@ def train(
         allow_config_change=allow_config_change,
         pretrained=None if resuming else zoo.initial_weights(recipe, init),
         data_root=root,
-        notes=notes,
         device=device,
         workers=workers,
         deterministic=deterministic,

@@ -2,7 +2,6 @@
 
 import glob
 import os
-from contextlib import suppress
 from pathlib import Path
 
 import typer
@@ -95,17 +94,6 @@ def require_free(jobs: dict[str, Path], out: Path, *, suffixes: list[str]) -> No
         if target.exists() and _file_id(target) in images:
             raise UsageError(f"{target} would be overwritten: name another folder with --out")
         taken.add(name)
-
-
-def warn_of_pages(path: Path) -> None:
-    """Says that only the first is used of an image file's pages or frames, where it has more."""
-    from perpixel.io.images import count_pages
-
-    if path.suffix.lower() in (".tif", ".tiff", ".webp"):
-        with suppress(OSError):  # reading it will say so
-            pages = count_pages(path.read_bytes())
-            if pages > 1:
-                typer.echo(f"{path}: holds {pages} pages or frames; the first is used", err=True)
 
 
 def is_video(path: Path) -> bool:

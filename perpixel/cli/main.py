@@ -19,7 +19,7 @@ from perpixel.cli.predict import predict
 from perpixel.cli.profile import profile
 from perpixel.cli.report import report
 from perpixel.cli.serve import serve
-from perpixel.cli.train import TrainCommand, train
+from perpixel.cli.train import train
 from perpixel.cli.zoo import zoo
 from perpixel.errors import Interrupted, PerpixelError, UsageError
 from perpixel.io.atomic import redirect_to_devnull
@@ -39,7 +39,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(demo)
-app.command(cls=TrainCommand)(train)
+app.command()(train)
 app.command("eval")(evaluate)
 app.command()(predict)
 app.command()(report)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from perpixel.cli import options
-from perpixel.cli.jobs import find_jobs, is_video, require_free, warn_of_pages
+from perpixel.cli.jobs import find_jobs, is_video, require_free
 from perpixel.errors import OutOfMemoryError, PerpixelError, UsageError, plural
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def predict(
         window_batch=window_batch,
         compiled=compile_model,
     )
-    bands = predictor.recipe.data.bands
+    bands = predictor.recipe.input.bands
     if bands not in (None, (1, 2, 3)) and any(map(is_video, jobs.values())):
         raise UsageError(f"the model is for bands {bands} of images, and videos have no such bands")
     if server is not None:
@@ -154,8 +154,7 @@ def _predict_images(
 
     def read(name: str) -> "tuple[str, Array] | None":
         try:
-            warn_of_pages(jobs[name])
-            return name, read_image(jobs[name], bands=predictor.recipe.data.bands)
+            return name, read_image(jobs[name], bands=predictor.recipe.input.bands)
         except PerpixelError as error:
             errors.append(str(error))
             advance(1)
@@ -211,7 +210,6 @@ def _predict_in_parts(
 
     try:
         if geo:
-            warn_of_pages(path)
             mask = target.with_name(f"{target.name}.tif")
             predict_geotiff(predictor, path, mask, progress=progress)
         else:

@@ -3,42 +3,18 @@
 import json
 from collections.abc import Callable
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from statistics import mean, stdev
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from typer.core import TyperCommand
 
 from perpixel.cli import options
-from perpixel.errors import Interrupted, UsageError
+from perpixel.errors import Interrupted, PerpixelError, UsageError
 
 if TYPE_CHECKING:
     from perpixel.recipes.schema import Recipe
     from perpixel.training.train import Run
-
-
-class TrainCommand(TyperCommand):
-    """The command; for an option that it lacks it names the setting of a recipe that is meant."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Raises UsageError for an option such as --lr."""
-        import perpixel
-        from perpixel.recipes.overrides import suggest_for_option
-
-        options = {name for parameter in self.params for name in parameter.opts}
-        for word, following in pairwise([*args, ""]):
-            option, _, value = word.partition("=")
-            if not option.startswith("--") or option in options:
-                continue
-            value = value or (following if not following.startswith("--") else "")
-            if hint := suggest_for_option(option, value, perpixel.recipe("folder/fcn_r18-d8")):
-                raise UsageError(
-                    f"perpixel train has no option {option}.{hint} "
-                    f"A setting of the recipe is changed by --set PATH=VALUE"
-                )
-        return super().parse_args(ctx, args)
 
 
 def train(
@@ -130,13 +106,20 @@ def train(
     perpixel train --resume --out runs/camvid
     """
     import perpixel
-    from perpixel.recipes.overrides import dump
-    from perpixel.training.run_folder import read_recipe
+    from perpixel.recipes.overrides import dump, load
 
     if out is None or (recipe is None and resume == "never"):
         missing = "--out" if recipe else "RECIPE"
         raise UsageError(f"{missing} is missing: perpixel train RECIPE --data ROOT --out RUN")
-    base = read_recipe(out) if recipe is None else perpixel.recipe(recipe)
+    if recipe is None:
+        file = out / "recipe.json"
+        if not file.exists():
+            raise PerpixelError(
+                f"{file}: no such file, so there is no run to resume; name a RECIPE to start one"
+            )
+        base = load(file.read_text(), origin=str(file))
+    else:
+        base = perpixel.recipe(recipe)
     if model_from is not None:
         from perpixel.checkpoints import zoo
 

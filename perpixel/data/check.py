@@ -16,11 +16,10 @@ from PIL import Image
 from perpixel.data.check_pair import Finding, Kind, PairReport, examine
 from perpixel.data.class_table import propose_classes
 from perpixel.data.dataset import PairDataset, RawValue
-from perpixel.data.datasets.folder import files_below
 from perpixel.data.paths import list_files
 from perpixel.data.prefetch import cores, read_ahead
 from perpixel.data.registry import open_pairs, splits
-from perpixel.errors import PerpixelError, UsageError, plural
+from perpixel.errors import PerpixelError, UsageError
 from perpixel.io.images import IMAGE_SUFFIXES
 from perpixel.recipes.base import Color, Size
 from perpixel.recipes.schema import IGNORE_INDEX
@@ -176,18 +175,12 @@ def check(
     classes = next((pairs.classes.names for pairs in checked.values()), ())
     summaries = tuple(_summarize(split, reports[split], len(classes)) for split in checked)
     for summary in summaries:
-        for class_name, count in zip(classes, summary.pixels, strict=True):
-            if count == 0:
-                findings.append(Finding(Kind.UNSEEN_CLASS, summary.name, class_name))
-    for split, pairs in checked.items():
-        findings += _unusable_labels(split, pairs, reports[split])
+        findings += _check_classes(summary, classes, reports[summary.name])
     if name == "folder":
         findings += _different_palettes(checked, reports)
     findings += _repeated_images(checked, reports)
     if name not in _SHARED_IMAGES:
         findings += _unused_files(opened.values())
-    if name == "folder":
-        findings += _unused_folders(root, opened.values())
     order = list(Kind)
     findings.sort(key=lambda finding: order.index(finding.kind))
     return Report(name, root, classes, summaries, tuple(findings))
@@ -218,37 +211,28 @@ def _summarize(split: str, reports: Sequence[PairReport], num_classes: int) -> S
     )
 
 
-def _unusable_labels(
-    split: str, pairs: PairDataset, reports: Sequence[PairReport]
+def _check_classes(
+    split: Split, classes: Sequence[str], reports: Sequence[PairReport]
 ) -> Iterator[Finding]:
-    """Finds a split with at most one class, and one whose pixels are mostly unlabeled."""
-    pixels, raw = Counter[int](), Counter[RawValue]()
+    """Finds the classes that a split lacks; at most one class, and mostly unlabeled pixels."""
+    shown = []
+    for class_name, count in zip(classes, split.pixels, strict=True):
+        if count:
+            shown.append(class_name)
+        else:
+            yield Finding(Kind.UNSEEN_CLASS, split.name, class_name)
+    raw = Counter[RawValue]()
     for report in reports:
         if report.pixels:  # masks whose values are unknown are errors of their own
-            pixels.update(report.pixels)
             raw.update(report.raw_pixels)
-    void = pixels.pop(IGNORE_INDEX, 0)
-    total = sum(raw.values())
-    if total and len(pixels) < 2:
-        shown = "".join(
-            f"all labeled pixels are {pairs.classes.names[index]}; " for index in pixels
-        )
-        table = propose_classes(raw, pairs.classes.names)
-        yield Finding(Kind.ONE_CLASS, split, split, (shown or "no pixel is labeled; ") + table)
-    if void > sum(pixels.values()):
-        ignored: set[RawValue] = {
-            (id_,) for id_, index in pairs.mapping.ids.items() if index == IGNORE_INDEX
-        }
-        colors = pairs.mapping.colors.items()
-        ignored.update(color for color, index in colors if index == IGNORE_INDEX)
-        value = max(ignored, key=lambda value: raw[value])
-        count = raw[value]
-        detail = (
-            f"{void / (void + sum(pixels.values())):.1%}; the most common ignored value is "
-            f"{value if len(value) > 1 else value[0]}, {count / total:.1%} of all pixels. Is it a "
-            f"class?"
-        )
-        yield Finding(Kind.MOSTLY_VOID, split, split, detail)
+    if raw and len(shown) < 2:
+        text = f"all labeled pixels are {shown[0]}" if shown else "no pixel is labeled"
+        table = propose_classes(raw, classes)
+        yield Finding(Kind.ONE_CLASS, split.name, split.name, f"{text}; {table}")
+    labeled = sum(split.pixels)
+    if split.void > labeled:
+        share = split.void / (split.void + labeled)
+        yield Finding(Kind.MOSTLY_VOID, split.name, split.name, f"{share:.1%}")
 
 
 def _different_palettes(
@@ -261,13 +245,12 @@ def _different_palettes(
             continue
         for index, report in enumerate(reports[split]):
             path = pairs.files[index][1]
-            different = [
-                f"index {number} is {color}, and {first[number][0]} in {first[number][1]}"
-                for number, color in report.color_of_index.items()
-                if color != first.setdefault(number, (color, path))[0]
-            ]
-            if different:
-                yield Finding(Kind.PALETTES, split, path, different[0])
+            for number, color in report.color_of_index.items():
+                known, other = first.setdefault(number, (color, path))
+                if color != known:
+                    detail = f"index {number} is {color}, and {known} in {other}"
+                    yield Finding(Kind.PALETTES, split, path, detail)
+                    break
 
 
 def _repeated_images(
@@ -299,15 +282,6 @@ def _unused_files(datasets: Iterable[PairDataset]) -> Iterator[Finding]:
             name = (below_root / file.name).as_posix()
             if name not in names and file.suffix.lower() in IMAGE_SUFFIXES and file.is_file():
                 yield Finding(Kind.UNUSED, "", name)
-
-
-def _unused_folders(root: Path, datasets: Iterable[PairDataset]) -> Iterator[Finding]:
-    """Finds folders of images none of which is in a pair."""
-    used = {Path(name).parent for pairs in datasets for pair in pairs.files for name in pair}
-    images = [Path(file) for file in files_below(root) if file.lower().endswith(IMAGE_SUFFIXES)]
-    unused = Counter(image.parent for image in images if image.parent not in used)
-    for folder, count in unused.items():
-        yield Finding(Kind.UNUSED_FOLDER, "", folder.as_posix(), plural(count, "file"))
 
 
 def _common_ending(names: Iterable[str]) -> str:

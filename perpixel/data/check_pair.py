@@ -3,7 +3,6 @@
 import hashlib
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -17,7 +16,7 @@ from perpixel.data.mask_values import used_colors
 from perpixel.data.paths import first_few
 from perpixel.errors import PerpixelError, plural
 from perpixel.io import tiff
-from perpixel.io.images import Array, RawMask, count_pages, exif_orientation, read_palette
+from perpixel.io.images import Array, RawMask, exif_orientation, read_palette
 from perpixel.recipes.base import Color
 from perpixel.recipes.schema import IGNORE_INDEX
 
@@ -43,29 +42,21 @@ class Kind(Enum):
         "masks whose palette gives an index another color: set read_palette_as in dataset.toml to "
         '"colors", or to "indices" if colors mean nothing',
     )
-    MOSTLY_VOID = "warning", "splits with more unlabeled pixels than labeled ones"
+    MOSTLY_VOID = (
+        "warning",
+        "splits with more unlabeled pixels than labeled ones: is an ignored value a class?",
+    )
     ONLY_VOID = "warning", "masks without a single labeled pixel"
     UNSEEN_CLASS = "warning", "classes without a pixel in a split"
     IN_SEVERAL_SPLITS = "warning", "images that are in more than one split"
     REPEATED = "warning", "images that are more than once in a split"
     UNUSED = "warning", "files beside the others that no pair uses"
     FEW_BITS = "warning", "16-bit images that use only the low bits, or are dark: black when read"
-    UNUSED_FOLDER = "note", "folders of images that no pair uses"
-    SEVERAL_PAGES = "warning", "images of several pages or frames: the first is read"
-    NEGATIVE = "warning", "images with negative numbers, which are 0 when read"
-    EXTRA_BANDS = (
+    PARTLY_READ = "warning", "images that are not read as a whole"
+    TURNED = (
         "warning",
-        "TIFFs of more than three bands: the first three are read as red, green, blue; "
-        "bands = [4, 3, 2] in dataset.toml reads others",
-    )
-    WHITE_IS_ZERO = (
-        "warning",
-        "masks that show 0 as white: their classes are the stored numbers, not what is seen",
-    )
-    TURNED_IN_PLACE = (
-        "warning",
-        "images rotated by their EXIF tag, which their size does not show: see whether their "
-        "masks fit; apply_exif_orientation = false in dataset.toml reads them unrotated",
+        "images rotated by their EXIF tag: see whether their masks fit; "
+        "apply_exif_orientation = false in dataset.toml reads them unrotated",
     )
     SIXTEEN_BITS = "note", "images of more than 8 bits, scaled to 8 when read"
     UNMARKED = (
@@ -75,7 +66,6 @@ class Kind(Enum):
     ALPHA = "note", "images with transparency, which is dropped when read"
     CLEAR = "note", "masks with transparent pixels, whose values count all the same"
     CMYK = "note", "images in CMYK, converted to RGB when read; colors may be off"
-    TURNED = "note", "images rotated by their EXIF tag when read; masks must fit that"
     BELOW_CROP = "note", "images smaller than the crop, padded in training"
 
     def __init__(self, severity: str, title: str) -> None:
@@ -172,9 +162,6 @@ def _check_mask(pairs: PairDataset, index: int) -> tuple[RawMask | None, Counter
     except PerpixelError as error:
         return None, Counter(), [(Kind.UNREADABLE_MASK, _without_path(error, path))]
     remarks = _check_transparency(path)
-    file = tiff.parse(memoryview(path.read_bytes()))
-    if file is not None and file.photometric == tiff.WHITE_IS_ZERO:
-        remarks.append((Kind.WHITE_IS_ZERO, ""))
     try:
         indices = pairs.mapping.lookup(raw, origin=str(path))
     except PerpixelError as error:
@@ -225,15 +212,11 @@ def _inspect_file(path: Path, pairs: PairDataset) -> _Remarks:
     """
     remarks = []
     try:
-        content = path.read_bytes()
-        pages = count_pages(content)
-        if pages > 1:
-            remarks.append((Kind.SEVERAL_PAGES, f"{pages} of them"))
-        header = tiff.parse(memoryview(content))
-        if header is not None:
-            remarks += _inspect_tiff(header, pairs)
+        tags = tiff.parse(memoryview(path.read_bytes()))
+        if tags is not None:
+            remarks += _inspect_tiff(tags, path, pairs)
         with Image.open(path) as file:
-            if header is None and (";16" in str(file.tile) or file.mode[0] in "IF"):
+            if tags is None and (";16" in str(file.tile) or file.mode[0] in "IF"):
                 remarks.append((Kind.SIXTEEN_BITS, file.mode))
             if "A" in file.getbands() or "transparency" in file.info:
                 remarks.append((Kind.ALPHA, file.mode))
@@ -241,9 +224,7 @@ def _inspect_file(path: Path, pairs: PairDataset) -> _Remarks:
                 remarks.append((Kind.CMYK, ""))
             orientation = exif_orientation(path)
             if orientation != 1 and pairs.apply_exif_orientation:
-                is_seen = orientation >= 5 and file.width != file.height
-                kind = Kind.TURNED if is_seen else Kind.TURNED_IN_PLACE
-                remarks.append((kind, f"orientation {orientation}"))
+                remarks.append((Kind.TURNED, f"orientation {orientation}"))
             file.load()
     except (UnidentifiedImageError, Image.DecompressionBombError):
         pass  # OpenCV reads more formats, and larger images
@@ -254,20 +235,19 @@ def _inspect_file(path: Path, pairs: PairDataset) -> _Remarks:
     return remarks
 
 
-def _inspect_tiff(file: tiff.Tiff, pairs: PairDataset) -> _Remarks:
+def _inspect_tiff(file: tiff.Tiff, path: Path, pairs: PairDataset) -> _Remarks:
     remarks = []
     if file.bits > 8:
         remarks.append((Kind.SIXTEEN_BITS, str(file)))
     if file.dtype is not None and file.dtype.kind == "i":
-        with suppress(ValueError):  # reading it will say so
-            smallest = file.read().min()
-            if smallest < 0:
-                remarks.append((Kind.NEGATIVE, f"down to {smallest}"))
-    if pairs.input.bands is None:
-        if file.bands > 3 and not file.has_alpha:
-            remarks.append((Kind.EXTRA_BANDS, str(file)))
-        elif file.is_unmarked:
-            remarks.append((Kind.UNMARKED, str(file)))
+        smallest = file.read(origin=str(path)).min()
+        if smallest < 0:
+            remarks.append((Kind.PARTLY_READ, f"numbers down to {smallest}: negative ones are 0"))
+    if pairs.input.bands is None and file.bands > 3 and not file.has_alpha:
+        detail = f"the first three of {file}; bands = [4, 3, 2] in dataset.toml reads others"
+        remarks.append((Kind.PARTLY_READ, detail))
+    elif pairs.input.bands is None and file.is_unmarked:
+        remarks.append((Kind.UNMARKED, str(file)))
     return remarks
 
 

@@ -180,7 +180,7 @@ class PairDataset:
     input: DatasetInput = field(default_factory=DatasetInput)
     """What a folder's dataset.toml says of the model's input."""
     apply_exif_orientation: bool = True
-    """Whether images are rotated as their EXIF tag says, and TIFFs, masks too, as theirs."""
+    """Whether images are rotated as their EXIF tag says."""
 
     def __len__(self) -> int:
         return len(self.files)
@@ -205,26 +205,18 @@ class PairDataset:
 
     def mask(self, index: int) -> RawMask:
         """The raw mask: ids, [height, width], or RGB colors, [height, width, 3]."""
-        return read_mask(
-            self.root / self.files[index][1],
-            palette_as_colors=self.read_palette_as == "colors",
-            apply_exif_orientation=self.apply_exif_orientation,
-        )
+        path = self.root / self.files[index][1]
+        return read_mask(path, palette_as_colors=self.read_palette_as == "colors")
 
     def orientation_hint(self, index: int) -> str:
-        """What to try where image and mask differ in size; empty for an image without a turn."""
+        """What to try where image and mask differ in size; empty for an upright image."""
         orientation = exif_orientation(self.root / self.files[index][0])
         if orientation == 1:
             return ""
-        if not self.apply_exif_orientation:
-            return (
-                f". The image has EXIF orientation {orientation}, which "
-                f"apply_exif_orientation = false in dataset.toml ignores"
-            )
         return (
-            f". The image has EXIF orientation {orientation} and was rotated by it: was its mask "
-            f"drawn on the unrotated pixels? apply_exif_orientation = false in dataset.toml reads "
-            f"images unrotated"
+            f". The image has EXIF orientation {orientation}, and dataset.toml may say with "
+            f"apply_exif_orientation = true or false whether it is rotated by it: now it is "
+            f"{'rotated' if self.apply_exif_orientation else 'not'}"
         )
 
 

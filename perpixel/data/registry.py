@@ -58,55 +58,42 @@ def open_pairs(name: str, root: Path, split: str, *, complete: bool = True) -> P
 
 
 def with_dataset_input(recipe: Recipe, dataset: Dataset) -> Recipe:
-    """Returns the recipe with the bands, mean and std that the data set's files name, if any.
+    """Returns the recipe with the bands, mean and std that a folder's dataset.toml gives.
 
-    Raises UsageError where the recipe names other bands, or its own mean or std.
+    Raises UsageError where the recipe has others of its own.
     """
     described = _input_of(dataset)
     if described is None:
         return recipe
-    if recipe.data.bands not in (None, described.bands):
-        raise UsageError(_other_bands(recipe, described))
     update = {}
-    for name in ("mean", "std"):
-        values = getattr(described, name)
-        if values is not None:
-            # A model's channels may be blue, green, red; those of a data set are in bands' order.
-            values = values[::-1] if recipe.input.channel_order == "bgr" else values
-            if getattr(recipe.input, name) not in (getattr(Input(), name), values):
-                raise UsageError(
-                    f"input.{name}={list(getattr(recipe.input, name))} and {name} = "
-                    f"{list(getattr(described, name))} in dataset.toml: keep one of them"
-                )
-            update[name] = values
-    return recipe.model_copy(
-        update={
-            "data": recipe.data.model_copy(update={"bands": described.bands}),
-            "input": recipe.input.model_copy(update=update),
-        }
-    )
+    for name, value in described.model_dump(exclude_none=True).items():
+        # A model's channels may be blue, green, red; a data set's are in the order of its bands.
+        is_reversed = name != "bands" and recipe.input.channel_order == "bgr"
+        update[name] = value[::-1] if is_reversed else value
+        own = getattr(recipe.input, name)
+        if own not in (getattr(Input(), name), update[name]):
+            raise UsageError(
+                f"the recipe has input.{name}={list(own)}, and dataset.toml {name} = "
+                f"{list(value)}: keep one of them"
+            )
+    recipe = recipe.model_copy(update={"input": recipe.input.model_copy(update=update)})
+    require_bands(recipe, dataset)
+    return recipe
 
 
 def require_bands(recipe: Recipe, dataset: Dataset) -> None:
     """Raises UsageError unless the data set's files are read in the model's bands."""
     described = _input_of(dataset)
-    if described is not None and described.bands != recipe.data.bands:
-        raise UsageError(_other_bands(recipe, described))
+    if described is not None and described.bands != recipe.input.bands:
+        model, files = (list(bands or ()) for bands in (recipe.input.bands, described.bands))
+        raise UsageError(
+            f"the model is for images read with input.bands={model}, and dataset.toml has bands = "
+            f"{files}: make them the same"
+        )
 
 
 def _input_of(dataset: Dataset) -> DatasetInput | None:
     return dataset.input if isinstance(dataset, PairDataset | CachedDataset) else None
-
-
-def _other_bands(recipe: Recipe, described: DatasetInput) -> str:
-    expected, found = (
-        "no bands" if bands is None else f"bands = {list(bands)}"
-        for bands in (recipe.data.bands, described.bands)
-    )
-    return (
-        f"the model is for images read with {expected} (data.bands), and dataset.toml has {found}: "
-        f"make them the same"
-    )
 
 
 def splits(name: str, root: Path) -> tuple[str, ...]:

@@ -95,7 +95,7 @@ def export(
         )
     images = [
         (name, resize_image(image, image_size))
-        for name, image in _read_images(check_on, size, recipe.data.bands)
+        for name, image in _read_images(check_on, size, recipe.input.bands)
         for image_size in (_sizes_near(image) if dynamic else [size])
     ]
     graph = make_graph(checkpoint, logits=logits)

@@ -28,7 +28,7 @@ def predict_geotiff(
 ) -> None:
     """Reads a TIFF in windows and writes its mask a few rows at a time, as a tiled palette GeoTIFF.
 
-    The bands, 8 bits each, are the recipe's `data.bands`, or else the first three for red, green
+    The bands, 8 bits each, are the recipe's `input.bands`, or else the first three for red, green
     and blue, a single one for gray.
     Coordinate system, transform, control points and RPCs are kept; what the file marks as without
     data becomes 255, the mask's own mark. `progress` is called with (rows done, rows in all).
@@ -52,7 +52,7 @@ def predict_geotiff(
             rasterio.Env(GDAL_CACHEMAX=_CACHE),
             rasterio.open(path) as file,
         ):
-            _require_one_image(path, file, recipe.data.bands)
+            _require_one_image(path, file, recipe.input.bands)
             _write(predictor, file, part, progress)
     except (RasterioError, OSError) as error:
         reason = error.__cause__ or error
@@ -87,9 +87,7 @@ def _write(predictor: Predictor, file: Any, out: Path, progress: Progress | None
     import rasterio
     from rasterio.windows import Window
 
-    bands = (1, 2, 3) if file.count > 2 else (1, 1, 1)
-    if predictor.recipe.data.bands is not None:
-        bands = predictor.recipe.data.bands
+    bands = predictor.recipe.input.bands or ((1, 2, 3) if file.count > 2 else (1, 1, 1))
 
     def read(top: int, left: int, height: int, width: int) -> Array:
         return np.moveaxis(file.read(bands, window=Window(left, top, width, height)), 0, 2)

@@ -155,14 +155,14 @@ class Predictor:
     def predict(self, image: ImageLike) -> Result:
         """The classes of one image: a path, a PIL image or a uint8 RGB array [H, W, 3].
 
-        A file is read in the recipe's `data.bands`; the channels of the others are to be these.
+        A file is read in the recipe's `input.bands`; the channels of the others are to be these.
         Raises PerpixelError for a file that cannot be read, UsageError for another kind of value.
         """
         return self.predict_batch([image])[0]
 
     def predict_batch(self, images: Sequence[ImageLike]) -> list[Result]:
         """The classes of several images; those of one size go through the model together."""
-        arrays = [_pixels(image, self.recipe.data.bands) for image in images]
+        arrays = [_pixels(image, self.recipe.input.bands) for image in images]
         masks = [np.empty(0, np.uint8)] * len(arrays)
         by_size = sorted(enumerate(arrays), key=lambda pair: pair[1].shape)
         for group in group_by_size(by_size, len(arrays)):
@@ -187,7 +187,7 @@ class Predictor:
         return self._scores(image, probabilities=True)
 
     def _scores(self, image: ImageLike, *, probabilities: bool) -> npt.NDArray[np.float32]:
-        pixels = _pixels(image, self.recipe.data.bands)
+        pixels = _pixels(image, self.recipe.input.bands)
         chunks = iter_scores(self, pixels, probabilities=probabilities)
         return np.concatenate([values.cpu().numpy() for _, values in chunks])
 

@@ -7,6 +7,7 @@ give its indices and not its colors.
 
 import colorsys
 import io
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from perpixel.errors import CorruptFileError, PerpixelError
+from perpixel.errors import CorruptFileError, PerpixelError, plural
 from perpixel.io import png, tiff
 from perpixel.io.atomic import atomic_replace
 
@@ -37,7 +38,6 @@ MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif
 """Formats without loss; .npy is an array [height, width] that numpy.save wrote."""
 
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM")  # and TIFF
-_ANIMATIONS = ("GIF", "PNG", "WEBP")
 
 _LARGE = 2**27
 """Pixels from which on a file is left to decoders that limit the size: it may be made to fill the
@@ -53,15 +53,10 @@ _NEARLY_BLACK = 24
 _MAX_TWINS = 0.1
 """The largest fraction of a palette's colors that may look like another."""
 
-_UNKNOWN = "not an image in a format that can be read"
-_NO_IMAGE = (
-    "which cannot be read as an image: its bands are 1, 3 or 4 of 8 or 16 bits. Choose three of "
-    "more bands by bands = [4, 3, 2] in dataset.toml, or convert it, as with gdal_translate -ot "
-    "Byte -scale, and -b 1 -b 2 -b 3 for three of many bands"
-)
-_NO_MASK = (
-    "which cannot be read as a mask: that is one band of class ids, or three of 8 bits, marked as "
-    "RGB. Pick a band, as with gdal_translate -b 1"
+_UNREADABLE_TIFF = (
+    "which cannot be read: images are 1, 3 or 4 bands of 8 or 16 bits, masks one band of ids, or "
+    "RGB of 8 bits. bands = [4, 3, 2] in dataset.toml or gdal_translate -b 4 -b 3 -b 2 choose "
+    "bands of an image, -b 1 one for a mask; -ot Byte -scale makes 8 bits of other numbers"
 )
 
 _ORIENTATION = 0x0112  # EXIF's tag; 1 is upright
@@ -80,10 +75,10 @@ def read_image(
 
     Gray is repeated over the channels, alpha is dropped and 16 bits are scaled to 8, negative
     numbers becoming 0; a TIFF's first three bands are red, green and blue where no tag says what
-    its bands are. `bands` are those that take the place of red, green and blue, counted from 1.
-    `rows` is how many rows from the top are needed; those below may be left black. Raises
-    PerpixelError naming the file when it does not exist or has no such bands, CorruptFileError
-    when it cannot be decoded.
+    its bands are. `bands`, counted from 1, take the place of red, green and blue. `rows` is how
+    many rows from the top are needed; those below may be left black. Raises PerpixelError naming
+    the file when it does not exist, has several pages or no such bands, CorruptFileError when it
+    cannot be decoded.
     """
     content = _read_bytes(path)
     image = None if rows is None else _decode_top_of_png(content, rows)
@@ -103,24 +98,24 @@ def decode_image(
 ) -> Array:
     """Decodes a file's bytes, uint8 [n], as `read_image` does.
 
-    Raises PerpixelError naming `origin` for a TIFF of another kind and one without such bands,
-    CorruptFileError when the bytes cannot be decoded.
+    Raises PerpixelError naming `origin` for several pages, a TIFF of another kind and one without
+    such bands, CorruptFileError when the bytes cannot be decoded.
     """
+    image = None
     file = tiff.parse(content.data)
-    if file is not None and not _is_image(file, bands):
-        raise PerpixelError(f"{origin}: a TIFF of {file}, {_NO_IMAGE}")
-    if file is not None and _needs_numbers(file, bands):
-        image = _from_numbers(file, bands, origin=origin)
-    else:
-        decoded = None if file is None else _decode_without_alpha(content)
-        if decoded is None:
-            decoded = _decode(content, apply_exif_orientation=apply_exif_orientation)
-        if decoded is None:
-            raise CorruptFileError(f"{origin}: not an image that can be decoded, or a corrupt one")
-        image = decoded if bands is None else _choose(decoded, bands, origin=origin)
-    if file is not None and not apply_exif_orientation:  # OpenCV and Pillow always apply a TIFF's
-        image = np.ascontiguousarray(tiff.turn_back(image, file.orientation))
-    return image
+    _require_one_page(content, file, origin=origin)
+    if file is not None:
+        _require_image(file, bands, origin=origin)
+        if not apply_exif_orientation:  # OpenCV and Pillow always apply a TIFF's
+            file.require_upright(origin=origin)
+        if _needs_numbers(file, bands):
+            return _from_numbers(file, bands, origin=origin)
+        image = _decode_without_alpha(content)
+    if image is None:
+        image = _decode(content, apply_exif_orientation=apply_exif_orientation)
+    if image is None:
+        raise CorruptFileError(f"{origin}: not an image that can be decoded, or a corrupt one")
+    return image if bands is None else _choose(image, bands, origin=origin)
 
 
 def header_size(content: bytes, *, origin: str) -> Size:
@@ -143,21 +138,6 @@ def header_size(content: bytes, *, origin: str) -> Size:
         raise PerpixelError(f"{origin}: not an image that can be read ({formats})") from None
 
 
-def count_pages(content: bytes) -> int:
-    """Counts the pages of a TIFF, or the frames of an animation; 1 for what cannot be read.
-
-    Readers of images and masks take the first. A TIFF's overviews and masks are no pages.
-    """
-    file = tiff.parse(memoryview(content))
-    if file is not None:
-        return file.count_pages()
-    try:
-        with Image.open(io.BytesIO(content), formats=_ANIMATIONS) as image:
-            return int(getattr(image, "n_frames", 1))
-    except Exception:  # a corrupt file makes Pillow raise almost anything
-        return 1
-
-
 def exif_orientation(path: Path) -> int:
     """Reads the EXIF orientation, 1 to 8, of an image file; 1, upright, where there is none."""
     try:
@@ -168,9 +148,7 @@ def exif_orientation(path: Path) -> int:
     return orientation if orientation in range(1, 9) else 1
 
 
-def read_mask(
-    path: Path, *, palette_as_colors: bool = False, apply_exif_orientation: bool = True
-) -> RawMask:
+def read_mask(path: Path, *, palette_as_colors: bool = False) -> RawMask:
     """Reads a mask: ids, [height, width], or colors, uint8 [height, width, 3] RGB.
 
     Ids are uint8 or uint16, and int32 where one is negative. A palette file gives its indices, a
@@ -178,59 +156,45 @@ def read_mask(
     it; floating-point numbers must be whole. Alpha is dropped. A MATLAB file gives
     GTcls.Segmentation (SBD) or LabelMap (Pascal Context), a .npy file its array. With
     `palette_as_colors` a palette file gives the colors that it shows, and 8 bits of gray or fewer
-    give gray colors. A TIFF's orientation is applied, if `apply_exif_orientation`. Raises
-    PerpixelError naming the file and values that are no ids.
+    give gray colors. Raises PerpixelError naming the file: for values that are no ids, several
+    pages, a rotated TIFF and 16 bits with colors or alpha; CorruptFileError for a corrupt file.
     """
-    mask = _read_numbers(path, apply_exif_orientation=apply_exif_orientation)
-    if not palette_as_colors or mask.ndim == 3 or mask.dtype != np.uint8:
-        return mask
-    palette = read_palette(path)
-    if palette is None:
-        header = png.header(_read_bytes(path).data)
-        white = 2**header.depth - 1 if header else 255
-        return np.asarray((mask * (255 // white))[..., None].repeat(3, axis=2), np.uint8)
-    colors = np.zeros((256, 3), np.uint8)
-    colors[: len(palette)] = palette
-    return np.asarray(colors[mask], np.uint8)
+    match path.suffix.lower():
+        case ".mat":
+            mask = _read_matlab(path)
+        case ".npy":
+            mask = _read_npy(path)
+        case _:
+            mask = _decode_mask(path, palette_as_colors=palette_as_colors)
+    return _require_ids(path, mask)
 
 
-def _read_numbers(path: Path, *, apply_exif_orientation: bool) -> RawMask:
-    if path.suffix == ".mat":
-        return _read_matlab(path)
-    if path.suffix.lower() == ".npy":
-        return _read_npy(path)
+def _decode_mask(path: Path, *, palette_as_colors: bool) -> tiff.Numbers:
     content = _read_bytes(path)
     header, file = png.header(content.data), tiff.parse(content.data)
+    _require_one_page(content, file, origin=str(path))
+    if file is not None and not (palette_as_colors and file.photometric == tiff.PALETTE):
+        return _read_tiff_mask(path, file)
+    if header and header.depth == 16 and header.color != 0:  # Pillow reads the upper 8 of them
+        raise PerpixelError(f"{path}: 16 bits with colors or alpha; a mask of 16 bits is gray")
     # OpenCV decodes 8 bits of gray a fifth faster; Pillow refuses files that are too large.
-    still = b"acTL" not in content[:256].tobytes()  # the chunk of an animation
-    if header and header.is_gray_8_bit and header.pixels < _LARGE and still:
+    if header and header.is_gray_8_bit and header.pixels < _LARGE and not palette_as_colors:
         gray = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
         if gray is not None and gray.ndim == 2:
             return np.asarray(gray, np.uint8)
-    if header and header.depth == 16 and header.color != 0 and header.pixels < _LARGE:
-        wide = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)  # Pillow gives the upper 8 bits
-        if wide is not None and wide.ndim == 3:
-            return _require_ids(path, wide[..., 0] if header.color == 4 else wide[..., 2::-1])
-    if file is not None:
-        _require_one_page(path, file.count_pages())
-        numbers = _read_tiff_mask(path, file)
-        if apply_exif_orientation:
-            numbers = np.ascontiguousarray(tiff.turn(numbers, file.orientation))
-        return _require_ids(path, numbers)
     try:
         with Image.open(io.BytesIO(content.data)) as image:
-            if image.format in _ANIMATIONS:
-                _require_one_page(path, getattr(image, "n_frames", 1))
+            if palette_as_colors and image.mode in ("1", "L", "LA", "P"):
+                image.info.pop("transparency", None)  # Pillow would warn of it
+                return np.asarray(image.convert("RGB"))
             mask = np.asarray(image.convert(_PLAIN_MODES.get(image.mode, image.mode)))
             if header and image.mode == "L" and header.depth in (2, 4):  # Pillow scales to 0..255
                 mask = mask // (255 // (2**header.depth - 1))
+            return mask
     except UnidentifiedImageError:
-        raise CorruptFileError(f"{path}: {_UNKNOWN}") from None
+        raise CorruptFileError(f"{path}: not an image in a format that can be read") from None
     except UNREADABLE as error:
         raise CorruptFileError(f"{path}: not a mask that can be decoded ({error})") from None
-    if mask.shape[2:] not in ((), (3,)):
-        raise PerpixelError(f"{path}: a mask is 8 or 16 bits of gray, a palette or RGB colors")
-    return _require_ids(path, mask)
 
 
 def read_palette(path: Path) -> Palette | None:
@@ -245,7 +209,7 @@ def read_palette(path: Path) -> Palette | None:
         with Image.open(io.BytesIO(content.data)) as file:
             values = file.getpalette() if file.mode == "P" else None
     except UNREADABLE:
-        raise PerpixelError(f"{path}: {_UNKNOWN}") from None
+        raise PerpixelError(f"{path}: not an image in a format that can be read") from None
     if values is None:
         return None
     return tuple(zip(values[::3], values[1::3], values[2::3], strict=True))
@@ -362,20 +326,36 @@ def _decode(content: Array, *, apply_exif_orientation: bool = True) -> Array | N
 def _choose(image: Array, bands: Bands, *, origin: str) -> Array:
     count = image.shape[2]
     if max(bands) > count:
-        raise PerpixelError(
-            f"{origin}: has {count} band{'s' * (count != 1)}, and bands = {list(bands)} are asked "
-            f"for"
-        )
+        raise PerpixelError(f"{origin}: has {plural(count, 'band')}, and bands = {list(bands)}")
     return np.ascontiguousarray(image[..., [band - 1 for band in bands]])
 
 
-def _is_image(file: tiff.Tiff, bands: Bands | None) -> bool:
-    """Whether a TIFF's numbers are integers of up to 16 bits in bands that are no matter of choice.
+def _require_one_page(content: Array, file: tiff.Tiff | None, *, origin: str) -> None:
+    """Raises PerpixelError for several pages or frames: which of them would be meant?
+
+    An animated PNG is its default image.
+    """
+    pages = 1
+    if file is not None:
+        pages = file.count_pages()
+    elif content[:4].tobytes() in (b"GIF8", b"RIFF"):  # RIFF holds WebP
+        with suppress(Exception), Image.open(io.BytesIO(content.data)) as image:
+            pages = getattr(image, "n_frames", 1)
+    if pages > 1:
+        raise PerpixelError(
+            f"{origin}: holds {pages} pages or frames; write the one that is meant to a new file"
+        )
+
+
+def _require_image(file: tiff.Tiff, bands: Bands | None, *, origin: str) -> None:
+    """Raises PerpixelError for a TIFF of other numbers or bands than images are made of.
 
     OpenCV would cut off floating-point numbers.
     """
     is_gray_or_rgb = file.bands in (1, 3, 4) or (file.bands == 2 and file.has_alpha)
-    return file.has_short_numbers and (is_gray_or_rgb or bands is not None)
+    is_short = file.dtype is not None and file.dtype.kind in "ui" and file.bits <= 16
+    if not (is_short and (is_gray_or_rgb or bands is not None)):
+        raise PerpixelError(f"{origin}: a TIFF of {file}, {_UNREADABLE_TIFF}")
 
 
 def _needs_numbers(file: tiff.Tiff, bands: Bands | None) -> bool:
@@ -395,69 +375,48 @@ def _needs_numbers(file: tiff.Tiff, bands: Bands | None) -> bool:
 
 def _from_numbers(file: tiff.Tiff, bands: Bands | None, *, origin: str) -> Array:
     """Makes an image, uint8 [height, width, 3], of a TIFF's stored numbers."""
-    try:
-        numbers = file.read()
-    except ValueError as error:
-        raise CorruptFileError(f"{origin}: a TIFF that cannot be decoded: {error}") from None
+    numbers = file.read(origin=origin)
     if bands is None:
         bands = (1, 1, 1) if file.bands < 3 else (1, 2, 3)
-    image = scale_to_8_bits(_choose(numbers, bands, origin=origin), bits=file.bits)
-    if file.photometric == tiff.WHITE_IS_ZERO:
-        image = 255 - image
-    return np.ascontiguousarray(tiff.turn(image, file.orientation), np.uint8)
+    image = _scale_to_8_bits(_choose(numbers, bands, origin=origin), bits=file.bits)
+    return 255 - image if file.photometric == tiff.WHITE_IS_ZERO else image
 
 
-def scale_to_8_bits(numbers: tiff.Numbers, *, bits: int) -> Array:
+def _scale_to_8_bits(numbers: tiff.Numbers, *, bits: int) -> Array:
     """Scales integers of up to 16 bits to uint8, rounded; negative ones become 0."""
     top = 2**bits - 1
-    if top == 255 and numbers.dtype == np.uint8:
-        return np.asarray(numbers, np.uint8)
     scaled = (np.maximum(numbers, 0).astype(np.uint32) * 255 + top // 2) // top
     return np.asarray(scaled, np.uint8)
 
 
 def _read_tiff_mask(path: Path, file: tiff.Tiff) -> tiff.Numbers:
     """Reads a TIFF's ids, [height, width], or colors, [height, width, 3]."""
-    colors = 3 if file.photometric in (tiff.RGB, tiff.YCBCR) else 1
+    colors = 3 if file.photometric == tiff.RGB else 1
     is_gray = file.photometric in (tiff.WHITE_IS_ZERO, tiff.BLACK_IS_ZERO, tiff.PALETTE)
     if not (colors == 3 or is_gray) or file.bands - file.has_alpha != colors:
-        raise PerpixelError(f"{path}: a TIFF of {file}, {_NO_MASK}")
-    try:
-        numbers = file.read()
-    except ValueError as error:
-        raise CorruptFileError(f"{path}: not a mask that can be decoded ({error})") from None
+        raise PerpixelError(f"{path}: a TIFF of {file}, {_UNREADABLE_TIFF}")
+    numbers = file.read(origin=str(path))
     return numbers[..., 0] if colors == 1 else numbers[..., :3]
 
 
-def _require_one_page(path: Path, pages: int) -> None:
-    if pages > 1:
-        raise PerpixelError(
-            f"{path}: holds {pages} pages or frames, and a mask is one; write the one that belongs "
-            f"to the image to a file of its own"
-        )
-
-
 def _require_ids(path: Path, mask: tiff.Numbers) -> RawMask:
-    """Returns a mask's ids or colors in the type that `read_mask` gives; raises PerpixelError."""
-    if mask.dtype.kind == "f":
-        fractions = mask[mask != np.trunc(mask)]  # and NaN
-        if fractions.size:
-            raise PerpixelError(
-                f"{path}: holds floating-point numbers ({mask.dtype}) that are not whole, as "
-                f"{fractions[0]:g} at {fractions.size} pixels; a mask holds class ids. Are these "
-                f"probabilities? Write ids, as with gdal_calc or numpy.rint, as integers"
-            )
-    elif mask.dtype.kind not in "biu":
-        raise PerpixelError(f"{path}: holds {mask.dtype} numbers; a mask holds class ids")
-    if mask.dtype.itemsize == 1 and mask.dtype.kind != "i":
+    """Returns ids or colors in the type that `read_mask` gives; raises PerpixelError."""
+    if mask.ndim == 3 and (mask.shape[2] != 3 or mask.dtype != np.uint8):
+        raise PerpixelError(
+            f"{path}: holds {mask.shape[2]} channels of {mask.dtype}; a mask is gray, a palette or "
+            f"8 bits of RGB"
+        )
+    if mask.dtype.kind not in "biuf" or mask.size == 0:
+        raise PerpixelError(f"{path}: holds {mask.size} {mask.dtype} values, and no class ids")
+    if mask.dtype.kind == "f" and (mask != np.trunc(mask)).any():  # NaN, too
+        fractions = mask[mask != np.trunc(mask)]
+        raise PerpixelError(
+            f"{path}: holds floating-point numbers ({mask.dtype}) that are not whole, as "
+            f"{fractions[0]:g} at {fractions.size} of {mask.size} pixels; a mask holds class ids. "
+            f"Are these probabilities?"
+        )
+    if mask.dtype in (np.bool_, np.uint8):
         return mask.astype(np.uint8, copy=False)
-    if mask.ndim == 3:
-        if mask.dtype != np.uint16 or (mask % 257).any():  # 257 v is v in 16 bits
-            raise PerpixelError(
-                f"{path}: holds colors of {mask.dtype} that are not those of 8 bits; a mask's "
-                f"colors are"
-            )
-        return (mask // 257).astype(np.uint8)
     smallest, largest = mask.min().item(), mask.max().item()
     if smallest < MIN_ID or largest > MAX_ID:
         raise PerpixelError(
@@ -495,7 +454,7 @@ def _decode_top_of_png(content: Array, rows: int) -> Array | None:
     return image
 
 
-def _read_matlab(path: Path) -> npt.NDArray[np.uint16]:
+def _read_matlab(path: Path) -> tiff.Numbers:
     from scipy.io import loadmat  # slow to import, and needed for two data sets
 
     content = io.BytesIO(_read_bytes(path).tobytes())
@@ -506,27 +465,20 @@ def _read_matlab(path: Path) -> npt.NDArray[np.uint16]:
     mask = variables.get("LabelMap")
     if "GTcls" in variables:
         mask = variables["GTcls"].get("Segmentation")
-    if mask is None or np.ndim(mask) != 2 or not (mask == np.asarray(mask, np.uint16)).all():
-        raise PerpixelError(
-            f"{path}: holds no mask of whole numbers called GTcls.Segmentation or LabelMap"
-        )
-    return np.asarray(mask, np.uint16)
+    if mask is None or np.ndim(mask) != 2:
+        raise PerpixelError(f"{path}: holds no mask called GTcls.Segmentation or LabelMap")
+    return np.asarray(mask)
 
 
-def _read_npy(path: Path) -> npt.NDArray[np.uint8 | np.uint16]:
+def _read_npy(path: Path) -> tiff.Numbers:
     try:
         mask = np.load(io.BytesIO(_read_bytes(path).tobytes()), allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise CorruptFileError(f"{path}: not an array that can be read ({error})") from None
-    if not isinstance(mask, np.ndarray) or mask.ndim != 2 or mask.dtype.kind not in "biu":
-        shape = f"{mask.dtype} {list(mask.shape)}" if isinstance(mask, np.ndarray) else "several"
-        raise PerpixelError(
-            f"{path}: an array of {shape}; a mask's is one of whole numbers, [height, width]"
-        )
-    if mask.size == 0 or mask.min() < 0 or mask.max() >= 2**16:
-        values = f"values from {mask.min()} to {mask.max()}" if mask.size else "no values"
-        raise PerpixelError(f"{path}: holds {values}; a mask's are 0 to 65535")
-    return mask.astype(np.uint8 if mask.max() < 2**8 else np.uint16)
+    if not isinstance(mask, np.ndarray) or mask.ndim != 2:
+        shape = list(mask.shape) if isinstance(mask, np.ndarray) else "several"
+        raise PerpixelError(f"{path}: holds an array of shape {shape}; a mask's is [height, width]")
+    return mask
 
 
 def _read_bytes(path: Path) -> Array:

@@ -13,79 +13,51 @@ from perpixel.recipes.base import Spec
 from perpixel.recipes.schema import Recipe
 
 _OTHER_NAMES = {
-    "accumulate": "train.grad_accum_steps",
-    "optimizer.algorithm": "optimizer.name",
-    "amp": "train.precision",
-    "auxiliary": "model.aux_head",
-    "base_lr": "optimizer.lr",
-    "batch": "train.batch_size (of all ranks)",
-    "bs": "train.batch_size (of all ranks)",
-    "crop": "augment.crop_size, or inference.window_size",
-    "crop_tries": "augment.crop_attempts",
-    "data_root": "the option --data",
-    "device": "the option --device",
-    "early_stop": "evaluate.patience",
-    "early_stopping": "evaluate.patience",
-    "early_stopping_patience": "evaluate.patience",
-    "encoder": "model.backbone",
-    "encoder_name": (
-        "model.backbone.name, of model.backbone.type=timm, or model.backbone.depth, of a ResNet"
+    "augment.cat_max_ratio": "max_class_share",
+    "augment.crop_attempts": "crop_tries",
+    "augment.crop_size": "image_size img_size imgsz",
+    "augment.crop_size, or inference.window_size": "crop",
+    "augment.flip_prob": "fliplr hflip horizontal_flip",
+    "augment.rotate90_prob": "random_rotate90 rot90",
+    "augment.vertical_flip_prob": "flipud vflip",
+    "classes in a folder's dataset.toml": "num_classes",
+    "evaluate.every": "eval_interval eval_steps val_interval",
+    "evaluate.patience": "early_stop early_stopping early_stopping_patience",
+    "ignored_ids in a folder's dataset.toml": "ignore_index",
+    "inference.mode": "windows",
+    "loss.avg_non_ignore": "loss.mean",
+    "loss.class_weights": "weight",
+    "model.aux_head": "auxiliary",
+    "model.backbone": "encoder",
+    "model.backbone.frozen_bn, or train.freeze": "norm_eval",
+    "model.backbone.name, of model.backbone.type=timm, or model.backbone.depth": "encoder_name",
+    "model.head.channels": "width",
+    "optimizer.lr": "base_lr learning_rate lr0",
+    "optimizer.name": "optimizer.algorithm optimizer.kind optimizer.type",
+    "schedule.min_lr": "floor",
+    "the option --data": "data_root",
+    "the option --device": "device",
+    "the option --init": "encoder_weights load_from",
+    "the option --out": "output_dir work_dir",
+    "the option --resume": "resume_from",
+    "the option --workers": "workers",
+    "train.batch_size (of all ranks)": ("batch bs images_per_gpu images_per_step samples_per_gpu"),
+    "train.final_phase": "finish",
+    "train.final_phase.fraction": "share",
+    "train.freeze": "freeze_at freeze_backbone freeze_encoder frozen_stages",
+    "train.grad_accum_steps": "accumulate",
+    "train.max_corrupt_fraction": "max_damaged",
+    "train.max_nonfinite_steps": "max_skipped",
+    "train.precision": "amp",
+    "train.steps": "iterations iters max_iters max_steps num_steps",
+    "train.steps (epochs x images / train.batch_size)": (
+        "epochs max_epochs num_epochs num_train_epochs"
     ),
-    "encoder_weights": "the option --init",
-    "epochs": "train.steps (epochs x images / train.batch_size)",
-    "eval_interval": "evaluate.every",
-    "eval_steps": "evaluate.every",
-    "finish": "train.final_phase",
-    "fliplr": "augment.flip_prob",
-    "flipud": "augment.vertical_flip_prob",
-    "floor": "schedule.min_lr",
-    "freeze_at": "train.freeze",
-    "freeze_backbone": "train.freeze",
-    "freeze_encoder": "train.freeze",
-    "frozen_stages": "train.freeze",
-    "hflip": "augment.flip_prob",
-    "horizontal_flip": "augment.flip_prob",
-    "ignore_index": "ignored_ids in a folder's dataset.toml",
-    "images_per_gpu": "train.batch_size (of all ranks)",
-    "images_per_step": "train.batch_size (of all ranks)",
-    "image_size": "augment.crop_size",
-    "img_size": "augment.crop_size",
-    "imgsz": "augment.crop_size",
-    "iterations": "train.steps",
-    "iters": "train.steps",
-    "kind": "type, as in model.backbone.type",
-    "optimizer.kind": "optimizer.name",
-    "learning_rate": "optimizer.lr",
-    "load_from": "the option --init",
-    "lr0": "optimizer.lr",
-    "max_class_share": "augment.cat_max_ratio",
-    "max_damaged": "train.max_corrupt_fraction",
-    "max_epochs": "train.steps (epochs x images / train.batch_size)",
-    "max_iters": "train.steps",
-    "max_skipped": "train.max_nonfinite_steps",
-    "max_steps": "train.steps",
-    "loss.mean": "loss.avg_non_ignore",
-    "norm_eval": "model.backbone.frozen_bn, or train.freeze",
-    "num_classes": "classes in a folder's dataset.toml",
-    "num_epochs": "train.steps (epochs x images / train.batch_size)",
-    "num_steps": "train.steps",
-    "num_train_epochs": "train.steps (epochs x images / train.batch_size)",
-    "output_dir": "the option --out",
-    "random_rotate90": "augment.rotate90_prob",
-    "resume_from": "the option --resume",
-    "rot90": "augment.rotate90_prob",
-    "samples_per_gpu": "train.batch_size (of all ranks)",
-    "share": "train.final_phase.fraction",
-    "optimizer.type": "optimizer.name",
-    "val_interval": "evaluate.every",
-    "vflip": "augment.vertical_flip_prob",
-    "weight": "loss.class_weights",
-    "width": "model.head.channels",
-    "windows": "inference.mode",
-    "work_dir": "the option --out",
-    "workers": "the option --workers",
+    "type, as in model.backbone.type": "kind",
 }
-"""Settings of other toolkits and of version 0.1, by path or its last part, and their names here."""
+"""Names here, and those in other toolkits and in version 0.1, by path or its last part."""
+
+_NAME_HERE = {other: name for name, others in _OTHER_NAMES.items() for other in others.split()}
 
 
 def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
@@ -141,15 +113,6 @@ def differences(old: Spec, new: Spec) -> list[str]:
         for path in sorted(before.keys() | after.keys())
         if before.get(path) != after.get(path)
     ]
-
-
-def suggest_for_option(option: str, value: str, recipe: Recipe) -> str:
-    """Returns " Did you mean --set optimizer.lr=0.1?" for the option --lr 0.1, or an empty text."""
-    known = sorted(_flatten(recipe.model_dump(mode="json")))
-    meant = _meant_by(option.removeprefix("--").replace("-", "_"), known)
-    if meant in known:
-        meant = f"--set {meant}={value or '...'}"
-    return f" Did you mean {meant}?" if meant else ""
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
@@ -236,21 +199,15 @@ def _is_spec(annotation: object) -> bool:
 
 
 def _suggest_setting(path: str, known: list[str]) -> str:
+    leaf = path.rpartition(".")[2]
     if longer := [name for name in known if name.startswith(f"{path}_")]:
         return f" Did you mean {longer[0]}?"  # train.keep is train.keep_last
-    meant = _meant_by(path, known)
-    return f" Did you mean {meant}?" if meant else suggestion(path, known)
-
-
-def _meant_by(path: str, known: list[str]) -> str:
-    """What a wrong path or its last part is called here: a setting or an option; "" if unknown."""
-    leaf = path.rpartition(".")[2]
-    if other := _OTHER_NAMES.get(path) or _OTHER_NAMES.get(leaf):
-        return other
+    if meant := _NAME_HERE.get(path) or _NAME_HERE.get(leaf):
+        return f" Did you mean {meant}?"
     if same_leaf := [name for name in known if name.rpartition(".")[2] == leaf]:
-        return " or ".join(same_leaf)
+        return f" Did you mean {' or '.join(same_leaf)}?"
     # The many names of the batch size resemble other settings more than train.batch_size.
-    return _OTHER_NAMES["batch"] if "batch" in leaf else ""
+    return _suggest_setting("batch", known) if "batch" in leaf else suggestion(path, known)
 
 
 def _defaults(path: list[str], type_name: object) -> dict[str, Any]:

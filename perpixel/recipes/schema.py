@@ -21,21 +21,21 @@ Bands = tuple[PositiveInt, PositiveInt, PositiveInt]
 class Input(Spec):
     """A model's input: (pixel - mean) / std of 0..255 values, in this channel order.
 
-    Images are padded at the bottom and right with normalized zeros to a multiple of
-    `size_divisor`.
+    Images are padded at the bottom and right with normalized zeros to a multiple of `size_divisor`.
+    `bands`, counted from 1, are those of an image file in the place of red, green and blue.
     """
 
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (58.395, 57.12, 57.375)
     channel_order: Literal["rgb", "bgr"] = "rgb"
     size_divisor: PositiveInt = 1
+    bands: Bands | None = None
 
 
 class DatasetInput(Spec):
-    """What a data set says of a model's input, which training takes into `data` and `input`.
+    """What a data set says of its models' input, whose recipe takes it over for training.
 
-    `bands` of its images, counted from 1, take the place of red, green and blue; `mean` and `std`
-    of 0..255 values are in that order.
+    `mean` and `std` of 0..255 values are in the order of its images' `bands`, as `Input` has them.
     """
 
     bands: Bands | None = None
@@ -48,15 +48,12 @@ class Data(Spec):
 
     Every image and mask is resized to `resize` before anything else, in training and in evaluation,
     so that scores count the resized masks' pixels; a prediction still has its image's own size.
-    `bands`, counted from 1, are those of an image file that take the place of red, green and blue;
-    training takes them from the data set, and predictions read files so.
     """
 
     name: str
     train_split: str = "train"
     eval_split: str = "val"
     resize: Size | None = None
-    bands: Bands | None = None
 
 
 class Photometric(Spec):

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 
 from perpixel.errors import OutOfMemoryError, PerpixelError
 from perpixel.inference.predictor import Predictor
-from perpixel.io.images import count_pages, decode_image, header_size
+from perpixel.io.images import decode_image, header_size
 from perpixel.serving.answers import Format, encode
 from perpixel.serving.metrics import Metrics
 
@@ -97,13 +97,10 @@ class Pool:
                     f"the image has {height}x{width} pixels; the limit of this server is "
                     f"{self._limits.max_pixels} (a side counts as at least {_MIN_SIDE})",
                 )
-            pages = count_pages(content)
-            if pages > 1:
-                raise HTTPException(422, f"the image holds {pages} pages or frames; send one")
             image = decode_image(
                 np.frombuffer(content, np.uint8),
                 origin=_ORIGIN,
-                bands=self._predictor.recipe.data.bands,
+                bands=self._predictor.recipe.input.bands,
             )
             body = encode(self._predictor.predict(image), format)
         except DecompressionBombError:

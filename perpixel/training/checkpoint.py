@@ -27,12 +27,6 @@ _HEADER = "perpixel-run"
 _EARLIER = "model-earlier.safetensors"
 _STATE = re.compile(r"next|last(-\d+)?")
 _Count = Annotated[int, Field(ge=0)]
-_CHANGEABLE = (
-    "recipe.source", "recipe.train.activation_checkpointing", "recipe.train.keep_last",
-    "recipe.train.log_every", "recipe.train.max_corrupt_fraction",
-    "recipe.train.max_nonfinite_steps", "recipe.train.save_every",
-)  # fmt: skip
-"""Settings that change no step's result, so that a resumed run may have others."""
 
 
 @dataclass
@@ -85,6 +79,10 @@ class _Header(Spec):
     evaluations_since_best: _Count = 0
     initial_weights: str | None = None
     scaler: dict[str, float | int] = Field(default_factory=dict)
+
+
+_NO_PROGRESS = ("fingerprint", "scaler")
+"""What else than a Progress the header holds."""
 
 
 @dataclass(frozen=True)
@@ -163,8 +161,7 @@ def load_checkpoint(
     """Loads the newest checkpoint that is not corrupt into `state`.
 
     Raises PerpixelError when there is none, or when it belongs to another recipe or training set
-    and changes are not allowed, but for settings of a run that change no step's result; UsageError
-    when it is past the recipe's last step.
+    and changes are not allowed; UsageError when it is past the recipe's last step.
     """
     corrupt: dict[Path, str] = {}
     for path in list_checkpoints(folder):
@@ -177,11 +174,10 @@ def load_checkpoint(
     else:
         raise PerpixelError("\n".join([f"{folder}: no whole state is left", *corrupt.values()]))
     changed = overrides.differences(header.fingerprint, fingerprint)
-    refused = [change for change in changed if change.partition(":")[0] not in _CHANGEABLE]
-    if refused and not allow_config_change:
+    if changed and not allow_config_change:
         raise PerpixelError(
             f"{path} was made by another recipe or from other data; resume with the same, add "
-            f"--allow-config-change, or start a new run. Changed: " + "; ".join(refused)
+            f"--allow-config-change, or start a new run. Changed: " + "; ".join(changed)
         )
     if header.step > fingerprint.recipe.train.steps:
         raise UsageError(
@@ -204,9 +200,9 @@ def load_checkpoint(
     if header.scaler and state.scaler.is_enabled():
         state.scaler.load_state_dict(header.scaler)
     lines = [f"{complaint}; going on from an older state" for complaint in corrupt.values()]
-    lines.append(f"resumed after step {header.step}")
+    lines.append(f"with its own weights, resumed after step {header.step}")
     lines += [f"changed: {change}" for change in changed]
-    progress = Progress(**header.model_dump(exclude={"fingerprint", "scaler"}))
+    progress = Progress(**{name: value for name, value in header if name not in _NO_PROGRESS})
     if (folder / "model.safetensors").exists() and not progress.has_ended(fingerprint.recipe):
         lines.append(f"the final weights of its earlier end are kept as {_EARLIER}")
     lines += [] if same else ["the optimizer starts anew"]

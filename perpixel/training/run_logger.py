@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from perpixel.errors import StopTraining, needs_extra
+from perpixel.errors import PerpixelError, StopTraining, needs_extra
 from perpixel.io.atomic import atomic_write, redirect_to_devnull, reraise_oserror
 from perpixel.runtime.environment import environment_info
 from perpixel.runtime.timing import Mark, mark, seconds_between
@@ -20,6 +20,8 @@ from perpixel.training.checkpoint import Progress
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
+
+_ENVIRONMENT = "environment.json"
 
 _MUCH = 0.2
 """A run that waits for images for more of its time than this is slowed by them."""
@@ -30,7 +32,8 @@ class RunLogger:
 
     On resume, rows after step `done.step` are dropped, and that step's scores unless they were
     saved. Every row goes to metrics.jsonl, to `on_log` if given, and with `tensorboard` to event
-    files. A `silent` logger, as on all ranks but the main one, writes nothing.
+    files. `data_root` goes to environment.json, for `read_data_root`. A `silent` logger, as on all
+    ranks but the main one, writes nothing.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class RunLogger:
         done: Progress,
         *,
         steps: int,
+        data_root: Path | None = None,
         tensorboard: bool = False,
         silent: bool = False,
         on_log: Callable[[dict[str, float | int]], None] | None = None,
@@ -56,9 +60,10 @@ class RunLogger:
                 earlier = [row for row in earlier if row["step"] < done.step or "miou" not in row]
             text = "".join(json.dumps(row) + "\n" for row in earlier)
             atomic_write(self._metrics, text.encode())
-            atomic_write(
-                folder / "environment.json", json.dumps(environment_info(), indent=2).encode()
-            )
+            facts = environment_info()
+            if data_root is not None:
+                facts["data_root"] = str(data_root.absolute())
+            atomic_write(folder / _ENVIRONMENT, json.dumps(facts, indent=2).encode())
             if tensorboard:
                 self._events = _event_files(folder / "tensorboard", done.step)
         self._console = _Console(stderr=True, quiet=silent)
@@ -188,3 +193,21 @@ def rows(path: Path, *, up_to: int) -> list[dict[str, float | int]]:
         if row["step"] <= up_to:
             parsed.append(row)
     return parsed
+
+
+def read_data_root(folder: Path) -> Path | None:
+    """Reads where the data set of the run in `folder` was; None where that is not recorded.
+
+    Raises PerpixelError when it is not there now.
+    """
+    path = folder / _ENVIRONMENT
+    try:
+        root = Path(json.loads(path.read_text())["data_root"])
+    except (OSError, ValueError, TypeError, KeyError):  # a built-in one, or of version 0.2
+        return None
+    if not root.exists():
+        raise PerpixelError(
+            f"{path}: the run's data set was in {root}, which does not exist now; name its folder "
+            f"with --data"
+        )
+    return root

@@ -1,7 +1,7 @@
 """One training run, top to bottom."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +18,10 @@ from perpixel.evaluation.evaluate import evaluate
 from perpixel.evaluation.files import write_scores
 from perpixel.evaluation.metrics import Scores
 from perpixel.inference.predictor import Predictor
+from perpixel.io.atomic import atomic_write
 from perpixel.losses import check_class_weights
 from perpixel.models.build import build
+from perpixel.recipes import overrides
 from perpixel.recipes.schema import Recipe
 from perpixel.runtime import distributed
 from perpixel.runtime.device import copies_pinned, default_workers, resolve_device
@@ -41,7 +43,6 @@ from perpixel.training.optimizer import learning_rate, set_learning_rate
 from perpixel.training.parallel import check_batch_divides, check_ranks_agree, wrap_ddp
 from perpixel.training.preemption import preemption_flag
 from perpixel.training.pretrained import load_pretrained
-from perpixel.training.run_folder import write_run_files
 from perpixel.training.run_lock import run_lock
 from perpixel.training.run_logger import RunLogger, ThroughputMeter, bottleneck
 from perpixel.training.step import StepStats, TrainState, make_train_state, train_step
@@ -65,7 +66,6 @@ def train(
     allow_config_change: bool = False,
     pretrained: InitialWeights | None = None,
     data_root: Path | None = None,
-    notes: Sequence[str] = (),
     device: str = "auto",
     workers: int | None = None,
     deterministic: bool = False,
@@ -77,47 +77,37 @@ def train(
     Under torchrun every rank calls this with the same arguments and takes its share of each step.
     `workers` processes prepare the images (None: a rank's share of the cores on CUDA, at most 8,
     and none on a CPU); their number does not change the run. `pretrained` are the weights to start
-    from. `data_root` is recorded to resume from `out` alone; `notes` are lines for the log. With
-    `resume` the run continues from the newest whole checkpoint in `out` as if it had never stopped,
-    bit for bit (on CUDA if it is `deterministic`); with another recipe or data only if
-    `allow_config_change`. SIGINT or SIGTERM to any rank saves and ends the run after the step at
-    hand. `on_log` is called on the main rank with each row of metrics.jsonl; when it raises
-    StopTraining, the run ends after the next step as if that were its last, and so it does after an
-    evaluation that exhausts `evaluate.patience`.
+    from. `data_root` is recorded in `out`, to be known when the run is resumed. With `resume` the
+    run continues from the newest whole checkpoint in `out` as if it had never stopped, bit for bit
+    (on CUDA if it is `deterministic`); with another recipe or data only if `allow_config_change`.
+    SIGINT or SIGTERM to any rank saves and ends the run after the step at hand. `on_log` is called
+    on the main rank with each row of metrics.jsonl; when it raises StopTraining, the run ends after
+    the next step as if that were its last, and so it does after an evaluation that exhausts
+    `evaluate.patience`.
     """
     dist_info = get_dist_info()
-    check_batch_divides(recipe, dist_info.world_size)
-    check_class_weights(recipe.loss, len(train_dataset.classes))
-    if recipe.train.freeze != "off" and pretrained is None and not resume:
-        raise UsageError(
-            f"train.freeze={recipe.train.freeze} would freeze random weights: name trained ones "
-            f"with --init MODEL, or set train.freeze=off"
-        )
-    checkpoints = out / "checkpoints"
-    _check_run_folder(out, resume=resume, dist_info=dist_info)
-    require_classes(eval_dataset, train_dataset.classes.names)
-    read_pair(eval_dataset, 0)  # better an error now than after the first steps
-    splits = (recipe.data.train_split, train_dataset), (recipe.data.eval_split, eval_dataset)
-    unseen = [require_classes_shown(dataset, split=split) for split, dataset in splits]
-    warnings = [line for line in unseen if line]
     torch_device = resolve_device(device)
     dtype = resolve_dtype(recipe.train.precision, torch_device)
     steps = recipe.train.steps
+    class_names = train_dataset.classes.names
+    checkpoints = out / "checkpoints"
+    check_batch_divides(recipe, dist_info.world_size)
+    _check_run_folder(out, resume=resume, dist_info=dist_info)
+    has_weights = resume or pretrained is not None
+    unseen_classes = _check_settings_and_data(
+        recipe, train_dataset, eval_dataset, has_weights=has_weights
+    )
 
     torch.manual_seed(recipe.train.seed)
-    model = build(recipe.model, num_classes=len(train_dataset.classes))
+    model = build(recipe.model, num_classes=len(class_names))
     if dist_info.world_size > 1:
         convert_sync_batchnorm(model, torch_device)
-    initial, initial_lines = "random", ["random initial weights"]
+    start = ResumeInfo(Progress(initial_weights="random"), ("random initial weights",))
     if pretrained is not None:
-        class_names = train_dataset.classes.names
-        initial = pretrained.origin
-        initial_lines = load_pretrained(model, pretrained, class_names=class_names)
+        lines = load_pretrained(model, pretrained, class_names=class_names)
+        start = ResumeInfo(Progress(initial_weights=pretrained.origin), tuple(lines))
     state = make_train_state(model, recipe, device=torch_device, dtype=dtype)
-    fingerprint = RunFingerprint(
-        recipe=recipe, images=len(train_dataset), class_names=train_dataset.classes.names
-    )
-    start = ResumeInfo(Progress(initial_weights=initial), tuple(initial_lines))
+    fingerprint = RunFingerprint(recipe=recipe, images=len(train_dataset), class_names=class_names)
     if resume:
         start = load_checkpoint(
             checkpoints, state, fingerprint, allow_config_change=allow_config_change
@@ -127,16 +117,16 @@ def train(
     with (
         _run_context(recipe, out, torch_device, dist_info, deterministic) as preempted,
         RunLogger(
-            out, progress, steps=steps, tensorboard=tensorboard, silent=not dist_info.is_main,
-            on_log=on_log,
+            out, progress, steps=steps, data_root=data_root, tensorboard=tensorboard,
+            silent=not dist_info.is_main, on_log=on_log,
         ) as logger,
     ):  # fmt: skip
         check_ranks_agree(progress.step, dtype)
         if dist_info.is_main:
             quarantine(start.corrupt)
-            write_run_files(out, recipe, data_root=data_root)
+            atomic_write(out / "recipe.json", overrides.dump(recipe).encode())
         description = _describe_run(fingerprint, torch_device, dtype, dist_info)
-        for line in (description, *start.lines, *notes, *warnings):
+        for line in (description, *start.lines, *unseen_classes):
             logger.info(line)
         ddp_model = wrap_ddp(state.model, dist_info.world_size)
         meter = ThroughputMeter(torch_device, images=recipe.train.batch_size)
@@ -207,9 +197,9 @@ def train(
             write_scores(out, scores)
         if progress.step < steps:
             logger.info(_describe_early_end(recipe, progress))
-        best = progress.best_miou or 0
-        for line in warnings:
+        for line in unseen_classes:  # again, beside the scores that lack them
             logger.info(line)
+        best = progress.best_miou or 0
         logger.info(f"done: mIoU {scores.miou:.2f}, best {best:.2f}, in {out}")
     return Run(out, scores)
 
@@ -257,14 +247,34 @@ def _check_run_folder(out: Path, *, resume: bool, dist_info: DistInfo) -> None:
         raise PerpixelError(f"{out} holds a run already: add --resume, or name another folder")
 
 
+def _check_settings_and_data(
+    recipe: Recipe, train_dataset: Dataset, eval_dataset: Dataset, *, has_weights: bool
+) -> list[str]:
+    """Raises PerpixelError for what would spoil the run, before its folder is made.
+
+    Returns a line for each split whose masks lack classes.
+    """
+    check_class_weights(recipe.loss, len(train_dataset.classes))
+    if recipe.train.freeze != "off" and not has_weights:
+        raise UsageError(
+            f"train.freeze={recipe.train.freeze} would freeze random weights: name trained ones "
+            f"with --init MODEL, or set train.freeze=off"
+        )
+    require_classes(eval_dataset, train_dataset.classes.names)
+    read_pair(eval_dataset, 0)
+    return [
+        *require_classes_shown(train_dataset, split=recipe.data.train_split),
+        *require_classes_shown(eval_dataset, split=recipe.data.eval_split),
+    ]
+
+
 def _describe_run(
     fingerprint: RunFingerprint, device: torch.device, dtype: torch.dtype, dist_info: DistInfo
 ) -> str:
     recipe, train = fingerprint.recipe, fingerprint.recipe.train
     world_size, last = dist_info.world_size, ""
     ranks = f", {world_size} ranks" if world_size > 1 else ""
-    frozen = "" if train.freeze == "off" else f", backbone frozen up to {train.freeze}"
-    frozen = frozen.removesuffix(" up to backbone")
+    frozen = "" if train.freeze == "off" else f", train.freeze={train.freeze}"
     compiled = "" if train.compile == "off" else ", compiled at the first step, which takes a while"
     if train.final_phase_steps:
         height, width = recipe.last_crop_size
@@ -277,10 +287,9 @@ def _describe_run(
 
 
 def _describe_early_end(recipe: Recipe, progress: Progress) -> str:
-    count = progress.evaluations_since_best
-    evaluations = "the last evaluation" if count == 1 else f"{count} evaluations"
-    patience = f"no better mIoU in {evaluations}"
-    why = patience if progress.out_of_patience(recipe) else "on_log raised StopTraining"
+    why = "on_log raised StopTraining"
+    if progress.out_of_patience(recipe):
+        why = f"no better mIoU in {plural(progress.evaluations_since_best, 'evaluation')}"
     return f"{why}: stopped at step {progress.step} of {recipe.train.steps}"
 
 
@@ -364,7 +373,9 @@ def _evaluate(
         names, palette = fingerprint.class_names, dataset.classes.palette
         predictor = Predictor(model, recipe, class_names=names, palette=palette)
         scores = evaluate(predictor, dataset)
+    better = progress.best_miou is None or scores.miou > progress.best_miou
     if not progress.is_scored:
+        progress.evaluations_since_best = 0 if better else progress.evaluations_since_best + 1
         metrics = ("miou", "pixel_accuracy", "mean_accuracy")
         line = (
             f"step {progress.step}  val mIoU {scores.miou:.2f}  pixel accuracy "
@@ -373,9 +384,6 @@ def _evaluate(
         )
         row = {"step": progress.step, **{name: vars(scores)[name] for name in metrics}}
         logger.log_metrics(row, line)
-    better = progress.best_miou is None or scores.miou > progress.best_miou
-    if not progress.is_scored:
-        progress.evaluations_since_best = 0 if better else progress.evaluations_since_best + 1
     progress.scored = progress.step
     if better:
         progress.best_miou = scores.miou

@@ -1,7 +1,6 @@
 """Bands of multispectral TIFFs, from dataset.toml to the predictions of a trained model."""
 
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,6 @@ import pytest
 import tifffile
 
 import perpixel
-from perpixel.cli import main
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.io.images import read_image, read_mask, write_image
 
@@ -49,22 +47,10 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
-@pytest.fixture
-def command(monkeypatch, capsys):
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["perpixel", *map(str, words)])
-        with pytest.raises(SystemExit) as stop:
-            main.main()
-        captured = capsys.readouterr()
-        return int(stop.value.code or 0), captured.out, captured.err
-
-    return run
-
-
 def test_a_model_predicts_files_in_the_bands_that_it_was_trained_on(root, tmp_path, command):
     perpixel.train(recipe(), data=root, out=tmp_path / "run", device="cpu")
     model = perpixel.load(tmp_path / "run")
-    assert model.recipe.data.bands == (5, 3, 2)
+    assert model.recipe.input.bands == (5, 3, 2)
     assert model.recipe.input.mean == (10.5, 20, 30)
     assert model.recipe.input.std == (4, 5, 6)
     file = root / "images/0.tif"
@@ -81,10 +67,10 @@ def test_a_model_predicts_files_in_the_bands_that_it_was_trained_on(root, tmp_pa
         photometric="minisblack",
         planarconfig="separate",
     )
-    _, _, err = command(
+    code, _, err = command(
         "predict", tmp_path / "run", tmp_path / "stack.tif", "--out", tmp_path / "o"
     )
-    assert "stack.tif: holds 2 pages or frames; the first is used" in err
+    assert (code, "stack.tif: holds 2 pages or frames" in err) == (1, True)
     write_image(tmp_path / "photo.png", np.zeros((40, 48, 3), np.uint8))
     with pytest.raises(PerpixelError, match=r"photo\.png: has 3 bands, and bands = \[5, 3, 2\]"):
         model.predict(tmp_path / "photo.png")
@@ -93,7 +79,7 @@ def test_a_model_predicts_files_in_the_bands_that_it_was_trained_on(root, tmp_pa
     assert command(*words, "--device", "cpu")[0] == 2
     perpixel.evaluate(tmp_path / "run", data=root)
     (root / "dataset.toml").write_text(TOML.format(keys="bands = [1, 2, 3]"))
-    with pytest.raises(UsageError, match=r"with bands = \[5, 3, 2\] .* has bands = \[1, 2, 3\]"):
+    with pytest.raises(UsageError, match=r"bands=\[5, 3, 2\], .* has bands = \[1, 2, 3\]"):
         perpixel.evaluate(tmp_path / "run", data=root)
 
 
@@ -103,21 +89,21 @@ def test_a_cache_holds_the_bands_and_says_so(root, tmp_path, command):
     perpixel.train(recipe(), data=root, out=tmp_path / "plain", device="cpu")
     cached, plain = (perpixel.load(tmp_path / name) for name in ("cached", "plain"))
     assert cached.recipe == plain.recipe
-    assert cached.recipe.data.bands == (5, 3, 2)
+    assert cached.recipe.input.bands == (5, 3, 2)
     pixels = np.full((32, 32, 3), 100, np.uint8)
     assert np.array_equal(cached.logits(pixels), plain.logits(pixels))
 
 
 def test_the_recipe_and_dataset_toml_may_not_contradict_each_other(root, tmp_path):
     for settings, says in (
-        (["data.bands=[4,3,2]"], r"bands = \[4, 3, 2\] .* bands = \[5, 3, 2\]"),
-        (["input.mean=[1,2,3]"], r"input.mean=\[1.0, 2.0, 3.0\] and mean = \[10.5, 20.0, 30.0\]"),
+        (["input.bands=[4,3,2]"], r"input.bands=\[4, 3, 2\], .* bands = \[5, 3, 2\]"),
+        (["input.mean=[1,2,3]"], r"input.mean=\[1.0, 2.0, 3.0\], .* mean = \[10.5, 20.0, 30.0\]"),
     ):
         with pytest.raises(UsageError, match=says):
             perpixel.train(recipe(*settings), data=root, out=tmp_path / "run", device="cpu")
     (root / "dataset.toml").write_text(TOML.format(keys=""))
-    with pytest.raises(UsageError, match=r"bands = \[4, 3, 2\] .* dataset.toml has no bands"):
-        perpixel.train(recipe("data.bands=[4,3,2]"), data=root, out=tmp_path / "run", device="cpu")
+    with pytest.raises(UsageError, match=r"bands=\[4, 3, 2\], .*toml has bands = \[\]"):
+        perpixel.train(recipe("input.bands=[4,3,2]"), data=root, out=tmp_path / "run", device="cpu")
 
 
 def test_mean_and_std_are_of_red_green_and_blue_whatever_the_models_order(root, tmp_path):
@@ -135,19 +121,3 @@ def test_check_prints_mean_and_std_of_the_chosen_bands(root, command):
         numbers = re.search(rf"  {name} = \[(.*)\]", out)
         assert numbers is not None
         assert np.allclose([float(n) for n in numbers[1].split(",")], values, rtol=1e-3)
-
-
-@pytest.mark.parametrize(
-    ("keys", "says"),
-    [
-        ("bands = [4, 3]", "bands"),
-        ("bands = [0, 1, 2]", "bands"),
-        ("std = [0.0, 1.0, 1.0]", "std"),
-        ("apply_exif_orientation = 6", "apply_exif_orientation"),
-    ],
-)
-def test_wrong_keys_are_named(root, keys, says, command):
-    (root / "dataset.toml").write_text(TOML.format(keys=keys))
-    code, _, err = command("data", "check", "folder", root)
-    assert code == 1
-    assert f"dataset.toml: {says}" in err

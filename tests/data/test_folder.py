@@ -320,6 +320,10 @@ def test_a_value_without_a_class_is_named_with_file_and_class_count(tmp_path):
         ('classes = ["a"]\n[splits]\ntrain = "a"', ["splits.train = 'a': should be a table"]),
         ('classes = ["a"]\n[splits]\ntrain = []', ["splits.train = []"]),
         ("image_suffixes = []\n" + SHORTEST, ["image_suffixes = []"]),
+        ("bands = [4, 3]\n" + SHORTEST, ["bands[2] is missing"]),
+        ("bands = [0, 1, 2]\n" + SHORTEST, ["bands[0] = 0"]),
+        ("std = [0.0, 1.0, 1.0]\n" + SHORTEST, ["std[0] = 0.0"]),
+        ("apply_exif_orientation = 6\n" + SHORTEST, ["apply_exif_orientation = 6"]),
         (f"classes = {[str(index) for index in range(255)]}" + SPLIT, ["classes", "254"]),
     ],
 )

@@ -115,11 +115,11 @@ def test_one_band_is_gray(model, tmp_path):
 def test_the_models_bands_are_read(model, tmp_path):
     pixels = tiff(tmp_path / "x.tif", bands=4)
     predictor = perpixel.load(model, settings=["inference.mode=slide"])
-    predictor.recipe = perpixel.override(predictor.recipe, ["data.bands=[2,1,3]"])
+    predictor.recipe = perpixel.override(predictor.recipe, ["input.bands=[2,1,3]"])
     predict_geotiff(predictor, tmp_path / "x.tif", tmp_path / "m.tif")
     with rasterio.open(tmp_path / "m.tif") as found:
         assert (found.read(1) == predictor.predict(pixels[..., [1, 0, 2]].copy()).mask).all()
-    predictor.recipe = perpixel.override(predictor.recipe, ["data.bands=[5,1,3]"])
+    predictor.recipe = perpixel.override(predictor.recipe, ["input.bands=[5,1,3]"])
     with pytest.raises(PerpixelError, match=r"x\.tif: has 4 bands, and .* \[5, 1, 3\]"):
         predict_geotiff(predictor, tmp_path / "x.tif", tmp_path / "m.tif")
 

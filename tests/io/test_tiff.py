@@ -14,7 +14,7 @@ from PIL import Image
 
 from perpixel.errors import PerpixelError
 from perpixel.io import tiff
-from perpixel.io.images import count_pages, read_image, read_mask
+from perpixel.io.images import read_image, read_mask
 
 IDS = np.array([[0, 1, 2], [3, 255, 7]], np.uint8)
 
@@ -77,34 +77,25 @@ def test_bands_of_other_formats_are_those_of_rgb(tmp_path):
         read_image(tmp_path / "a.png", bands=(4, 3, 2))
 
 
-@pytest.mark.parametrize("compress", ["lzw", "deflate", "zstd"])
 @pytest.mark.parametrize("interleave", ["pixel", "band"])
-@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
-def test_bands_are_read_from_what_gdal_writes(tmp_path, compress, interleave, dtype):
+def test_bands_are_read_from_what_gdal_writes(tmp_path, interleave):
     rasterio = pytest.importorskip("rasterio", reason="rasterio is not installed")
-    pixels = noise(6, 40, 33, dtype=np.dtype(dtype).type)
+    pixels = noise(6, 40, 33, dtype=np.uint16)
     with rasterio.open(
-        tmp_path / "a.tif", "w", driver="GTiff", count=6, height=40, width=33, dtype=dtype,
-        compress=compress, interleave=interleave, predictor=2, tiled=True, blockxsize=16,
+        tmp_path / "a.tif", "w", driver="GTiff", count=6, height=40, width=33, dtype="uint16",
+        compress="deflate", interleave=interleave, predictor=2, tiled=True, blockxsize=16,
         blockysize=16,
     ) as file:  # fmt: skip
         file.write(pixels)
     image = read_image(tmp_path / "a.tif", bands=(6, 1, 2))
-    assert np.array_equal(
-        image, np.rint(np.moveaxis(pixels[[5, 0, 1]], 0, 2) / (np.iinfo(dtype).max // 255))
-    )
+    assert np.array_equal(image, np.rint(np.moveaxis(pixels[[5, 0, 1]], 0, 2) / 257))
 
 
-def test_a_compression_that_needs_rasterio_says_so(tmp_path, monkeypatch):
-    rasterio = pytest.importorskip("rasterio", reason="rasterio is not installed")
-    with rasterio.open(
-        tmp_path / "a.tif", "w", driver="GTiff", count=3, height=4, width=5, dtype="uint8",
-        compress="lzw", photometric="MINISBLACK",
-    ) as file:  # fmt: skip
-        file.write(noise(3, 4, 5))
-    monkeypatch.setitem(sys.modules, "rasterio", None)
-    with pytest.raises(PerpixelError, match=r"LZW, needs rasterio for 3 bands .*perpixel\[geo\]"):
-        read_image(tmp_path / "a.tif")
+def test_a_compression_that_needs_a_package_says_so(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "imagecodecs", None)
+    Image.fromarray(noise(4, 5, 4)).save(tmp_path / "a.tif", compression="tiff_lzw")
+    with pytest.raises(PerpixelError, match=r"a\.tif: a TIFF of 4 bands .*LZW.* imagecodecs"):
+        read_image(tmp_path / "a.tif", bands=(4, 2, 3))
 
 
 def test_negative_numbers_of_images_are_black(tmp_path):
@@ -121,26 +112,6 @@ def test_images_whose_zero_is_white_are_inverted(tmp_path, dtype):
     assert image[0, :, 0].tolist() == [255, 0, 250]
 
 
-def test_floating_point_images_are_refused_not_cut_off(tmp_path):
-    path = written(tmp_path / "a.tif", noise(4, 5).astype(np.float32) / 255)
-    with pytest.raises(PerpixelError, match="a TIFF of 1 band of 32-bit floating-point numbers"):
-        read_image(path)
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("kind", [".tif", ".jpg", ".png"])
-def test_orientation_is_applied_or_not(tmp_path, orientation, kind):
-    pixels = np.kron(noise(4, 6, 3) // 128 * 255, np.ones((8, 8, 1), np.uint8))
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    Image.fromarray(pixels).save(tmp_path / f"a{kind}", exif=exif, quality=95)
-    stored = read_image(tmp_path / f"a{kind}", apply_exif_orientation=False)
-    assert stored.shape == pixels.shape
-    assert np.abs(stored.astype(int) - pixels).mean() < 20
-    seen = read_image(tmp_path / f"a{kind}")
-    assert np.array_equal(seen, tiff.turn(stored, orientation))
-
-
 # --- Masks ---------------------------------------------------------------------------------------
 
 
@@ -150,6 +121,8 @@ def test_orientation_is_applied_or_not(tmp_path, orientation, kind):
         ([-9999, -1, 0, 1000, 10000], "int16", "int32"),
         ([-1, 0, 5], "int8", "int32"),
         ([0, 1, 127], "int8", "uint8"),
+        ([0, 3, 255], "uint8", "uint8"),
+        ([0, 300, 65535], "uint16", "uint16"),
         ([0, 300, 65535], "uint32", "uint16"),
         ([0, 300, 65535], "int32", "uint16"),
         ([-32768, 65535], "int64", "int32"),
@@ -158,12 +131,13 @@ def test_orientation_is_applied_or_not(tmp_path, orientation, kind):
         ([-9999, 1, 2], "float64", "int32"),
     ],
 )
-@pytest.mark.parametrize("order", "<>")
-@pytest.mark.parametrize("tile", [None, (16, 16)])
-def test_masks_hold_their_numbers(tmp_path, values, dtype, given, order, tile):
+@pytest.mark.parametrize(
+    "tags", [{"byteorder": ">", "tile": (16, 16)}, {"byteorder": "<", "photometric": "miniswhite"}]
+)
+def test_masks_hold_their_numbers(tmp_path, values, dtype, given, tags):
+    """TIFF 6.0, PhotometricInterpretation: it says what is seen, not what is stored."""
     ids = np.tile(np.array(values), (20, 7))
-    path = written(tmp_path / "a.tif", ids.astype(dtype), byteorder=order, tile=tile)
-    mask = read_mask(path)
+    mask = read_mask(written(tmp_path / "a.tif", ids.astype(dtype), **tags))
     assert mask.dtype == given
     assert np.array_equal(mask, ids)
 
@@ -173,7 +147,7 @@ def test_masks_hold_their_numbers(tmp_path, values, dtype, given, order, tile):
     [
         ([0, 65536], "uint32", "values from 0 to 65536; a mask's are -32768 to 65535"),
         ([-2147483648, 1], "int32", "values from -2147483648 to 1; "),
-        ([0, 0.5, 1], "float32", r"\(float32\) that are not whole, as 0.5 at 1 pixels"),
+        ([0, 0.5, 1], "float32", r"\(float32\) that are not whole, as 0.5 at 1 of 3 pixels"),
         ([0, np.nan], "float32", "not whole, as nan"),
         ([-3.4028235e38, 1], "float32", "values from -3.40282.*e.38 to 1"),
         ([0, 1], "complex64", "band of 64-bit numbers, which cannot be read as a mask|complex64"),
@@ -185,17 +159,9 @@ def test_numbers_that_are_no_ids_are_named(tmp_path, values, dtype, says):
         read_mask(path)
 
 
-@pytest.mark.parametrize("bits", [8, 16])
-def test_a_mask_whose_zero_is_white_holds_its_numbers(tmp_path, bits):
-    """TIFF 6.0, PhotometricInterpretation: it says what is seen, not what is stored."""
-    ids = IDS.astype(f"uint{bits}")
-    mask = read_mask(written(tmp_path / "a.tif", ids, photometric="miniswhite"))
-    assert np.array_equal(mask, ids)
-
-
-@pytest.mark.parametrize("compression", ["tiff_lzw", "group4", "packbits", "tiff_deflate", None])
+@pytest.mark.parametrize("compression", ["group4", "tiff_lzw", None])
 @pytest.mark.parametrize("zero_is_white", [False, True])
-def test_a_fax_mask_holds_its_bits(tmp_path, compression, zero_is_white):
+def test_a_mask_of_one_bit_holds_its_bits(tmp_path, compression, zero_is_white):
     bits = noise(9, 21) > 100
     tags = {262: 0 if zero_is_white else 1}
     Image.fromarray(bits).save(tmp_path / "a.tif", compression=compression, tiffinfo=tags)
@@ -208,14 +174,10 @@ def test_compressed_masks_hold_their_numbers(tmp_path, dtype):
     """Whose compression tifffile lacks without imagecodecs."""
     Image.fromarray(IDS.astype(dtype)).save(tmp_path / "a.tif", compression="tiff_lzw")
     assert np.array_equal(read_mask(tmp_path / "a.tif"), IDS)
-
-
-@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
-def test_a_palette_gives_indices(tmp_path, compression):
     file = Image.fromarray(IDS)
     file.putpalette(noise(768).tobytes())
-    file.save(tmp_path / "a.tif", compression=compression)
-    assert np.array_equal(read_mask(tmp_path / "a.tif"), IDS)
+    file.save(tmp_path / "palette.tif", compression="tiff_lzw")
+    assert np.array_equal(read_mask(tmp_path / "palette.tif"), IDS)
 
 
 @pytest.mark.parametrize("compression", [None, "deflate"])
@@ -229,13 +191,10 @@ def test_a_mask_of_two_bands_is_refused_unless_one_is_alpha(tmp_path, compressio
     assert np.array_equal(read_mask(alpha), IDS)
 
 
-def test_colors_of_16_bits_are_those_of_8_or_refused(tmp_path):
-    colors = noise(4, 5, 3)
-    wide = written(tmp_path / "a.tif", colors.astype(np.uint16) * 257, photometric="rgb")
-    assert np.array_equal(read_mask(wide), colors)
-    odd = written(tmp_path / "odd.tif", colors.astype(np.uint16) * 3, photometric="rgb")
-    with pytest.raises(PerpixelError, match=r"odd\.tif: holds colors of uint16"):
-        read_mask(odd)
+def test_colors_of_16_bits_are_refused(tmp_path):
+    path = written(tmp_path / "a.tif", noise(4, 5, 3).astype(np.uint16) * 257, photometric="rgb")
+    with pytest.raises(PerpixelError, match=r"a\.tif: holds 3 channels of uint16"):
+        read_mask(path)
 
 
 def test_a_mask_of_one_band_may_say_that_its_bands_lie_apart(tmp_path):
@@ -249,12 +208,6 @@ def test_a_mask_of_one_band_may_say_that_its_bands_lie_apart(tmp_path):
 # --- Pages ---------------------------------------------------------------------------------------
 
 
-def test_a_mask_of_several_pages_is_refused(tmp_path):
-    path = written(tmp_path / "a.tif", np.stack([IDS, IDS + 1]))
-    with pytest.raises(PerpixelError, match=r"a\.tif: holds 2 pages or frames"):
-        read_mask(path)
-
-
 def test_overviews_masks_and_thumbnails_are_no_pages(tmp_path):
     with tifffile.TiffWriter(tmp_path / "a.tif") as file:
         file.write(IDS)
@@ -262,17 +215,17 @@ def test_overviews_masks_and_thumbnails_are_no_pages(tmp_path):
         file.write(IDS, subfiletype=1)
         file.write(IDS > 0, subfiletype=4)
         file.write(IDS[:1, :2])
-    assert count_pages((tmp_path / "a.tif").read_bytes()) == 1
     assert np.array_equal(read_mask(tmp_path / "a.tif"), IDS)
+    assert np.array_equal(read_image(tmp_path / "a.tif")[..., 0], IDS)
 
 
-@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
-def test_frames_of_animations_are_pages(tmp_path, kind):
+@pytest.mark.parametrize("read", [read_image, read_mask])
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "TIFF"])
+def test_several_pages_or_frames_are_refused(tmp_path, kind, read):
     first, second = Image.fromarray(IDS), Image.fromarray(IDS[::-1].copy())
     first.save(tmp_path / "a", kind, save_all=True, append_images=[second])
-    assert count_pages((tmp_path / "a").read_bytes()) == 2
     with pytest.raises(PerpixelError, match=r"a: holds 2 pages or frames"):
-        read_mask(tmp_path / "a")
+        read(tmp_path / "a")
 
 
 # --- What cannot be read -------------------------------------------------------------------------

@@ -125,14 +125,3 @@ def test_the_log_says_that_on_log_ended_the_run(mini, tmp_path):
     assert (
         "on_log raised StopTraining: stopped at step 3 of 6" in (tmp_path / "log.txt").read_text()
     )
-
-
-def test_settings_that_change_no_step_may_change_when_resumed(mini, tmp_path):
-    perpixel.train(TINY, data=mini, out=tmp_path, device="cpu")
-    free = ["train.log_every=2", "train.save_every=5", "train.max_nonfinite_steps=1"]
-    other = perpixel.override(TINY, free)
-    perpixel.train(other, data=mini, out=tmp_path, resume="must", device="cpu")
-    assert "changed: recipe.train.log_every: 1 -> 2" in (tmp_path / "log.txt").read_text()
-    changed = perpixel.override(TINY, [*free, "train.ema_decay=0.5"])
-    with pytest.raises(PerpixelError, match=r"Changed: recipe\.train\.ema_decay: 0\.0 -> 0\.5$"):
-        perpixel.train(changed, data=mini, out=tmp_path, resume="must", device="cpu")

@@ -66,7 +66,7 @@ def straight(mini: Path, tmp_path_factory) -> Path:
 def test_a_run_leaves_everything_behind(straight: Path):
     names = {str(path.relative_to(straight)) for path in straight.rglob("[!.]*") if path.is_file()}
     assert names == {
-        "recipe.json", "run.json", "metrics.jsonl", "log.txt", "environment.json",
+        "recipe.json", "metrics.jsonl", "log.txt", "environment.json",
         "evaluate.json", "confusion.csv", "images.csv",
         "checkpoints/last.safetensors", "checkpoints/last-1.safetensors",
         "checkpoints/best.safetensors", "checkpoints/model.safetensors",
