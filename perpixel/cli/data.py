@@ -72,9 +72,9 @@ def convert(
     """Draw annotations that are no masks, and write FOLDER/dataset.toml.
 
     Reads COCO JSON (polygons and RLE), LabelMe JSON, YOLO segmentation text with its data.yaml, and
-    a mask per class: masks/CLASS/IMAGE.png, IMAGE/CLASS.png or IMAGE_CLASS.png. The masks are
-    written to FOLDER/perpixel-masks; images stay where they are. Names such as instances_train.json
-    or val/ divide the images. Example: perpixel data convert coco
+    a mask per class: masks/CLASS/IMAGE.png or IMAGE_CLASS.png. The masks are written to
+    FOLDER/perpixel-masks; images stay where they are. Names such as instances_train.json or val/
+    divide the images. Example: perpixel data convert coco
 
     Check the result: perpixel data check folder FOLDER
     """

@@ -7,12 +7,11 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from perpixel.data.annotations import class_masks, coco, labelme, yolo
 from perpixel.data.annotations.base import IGNORED, AnnotatedFolder, AnnotatedImage
-from perpixel.data.annotations.drawing import UndrawableError, require_size
+from perpixel.data.annotations.drawing import require_size
 from perpixel.data.datasets.folder import FILE, open_folder
 from perpixel.data.paths import first_few, require_folder
 from perpixel.data.prefetch import cores, read_ahead
@@ -33,9 +32,9 @@ def convert(
     """Writes ROOT/perpixel-masks and ROOT/dataset.toml for the annotations below `root`.
 
     Masks are PNGs with ids: 0 for what no annotation covers, classes from 1 on. Where annotations
-    of several classes overlap, the smaller one is on top, as COCO and YOLO say no order
-    (alicranck/coco2voc, issue 8; Ultralytics' polygons2masks_overlap); LabelMe's later shapes cover
-    earlier ones, as in its own shapes_to_label. `only` is the format: coco, labelme, yolo or masks.
+    overlap, the smaller one is on top, as COCO and YOLO say no order (alicranck/coco2voc, issue 8;
+    Ultralytics' polygons2masks_overlap); LabelMe's later shapes cover earlier ones, as in its own
+    shapes_to_label. `only` is the format: coco, labelme, yolo or masks.
 
     Returns lines for the user: what was found, and everything that was not drawn. Raises UsageError
     for an unknown `only`, PerpixelError for malformed annotations, corrupt images or those of
@@ -93,15 +92,13 @@ def _write(
     palette = ((0, 0, 0), *distinct_palette(max(len(classes) - 1, 1)))
     splits: dict[str, list[str]] = defaultdict(list)
     pixels: Counter[int] = Counter()
-    overlapping = 0
     shapes = read_ahead(lambda i: read_image(root / i.path).shape, images, threads=cores())
     for done, (image, shape) in enumerate(zip(images, shapes, strict=True), start=1):
-        mask, count = _draw(folder, image, shape[:2], ids)
+        mask = _draw(folder, image, shape[:2], ids)
         stem = posixpath.splitext(image.path)[0]
         write_mask(root / MASKS / f"{stem}.png", mask, palette)
         splits[image.split].append(stem)
         pixels.update(dict(enumerate(np.bincount(mask.ravel()).tolist())))
-        overlapping += count
         if progress is not None:
             progress(done, len(images))
 
@@ -139,8 +136,7 @@ def _write(
     return [
         f"{name}: {', '.join(f'{split} {len(stems)}' for split, stems in splits.items())} images, "
         f"{len(classes)} classes ({first_few(classes)})",
-        f"annotations of several classes overlap in {overlapping / pixels.total():.2%} of the "
-        f"pixels; the {'later' if folder.is_ordered else 'smaller'} one is on top",
+        f"where annotations overlap, the {'later' if folder.is_ordered else 'smaller'} is on top",
         *lines,
         f"written: {root / FILE}, {root / MASKS}",
     ]
@@ -160,26 +156,19 @@ def _number_classes(folder: AnnotatedFolder) -> tuple[dict[str, int], dict[str, 
 
 def _draw(
     folder: AnnotatedFolder, image: AnnotatedImage, size: Size, ids: Mapping[str, int]
-) -> tuple[Array, int]:
-    """Draws the mask of an image of `size`; returns the number of overlapping pixels, too."""
+) -> Array:
+    """Draws the mask of an image of `size`."""
     require_size(size, image.size or size, f"{folder.root / image.origin}: {image.path}")
-    mask = np.zeros(size, np.uint8)
-    area_on_top = np.full(size, mask.size + 1)
-    overlaps = np.zeros(size, np.bool_)
+    layers = []
     for annotation in image.annotations:
-        try:
-            inside = annotation.draw(size)
-        except UndrawableError as error:
-            folder.notes[f"annotations {error}, not drawn"].append(annotation.origin)
-            continue
-        area = np.count_nonzero(inside)
-        if not area:
-            folder.notes["annotations that cover no pixel"].append(annotation.origin)
-        left, top, width, height = cv2.boundingRect(inside.astype(np.uint8))
-        window = np.s_[top : top + height, left : left + width]
-        inside, index = inside[window], ids[annotation.class_name]
-        overlaps[window] |= inside & (area_on_top[window] <= mask.size) & (mask[window] != index)
-        if not folder.is_ordered:
-            inside = inside & (area <= area_on_top[window])
-        mask[window][inside], area_on_top[window][inside] = index, area
-    return mask, int(np.count_nonzero(overlaps))
+        pixels = np.flatnonzero(annotation.draw(size))
+        layers.append((pixels, ids[annotation.class_name]))
+        if not len(pixels):
+            kind = "annotations not drawn, without a pixel (malformed, or of another size)"
+            folder.notes[kind].append(annotation.origin)
+    if not folder.is_ordered:
+        layers.sort(key=lambda layer: -len(layer[0]))
+    mask = np.zeros(size, np.uint8)
+    for pixels, index in layers:
+        mask.flat[pixels] = index
+    return mask

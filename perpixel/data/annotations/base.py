@@ -98,14 +98,12 @@ class AnnotatedFolder:
     def find_image(self, name: str, origin: str, *, split: str) -> str | None:
         """The image that the file `origin` calls `name`, from its folder or anywhere, if any."""
         name = composed(name.replace("\\", "/"))
-        paths = self._by_name.get(posixpath.basename(name), [])
-        exact = posixpath.normpath(posixpath.join(posixpath.dirname(origin), name))
-        if exact in paths:
-            return exact
-        found = self.choose(paths, origin, split=split)
-        if found is None:
+        paths = self._by_name[posixpath.basename(name)]
+        beside = posixpath.normpath(posixpath.join(posixpath.dirname(origin), name))
+        path = beside if beside in paths else self.choose(paths, origin, split=split)
+        if path is None:
             self.notes["annotated images that are not there"].append(f"{name} in {origin}")
-        return found
+        return path
 
     def choose(self, paths: Sequence[str], origin: str, *, split: str) -> str | None:
         """Of `paths` the one in folders of `split`, or of none; an error if there are several."""

@@ -1,12 +1,13 @@
-"""Finds masks of one class each: masks/CLASS/IMAGE.png, IMAGE/CLASS.png or IMAGE_CLASS.png.
+"""Finds masks of one class each: masks/CLASS/IMAGE.png, or IMAGE_CLASS.png in any folder.
 
-Another name with a word for masks does for "masks"; the latter two may also lie among the images.
+Another name with a word for masks does for "masks". Without such a folder the masks are the PNGs,
+and the images have another format.
 """
 
 import posixpath
 import re
 from collections import defaultdict
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from perpixel.data.mask_values import has_soft_edges
 from perpixel.errors import PerpixelError
 from perpixel.io.images import Size, read_mask
 
-LAYOUTS = "masks/CLASS/IMAGE.png, IMAGE/CLASS.png or IMAGE_CLASS.png"
+LAYOUTS = "masks/CLASS/IMAGE.png or IMAGE_CLASS.png"
 
 _MASK_WORD = re.compile(
     r"(?i)(?<![a-z])(masks?|labels?|annotations?|gt|ground_?truth|seg|segmentations?)(?![a-z])"
@@ -44,29 +45,27 @@ def read(folder: AnnotatedFolder) -> None:
 
 def _match(folder: AnnotatedFolder) -> Iterator[tuple[str, str, str]]:
     """Yields every mask with its image and class."""
-    files = {path for path in folder.image_files if path.lower().endswith(".png")}
-    masks = {path for path in files if _MASK_WORD.search(posixpath.dirname(path))}
-    # Without a folder of masks they lie among the images, and have longer names.
-    order = sorted(folder.image_files, key=lambda path: (path in masks, path.count("/"), len(path)))
-    images: dict[str, list[str]] = defaultdict(list)
-    for path in order:
-        stem, class_name = _image_and_class(path, images)
-        paths = images.get(stem, []) if path in (masks or files) else []
-        if image := folder.choose(paths, path, split=folder_split(path)):
-            yield path, image, class_name
-        elif path not in masks:
+    files = [path for path in folder.image_files if path.lower().endswith(".png")]
+    masks = {path for path in files if _MASK_WORD.search(posixpath.dirname(path))} or {*files}
+    images = defaultdict(list)
+    for path in folder.image_files:
+        if path not in masks:
             images[Path(path).stem].append(path)
+    for mask in masks:
+        for stem, class_name in _images_and_classes(mask):
+            if image := folder.choose(images[stem], mask, split=folder_split(mask)):
+                yield mask, image, class_name
+                break
 
 
-def _image_and_class(mask: str, images: Container[str]) -> tuple[str, str]:
-    """The image's stem and the class by the mask's name and folder; two empty ones without them."""
-    above, folder, name = Path(mask).parent.parent, Path(mask).parent.name, Path(mask).stem
-    candidates = [(folder, name)]
-    if _MASK_WORD.search(str(above)) and not (_MASK_WORD.search(folder) or SPLIT.search(folder)):
-        candidates.insert(0, (name, folder))
+def _images_and_classes(mask: str) -> Iterator[tuple[str, str]]:
+    """Yields the image's stem and the class that a mask's name and folder may mean."""
+    folder, name = Path(mask).parent.name, Path(mask).stem
+    if folder and not (_MASK_WORD.search(folder) or SPLIT.search(folder)):
+        yield name, folder
     for separator in reversed(list(re.finditer(r"[-_. ](?!\d+$)", name))):
-        candidates.append((name[: separator.start()], name[separator.end() :].strip("-_. ")))
-    return next(((stem, end) for stem, end in candidates if stem in images and end), ("", ""))
+        if class_name := name[separator.end() :].strip("-_. "):
+            yield name[: separator.start()], class_name
 
 
 def _draw(path: Path, size: Size) -> BoolMask:

@@ -17,11 +17,7 @@ from perpixel.io.images import Size
 BoolMask = npt.NDArray[np.bool_]
 
 Draw = Callable[[Size], BoolMask]
-"""Draws an annotation in an image of a size (height, width); may raise UndrawableError."""
-
-
-class UndrawableError(Exception):
-    """The annotation cannot be drawn; the text completes "annotations ..., not drawn"."""
+"""Draws an annotation in an image of a size (height, width); a malformed one covers no pixel."""
 
 
 def require_size(size: Size, said: Size, origin: str) -> None:
@@ -44,8 +40,8 @@ def draw_polygons(
     mask = np.zeros(size, np.bool_)
     scale = np.array(size[::-1]) if is_normalized else 1
     parts = [part for part in parts if len(part) >= 6]
-    if not parts or any(len(part) % 2 or not np.isfinite(part).all() for part in parts):
-        raise UndrawableError("without an outline of three or more points (finite x and y)")
+    if any(len(part) % 2 or not np.isfinite(part).all() for part in parts):
+        return mask
     for part in parts:
         # Far coordinates are cut, so that products of them are finite.
         _fill(np.clip(np.reshape(part, (-1, 2)) * scale, -1e9, 1e9), mask)
@@ -76,7 +72,7 @@ def draw_rle(rle_size: Size, counts: Sequence[int] | str, size: Size) -> BoolMas
     """
     runs = _decompress(counts) if isinstance(counts, str) else counts
     if rle_size != size or min(runs, default=0) < 0 or sum(runs) != size[0] * size[1]:
-        raise UndrawableError("whose RLE is malformed or for another size")
+        return np.zeros(size, np.bool_)
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(size[::-1]).T
 
 

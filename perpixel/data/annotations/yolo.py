@@ -66,9 +66,7 @@ def _splits(folder: AnnotatedFolder, data: _DataYaml, file: str) -> Iterator[tup
         for entry in filter(None, [entries] if isinstance(entries, str) else entries):
             paths = _images_of_entry(folder, file, f"{data.path}/{entry}", split)
             yield from ((path, split) for path in paths)
-            if not paths and split == "test":  # often named, and not delivered
-                folder.notes[f"splits of {file} that are not there"].append(f"test: {entry}")
-            elif not paths:
+            if not paths and split != "test":  # which is often named, and not delivered
                 text = f"{entry!r} is no folder or list of images below {folder.root}"
                 raise PerpixelError(f"{folder.root / file}: {split}: {text}; correct it there")
 
