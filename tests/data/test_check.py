@@ -375,7 +375,7 @@ def test_masks_of_several_pages_and_of_negative_numbers_are_errors(tmp_path: Pat
     report = check("folder", root)
     assert subjects_of(report)[Kind.UNREADABLE_MASK] == {"masks/1.tif"}
     assert "2 pages" in detail(report, Kind.UNREADABLE_MASK)
-    assert detail(report, Kind.UNKNOWN_VALUES) == "-9999 at 1 pixels, -1 at 1 pixels"
+    assert detail(report, Kind.UNKNOWN_VALUES) == "-9999 at 1 pixel, -1 at 1 pixel"
     tifffile.imwrite(root / "masks/1.tif", np.zeros((1, 3), np.uint8), photometric="miniswhite")
     toml.write_text(f"ignored_ids = [-9999, -1]\n{toml.read_text()}")
     report = check("folder", root)
