@@ -237,11 +237,11 @@ def _toml(
         f'that only means "no label" belongs in ignored_{key}.'
         f"{'' if names else ' The names are placeholders: replace them.'}"
     )
-    colors = _colors_of_ids(classes, values, names) if key == "ids" else None
+    colors = _colors_of_ids(classes, values, names)
     lines.append("classes = [")
-    for index, (name, held) in enumerate(classes.items()):
+    for (name, held), color in zip(classes.items(), colors, strict=True):
         share = sum(values.pixels.get(value, 0) for value in held) / total
-        lines.append(f"  {_row(name, held, colors and colors[index])},  # {share:.2%}")
+        lines.append(f"  {_row(name, held, color)},  # {share:.2%}")
     return "\n".join([*lines, "]"])
 
 
@@ -254,16 +254,15 @@ def _row(name: str, values: Sequence[RawValue], color: Color | None = None) -> s
 
 def _colors_of_ids(
     classes: Mapping[str, Sequence[RawValue]], values: MaskValues, names: ClassNames | None
-) -> Sequence[Color] | None:
-    """The colors of names or palette; None when they cannot be told apart by eye."""
+) -> Sequence[Color | None]:
+    """The colors of names or palette, for masks of ids; none that cannot be told apart by eye."""
     named = dict(zip(names.names, names.colors, strict=True)) if names and names.colors else {}
     palette = dict(enumerate(values.palette or ()))
     found = [named.get(name) or palette.get(held[0][0]) for name, held in classes.items()]
     colors = tuple(color for color in found if color is not None)
     is_gray = all(len(set(color)) == 1 for color in colors)
-    if len(colors) < len(found) or is_gray or readable_palette(colors) != colors:
-        return None
-    return colors
+    is_readable = len(colors) == len(found) and readable_palette(colors) == colors
+    return colors if is_readable and not is_gray and _key(values) == "ids" else [None] * len(found)
 
 
 def _comment(text: str) -> list[str]:

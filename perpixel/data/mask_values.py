@@ -1,6 +1,6 @@
 """Counts the values of a folder's masks, and finds signs of masks that were resized or blurred."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,13 +45,8 @@ def count_values(paths: Sequence[Path], *, palette_as_colors: bool = False) -> M
     more values than there can be classes.
     """
 
-    def as_colors(reason: str) -> MaskValues:
-        values = count_values(paths, palette_as_colors=True)
-        return replace(values, notes=(f"masks are read by color, as {reason}", *values.notes))
-
     pixels: Counter[RawValue] = Counter()
     of_masks: list[frozenset[RawValue]] = []
-    paths_of: dict[RawValue, list[Path]] = defaultdict(list)
     first_palette: Palette | None = None
     seen: dict[int, tuple[Color, Path]] = {}
     for path in paths:
@@ -59,17 +54,20 @@ def count_values(paths: Sequence[Path], *, palette_as_colors: bool = False) -> M
         counts = value_counts(mask.reshape(-1, *mask.shape[2:]))
         pixels.update(counts)
         of_masks.append(frozenset(counts))
-        for value in counts:
-            paths_of[value].append(path)
         palette = None if palette_as_colors else read_palette(path)
         first_palette = first_palette or palette
+        reason = ""
         for index, color in used_colors(palette, counts).items():
             known, other = seen.setdefault(index, (color, path))
             if color != known:
-                return as_colors(f"index {index} is {known} in {other} and {color} in {path}")
-        if len({len(value) for value in pixels}) > 1:
-            if first_palette is not None:
-                return as_colors(f"some have a palette and others RGB colors, as {path} shows")
+                reason = f"index {index} is {known} in {other} and {color} in {path}"
+        is_mixed = len({len(value) for value in pixels}) > 1
+        if is_mixed and first_palette is not None:
+            reason = f"some have a palette and others RGB colors, as {path} shows"
+        if reason:
+            values = count_values(paths, palette_as_colors=True)
+            return replace(values, notes=(f"masks are read by color, as {reason}", *values.notes))
+        if is_mixed:
             raise PerpixelError(
                 f"{paths[0]} and {path}: one holds RGB colors, the other ids; keep one kind here"
             )
@@ -81,7 +79,7 @@ def count_values(paths: Sequence[Path], *, palette_as_colors: bool = False) -> M
                 f"elsewhere, or write {FILE} by hand"
             )
     color_of_index = {index: color for index, (color, _) in seen.items()}
-    notes = tuple(_find_suspicious(pixels, paths_of))
+    notes = tuple(_find_suspicious(pixels, dict(zip(paths, of_masks, strict=True))))
     return MaskValues(pixels, of_masks, palette_as_colors, color_of_index, first_palette, notes)
 
 
@@ -94,18 +92,18 @@ def used_colors(palette: Palette | None, values: Iterable[RawValue]) -> dict[int
 
 
 def _find_suspicious(
-    pixels: Mapping[RawValue, int], paths_of: Mapping[RawValue, Sequence[Path]]
+    pixels: Mapping[RawValue, int], of_masks: Mapping[Path, frozenset[RawValue]]
 ) -> list[str]:
     """Notes on masks that look blurred, resized with interpolation, or saved with loss."""
-    rare = sorted(pixels, key=lambda value: pixels[value])[:-_COMMON_VALUES]
+    rare = set(sorted(pixels, key=lambda value: pixels[value])[:-_COMMON_VALUES])
     share = sum(pixels[value] for value in rare) / sum(pixels.values())
     if len(rare) < _MIN_RARE_VALUES or share > _MAX_RARE_SHARE:
         return []
-    ((path, count),) = Counter(path for v in rare for path in paths_of[v]).most_common(1)
+    path = max(of_masks, key=lambda path: len(of_masks[path] & rare))
     return [
         f"look at {path} first: {len(rare)} of the {len(pixels)} values of the masks make up "
-        f"{share:.1%} of the pixels, and it holds {count} of these values. Were masks blurred, "
-        f"resized with interpolation, or saved with loss?"
+        f"{share:.1%} of the pixels, and it holds {len(of_masks[path] & rare)} of these values. "
+        f"Were masks blurred, resized with interpolation, or saved with loss?"
     ]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from perpixel.data.annotations import class_masks, coco, labelme, yolo
 from perpixel.data.annotations.base import AnnotatedFolder
 from perpixel.data.pairing import MASK_WORDS, split_words
+from perpixel.data.paths import first_few
 from perpixel.errors import PerpixelError, plural
 from perpixel.io.images import IMAGE_SUFFIXES, MASK_SUFFIXES
 
@@ -41,14 +42,13 @@ def missing_masks_error(folder: Path, files: Sequence[str]) -> PerpixelError:
     for file in files:
         path = PurePosixPath(file)
         kinds[str(path.parent)][path.suffix.lower() or path.name] += 1
-    content = "; ".join(
-        f"{path}: {', '.join(f'{count} {kind}' for kind, count in counts.most_common(4))}"
-        for path, counts in list(kinds.items())[:6]
+    content = first_few(
+        f"{path} ({', '.join(f'{count} {kind}' for kind, count in counts.most_common(4))})"
+        for path, counts in kinds.items()
     )
-    more = f"; and {plural(len(kinds) - 6, 'folder')} more" if len(kinds) > 6 else ""
     return PerpixelError(
         f"{folder}: found {plural(len(images), 'image')}, but no masks for them. It holds "
-        f"{content}{more}. {_find_cause(folder, files, images)}"
+        f"{content}. {_find_cause(folder, files, images)}"
     )
 
 

@@ -305,22 +305,13 @@ def _kind(match: Match) -> set[str]:
 
 def _notes(files: Iterable[str], matches: Sequence[Match]) -> list[str]:
     """Says which files are in no pair."""
-    notes = []
-    if len(matches) > 1 and len({match.split for match in matches}) < len(matches):
-        groups = [
-            f"{match.images.path} with {match.masks.path} ({plural(len(match.mask_of), 'pair')})"
-            for match in matches
-        ]
-        notes.append(f"{len(matches)} groups of images and masks: {first_few(groups)}")
     used = {file for match in matches for pair in match.mask_of.items() for file in pair}
     unused: dict[str, list[str]] = defaultdict(list)
     for file in files:
         if file not in used and is_image_or_mask(file):
             unused[str(PurePosixPath(file).parent)].append(PurePosixPath(file).name)
-    if unused:
-        folders = (
-            f"{path} ({plural(len(names), 'file')}, such as {names[0]})"
-            for path, names in unused.items()
-        )
-        notes.append(f"in no pair, and left out: {first_few(folders)}")
-    return notes
+    folders = [
+        f"{path} ({plural(len(names), 'file')}, such as {names[0]})"
+        for path, names in unused.items()
+    ]
+    return [f"in no pair, and left out: {first_few(folders)}"] if folders else []

@@ -7,7 +7,7 @@ in its place might train on images that it holds back.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from perpixel.data.pairing import SPLITS, Match, split_words
@@ -196,21 +196,20 @@ def _divide_by_group(
         held_out = {image for part in parts.values() for image in part.images}
         images = [image for image in trainval.images if image not in held_out]
         list_file = trainval.list_file if len(images) == len(trainval.images) else ""
-        parts.setdefault("train", Part("train", images, trainval.origin, list_file))
+        parts.setdefault(
+            "train", replace(trainval, split="train", images=images, list_file=list_file)
+        )
     listed = {image for part in parts.values() for image in part.images}
-    pairs = [image for match in matches for image in match.mask_of]
-    rest = [image for image in pairs if image not in listed]
-    missing = "train" if "train" not in parts else "" if parts.keys() & {"val", "test"} else "val"
-    if rest and missing:
-        parts[missing] = Part(missing, rest, f"the images that {names} leaves out")
-        rest = []
+    rest = [image for match in matches for image in match.mask_of if image not in listed]
+    if rest and "train" not in parts:
+        parts["train"] = Part("train", rest, f"the images that {names} leaves out")
+    elif rest:
+        notes.append(
+            f"{plural(len(rest), 'pair')} in none of {names}: left out ({first_few(rest)})"
+        )
     if "val" not in parts and "train" in parts:
         origin = parts["train"].origin
         train, val = _hold_out(parts["train"].images)
         parts["train"] = Part("train", train, f"{origin}, without those for validation")
         parts["val"] = Part("val", val, f"every fifth of these, as no list says which ({origin})")
-    if rest:
-        notes.append(
-            f"{plural(len(rest), 'pair')} in none of {names}: left out ({first_few(rest)})"
-        )
     return list(parts.values())
