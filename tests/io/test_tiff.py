@@ -224,7 +224,7 @@ def test_overviews_masks_and_thumbnails_are_no_pages(tmp_path):
 def test_several_pages_or_frames_are_refused(tmp_path, kind, read):
     first, second = Image.fromarray(IDS), Image.fromarray(IDS[::-1].copy())
     first.save(tmp_path / "a", kind, save_all=True, append_images=[second])
-    with pytest.raises(PerpixelError, match=r"a: holds 2 pages or frames"):
+    with pytest.raises(PerpixelError, match=r"a: holds several pages or frames"):
         read(tmp_path / "a")
 
 
