@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from miniatures import MINIATURES, tiff_of_bands
+from miniatures import MINIATURES, write_bands
 from PIL import Image
 
 from perpixel.data.cache import write_cache
@@ -323,7 +323,7 @@ def test_a_tiff_of_unmarked_bands_is_checked_like_others(tmp_path: Path, planes:
     root = small(tmp_path, [np.eye(20, dtype=int).tolist()])
     (tmp_path / "images/0.png").unlink()
     values = np.random.default_rng(0).integers(0, 4096, (20, 20, 3), np.uint16)
-    (tmp_path / "images/0.tif").write_bytes(tiff_of_bands(values, planes=planes))
+    write_bands(tmp_path / "images/0.tif", values, planes=planes)
     report = check("folder", root)
     for kind in (Kind.SIXTEEN_BITS, Kind.FEW_BITS, Kind.UNMARKED):
         assert subjects_of(report)[kind] == {"images/0.tif"}
