@@ -259,8 +259,8 @@ _EVALUATION = [
         "evaluation cli/test_commands.py",
         (
             "evaluation/scored on the training split",
-            "split or chosen.eval_split",
-            "split or chosen.train_split",
+            "root, split or chosen.eval_split",
+            "root, split or chosen.train_split",
         ),
     ),
 ]
@@ -367,8 +367,8 @@ _INFERENCE = [
         "inference/test_geotiff.py",
         (
             "inference/GeoTIFF's bands in BGR",
-            "bands = (1, 2, 3) if",
-            "bands = (3, 2, 1) if",
+            "((1, 2, 3) if",
+            "((3, 2, 1) if",
         ),
     ),
     *_faults(
@@ -529,10 +529,10 @@ _CHECKPOINT = [
         ),
         (
             "checkpoint/palette lost",
-            "header.class_names, header.palette,",
-            "header.class_names, ((0, 0, 0),) * len(header.class_names),",
+            "        header.palette,\n",
+            "        ((0, 0, 0),) * len(header.class_names),\n",
         ),
-        ("checkpoint/step lost", "weights, header.step,", "weights, 0,"),
+        ("checkpoint/step lost", "        header.step,\n", "        0,\n"),
     ),
 ]
 

@@ -1,12 +1,13 @@
 """Miniature data sets, four to six images each, laid out exactly as their owners ship them."""
 
-import struct
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import tifffile
 from PIL import Image
 from scipy.io import savemat
 
@@ -156,46 +157,11 @@ MINIATURES: dict[str, tuple[str, Callable[[Path], None]]] = {
 """A data set's name and what writes its miniature, by a title."""
 
 
-def tiff_of_bands(
-    pixels: np.ndarray, *, order: str = "<", wide: bool = False, planes: bool = False
-) -> bytes:
-    """An uncompressed TIFF of `pixels`, [height, width, bands], which nothing marks as colors."""
-    height, width, bands = pixels.shape
-    stored = np.moveaxis(pixels, 2, 0) if planes else pixels
-    data = stored.astype(stored.dtype.newbyteorder(order)).tobytes()
-    strips = bands if planes else 1
-    head, place = ("HHQ", "Q") if wide else ("HHI", "I")
-    start = 16 if wide else 8
-
-    def entry(tag: int, kind: int, values: list[int]) -> bytes:
-        inline = struct.pack(f"{order}{len(values)}{'H' if kind == 3 else place}", *values)
-        size = struct.calcsize(place)
-        if len(inline) > size:
-            inline, _ = struct.pack(order + place, start + len(extra)), extra.extend(inline)
-        return struct.pack(order + head, tag, kind, len(values)) + inline.ljust(size, b"\0")
-
-    extra = bytearray(data)
-    long = 16 if wide else 4
-    size = len(data) // strips
-    entries = [
-        entry(256, 3, [width]),
-        entry(257, 3, [height]),
-        entry(258, 3, [pixels.itemsize * 8] * bands),
-        entry(259, 3, [1]),
-        entry(262, 3, [1]),
-        entry(273, long, [start + index * size for index in range(strips)]),
-        entry(277, 3, [bands]),
-        entry(278, 3, [height]),
-        entry(279, long, [size] * strips),
-        entry(284, 3, [2 if planes else 1]),
-        entry(338, 3, [0] * (bands - 1)),
-        entry(339, 3, [3 if pixels.dtype.kind == "f" else 1] * bands),
-    ]
-    directory = struct.pack(order + ("Q" if wide else "H"), len(entries)) + b"".join(entries)
-    version = struct.pack(order + "HHH", 43, 8, 0) if wide else struct.pack(order + "H", 42)
-    first = struct.pack(order + place, start + len(extra))
-    mark = b"II" if order == "<" else b"MM"
-    return mark + version + first + extra + directory + bytes(8 if wide else 4)
+def write_bands(path: Path, pixels: np.ndarray, *, planes: bool = False, **options: Any) -> None:
+    """A TIFF of `pixels`, [height, width, bands], which nothing marks as colors."""
+    stored, config = (np.moveaxis(pixels, 2, 0), "separate") if planes else (pixels, "contig")
+    options = {"photometric": "minisblack", "planarconfig": config, "metadata": None, **options}
+    tifffile.imwrite(path, stored, **options)
 
 
 def packed(root: Path, folder: str, archive: Path, *, inside: str = "") -> None:

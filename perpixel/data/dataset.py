@@ -213,10 +213,10 @@ class PairDataset:
         orientation = exif_orientation(self.root / self.files[index][0])
         if orientation == 1:
             return ""
+        other = "false" if self.apply_exif_orientation else "true"
         return (
-            f". The image has EXIF orientation {orientation}, and dataset.toml may say with "
-            f"apply_exif_orientation = true or false whether it is rotated by it: now it is "
-            f"{'rotated' if self.apply_exif_orientation else 'not'}"
+            f". The image has EXIF orientation {orientation}: try apply_exif_orientation = {other} "
+            f"in dataset.toml"
         )
 
 

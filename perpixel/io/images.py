@@ -335,15 +335,15 @@ def _require_one_page(content: Array, file: tiff.Tiff | None, *, origin: str) ->
 
     An animated PNG is its default image.
     """
-    pages = 1
+    several = False
     if file is not None:
-        pages = file.count_pages()
+        several = file.has_more_pages()
     elif content[:4].tobytes() in (b"GIF8", b"RIFF"):  # RIFF holds WebP
         with suppress(Exception), Image.open(io.BytesIO(content.data)) as image:
-            pages = getattr(image, "n_frames", 1)
-    if pages > 1:
+            several = getattr(image, "is_animated", False)
+    if several:
         raise PerpixelError(
-            f"{origin}: holds {pages} pages or frames; write the one that is meant to a new file"
+            f"{origin}: holds several pages or frames; write the one that is meant to a new file"
         )
 
 

@@ -39,7 +39,7 @@ _MAX_BYTES = 2**32
 _LARGE_SEGMENT = 2**20
 """Bytes from which on a compressed strip or tile might fill the memory."""
 _MAX_PAGES = 500
-"""The number of pages at which counting them ends, as a file's list of pages may have a loop."""
+"""Pages after which the search ends, as a file's list of pages may have a loop."""
 
 # With a handler of its own the library writes nothing to stderr about corrupt tags.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -88,21 +88,19 @@ class Tiff:
         kind = kinds.get(self.dtype.kind, "") if self.dtype is not None else ""
         return f"{plural(self.bands, 'band')} of {self.bits}-bit {kind}numbers"
 
-    def count_pages(self) -> int:
-        """Counts the pages of the first one's size and kind.
+    def has_more_pages(self) -> bool:
+        """Whether there are other pages of the first one's size and kind.
 
         Overviews (NewSubfileType 1, as in cloud-optimized GeoTIFFs), transparency masks (4) and
-        thumbnails are not counted.
+        thumbnails do not count.
         """
-        pages = self._page.parent.pages
-        try:
-            others = list(islice(pages, 1, _MAX_PAGES))
-        except Exception:  # a corrupt file makes tifffile raise almost anything
-            return 1
-        return 1 + sum(
-            page.shape == self._page.shape and not page.aspage().subfiletype & _REDUCED_OR_MASK
-            for page in others
-        )
+        others = islice(self._page.parent.pages, 1, _MAX_PAGES)
+        with suppress(Exception):  # a corrupt file makes tifffile raise almost anything
+            return any(
+                page.shape == self._page.shape and not page.aspage().subfiletype & _REDUCED_OR_MASK
+                for page in others
+            )
+        return False
 
     def require_upright(self, *, origin: str) -> None:
         """Raises PerpixelError naming `origin` when an orientation tag rotates the file."""

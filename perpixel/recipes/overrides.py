@@ -206,8 +206,9 @@ def _suggest_setting(path: str, known: list[str]) -> str:
         return f" Did you mean {meant}?"
     if same_leaf := [name for name in known if name.rpartition(".")[2] == leaf]:
         return f" Did you mean {' or '.join(same_leaf)}?"
-    # The many names of the batch size resemble other settings more than train.batch_size.
-    return _suggest_setting("batch", known) if "batch" in leaf else suggestion(path, known)
+    if "batch" in leaf:  # its many names resemble other settings more than train.batch_size
+        return f" Did you mean {_NAME_HERE['batch']}?"
+    return suggestion(path, known)
 
 
 def _defaults(path: list[str], type_name: object) -> dict[str, Any]:

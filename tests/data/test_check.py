@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from miniatures import MINIATURES, tiff_of_bands
+from miniatures import MINIATURES, write_bands
 from PIL import Image
 
 from perpixel.data.cache import write_cache
@@ -323,7 +323,7 @@ def test_a_tiff_of_unmarked_bands_is_checked_like_others(tmp_path: Path, planes:
     root = small(tmp_path, [np.eye(20, dtype=int).tolist()])
     (tmp_path / "images/0.png").unlink()
     values = np.random.default_rng(0).integers(0, 4096, (20, 20, 3), np.uint16)
-    (tmp_path / "images/0.tif").write_bytes(tiff_of_bands(values, planes=planes))
+    write_bands(tmp_path / "images/0.tif", values, planes=planes)
     report = check("folder", root)
     for kind in (Kind.SIXTEEN_BITS, Kind.FEW_BITS, Kind.UNMARKED):
         assert subjects_of(report)[kind] == {"images/0.tif"}
@@ -348,7 +348,7 @@ def test_what_a_tiff_loses_when_read_is_a_warning(tmp_path: Path):
         "images/1.tif": "numbers down to -8: negative ones are 0",
     }
     assert subjects_of(report)[Kind.UNREADABLE_IMAGE] == {"images/2.tif"}
-    assert "3 pages" in detail(report, Kind.UNREADABLE_IMAGE)
+    assert "several pages" in detail(report, Kind.UNREADABLE_IMAGE)
 
 
 @pytest.mark.parametrize("orientation", [3, 6])
