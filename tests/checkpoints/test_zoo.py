@@ -241,7 +241,9 @@ def test_a_plain_file_of_another_backbone_starts_a_training(tmp_path, prefix):
 def test_caffes_imagenet_files_do_not(tmp_path):
     path = tmp_path / "R-50.pkl"
     path.write_bytes(pickle.dumps({"model": {"conv1_w": np.ones(3), "fc1000_w": np.ones(3)}}))
-    with pytest.raises(PerpixelError, match=r"R-50\.pkl: no weights .* begin with conv1_w, fc1000_w"):
+    with pytest.raises(
+        PerpixelError, match=r"R-50\.pkl: no weights .* begin with conv1_w, fc1000_w"
+    ):
         zoo.initial_weights(stand_in(), path)
 
 
