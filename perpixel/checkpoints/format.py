@@ -75,7 +75,7 @@ class Checkpoint:
 class InitialWeights:
     """Weights by our names to start a training from, and where they are from, as a checkpoint says.
 
-    `class_names` are those of their classifier, None where not known; `lines` are for the log.
+    `class_names` are None for a backbone alone; `lines` are for the log.
     """
 
     weights: Mapping[str, Tensor]

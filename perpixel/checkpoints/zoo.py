@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 
-from perpixel import conversion
 from perpixel.checkpoints import hub
 from perpixel.checkpoints.format import (
     Checkpoint,
@@ -148,9 +147,19 @@ def initial_weights(recipe: Recipe, init: str | Path | None) -> InitialWeights |
     if init is None or init == "none":
         return None
     path = Path(init)
-    if files.is_ours(path) or not path.is_file():
-        return _from_checkpoint(recipe, init)
-    return _from_file(recipe, path)
+    if _is_foreign(path) and (backbone := _backbone_in(path, recipe.model)):
+        return backbone
+    checkpoint, lines = _read_model(init, like=recipe.model)
+    if changes := differences(recipe.model, checkpoint.recipe.model):
+        lines.append(
+            f"their network is another (recipe -> there): {'; '.join(changes)}; --model-from "
+            f"{init} takes theirs"
+        )
+    if changes := differences(recipe.input, checkpoint.recipe.input):
+        lines.append(f"their input is another (recipe -> there): {'; '.join(changes)}")
+    name = path.resolve().name if path.exists() else str(init)
+    origin = f"{name} (sha256 {download.hash_of(checkpoint.origin or path)})"
+    return InitialWeights(checkpoint.weights, origin, checkpoint.class_names, tuple(lines))
 
 
 def network_of(source: str | Path, recipe: Recipe) -> Model:
@@ -158,59 +167,41 @@ def network_of(source: str | Path, recipe: Recipe) -> Model:
 
     What a toolkit's file does not tell is as in `recipe`. Raises PerpixelError.
     """
-    path = Path(source)
-    if files.is_ours(path) or not path.is_file():
-        return find(source).recipe.model
-    return _find_model(path, files.read_source(path), recipe.model).model
+    return _read_model(source, like=recipe.model)[0].recipe.model
 
 
-def _from_checkpoint(recipe: Recipe, init: str | Path) -> InitialWeights:
-    checkpoint = find(init)
-    assert checkpoint.origin is not None  # it was read from a file
-    name = Path(init).resolve().name if Path(init).exists() else str(init)
-    lines = _network_differences(recipe.model, checkpoint.recipe.model, init)
-    if changes := differences(recipe.input, checkpoint.recipe.input):
-        lines.append(f"their input is another (recipe -> there): {'; '.join(changes)}")
-    origin = f"{name} (sha256 {download.hash_of(checkpoint.origin)})"
-    return InitialWeights(checkpoint.weights, origin, checkpoint.class_names, tuple(lines))
+def _is_foreign(path: Path) -> bool:
+    return path.is_file() and not files.is_ours(path)
 
 
-def _from_file(recipe: Recipe, path: Path) -> InitialWeights:
-    """Reads a toolkit's whole model where its head is known here, else the backbone alone."""
-    source, model = files.read_source(path), recipe.model
-    lines = [source.note] if source.note else []
-    class_names = None
+def _read_model(source: str | Path, *, like: Model) -> tuple[Checkpoint, list[str]]:
+    """Reads what `find` does, or another toolkit's whole model; and lines about that.
+
+    What a toolkit's file does not tell is as in `like`.
+    """
+    if not _is_foreign(Path(source)):
+        return find(source), []
+    imported = import_checkpoint(Path(source), like=like)
+    return imported.checkpoint, imported.note.splitlines()
+
+
+def _backbone_in(path: Path, model: Model) -> InitialWeights | None:
+    """Reads a backbone's weights from another toolkit's file; None for a whole model of ours."""
+    source = files.read_source(path)
     if isinstance(model.backbone, ResNet) and is_toolkit_model(source.state):
-        finding = _find_model(path, source, model)
-        weights, left_out = finding.weights, list(finding.left_out)
-        if len(source.names or ()) == finding.num_classes:
-            class_names = source.names
-        lines += _network_differences(model, finding.model, path)
-    else:
-        with torch.device("meta"):
-            names = build(model, num_classes=1).backbone.state_dict()
-        try:
-            weights, left_out = backbone_weights(source.state, names)
-        except PerpixelError as error:
-            raise PerpixelError(f"{path}: {error}") from None
-    if left_out:
-        lines.append(f"left out of it, {plural(len(left_out), 'tensor')}: {first_few(left_out)}")
-    origin = f"{path.name} (sha256 {download.hash_of(path)})"
-    return InitialWeights(weights, origin, class_names, tuple(lines))
-
-
-def _find_model(path: Path, source: files.Source, like: Model) -> conversion.Finding:
+        return None
+    with torch.device("meta"):
+        names = build(model, num_classes=1).backbone.state_dict()
     try:
-        return conversion.find(source.state, like=like)
+        weights, left_out = backbone_weights(source.state, names)
     except PerpixelError as error:
         raise PerpixelError(f"{path}: {error}") from None
-
-
-def _network_differences(recipe: Model, other: Model, init: str | Path) -> list[str]:
-    """Returns a line that says where the network of initial weights is another, or none."""
-    changes = differences(recipe, other)
-    line = f"their network is another (recipe -> there): {'; '.join(changes)}"
-    return [f"{line}; --model-from {init} takes theirs"] if changes else []
+    lines = [source.note] if source.note else []
+    if left_out:
+        lines.append(f"left out of it, {plural(len(left_out), 'tensor')}: {first_few(left_out)}")
+    return InitialWeights(
+        weights, f"{path.name} (sha256 {download.hash_of(path)})", lines=tuple(lines)
+    )
 
 
 def _find_in_run(folder: Path) -> Path:

@@ -13,7 +13,6 @@ from perpixel.errors import PerpixelError, UsageError, plural
 if TYPE_CHECKING:
     from perpixel.checkpoints.format import Checkpoint
     from perpixel.conversion.import_ import ImportResult
-    from perpixel.data.class_names import ClassNames
 
 
 def convert(
@@ -77,35 +76,28 @@ def convert(
     from perpixel.checkpoints.format import write_checkpoint
     from perpixel.conversion.files import is_ours
     from perpixel.conversion.import_ import import_checkpoint
-    from perpixel.data.class_names import parse_names
 
-    new_names = None if names is None else parse_names(names)
     if is_ours(source):
         others = (recipe, output_stride, align_corners, threshold, dataset, trust or None)
-        is_for_toolkit = toolkit != "auto"
-        if (
-            (half and is_for_toolkit)
-            or not (half or is_for_toolkit or new_names)
-            or any(option is not None for option in others)
-        ):
+        choices = half, toolkit != "auto", names is not None
+        if sum(choices) != 1 or any(option is not None for option in others):
             raise UsageError(
                 f"{source} is a perpixel checkpoint: give either --toolkit mmseg or torchvision, "
-                f"or --half, with or without --names, or --names alone, and no other option"
+                f"or --half, or --names, and no other option"
             )
         checkpoint = zoo.find(source)
         _require_other_file(out, checkpoint.origin)
-        if new_names is not None:
-            checkpoint = _rename_classes(checkpoint, new_names)
         if half:
             _write_half(checkpoint, out)
-        elif is_for_toolkit:
-            _write_for_toolkit(checkpoint, out, toolkit)
+        elif names is not None:
+            _write_renamed(checkpoint, out, names)
         else:
-            write_checkpoint(out, checkpoint)
-            typer.echo(f"{checkpoint.recipe.name} with new class names: {out}")
+            _write_for_toolkit(checkpoint, out, toolkit)
         return
-    if half:
-        raise UsageError(f"--half is for perpixel checkpoints: convert {source} to one first")
+    if half or names is not None:
+        raise UsageError(
+            f"--half and --names are for perpixel checkpoints: convert {source} to one first"
+        )
     _require_other_file(out, source)
     imported = import_checkpoint(
         source,
@@ -117,22 +109,8 @@ def convert(
         dataset=dataset,
         trust=trust,
     )
-    if new_names is not None:
-        checkpoint = _rename_classes(imported.checkpoint, new_names)
-        imported = replace(imported, checkpoint=checkpoint, note=f"Classes: {new_names.origin}'s.")
     write_checkpoint(out, imported.checkpoint)
     _print(imported, out, detected=toolkit == "auto", has_recipe=recipe is not None)
-
-
-def _rename_classes(checkpoint: "Checkpoint", names: "ClassNames") -> "Checkpoint":
-    """Gives the classes other names; raises UsageError unless there is one for each."""
-    new, old = names.in_order, checkpoint.class_names
-    if len(new) != len(old) or len(set(new)) < len(new):
-        raise UsageError(
-            f"{names.origin} has {len(set(new))} different names, and the model {len(old)} "
-            f"classes: {', '.join(old)}"
-        )
-    return replace(checkpoint, class_names=new)
 
 
 def _print(imported: "ImportResult", out: Path, *, detected: bool, has_recipe: bool) -> None:
@@ -190,6 +168,21 @@ def _write_half(checkpoint: "Checkpoint", out: Path) -> None:
             raise PerpixelError(f"{checkpoint.origin}: {name} holds numbers beyond float16's 65504")
     write_checkpoint(out, replace(checkpoint, weights=weights))
     typer.echo(f"{checkpoint.recipe.name}, in float16: {out}")
+
+
+def _write_renamed(checkpoint: "Checkpoint", out: Path, names: str) -> None:
+    """Writes it with other class names; raises UsageError unless there is one for each class."""
+    from perpixel.checkpoints.format import write_checkpoint
+    from perpixel.data.class_names import parse_names
+
+    new, old = parse_names(names), checkpoint.class_names
+    if len(new.in_order) != len(old) or len(set(new.in_order)) < len(old):
+        raise UsageError(
+            f"{new.origin} has {len(set(new.in_order))} different names, and the model {len(old)} "
+            f"classes: {', '.join(old)}"
+        )
+    write_checkpoint(out, replace(checkpoint, class_names=new.in_order))
+    typer.echo(f"{checkpoint.recipe.name} with new class names: {out}")
 
 
 def _require_other_file(out: Path, source: Path | None) -> None:

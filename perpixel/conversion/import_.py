@@ -11,6 +11,7 @@ from perpixel.data.dataset import Classes
 from perpixel.data.paths import first_few
 from perpixel.errors import PerpixelError, UsageError, plural
 from perpixel.io.images import distinct_palette
+from perpixel.recipes.models import Model
 from perpixel.recipes.overrides import differences
 from perpixel.recipes.schema import Data, Recipe
 
@@ -29,6 +30,7 @@ def import_checkpoint(
     *,
     toolkit: str = "auto",
     recipe: Recipe | None = None,
+    like: Model | None = None,
     output_stride: int | None = None,
     align_corners: bool | None = None,
     threshold: float | None = None,
@@ -38,9 +40,9 @@ def import_checkpoint(
     """Reads a toolkit's file and converts it to a checkpoint.
 
     `recipe` is the one that the file was trained with: it says what weights do not tell, and its
-    data set names the classes; without one, `dataset` does. `threshold` is as in
-    `from_state_dict`. Raises PerpixelError naming the file where it cannot be read or is not the
-    recipe's model, UsageError as `conversion.find` does.
+    data set names the classes; without one, `dataset` does. `like` only says what weights do not
+    tell. `threshold` is as in `from_state_dict`. Raises PerpixelError naming the file where it
+    cannot be read or is not the recipe's model, UsageError as `conversion.find` does.
     """
     if recipe is not None and dataset not in (None, recipe.data.name):
         raise UsageError(f"--dataset {dataset}: {recipe.name} is of {recipe.data.name}; give one")
@@ -52,7 +54,7 @@ def import_checkpoint(
             output_stride=output_stride,
             align_corners=align_corners,
             threshold=threshold,
-            like=None if recipe is None else recipe.model,
+            like=like if recipe is None else recipe.model,
         )
     except PerpixelError as error:
         raise type(error)(f"{path}: {error}") from None

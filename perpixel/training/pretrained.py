@@ -59,8 +59,6 @@ def load_pretrained(
             f"the classifier starts anew, as the classes differ: there {first_few(names_there)}; "
             f"here {first_few(class_names)}"
         )
-    elif initial.class_names is None and "head.classifier.weight" in taken:
-        lines.append("the classifier is taken, too, though these weights name no classes")
     if unused := [name for name in offered if name not in state]:
         lines.append(f"not used, {plural(len(unused), 'tensor')}: {first_few(unused)}")
     return [*lines, *initial.lines]

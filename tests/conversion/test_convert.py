@@ -55,21 +55,22 @@ def test_there_and_back(ours: Path, theirs: Path, tmp_path: Path, capsys):
     assert all(torch.equal(after.weights[name], before.weights[name]) for name in before.weights)
 
 
-@pytest.mark.parametrize("source", ["ours", "theirs"])
-def test_classes_are_renamed(source: str, tmp_path: Path, request: pytest.FixtureRequest):
-    path, out = request.getfixturevalue(source), tmp_path / "renamed.safetensors"
+def test_classes_are_renamed(ours: Path, theirs: Path, tmp_path: Path):
+    out = tmp_path / "renamed.safetensors"
     names = [f"n{index}" for index in range(len(CLASSES))]
-    convert(path, out, names=",".join(names))
+    convert(ours, out, names=",".join(names))
     renamed = read_checkpoint(out)
     assert renamed.class_names == (*names,)
     assert renamed.palette == CLASSES.palette
     assert perpixel.load(out).predict(np.zeros((8, 8, 3), np.uint8)).class_names == (*names,)
     (tmp_path / "labels.csv").write_text("".join(f"{7 - i},n{7 - i}\n" for i in range(1, 8)))
-    convert(path, out, names=str(tmp_path / "labels.csv"))
+    convert(ours, out, names=str(tmp_path / "labels.csv"))
     assert read_checkpoint(out).class_names == (*names,)
     for wrong in ("a,b", ",".join(["a"] * len(names))):
         with pytest.raises(UsageError, match=r"--names has \d different names, and the model 7"):
-            convert(path, tmp_path / "x.safetensors", names=wrong)
+            convert(ours, tmp_path / "x.safetensors", names=wrong)
+    with pytest.raises(UsageError, match="--names are for perpixel checkpoints: convert"):
+        convert(theirs, tmp_path / "x.safetensors", names="a,b")
 
 
 def test_half_as_large_it_predicts_the_same(ours: Path, tmp_path: Path):
