@@ -147,8 +147,8 @@ def initial_weights(recipe: Recipe, init: str | Path | None) -> InitialWeights |
     if init is None or init == "none":
         return None
     path = Path(init)
-    if _is_foreign(path) and (backbone := _backbone_in(path, recipe.model)):
-        return backbone
+    if _is_foreign(path) and (found := _backbone_in(path, recipe.model)):
+        return found
     checkpoint, lines = _read_model(init, like=recipe.model)
     if changes := differences(recipe.model, checkpoint.recipe.model):
         lines.append(
