@@ -118,13 +118,20 @@ def find(
         mean, std = (tuple(tensors.pop(n).flatten().tolist()) for n in source.mean_std_names)
         file_input = source.input.model_copy(update={"mean": mean, "std": std})
     names = to_perpixel_names(source.name_map, tensors)
-    _make_two_outputs(tensors, names, threshold)
     shapes = {name: tuple(tensors[toolkit_name].shape) for toolkit_name, name in names.items()}
     example = _with_arguments(_example(source, shapes, like), output_stride, align_corners)
     model, num_classes = read_model(shapes, example)
 
     if num_classes >= IGNORE_INDEX:
         raise PerpixelError(f"{num_classes} classes; masks hold at most {IGNORE_INDEX - 1}")
+    if num_classes == 1 and threshold is None:
+        raise PerpixelError(
+            "a model of one output x, whose class 1 is where sigmoid(x) > T: say T, as with "
+            "`perpixel convert --threshold 0.3` (the default of mmsegmentation, whose config may "
+            "say another; most others use 0.5)"
+        )
+    if num_classes != 1 and threshold is not None:
+        raise UsageError("a threshold is for models of one output, and this one has more")
     with torch.device("meta"):
         expected = build(model, num_classes=num_classes).state_dict()
     toolkit_names = to_toolkit_names(source.name_map, expected)
@@ -139,38 +146,23 @@ def find(
             f"{title(model)} ({len(problems)} mismatches):\n  " + "\n  ".join(problems)
         )
     weights = {name: tensors[toolkit_names[name]] for name in expected}
+    if threshold is not None:
+        weights, num_classes = _with_constant_output(weights, threshold), 2
     left_out = tuple(key for key in state if key not in network)
     return Finding(source, model, num_classes, weights, input=file_input, left_out=left_out)
 
 
-def _make_two_outputs(
-    tensors: dict[str, Tensor], names: Mapping[str, str], threshold: float | None
-) -> None:
-    """Puts a constant output, the threshold's logit, before the only one, in both heads.
-
-    Raises PerpixelError for a model of one output without a threshold, UsageError for a threshold
-    beyond 0 and 1 or of a model of more outputs.
-    """
-    toolkit_names = {name: toolkit_name for toolkit_name, name in names.items()}
-    weight = toolkit_names.get("head.classifier.weight")
-    if weight is None or tensors[weight].shape[:1] != (1,):
-        if threshold is not None:
-            raise UsageError("a threshold is for models of one output, and this one has more")
-        return
-    if threshold is None:
-        raise PerpixelError(
-            "a model of one output x, whose class 1 is where sigmoid(x) > T: say T, as with "
-            "`perpixel convert --threshold 0.3` (the default of mmsegmentation, whose config may "
-            "say another; most others use 0.5)"
-        )
+def _with_constant_output(weights: Mapping[str, Tensor], threshold: float) -> dict[str, Tensor]:
+    """Puts an output that is the threshold's logit before the only one, in both heads."""
     if not 0 < threshold < 1:
         raise UsageError(f"threshold={threshold}: a sigmoid's threshold is between 0 and 1")
-    for head in ("head", "auxiliary"):
-        for parameter, value in (("weight", 0.0), ("bias", math.log(threshold / (1 - threshold)))):
-            name = toolkit_names.get(f"{head}.classifier.{parameter}")
-            if name is not None and tensors[name].shape[:1] == (1,):
-                row = torch.full_like(tensors[name], value)
-                tensors[name] = torch.cat([row, tensors[name]])
+    two_outputs = dict(weights)
+    for parameter, value in (("weight", 0.0), ("bias", math.log(threshold / (1 - threshold)))):
+        for name in (f"head.classifier.{parameter}", f"auxiliary.classifier.{parameter}"):
+            if name in weights and len(weights[name]) == 1:
+                row = torch.full_like(weights[name], value)
+                two_outputs[name] = torch.cat([row, weights[name]])
+    return two_outputs
 
 
 def is_toolkit_model(state: Mapping[str, Any]) -> bool:
@@ -189,31 +181,28 @@ def backbone_weights(
     Raises PerpixelError where no weights of the backbone are there, or all twice.
     """
     own = {_timm_name(name): name for name in names}
-    theirs = [(_timm_name(_WRAPPERS.sub("", str(key))), key) for key in state]
+    modules = {name.partition(".")[0] for name in own}
+    is_part = any(name.startswith("body.") for name in own.values())  # timm's features
     anchor = max(own, key=lambda name: name.count("."))
-    prefixes = {
-        name.removesuffix(anchor) for name, _ in theirs if f".{name}".endswith(f".{anchor}")
-    }
-    if not prefixes:
+    theirs = network_names(state, re.compile(rf"((?:[^.]+\.)*?){re.escape(anchor)}"))
+    if anchor not in theirs.values():
         raise PerpixelError(
             f"no weights of the backbone in it: its names begin with {first_few(state)}, and the "
             f"backbone's are such as {anchor}"
         )
-    prefix = _only(prefixes)
-    modules = {name.partition(".")[0] for name in own}
-    is_part = any(name.startswith("body.") for name in own.values())  # timm's features
-    taken = {}
-    for full_name, key in theirs:
-        name = full_name.removeprefix(prefix)
-        # More of its modules, as of a deeper ResNet, is taken too: they will not fit, and say so.
-        is_more = name.partition(".")[0] in modules and not is_part
-        if full_name.startswith(prefix) and (name in own or is_more):
-            taken[key] = f"backbone.{own.get(name, name)}"
+    # What else its modules hold, as of a deeper ResNet, is taken too: it will not fit, and say so.
+    taken = {
+        key: f"backbone.{own.get(name, name)}"
+        for key, name in theirs.items()
+        if name in own or (name.partition(".")[0] in modules and not is_part)
+    }
     return plain_tensors(state, taken), [key for key in state if key not in taken]
 
 
 def _timm_name(name: str) -> str:
     """Returns timm's name of a weight; its features have "body.stages_0." for "stages.0."."""
+    if not name.startswith("body."):
+        return name
     return re.sub(r"_(?=\d+\.)", ".", name.removeprefix("body.").removeprefix("model."))
 
 
@@ -222,34 +211,33 @@ def title(model: Model) -> str:
     return f"{method_name(model.head)} on ResNet-{resnet_of(model).depth}"
 
 
-def network_names(state: Mapping[str, Any]) -> dict[str, str]:
+def network_names(
+    state: Mapping[str, Any], anchor: re.Pattern[str] = _FIRST_BLOCK
+) -> dict[str, str]:
     """Returns the names of the network's weights in a state dict, as its toolkit has them, by key.
 
     DataParallel, Lightning, AveragedModel and others put "module." or "model." before them, which
-    the name of a ResNet's first block shows; torch.compile and FSDP put names of theirs between.
-    What is beside the network, as a loss's weights, AveragedModel's n_averaged or the averages of
-    mmcv's EMAHook (ema_backbone_conv1_weight), is left out. Raises PerpixelError for two networks.
+    `anchor`, of one weight, shows as its first group; torch.compile and FSDP put names of theirs
+    between. What is beside the network, as a loss's weights, AveragedModel's n_averaged or the
+    averages of mmcv's EMAHook (ema_backbone_conv1_weight), is left out. Raises PerpixelError for
+    two networks.
     """
     names = {key: _WRAPPERS.sub("", str(key)) for key in state}
-    blocks = {match[1] for match in map(_FIRST_BLOCK.fullmatch, names.values()) if match}
-    if not blocks:
-        return names
-    prefix = _only(blocks)
-    known = {name for kit in TOOLKITS.values() for name in kit.mean_std_names or ()}
-    plain = {
-        key: name.removeprefix(prefix) for key, name in names.items() if name.startswith(prefix)
-    }
-    return {key: name for key, name in plain.items() if "." in name or name in known}
-
-
-def _only(prefixes: set[str]) -> str:
-    """Returns the prefix; raises PerpixelError for those of several networks."""
+    prefixes = {match[1] for match in map(anchor.fullmatch, names.values()) if match}
     if len(prefixes) > 1:
         raise PerpixelError(
             f"its names are those of {len(prefixes)} networks, beginning with "
             f"{' and with '.join(map(repr, sorted(prefixes)))}: save the one to use by itself"
         )
-    return next(iter(prefixes))
+    if not prefixes:
+        return names
+    (prefix,) = prefixes
+    known = {name for kit in TOOLKITS.values() for name in kit.mean_std_names or ()}
+    return {
+        key: name.removeprefix(prefix)
+        for key, name in names.items()
+        if name.startswith(prefix) and ("." in name.removeprefix(prefix) or name in known)
+    }
 
 
 def plain_tensors(state: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Tensor]:

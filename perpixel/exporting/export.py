@@ -132,29 +132,26 @@ def export(
 
 def _require_expressible(recipe: Recipe, *, dynamic: bool, logits: bool) -> None:
     """Raises UsageError if `predict` does with this recipe what the file could not."""
-    inference, resize = recipe.inference, recipe.data.resize
-    one_size = not (dynamic or logits)  # only then are images resized in the graph
-    problems = []  # the settings of `predict`, and those to make of them
-    if inference.mode != "whole":
-        problems.append((f"inference.mode={inference.mode}", "inference.mode=whole"))
-    if inference.flip:
-        problems.append(("inference.flip=true", "inference.flip=false"))
-    if len(inference.scales) > 1 or (inference.scales != (1.0,) and not one_size):
-        problems.append((f"inference.scales={list(inference.scales)}", "inference.scales=[1]"))
-    if inference.base_size and not one_size:
-        box = f"inference.base_size={list(inference.base_size)}"
-        problems.append((box, "inference.base_size=null"))
-    if problems:
+    now = recipe.inference.model_dump(mode="json")
+    can: dict[str, object] = {"mode": "whole", "flip": False}
+    if len(now["scales"]) > 1 or dynamic or logits:
+        can["scales"] = [1.0]
+    if dynamic or logits:
+        can["base_size"] = None
+    changes = {key: value for key, value in can.items() if value != now[key]}
+    if changes:
+        settings = (f"--set inference.{key}={json.dumps(changes[key])}" for key in changes)
         raise UsageError(
-            f"`predict` uses this model with {', '.join(problem for problem, _ in problems)}, and "
-            f"a file does one pass, resizing images only without --dynamic and --logits: its masks "
+            f"`predict` uses this model with "
+            f"{', '.join(f'inference.{key}={json.dumps(now[key])}' for key in changes)}, and a "
+            f"file does one pass, resizing images only without --dynamic and --logits: its masks "
             f"would be others. To export what `predict` gives with other settings: "
-            f"{' '.join(f'--set {setting}' for _, setting in problems)}"
+            f"{' '.join(settings)}"
         )
-    if resize and not one_size:
+    if recipe.data.resize and (dynamic or logits):
         raise UsageError(
-            f"`predict` resizes images to {resize[0]}x{resize[1]} (data.resize), and a file does "
-            f"so only without --dynamic and --logits"
+            f"`predict` resizes images to {list(recipe.data.resize)} (data.resize), and a file "
+            f"does so only without --dynamic and --logits"
         )
 
 
