@@ -275,7 +275,7 @@ def test_the_reference_is_that_of_the_sources():
 
 def test_versions_agree():
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    changes = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    changes = re.findall(r"^## (\d\S+)", (ROOT / "CHANGELOG.md").read_text(), re.M)
     assert changes[0] == version
     assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
 

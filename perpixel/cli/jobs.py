@@ -67,11 +67,15 @@ def find_jobs(inputs: list[str], out: Path, *, flat: bool) -> dict[str, Path]:
     return jobs
 
 
-def require_free(jobs: dict[str, Path], out: Path, *, suffixes: list[str]) -> None:
-    """Raises UsageError if a result would overwrite an image or another result.
+def require_free(
+    jobs: dict[str, Path], out: Path, *, suffixes: list[str], keep_masks: bool = False
+) -> None:
+    """Raises UsageError if a result would overwrite an image, another result or a user's mask.
 
     The masks of a video's frames have a folder of the video's name, where nothing else may lie.
     """
+    from perpixel.io.images import is_prediction
+
     targets = [out / f"{name}{suffix}" for name in jobs for suffix in suffixes]
     folders = {(out / name).resolve() for name, path in jobs.items() if is_video(path)}
     for path in [*jobs.values(), *targets] if folders else []:
@@ -83,6 +87,7 @@ def require_free(jobs: dict[str, Path], out: Path, *, suffixes: list[str]) -> No
     # Files are compared by device and inode, and names in lower case, as on many file systems
     # A.png and a.png are one file.
     images = {_file_id(image) for image in jobs.values() if image.exists()}
+    masks = {out / f"{name}.png" for name in jobs} if keep_masks else set()
     taken: set[str] = set()
     for target in targets:
         name = str(target).lower()
@@ -93,6 +98,11 @@ def require_free(jobs: dict[str, Path], out: Path, *, suffixes: list[str]) -> No
             )
         if target.exists() and _file_id(target) in images:
             raise UsageError(f"{target} would be overwritten: name another folder with --out")
+        if target in masks and target.exists() and not is_prediction(target):
+            raise UsageError(
+                f"{target} exists and is no prediction, but a mask of yours, perhaps: name another "
+                f"folder with --out, or move it away"
+            )
         taken.add(name)
 
 

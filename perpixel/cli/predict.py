@@ -80,7 +80,8 @@ def predict(
         raise UsageError("--probabilities and --geo are for images, not videos; leave one out")
     suffixes = [".tif" if geo else ".png"]
     suffixes += ["_overlay.png", "_overlay.mp4"] * overlay + [".npy"] * probabilities
-    require_free(jobs, out if server is None else out / server.folder, suffixes=suffixes)
+    folder = out if server is None else out / server.folder
+    require_free(jobs, folder, suffixes=suffixes, keep_masks=server is None and not geo)
     options.require_writable(out, folder=True)
     predictor = perpixel.load(
         model,

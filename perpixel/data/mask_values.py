@@ -78,15 +78,14 @@ def count_values(paths: Sequence[Path], *, palette_as_colors: bool = False) -> M
                 f"blurred, resized with interpolation or saved with loss? Fix it or move it "
                 f"elsewhere, or write {FILE} by hand"
             )
-    color_of_index = {index: color for index, (color, _) in seen.items()}
+    color_of_index = {i: color for i, (color, _) in seen.items() if i != IGNORE_INDEX}
     notes = tuple(_find_suspicious(pixels, dict(zip(paths, of_masks, strict=True))))
     return MaskValues(pixels, of_masks, palette_as_colors, color_of_index, first_palette, notes)
 
 
 def used_colors(palette: Palette | None, values: Iterable[RawValue]) -> dict[int, Color]:
-    """The palette's colors of the indices among `values`, but for the one that is ignored."""
-    indices = (value[0] for value in values)
-    used = (index for index in indices if palette is not None and index != IGNORE_INDEX)
+    """The palette's colors of the indices among `values`; none without a palette."""
+    used = (value[0] for value in values if palette is not None)
     # An index beyond the palette's end is shown in black.
     return {index: (*(palette or ())[index : index + 1], (0, 0, 0))[0] for index in used}
 

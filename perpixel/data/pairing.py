@@ -31,7 +31,8 @@ _UNLIKELY_WORDS = {
 }  # fmt: skip
 SPLITS = {
     "training": "train", "train": "train",
-    "validation": "val", "valid": "val", "val": "val",
+    "validation": "val", "valid": "val", "val": "val", "va": "val", "dev": "val",
+    "evaluation": "val", "eval": "val", "holdout": "val",
     "testing": "test", "test": "test",
 }  # fmt: skip
 _KNOWN_WORDS = MASK_WORDS | IMAGE_WORDS | SPLITS.keys()

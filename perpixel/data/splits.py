@@ -17,8 +17,8 @@ from perpixel.errors import PerpixelError, plural
 
 _LIST_WORDS = "list|lists|set|sets|split|splits|ids|id|files|file|images|imgs|names|data"
 _SPLIT_WORD = re.compile(rf"(trainval|{'|'.join(SPLITS)})(?:{_LIST_WORDS})?")
-_WORDS_FOR_ALL = {"split", "splits", "fold", "folds"}
-_STRUCTURED_SUFFIXES = (".json", ".yaml", ".yml", ".pkl")
+_WORDS_FOR_ALL = {"split", "splits", "fold", "folds", "partition", "partitions"}
+_STRUCTURED_SUFFIXES = (".json", ".jsonl", ".odgt", ".yaml", ".yml", ".pkl", ".npy")
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,13 @@ def divide(
     cannot be used, when the images that it holds back could be trained with otherwise.
     """
     splits = {match.split for match in matches}
+    if "val" not in splits and {"train", ""} <= splits:
+        unnamed = next(match for match in matches if not match.split)
+        raise PerpixelError(
+            f"{folder}: one folder is called train, and nothing says what {unnamed.images.path} is "
+            f"for: call the folders train and val, or name the images of each in train.txt and "
+            f"val.txt"
+        )
     has_val = "val" in splits and len(splits) > 1
     parts: list[Part] = []
     undivided: list[Match] = []
@@ -107,7 +114,7 @@ def _divide_by_lists(
         splits, words = _splits_of(path.stem)
         if path.stem in image_stems:  # an annotation
             continue
-        if len(splits) == 1 and not words and path.suffix.lower() in LIST_SUFFIXES:
+        if len(splits) == 1 and not words and path.suffix.lower() in (*LIST_SUFFIXES, ""):
             listed = names.read(folder, file)
             if listed.num_lines:
                 group = groups.setdefault((str(path.parent), path.suffix.lower()), {})
@@ -156,10 +163,14 @@ def _splits_of(name: str) -> tuple[set[str], list[str]]:
 def _seems_to_divide(folder: Path, file: str, names: ImageNames) -> bool:
     """Whether a file that is no list of one split may say which image is in which."""
     path = PurePosixPath(file)
-    splits, _ = _splits_of(path.stem)
+    splits, words = _splits_of(path.stem)
+    is_structured = path.suffix.lower() in _STRUCTURED_SUFFIXES
     if len(splits) > 1 or split_words(path.stem) & _WORDS_FOR_ALL:
         # train_test_split.txt, folds.json
-        return path.suffix.lower() in (*LIST_SUFFIXES, *_STRUCTURED_SUFFIXES)
+        return is_structured or path.suffix.lower() in LIST_SUFFIXES
+    if is_structured:  # train.json; Hugging Face's metadata.jsonl with a key for the split
+        with (folder / file).open("rb") as content:
+            return bool(splits and not words) or b'"split"' in content.read(2**16)
     if path.suffix.lower() not in LIST_SUFFIXES:
         return False
     try:

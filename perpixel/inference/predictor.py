@@ -46,7 +46,7 @@ class Result:
 
     def save(self, path: str | Path) -> None:
         """Writes the mask as a palette PNG of class indices; raises PerpixelError."""
-        write_mask(Path(path), self.mask, self.palette)
+        write_mask(Path(path), self.mask, self.palette, is_prediction=True)
 
     def show(self) -> None:
         """Opens the overlay in the system's image viewer."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from perpixel.errors import CorruptFileError, PerpixelError, plural
 from perpixel.io import png, tiff
@@ -42,6 +42,9 @@ _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM")  # and TIFF
 _LARGE = 2**27
 """Pixels from which on a file is left to decoders that limit the size: it may be made to fill the
 memory, as a header that claims any size costs nothing."""
+
+_SOFTWARE = "perpixel predict"
+"""What a predicted mask's metadata says."""
 
 UNREADABLE = (OSError, SyntaxError, ValueError, OverflowError, Image.DecompressionBombError)
 """The exceptions that Pillow raises for a file that it cannot read."""
@@ -247,9 +250,24 @@ def write_image(path: Path, image: Array) -> None:
     _write(path, Image.fromarray(image))
 
 
-def write_mask(path: Path, mask: Array, palette: Palette) -> None:
-    """Writes a mask, uint8 [height, width], as a PNG of indices with `palette`'s colors."""
-    _write(path, _palette_image(mask, palette))
+def write_mask(path: Path, mask: Array, palette: Palette, *, is_prediction: bool = False) -> None:
+    """Writes a mask, uint8 [height, width], as a PNG of indices with `palette`'s colors.
+
+    That of a prediction says so in its metadata, by which it is told from a mask by hand.
+    """
+    image = _palette_image(mask, palette)
+    if is_prediction:
+        image.info["Software"] = _SOFTWARE
+    _write(path, image)
+
+
+def is_prediction(path: Path) -> bool:
+    """Returns whether `write_mask` wrote the file as a prediction."""
+    try:
+        with Image.open(path) as file:
+            return file.info.get("Software") == _SOFTWARE
+    except UNREADABLE:
+        return False
 
 
 def encode_mask(mask: Array, palette: Palette) -> bytes:
@@ -503,7 +521,11 @@ def _write(path: Path, image: Image.Image) -> None:
     """Writes the image atomically, as a partial file could pass for a result."""
     try:
         with atomic_replace(path) as part:
-            image.save(part, Image.registered_extensions()[path.suffix.lower()])
+            metadata = PngImagePlugin.PngInfo()
+            if software := image.info.get("Software"):
+                metadata.add_text("Software", software)
+            format_name = Image.registered_extensions()[path.suffix.lower()]
+            image.save(part, format_name, pnginfo=metadata)
     except KeyError:
         raise PerpixelError(
             f"{path}: cannot be written: {path.suffix!r} is no image format; use .png, for example"

@@ -20,7 +20,7 @@ from perpixel.cli.jobs import find_jobs, require_free
 from perpixel.data.datasets.synthetic import SyntheticStreets
 from perpixel.errors import Interrupted, OutOfMemoryError, UsageError
 from perpixel.inference.predictor import Predictor
-from perpixel.io.images import read_image
+from perpixel.io.images import read_image, write_image
 
 QUICK = [
     "--set", "train.steps=2", "--set", "train.batch_size=2", "--set", "augment.crop_size=32x32",
@@ -641,6 +641,20 @@ def test_a_videos_frames_have_their_folder_to_themselves(tmp_path, monkeypatch, 
     with pytest.raises(UsageError, match="is for a video's frames"):
         require_free(paths, Path("out"), suffixes=[".png"])
     require_free({"clip": Path("clip.avi"), "b": Path("b.png")}, Path("out"), suffixes=[".png"])
+
+
+def test_a_mask_by_hand_is_not_overwritten_and_a_prediction_is(perpixel, trained, tmp_path):
+    for name in "ab":
+        write_image(tmp_path / f"{name}.jpg", np.zeros((32, 32, 3), np.uint8))
+    mask = tmp_path / "b.png"
+    write_image(mask, np.ones((32, 32), np.uint8))
+    by_hand = mask.read_bytes()
+    code, _, err = perpixel("predict", trained, tmp_path, "--out", tmp_path)
+    assert code == 2
+    assert f"{mask} exists and is no prediction" in err
+    assert mask.read_bytes() == by_hand
+    for _ in range(2):  # the second call overwrites the first one's results
+        assert perpixel("predict", trained, tmp_path, "--out", tmp_path / "out")[0] == 0
 
 
 def test_where_case_does_not_matter_nothing_is_written_over(tmp_path):

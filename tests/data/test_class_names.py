@@ -93,6 +93,7 @@ def test_names_with_colors_are_those_of_palettes_in_any_order(tmp_path):
         ("classes.txt", "sky\nroad\ncar\n", COLORS[IDS], "without colors, and the masks hold"),
         # Polygons have no background, and masks made of them do.
         ("data.yaml", "names: [crack, hole]", (IDS == 0).astype(np.uint8), "names no background"),
+        ("classes.txt", "a\nb\nc\n", np.array([[0, 0, 1, 2]], np.uint8), "names no background"),
     ],
 )
 def test_names_that_may_not_fit_are_not_used_and_said(tmp_path, name, text, mask, words):

@@ -195,21 +195,32 @@ def labelme(image: str, *shapes: tuple) -> dict:
 
 def test_labelme(tmp_path: Path):
     a = ("cat", "polygon", BOX), ("dog", "rectangle", [6, 3, 4, 0])
-    circle, mask = ("dog", "circle", [4, 3, 4, 5]), ("cat", "mask", [1, 1, 2, 2])
-    b = circle, ("cat", "line", [0, 0, 8, 6]), mask
+    b = ("dog", "circle", [4, 3, 4, 5]), ("cat", "line", [0, 0, 8, 6])
     c = labelme("c.jpg", ("cat", "polygon", BOX), ("__ignore__", "polygon", TRIANGLE))
     write(tmp_path, **images("train/a.jpg", "train/b.jpg", "val/c.jpg", "val/unlabeled.jpg"))
     write(tmp_path / "train", **{"a.json": labelme("a.jpg", *a)})
     write(tmp_path, **{"train/b.json": labelme("..\\train\\b.jpg", *b), "val/c.json": c})
     out = converted(tmp_path)
     assert "labelme: train 2, val 1 images, 3 classes (background, cat, dog)" in out
-    assert ": 2 (train/b.json: shape 1, cat, line, train/b.json: shape 2, cat, m" in out
+    assert ": 1 (train/b.json: shape 1, cat, line)" in out
     assert "files not used: 1 (val/unlabeled.jpg)" in out
     assert "the later is on top" in out
     assert mask_of(tmp_path, "train/a") == expected((BOX_AREA, 1), (np.s_[0:3, 4:6], 2))
     disk = np.hypot(*(np.indices(SIZE) + 0.5 - [[[3]], [[4]]])) < 2
     assert mask_of(tmp_path, "train/b") == expected((disk, 2))
     assert mask_of(tmp_path, "val/c") == expected((BOX_AREA, 1), (TRIANGLE_AREA, 255))
+
+
+@pytest.mark.parametrize(
+    ("kind", "points"), [("mask", [1, 1, 2, 2]), ("rotation", BOX), ("rectangle", BOX)]
+)
+def test_a_labelme_shape_with_an_area_is_drawn_or_refused(tmp_path: Path, kind, points):
+    """As background it would be trained without a word."""
+    write(tmp_path, **images("a.jpg"))
+    write(tmp_path, **{"a.json": labelme("a.jpg", ("cat", "polygon", BOX), ("cat", kind, points))})
+    with pytest.raises(PerpixelError, match=rf"a\.json: shape 1, cat, {kind}: only polygons"):
+        convert(tmp_path)
+    assert not (tmp_path / "dataset.toml").exists()
 
 
 def yolo(class_number: int, points: list[float]) -> str:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from perpixel.data.annotations.base import AnnotatedFolder, Annotation, folder_split
 from perpixel.data.annotations.drawing import draw_polygons
+from perpixel.errors import PerpixelError
 
 
 class _Shape(BaseModel):
@@ -46,12 +47,18 @@ def read(folder: AnnotatedFolder) -> None:
         image = folder.add_image(path, file, split=split, size=size)
         for number, shape in enumerate(document.shapes):
             origin = f"{file}: shape {number}, {shape.label}, {shape.shape_type}"
-            draw = partial(draw_polygons, [[value for point in _outline(shape) for value in point]])
+            draw = partial(
+                draw_polygons, [[value for point in _outline(shape, origin) for value in point]]
+            )
             image.annotations.append(Annotation(shape.label, draw, origin))
         folder.class_names = sorted({*folder.class_names, *(s.label for s in document.shapes)})
 
 
-def _outline(shape: _Shape) -> list[tuple[float, float]]:
+def _outline(shape: _Shape, origin: str) -> list[tuple[float, float]]:
+    """The points around a shape; none for one without an area.
+
+    Raises PerpixelError for other shapes with an area, which would become background.
+    """
     match shape.shape_type or "polygon", shape.points:
         case "polygon", points:
             return points
@@ -61,4 +68,9 @@ def _outline(shape: _Shape) -> list[tuple[float, float]]:
             radius = math.hypot(edge_x - x, edge_y - y)
             angles = [math.radians(degrees) for degrees in range(360)]
             return [(x + radius * math.cos(a), y + radius * math.sin(a)) for a in angles]
-    return []
+        case (("point" | "points" | "line" | "linestrip"), _):
+            return []
+    raise PerpixelError(
+        f"{origin}: only polygons, rectangles of two points and circles can be drawn; convert this "
+        f"shape to a polygon in the tool that made it"
+    )
