@@ -16,10 +16,11 @@ from PIL import Image
 from perpixel.data.check_pair import Finding, Kind, PairReport, examine
 from perpixel.data.class_table import propose_classes
 from perpixel.data.dataset import PairDataset, RawValue
+from perpixel.data.datasets.folder import files_below
 from perpixel.data.paths import list_files
 from perpixel.data.prefetch import cores, read_ahead
 from perpixel.data.registry import open_pairs, splits
-from perpixel.errors import PerpixelError, UsageError
+from perpixel.errors import PerpixelError, UsageError, plural
 from perpixel.io.images import IMAGE_SUFFIXES
 from perpixel.recipes.base import Color, Size
 from perpixel.recipes.schema import IGNORE_INDEX
@@ -181,6 +182,8 @@ def check(
     findings += _repeated_images(checked, reports)
     if name not in _SHARED_IMAGES:
         findings += _unused_files(opened.values())
+    if name == "folder":
+        findings += _unused_folders(root, opened.values())
     order = list(Kind)
     findings.sort(key=lambda finding: order.index(finding.kind))
     return Report(name, root, classes, summaries, tuple(findings))
@@ -282,6 +285,15 @@ def _unused_files(datasets: Iterable[PairDataset]) -> Iterator[Finding]:
             name = (below_root / file.name).as_posix()
             if name not in names and file.suffix.lower() in IMAGE_SUFFIXES and file.is_file():
                 yield Finding(Kind.UNUSED, "", name)
+
+
+def _unused_folders(root: Path, datasets: Iterable[PairDataset]) -> Iterator[Finding]:
+    """Finds folders of images none of which is in a pair."""
+    used = {Path(name).parent for pairs in datasets for pair in pairs.files for name in pair}
+    images = [Path(file) for file in files_below(root) if file.lower().endswith(IMAGE_SUFFIXES)]
+    unused = Counter(image.parent for image in images if image.parent not in used)
+    for folder, count in unused.items():
+        yield Finding(Kind.UNUSED_FOLDER, "", folder.as_posix(), plural(count, "file"))
 
 
 def _common_ending(names: Iterable[str]) -> str:

@@ -52,6 +52,7 @@ class Kind(Enum):
     REPEATED = "warning", "images that are more than once in a split"
     UNUSED = "warning", "files beside the others that no pair uses"
     FEW_BITS = "warning", "16-bit images that use only the low bits, or are dark: black when read"
+    UNUSED_FOLDER = "note", "folders of images that no pair uses"
     PARTLY_READ = "warning", "images that are not read as a whole"
     TURNED = (
         "warning",
@@ -187,10 +188,10 @@ def _describe_values(
     if raw is None:
         return Counter(), {}
     counts = value_counts(raw.reshape(-1, *raw.shape[2:]))
-    if raw.ndim == 3 or raw.dtype != np.uint8:
-        return counts, {}
+    has_indices = raw.ndim == 2 and raw.dtype == np.uint8
+    palette = read_palette(pairs.root / pairs.files[index][1]) if has_indices else None
     is_class = (value for value in counts if pairs.mapping.ids.get(value[0]) != IGNORE_INDEX)
-    return counts, used_colors(read_palette(pairs.root / pairs.files[index][1]), is_class)
+    return counts, used_colors(palette, is_class)
 
 
 def _check_transparency(path: Path) -> _Remarks:

@@ -1,23 +1,17 @@
 """Freezes a part of the backbone for a training."""
 
-from typing import Literal
-
 from torch import nn
 
 from perpixel.models.resnet import ResNet
 from perpixel.models.segmenter import Segmenter
 
-_STAGES = ("layer1", "layer2", "layer3", "layer4")
 
-
-def freeze_backbone(
-    model: Segmenter, part: Literal["off", "stem", "stage1", "stage2", "stage3", "backbone"]
-) -> None:
-    """Freezes the backbone's parts up to and including `part` (mmsegmentation's frozen_stages).
+def freeze_backbone(model: Segmenter, part: str) -> None:
+    """Freezes the backbone's parts up to and including `part`, a value of `train.freeze`.
 
     Their parameters require no gradient, so that no activation of theirs is kept, and they are in
     evaluation mode: batch norm normalizes with its statistics and leaves them as they are. Call it
-    after `model.train()`, which would undo the latter. Parts other than "backbone" are a ResNet's.
+    after `model.train()`, which would undo the latter.
     """
     for module in _parts(model.backbone, part):
         module.eval().requires_grad_(False)
@@ -31,4 +25,4 @@ def _parts(backbone: nn.Module, part: str) -> list[nn.Module]:
     assert isinstance(backbone, ResNet)  # Recipe checks it
     stem = [backbone.stem] if backbone.deep_stem else [backbone.conv1, backbone.bn1]
     count = 0 if part == "stem" else int(part.removeprefix("stage"))
-    return stem + [getattr(backbone, name) for name in _STAGES[:count]]
+    return [*stem, *(backbone.layer1, backbone.layer2, backbone.layer3)[:count]]
