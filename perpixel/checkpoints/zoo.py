@@ -17,7 +17,6 @@ from perpixel.checkpoints.format import (
 from perpixel.conversion import files
 from perpixel.conversion.detect import backbone_weights, is_toolkit_model
 from perpixel.conversion.import_ import import_checkpoint
-from perpixel.data.paths import first_few
 from perpixel.errors import PerpixelError, UsageError, plural
 from perpixel.io import download
 from perpixel.models.build import build
@@ -198,7 +197,8 @@ def _backbone_in(path: Path, model: Model) -> InitialWeights | None:
         raise PerpixelError(f"{path}: {error}") from None
     lines = [source.note] if source.note else []
     if left_out:
-        lines.append(f"left out of it, {plural(len(left_out), 'tensor')}: {first_few(left_out)}")
+        names = ", ".join(left_out[:8]) + (", ..." if len(left_out) > 8 else "")
+        lines.append(f"left out of it, {plural(len(left_out), 'tensor')}: {names}")
     return InitialWeights(
         weights, f"{path.name} (sha256 {download.hash_of(path)})", lines=tuple(lines)
     )
