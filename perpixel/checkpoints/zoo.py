@@ -197,8 +197,8 @@ def _backbone_in(path: Path, model: Model) -> InitialWeights | None:
         raise PerpixelError(f"{path}: {error}") from None
     lines = [source.note] if source.note else []
     if left_out:
-        names = ", ".join(left_out[:8]) + (", ..." if len(left_out) > 8 else "")
-        lines.append(f"left out of it, {plural(len(left_out), 'tensor')}: {names}")
+        shown = ", ".join(left_out[:8]) + (", ..." if len(left_out) > 8 else "")
+        lines.append(f"left out of it, {plural(len(left_out), 'tensor')}: {shown}")
     return InitialWeights(
         weights, f"{path.name} (sha256 {download.hash_of(path)})", lines=tuple(lines)
     )
