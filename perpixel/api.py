@@ -226,16 +226,17 @@ def evaluate(
         )
     predictor = model if isinstance(model, Predictor) else load(model, device=device)
     chosen = predictor.recipe.data
+    split_name = split or chosen.eval_split
     root = None if data is None else Path(data)
     if dataset is None or isinstance(dataset, str):
-        opened = open_dataset(dataset or chosen.name, root, split or chosen.eval_split)
+        opened = open_dataset(dataset or chosen.name, root, split_name)
     elif data is not None or split is not None:
         raise UsageError("a dataset that is an object has no data and no split")
     else:
         opened = wrap_dataset(dataset)
     require_classes(opened, predictor.class_names)
     require_bands(predictor.recipe, opened)
-    require_classes_shown(opened, split=split or chosen.eval_split)
+    require_classes_shown(opened, split=split_name)
     return run(
         predictor,
         opened,

@@ -102,14 +102,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
         header = _Header.model_validate_json(metadata[_HEADER])
     except ValidationError as error:
         raise PerpixelError(f"{path}: {overrides.readable(error)}") from None
+    initial = header.initial_weights
     return Checkpoint(
-        header.recipe,
-        header.class_names,
-        header.palette,
-        weights,
-        header.step,
-        origin=path,
-        initial_weights=header.initial_weights,
+        header.recipe, header.class_names, header.palette, weights, header.step, path, initial
     )
 
 
