@@ -271,9 +271,11 @@ def is_prediction(path: Path) -> bool:
 
 
 def encode_mask(mask: Array, palette: Palette) -> bytes:
-    """Returns the bytes of the PNG that `write_mask` writes."""
+    """Returns the bytes of the PNG that `write_mask` writes for a prediction."""
     content = io.BytesIO()
-    _palette_image(mask, palette).save(content, "PNG")
+    metadata = PngImagePlugin.PngInfo()
+    metadata.add_text("Software", _SOFTWARE)
+    _palette_image(mask, palette).save(content, "PNG", pnginfo=metadata)
     return content.getvalue()
 
 
