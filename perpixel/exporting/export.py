@@ -163,7 +163,7 @@ def _metadata(checkpoint: Checkpoint) -> dict[str, str]:
         "palette": readable_palette(checkpoint.palette),
         "recipe": recipe.name,
         "source": recipe.source,
-        "input": recipe.input.model_dump(mode="json"),
+        "input": recipe.input.model_dump(mode="json", exclude_none=True),
         "inference": recipe.inference.model_dump(mode="json"),
         "resize": recipe.data.resize,
         "align_corners": recipe.model.align_corners,
