@@ -259,8 +259,8 @@ _EVALUATION = [
         "evaluation cli/test_commands.py",
         (
             "evaluation/scored on the training split",
-            "root, split or chosen.eval_split",
-            "root, split or chosen.train_split",
+            "split or chosen.eval_split",
+            "split or chosen.train_split",
         ),
     ),
 ]
@@ -529,10 +529,10 @@ _CHECKPOINT = [
         ),
         (
             "checkpoint/palette lost",
-            "        header.palette,\n",
-            "        ((0, 0, 0),) * len(header.class_names),\n",
+            "header.class_names, header.palette,",
+            "header.class_names, ((0, 0, 0),) * len(header.class_names),",
         ),
-        ("checkpoint/step lost", "        header.step,\n", "        0,\n"),
+        ("checkpoint/step lost", "weights, header.step,", "weights, 0,"),
     ),
 ]
 
