@@ -115,7 +115,9 @@ def test_a_new_head_learns_on_a_frozen_backbone(source: Path, tmp_path):
     before, after = weights(source), weights(tmp_path)
     frozen = [name for name in after if name.startswith("backbone.")]
     assert len(frozen) > 100
-    assert all(torch.equal(before[name], after[name]) for name in frozen)
+    changed = [name for name in frozen if not torch.equal(before[name], after[name])]
+    # --init takes no counters of batch norm: these start at 0, and stay there.
+    assert all(name.endswith("num_batches_tracked") and not after[name] for name in changed)
 
 
 def test_a_frozen_run_is_resumed_bit_for_bit_and_can_be_unfrozen(mini, tmp_path, monkeypatch):
