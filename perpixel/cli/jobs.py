@@ -87,7 +87,7 @@ def require_free(
     # Files are compared by device and inode, and names in lower case, as on many file systems
     # A.png and a.png are one file.
     images = {_file_id(image) for image in jobs.values() if image.exists()}
-    masks = {out / f"{name}.png" for name in jobs} if keep_masks else set()
+    masks = {out / f"{name}{suffixes[0]}" for name in jobs} if keep_masks else set()
     taken: set[str] = set()
     for target in targets:
         name = str(target).lower()

@@ -81,7 +81,7 @@ def predict(
     suffixes = [".tif" if geo else ".png"]
     suffixes += ["_overlay.png", "_overlay.mp4"] * overlay + [".npy"] * probabilities
     folder = out if server is None else out / server.folder
-    require_free(jobs, folder, suffixes=suffixes, keep_masks=server is None and not geo)
+    require_free(jobs, folder, suffixes=suffixes, keep_masks=server is None)
     options.require_writable(out, folder=True)
     predictor = perpixel.load(
         model,

@@ -189,9 +189,9 @@ def _doubt_positions(seen: Sequence[RawValue], values: MaskValues, names: ClassN
     if colors and any(colors[index] != color for index, color in values.color_of_index.items()):
         return "gives other colors than the masks' palette"
     # Names of objects start at id 1.
-    is_mostly_0 = values.pixels.get((0,) * len(seen[0]), 0) == max(values.pixels.values())
+    is_most_common = values.pixels.get((0,) * len(seen[0]), 0) == max(values.pixels.values())
     known = _BACKGROUND_NAMES | _VOID_NAMES
-    if is_mostly_0 and not any(_has_name(name, known) for name in names.names):
+    if is_most_common and not any(_has_name(name, known) for name in names.names):
         return "names no background, while 0 is the most common value"
     return ""
 

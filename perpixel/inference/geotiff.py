@@ -11,7 +11,7 @@ from perpixel.errors import PerpixelError, UsageError, needs_extra, plural
 from perpixel.inference.predictor import Predictor
 from perpixel.inference.tta import predict_streaming
 from perpixel.io.atomic import atomic_replace
-from perpixel.io.images import Array, Bands, palette_table
+from perpixel.io.images import SOFTWARE, Array, Bands, palette_table
 from perpixel.recipes.schema import IGNORE_INDEX
 
 Progress = Callable[[int, int], None]
@@ -104,6 +104,7 @@ def _write(predictor: Predictor, file: Any, out: Path, progress: Progress | None
             target.gcps = file.gcps
         if file.rpcs:
             target.rpcs = file.rpcs
+        target.update_tags(TIFFTAG_SOFTWARE=SOFTWARE)
         target.write_colormap(1, {index: tuple(rgb) for index, rgb in enumerate(colors)})
         for top, classes in predict_streaming(predictor, read, size):
             window = Window(0, top, size[1], len(classes))

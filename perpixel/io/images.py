@@ -43,7 +43,7 @@ _LARGE = 2**27
 """Pixels from which on a file is left to decoders that limit the size: it may be made to fill the
 memory, as a header that claims any size costs nothing."""
 
-_SOFTWARE = "perpixel predict"
+SOFTWARE = "perpixel predict"
 """What a predicted mask's metadata says."""
 
 UNREADABLE = (OSError, SyntaxError, ValueError, OverflowError, Image.DecompressionBombError)
@@ -255,17 +255,17 @@ def write_mask(path: Path, mask: Array, palette: Palette, *, is_prediction: bool
 
     That of a prediction says so in its metadata, by which it is told from a mask by hand.
     """
-    image = _palette_image(mask, palette)
-    if is_prediction:
-        image.info["Software"] = _SOFTWARE
-    _write(path, image)
+    metadata = _prediction_metadata() if is_prediction else None
+    _write(path, _palette_image(mask, palette), pnginfo=metadata)
 
 
 def is_prediction(path: Path) -> bool:
-    """Returns whether `write_mask` wrote the file as a prediction."""
+    """Returns whether a mask's metadata, of a PNG or TIFF, say that it was predicted."""
     try:
+        if path.suffix.lower() in (".tif", ".tiff"):
+            return tiff.read_software(path) == SOFTWARE
         with Image.open(path) as file:
-            return file.info.get("Software") == _SOFTWARE
+            return file.info.get("Software") == SOFTWARE
     except UNREADABLE:
         return False
 
@@ -273,9 +273,7 @@ def is_prediction(path: Path) -> bool:
 def encode_mask(mask: Array, palette: Palette) -> bytes:
     """Returns the bytes of the PNG that `write_mask` writes for a prediction."""
     content = io.BytesIO()
-    metadata = PngImagePlugin.PngInfo()
-    metadata.add_text("Software", _SOFTWARE)
-    _palette_image(mask, palette).save(content, "PNG", pnginfo=metadata)
+    _palette_image(mask, palette).save(content, "PNG", pnginfo=_prediction_metadata())
     return content.getvalue()
 
 
@@ -519,15 +517,20 @@ def _palette_image(mask: Array, palette: Palette) -> Image.Image:
     return image
 
 
-def _write(path: Path, image: Image.Image) -> None:
+def _prediction_metadata() -> PngImagePlugin.PngInfo:
+    metadata = PngImagePlugin.PngInfo()
+    metadata.add_text("Software", SOFTWARE)
+    return metadata
+
+
+def _write(
+    path: Path, image: Image.Image, *, pnginfo: PngImagePlugin.PngInfo | None = None
+) -> None:
     """Writes the image atomically, as a partial file could pass for a result."""
     try:
         with atomic_replace(path) as part:
-            metadata = PngImagePlugin.PngInfo()
-            if software := image.info.get("Software"):
-                metadata.add_text("Software", software)
             format_name = Image.registered_extensions()[path.suffix.lower()]
-            image.save(part, format_name, pnginfo=metadata)
+            image.save(part, format_name, pnginfo=pnginfo)
     except KeyError:
         raise PerpixelError(
             f"{path}: cannot be written: {path.suffix!r} is no image format; use .png, for example"

@@ -10,6 +10,7 @@ import math
 import zlib
 from contextlib import suppress
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -151,6 +152,17 @@ class Tiff:
         if self.photometric == WHITE_IS_ZERO and mode in ("1", "L"):  # Pillow inverts them
             pixels = ~pixels
         return pixels.reshape(*pixels.shape[:2], -1)
+
+
+def read_software(path: Path) -> str:
+    """Returns what a TIFF file's tag says of the program that wrote it; "" without one."""
+    from tifffile import TiffFile
+
+    try:
+        with TiffFile(path) as file:
+            return str(file.pages.first.software)
+    except Exception:  # a corrupt file makes tifffile raise almost anything
+        return ""
 
 
 def parse(content: memoryview) -> Tiff | None:

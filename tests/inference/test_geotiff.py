@@ -6,6 +6,7 @@ import perpixel
 from perpixel.checkpoints.format import Checkpoint, write_checkpoint
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.inference.geotiff import predict_geotiff
+from perpixel.io.images import is_prediction
 
 rasterio = pytest.importorskip("rasterio", reason="rasterio is not installed")
 
@@ -141,3 +142,12 @@ def test_control_points_are_kept(model, tmp_path):
         kept, crs = found.gcps
     assert crs.to_epsg() == 32632
     assert [(p.row, p.col, p.x, p.y) for p in kept] == [(p.row, p.col, p.x, p.y) for p in points]
+
+
+def test_its_mask_is_told_from_one_by_hand(model, tmp_path):
+    """By which `predict` keeps the latter."""
+    tiff(tmp_path / "x.tif", bands=1)
+    sliding = perpixel.load(model, settings=["inference.mode=slide"])
+    predict_geotiff(sliding, tmp_path / "x.tif", tmp_path / "m.tif")
+    assert is_prediction(tmp_path / "m.tif")
+    assert not is_prediction(tmp_path / "x.tif")
