@@ -1,6 +1,5 @@
 """Draws annotations as masks and describes them in a dataset.toml: `perpixel data convert`."""
 
-import json
 import posixpath
 import shutil
 from collections import Counter, defaultdict
@@ -12,9 +11,11 @@ import numpy as np
 from perpixel.data.annotations import class_masks, coco, labelme, yolo
 from perpixel.data.annotations.base import IGNORED, AnnotatedFolder, AnnotatedImage
 from perpixel.data.annotations.drawing import require_size
+from perpixel.data.class_table import toml_value
 from perpixel.data.datasets.folder import FILE, open_folder
 from perpixel.data.paths import first_few, require_folder
 from perpixel.data.prefetch import cores, read_ahead
+from perpixel.data.splits import hold_out
 from perpixel.errors import PerpixelError
 from perpixel.io.atomic import atomic_write
 from perpixel.io.images import IMAGE_SUFFIXES, Array, Size, distinct_palette, read_image, write_mask
@@ -106,8 +107,7 @@ def _write(
         splits["other" if "train" in splits else "train"] = rest
     train = splits.get("train", [])
     if train and "val" not in splits:
-        splits["val"] = train[4::5] or train[-1:]
-        splits["train"] = sorted({*train} - {*splits["val"]}) or train
+        splits["train"], splits["val"] = map(list, hold_out(train))
         notes["images taken for val (divide videos as a whole, by hand)"] += splits["val"]
     notes["classes without a pixel"] += [name for name, n in classes.items() if not pixels[n]]
     without = [image.path for image in images if not image.annotations]
@@ -118,11 +118,11 @@ def _write(
     toml = [
         f"# Written by `perpixel data convert` from {name} annotations. If what they do not cover",
         "# has no label, delete the first class and write here: ignored_ids = [0, 255]",
-        f"image_suffixes = {json.dumps(sorted({Path(image.path).suffix for image in images}))}",
+        f"image_suffixes = {toml_value(sorted({Path(image.path).suffix for image in images}))}",
         "classes = [",
     ]
     for class_name, n in classes.items():
-        text = f"name = {json.dumps(class_name, ensure_ascii=False)}, color = {list(palette[n])}"
+        text = f"name = {toml_value(class_name)}, color = {list(palette[n])}"
         toml.append(f"  {{ {text}, ids = [{n}] }},  # {pixels[n] / pixels.total():.2%}")
     toml.append("]")
     for split, stems in splits.items():

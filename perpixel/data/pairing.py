@@ -63,11 +63,8 @@ class Folder:
         self.path = path
         self.files = files
         self.words = split_words(path)
-        parts = path.split("/")
-        splits = [SPLITS[word] for part in parts for word in split_words(part) if word in SPLITS]
-        self.split = splits[-1] if splits else ""
-        """"train", "val", "test", or "" where no word names a split."""
-        self.rest = "/".join(part for part in parts if not split_words(part) & _KNOWN_WORDS)
+        self.split = split_of(path)
+        self.rest = "/".join(p for p in path.split("/") if not split_words(p) & _KNOWN_WORDS)
         """The path's parts without a known word: equal for masks and their images."""
         self._paths: dict[tuple[tuple[str, ...], str], dict[str, str]] = {}
 
@@ -162,14 +159,24 @@ class Match:
         )
 
 
+def split_of(path: str) -> str:
+    """The split that the last word for one in a path names, "val" for "a/valid"; "" for none."""
+    words = (word for part in path.split("/") for word in _words(part))
+    return next((SPLITS[word] for word in reversed([*words]) if word in SPLITS), "")
+
+
 def split_words(name: str) -> frozenset[str]:
     """Splits "SegmentationClass", "train_labels" or "trainannot" into lower-case words."""
+    return frozenset(_words(name))
+
+
+def _words(name: str) -> list[str]:
     words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)]
     for word in list(words):
         compound = re.fullmatch(rf"({'|'.join(SPLITS)})(\w+)", word)
         if compound and compound[2] in MASK_WORDS | IMAGE_WORDS:
             words += compound.groups()
-    return frozenset(words)
+    return words
 
 
 def find_matches(folder: Path, files: Sequence[str]) -> tuple[list[Match], list[str]]:

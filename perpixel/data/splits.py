@@ -74,7 +74,7 @@ def _divide_evenly(matches: Sequence[Match], notes: list[str]) -> list[Part]:
             f"every fifth image of {len(matches)} groups is for validation. Where a group is a "
             f"place, film or patient, whole groups are a fairer test: edit dataset.toml"
         )
-    train, val = _hold_out(images)
+    train, val = hold_out(images)
     origin = (
         "every fifth image, as no name says which are for validation.\n# Frames of one film, or "
         "images of one place or patient, look alike: divide by those instead"
@@ -85,7 +85,7 @@ def _divide_evenly(matches: Sequence[Match], notes: list[str]) -> list[Part]:
     ]
 
 
-def _hold_out(images: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+def hold_out(images: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
     """Returns the images to train with, and every fifth; a single one is in both."""
     val = images[4::5] or images[-1:]
     held_out = set(val)
@@ -220,7 +220,7 @@ def _divide_by_group(
         )
     if "val" not in parts and "train" in parts:
         origin = parts["train"].origin
-        train, val = _hold_out(parts["train"].images)
+        train, val = hold_out(parts["train"].images)
         parts["train"] = Part("train", train, f"{origin}, without those for validation")
         parts["val"] = Part("val", val, f"every fifth of these, as no list says which ({origin})")
     return list(parts.values())

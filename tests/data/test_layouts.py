@@ -413,7 +413,7 @@ CAUSES = [
     ),
     (
         lambda root: [_write(root, f"masks/{kind}/1.png", 1) for kind in ("cat", "dog")],
-        "/1.png looks like annotations (class masks): `perpixel data convert`",
+        "masks/cat/1.png looks like annotations (class masks): `perpixel data convert`",
     ),
     (lambda root: _write(root, "masks/1.jpg", 1), "masks/1.jpg: JPEG files cannot be masks"),
     (lambda root: (root / "masks.zip").touch(), "masks.zip: unpack it"),

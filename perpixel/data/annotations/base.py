@@ -2,7 +2,6 @@
 
 import json
 import posixpath
-import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,13 +13,12 @@ from pydantic import BaseModel, ValidationError
 
 from perpixel.data.annotations.drawing import Draw
 from perpixel.data.datasets.folder import files_below
+from perpixel.data.pairing import split_of
 from perpixel.data.paths import composed
 from perpixel.errors import PerpixelError
 from perpixel.io.images import IMAGE_SUFFIXES, Size
 
 IGNORED = "__ignore__"  # the class of pixels without a label in LabelMe's examples
-
-SPLIT = re.compile(r"(?<![a-z])(train|val|test)(?:ing|idation|id)?(?![a-z])", re.IGNORECASE)
 
 _Parsed = TypeVar("_Parsed", bound=BaseModel)
 
@@ -126,12 +124,6 @@ class AnnotatedFolder:
                 f"({image.split} in {origin}) would have the same mask; leave one of them out"
             )
         return image
-
-
-def split_of(path: str) -> str:
-    """The split that the last word for one in a path names: "val" for "a/valid"; or ""."""
-    words = SPLIT.findall(path)
-    return words[-1].lower() if words else ""
 
 
 def folder_split(path: str) -> str:

@@ -13,18 +13,15 @@ from pathlib import Path
 
 import numpy as np
 
-from perpixel.data.annotations.base import SPLIT, AnnotatedFolder, Annotation, folder_split
+from perpixel.data.annotations.base import AnnotatedFolder, Annotation, folder_split
 from perpixel.data.annotations.drawing import BoolMask, require_size
 from perpixel.data.dataset import value_counts
 from perpixel.data.mask_values import has_soft_edges
+from perpixel.data.pairing import MASK_WORDS, SPLITS, split_words
 from perpixel.errors import PerpixelError
 from perpixel.io.images import Size, read_mask
 
 LAYOUTS = "masks/CLASS/IMAGE.png or IMAGE_CLASS.png"
-
-_MASK_WORD = re.compile(
-    r"(?i)(?<![a-z])(masks?|labels?|annotations?|gt|ground_?truth|seg|segmentations?)(?![a-z])"
-)
 
 
 def find(folder: AnnotatedFolder) -> list[str]:
@@ -46,7 +43,8 @@ def read(folder: AnnotatedFolder) -> None:
 def _match(folder: AnnotatedFolder) -> Iterator[tuple[str, str, str]]:
     """Yields every mask with its image and class."""
     files = [path for path in folder.image_files if path.lower().endswith(".png")]
-    masks = {path for path in files if _MASK_WORD.search(posixpath.dirname(path))} or {*files}
+    in_mask_folders = [path for path in files if split_words(posixpath.dirname(path)) & MASK_WORDS]
+    masks = dict.fromkeys(in_mask_folders or files)  # in order
     images = defaultdict(list)
     for path in folder.image_files:
         if path not in masks:
@@ -61,7 +59,7 @@ def _match(folder: AnnotatedFolder) -> Iterator[tuple[str, str, str]]:
 def _images_and_classes(mask: str) -> Iterator[tuple[str, str]]:
     """Yields the image's stem and the class that a mask's name and folder may mean."""
     folder, name = Path(mask).parent.name, Path(mask).stem
-    if folder and not (_MASK_WORD.search(folder) or SPLIT.search(folder)):
+    if folder and not split_words(folder) & (MASK_WORDS | SPLITS.keys()):
         yield name, folder
     for separator in reversed(list(re.finditer(r"[-_. ](?!\d+$)", name))):
         if class_name := name[separator.end() :].strip("-_. "):

@@ -9,8 +9,9 @@ from functools import partial
 
 from pydantic import BaseModel, ConfigDict
 
-from perpixel.data.annotations.base import AnnotatedFolder, Annotation, split_of
+from perpixel.data.annotations.base import AnnotatedFolder, Annotation
 from perpixel.data.annotations.drawing import Draw, draw_polygons, draw_rle
+from perpixel.data.pairing import split_of
 from perpixel.errors import PerpixelError
 
 
