@@ -3,14 +3,12 @@
 import itertools
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from perpixel.cli import main
 from perpixel.data.datasets.folder import open_folder, splits_of_folder
 from perpixel.io.images import write_image
 
@@ -18,18 +16,12 @@ MASK = np.array([[0, 1, 2, 1], [2, 2, 0, 0]], np.uint8)
 
 
 @pytest.fixture
-def command(monkeypatch, capsys):
+def command(command):
     """Runs a command; returns its exit code and what it prints."""
 
     def run(*words):
-        monkeypatch.setattr(sys, "argv", ["perpixel", *map(str, words)])
-        code = 0
-        try:
-            main.main()
-        except SystemExit as stop:
-            code = stop.code
-        printed = capsys.readouterr()
-        return code, printed.out + printed.err
+        code, out, err = command(*words)
+        return code, out + err
 
     return run
 
