@@ -146,12 +146,12 @@ def initial_weights(recipe: Recipe, init: str | Path | None) -> InitialWeights |
     if init is None or init == "none":
         return None
     path = Path(init)
-    if _is_foreign(path) and (found := _backbone_in(path, recipe.model)):
-        return found
+    if _is_foreign(path) and (backbone_only := _backbone_in(path, recipe.model)):
+        return backbone_only
     checkpoint, lines = _read_model(init, like=recipe.model)
     if changes := differences(recipe.model, checkpoint.recipe.model):
         lines.append(
-            f"their network is another (recipe -> there): {'; '.join(changes)}; --model-from "
+            f"their model is another (recipe -> there): {'; '.join(changes)}; --model-from "
             f"{init} takes theirs"
         )
     if changes := differences(recipe.input, checkpoint.recipe.input):
@@ -161,8 +161,8 @@ def initial_weights(recipe: Recipe, init: str | Path | None) -> InitialWeights |
     return InitialWeights(checkpoint.weights, origin, checkpoint.class_names, tuple(lines))
 
 
-def network_of(source: str | Path, recipe: Recipe) -> Model:
-    """Returns the network of a run, a checkpoint or another toolkit's file, as a recipe has it.
+def model_of(source: str | Path, recipe: Recipe) -> Model:
+    """Returns the model of a run, a checkpoint or another toolkit's file, as a recipe has it.
 
     What a toolkit's file does not tell is as in `recipe`. Raises PerpixelError.
     """

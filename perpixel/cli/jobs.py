@@ -34,13 +34,13 @@ def find_jobs(inputs: list[str], out: Path, *, flat: bool) -> dict[str, Path]:
             images = [path]
             if path.is_dir():
                 files = _files_below(path, out)
-                found, found_masks = divide_files(path, files)
+                image_names, mask_names = divide_files(path, files)
                 videos = [file for file in files if file.lower().endswith(VIDEO_SUFFIXES)]
-                images = [path / file for file in sorted(found + videos)]
+                images = [path / file for file in sorted(image_names + videos)]
                 if not images:
                     raise UsageError(f"{path}: holds no images ({', '.join(suffixes)})")
-                masks += [path / file for file in found_masks]
-                left_out = set(files).difference(found, found_masks, videos)
+                masks += [path / file for file in mask_names]
+                left_out = set(files).difference(image_names, mask_names, videos)
                 others += [path / file for file in left_out]
             for image in images:
                 relative = image.relative_to(path) if path.is_dir() and not flat else image.name

@@ -66,7 +66,7 @@ def train(
         typer.Option(
             "--model-from",
             metavar="MODEL",
-            help="Train MODEL's network (all of the recipe's `model`): a run, a checkpoint, a "
+            help="Train MODEL's architecture (all of the recipe's `model`): a run, a checkpoint, a "
             "name on the Hub or another toolkit's file. Give the same to --init for its weights.",
         ),
     ] = None,
@@ -123,7 +123,7 @@ def train(
     if model_from is not None:
         from perpixel.checkpoints import zoo
 
-        base = base.model_copy(update={"model": zoo.network_of(model_from, base)})
+        base = base.model_copy(update={"model": zoo.model_of(model_from, base)})
     changes = list(settings or [])
     if dataset is not None:
         changes.append(f"data.name={dataset}")

@@ -45,7 +45,7 @@ class Finding:
     """The model of a state dict, and its weights under our names, float32.
 
     `input` is None unless the state dict itself holds mean and std (detectron2's of 2020).
-    `left_out` are the state dict's entries beside the network.
+    `left_out` are the state dict's entries beside the model's.
     """
 
     toolkit: Toolkit
@@ -65,7 +65,7 @@ def from_state_dict(
 ) -> Segmenter:
     """Builds the model of another toolkit's state dict with its weights, in evaluation mode.
 
-    state: {name: tensor or NumPy array}; what stands before all names of the network ("module.",
+    state: {name: tensor or NumPy array}; what stands before all names of the model ("module.",
     "model.") is ignored, half precision becomes float32. toolkit: "mmseg", "sssegmentation",
     "torchvision", "pytorch-auto-drive", "detectron2", or "auto" to detect it by the names (those of
     torchvision without an auxiliary head are taken for pytorch-auto-drive's). output_stride: 8, 16
@@ -110,8 +110,8 @@ def find(
     What names and shapes do not tell (dilations, dropout, ...) is taken from `like`, else from the
     toolkit's own models.
     """
-    network = network_names(state)
-    tensors = plain_tensors(state, network)
+    names_of_model = model_names(state)
+    tensors = plain_tensors(state, names_of_model)
     source = _choose_toolkit(toolkit, tensors)
     file_input = None
     if source.mean_std_names is not None and all(n in tensors for n in source.mean_std_names):
@@ -148,7 +148,7 @@ def find(
     weights = {name: tensors[toolkit_names[name]] for name in expected}
     if threshold is not None:
         weights, num_classes = _with_constant_output(weights, threshold), 2
-    left_out = tuple(key for key in state if key not in network)
+    left_out = tuple(key for key in state if key not in names_of_model)
     return Finding(source, model, num_classes, weights, input=file_input, left_out=left_out)
 
 
@@ -167,7 +167,7 @@ def _with_constant_output(weights: Mapping[str, Tensor], threshold: float) -> di
 
 def is_toolkit_model(state: Mapping[str, Any]) -> bool:
     """Returns whether a state dict has a head by a toolkit's names, so that `find` may take it."""
-    return bool(_with_head(network_names(state).values()))
+    return bool(_with_head(model_names(state).values()))
 
 
 def backbone_weights(
@@ -180,11 +180,11 @@ def backbone_weights(
     timm's and open-mmlab's (v1c). What else there is, as a classifier or a decoder, is left out.
     Raises PerpixelError where no weights of the backbone are there, or all twice.
     """
-    own = {_timm_name(name): name for name in names}
-    modules = {name.partition(".")[0] for name in own}
-    is_part = any(name.startswith("body.") for name in own.values())  # timm's features
-    anchor = max(own, key=lambda name: name.count("."))
-    theirs = network_names(state, re.compile(rf"((?:[^.]+\.)*?){re.escape(anchor)}"))
+    name_of_timm = {_timm_name(name): name for name in names}
+    modules = {name.partition(".")[0] for name in name_of_timm}
+    is_part = any(name.startswith("body.") for name in name_of_timm.values())  # timm's features
+    anchor = max(name_of_timm, key=lambda name: name.count("."))
+    theirs = model_names(state, re.compile(rf"((?:[^.]+\.)*?){re.escape(anchor)}"))
     if anchor not in theirs.values():
         raise PerpixelError(
             f"no weights of the backbone in it: its names begin with {first_few(state)}, and the "
@@ -192,9 +192,9 @@ def backbone_weights(
         )
     # What else its modules hold, as of a deeper ResNet, is taken too: it will not fit, and say so.
     taken = {
-        key: f"backbone.{own.get(name, name)}"
+        key: f"backbone.{name_of_timm.get(name, name)}"
         for key, name in theirs.items()
-        if name in own or (name.partition(".")[0] in modules and not is_part)
+        if name in name_of_timm or (name.partition(".")[0] in modules and not is_part)
     }
     return plain_tensors(state, taken), [key for key in state if key not in taken]
 
@@ -211,22 +211,20 @@ def title(model: Model) -> str:
     return f"{method_name(model.head)} on ResNet-{resnet_of(model).depth}"
 
 
-def network_names(
-    state: Mapping[str, Any], anchor: re.Pattern[str] = _FIRST_BLOCK
-) -> dict[str, str]:
-    """Returns the names of the network's weights in a state dict, as its toolkit has them, by key.
+def model_names(state: Mapping[str, Any], anchor: re.Pattern[str] = _FIRST_BLOCK) -> dict[str, str]:
+    """Returns the names of the model's weights in a state dict, as its toolkit has them, by key.
 
     DataParallel, Lightning, AveragedModel and others put "module." or "model." before them, which
     `anchor`, of one weight, shows as its first group; torch.compile and FSDP put names of theirs
-    between. What is beside the network, as a loss's weights, AveragedModel's n_averaged or the
+    between. What is beside the model, as a loss's weights, AveragedModel's n_averaged or the
     averages of mmcv's EMAHook (ema_backbone_conv1_weight), is left out. Raises PerpixelError for
-    two networks.
+    two models.
     """
     names = {key: _WRAPPERS.sub("", str(key)) for key in state}
     prefixes = {match[1] for match in map(anchor.fullmatch, names.values()) if match}
     if len(prefixes) > 1:
         raise PerpixelError(
-            f"its names are those of {len(prefixes)} networks, beginning with "
+            f"its names are those of {len(prefixes)} models, beginning with "
             f"{' and with '.join(map(repr, sorted(prefixes)))}: save the one to use by itself"
         )
     if not prefixes:

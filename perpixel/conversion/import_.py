@@ -66,7 +66,7 @@ def import_checkpoint(
         source = replace(source, names=("background", *(source.names or ())))
     classes, note = _choose_classes(source, recipe.data.name, finding.num_classes)
     checkpoint = Checkpoint(recipe, classes.names, classes.palette, finding.weights)
-    left_out = f"Left out, as no part of the network: {first_few(finding.left_out)}."
+    left_out = f"Left out, as no part of the model: {first_few(finding.left_out)}."
     notes = [source.note, left_out if finding.left_out else "", note]
     return ImportResult(checkpoint, finding, "\n".join(filter(None, notes)))
 

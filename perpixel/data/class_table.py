@@ -40,8 +40,8 @@ def write_classes(values: MaskValues, names: ClassNames | None) -> tuple[str, li
     is doubtful becomes a class, as one too many is seen in every table, and a lost one is not.
     Raises UsageError when names that the user gave do not fit the values.
     """
-    held = sorted(values.pixels)
-    not_negative = [value for value in held if value[0] >= 0] or held
+    raw_values = sorted(values.pixels)
+    not_negative = [value for value in raw_values if value[0] >= 0] or raw_values
     void, doubt = _find_void(not_negative, values)
     seen = [value for value in not_negative if value != void]
     name_of, problem = _match_names(seen, values, names) if names else ({}, "")
@@ -54,7 +54,7 @@ def write_classes(values: MaskValues, names: ClassNames | None) -> tuple[str, li
     }
     if len({*seen} - {*named_void}) < 2:
         named_void = {}
-    ignored = {value: "negative" for value in held if value not in not_negative} | named_void
+    ignored = {value: "negative" for value in raw_values if value not in not_negative} | named_void
     if void is not None:
         ignored[void] = "by convention"
     classes: dict[str, list[RawValue]] = {}
@@ -73,7 +73,7 @@ def write_classes(values: MaskValues, names: ClassNames | None) -> tuple[str, li
         notes.append(f"class names are {origin}")
     if unnamed := [value for value in seen if name_of and value not in name_of]:
         notes.append(f"no name is given for {_join(unnamed)}, which masks hold: add it")
-    if unseen := [name for name, of_name in classes.items() if not {*of_name} & {*held}]:
+    if unseen := [name for name, of_name in classes.items() if not {*of_name} & {*raw_values}]:
         notes.append(f"no mask that was read shows {first_few(unseen)}: classes all the same")
     if shared := [name for name, of_name in classes.items() if len(of_name) > 1]:
         notes.append(f"several values are called {first_few(shared)}: each name is one class")
@@ -108,12 +108,12 @@ def propose_classes(pixels: Mapping[RawValue, int], names: Sequence[str]) -> str
 # --- Which values are classes --------------------------------------------------------------------
 
 
-def _find_void(held: Sequence[RawValue], values: MaskValues) -> tuple[RawValue | None, str]:
+def _find_void(raw_values: Sequence[RawValue], values: MaskValues) -> tuple[RawValue | None, str]:
     """Returns the value for "no label", or None and, where 255 might be it, a note on the doubt."""
-    pixels = {value: values.pixels[value] for value in held}
-    is_gray = all(len(set(value)) == 1 for value in held)
-    void = (IGNORE_INDEX,) * len(held[0]) if is_gray else VOID_COLOR
-    others = [value for value in held if value != void]
+    pixels = {value: values.pixels[value] for value in raw_values}
+    is_gray = all(len(set(value)) == 1 for value in raw_values)
+    void = (IGNORE_INDEX,) * len(raw_values[0]) if is_gray else VOID_COLOR
+    others = [value for value in raw_values if value != void]
     if void not in pixels or len(others) < 2 or has_soft_edges(pixels):
         # In black and white masks, such as of 0 and 255, both are classes.
         return None, ""
@@ -163,11 +163,15 @@ def _match_names(
             f"{listed} without colors, and the masks hold colors: list them in a file with a line "
             f"name,red,green,blue for each class, and pass it with --names"
         )
-    held = [numbers[value] for value in seen]
-    if names.ids is None and max(held) >= count and not (names.is_explicit and len(held) == count):
+    used_ids = [numbers[value] for value in seen]
+    if (
+        names.ids is None
+        and max(used_ids) >= count
+        and not (names.is_explicit and len(used_ids) == count)
+    ):
         return {}, (
-            f"{listed} and the masks hold {len(held)} values ({first_few(held)}); a name for each, "
-            f"in this order, can be given with --names"
+            f"{listed} and the masks hold {len(used_ids)} values ({first_few(used_ids)}); a name "
+            f"for each, in this order, can be given with --names"
         )
     if names.ids is None and not names.is_explicit:
         doubt = _doubt_positions(seen, values, names)
@@ -176,7 +180,7 @@ def _match_names(
                 f"{listed}, and {doubt}. If 0 is {names.names[0]}, pass --names {names.origin}; "
                 f"otherwise list all in order, as in --names background,{','.join(names.names)}"
             )
-    ids = names.ids or (range(count) if max(held) < count else held)
+    ids = names.ids or (range(count) if max(used_ids) < count else used_ids)
     channels = range(len(seen[0]))
     used = [c for c in channels if any(value[c] for value in seen)] or channels
     raw = [tuple(id_ if c in used else 0 for c in channels) for id_ in ids]
@@ -235,9 +239,9 @@ def _toml(
     )
     colors = _colors_of_ids(classes, values, names)
     lines.append("classes = [")
-    for (name, held), color in zip(classes.items(), colors, strict=True):
-        share = sum(values.pixels.get(value, 0) for value in held) / total
-        lines.append(f"  {_row(name, held, color)},  # {share:.2%}")
+    for (name, class_values), color in zip(classes.items(), colors, strict=True):
+        share = sum(values.pixels.get(value, 0) for value in class_values) / total
+        lines.append(f"  {_row(name, class_values, color)},  # {share:.2%}")
     return "\n".join([*lines, "]"])
 
 
@@ -254,11 +258,17 @@ def _colors_of_ids(
     """The colors of names or palette, for masks of ids; none that cannot be told apart by eye."""
     named = dict(zip(names.names, names.colors, strict=True)) if names and names.colors else {}
     palette = dict(enumerate(values.palette or ()))
-    found = [named.get(name) or palette.get(held[0][0]) for name, held in classes.items()]
-    colors = tuple(color for color in found if color is not None)
+    color_of_class = [
+        named.get(name) or palette.get(class_values[0][0]) for name, class_values in classes.items()
+    ]
+    colors = tuple(color for color in color_of_class if color is not None)
     is_gray = all(len(set(color)) == 1 for color in colors)
-    is_readable = len(colors) == len(found) and readable_palette(colors) == colors
-    return colors if is_readable and not is_gray and _key(values) == "ids" else [None] * len(found)
+    is_readable = len(colors) == len(color_of_class) and readable_palette(colors) == colors
+    return (
+        colors
+        if is_readable and not is_gray and _key(values) == "ids"
+        else [None] * len(color_of_class)
+    )
 
 
 def _comment(text: str) -> list[str]:

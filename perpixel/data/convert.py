@@ -60,20 +60,20 @@ def _read(folder: AnnotatedFolder, only: str | None) -> str:
     if only is not None:
         require_known(only, _READERS, f"--format {only}: there is no such format")
     files = {name: _READERS[name].find(folder) for name in ([only] if only else _READERS)}
-    found = [name for name in files if files[name]]
-    if len(found) > 1 and found[-1] == "masks":  # other exports may come with masks, too
-        found.pop()
-    if len(found) > 1:
-        examples = " or ".join(f"--format {name} ({files[name][0]})" for name in found)
+    formats = [name for name in files if files[name]]
+    if len(formats) > 1 and formats[-1] == "masks":  # other exports may come with masks, too
+        formats.pop()
+    if len(formats) > 1:
+        examples = " or ".join(f"--format {name} ({files[name][0]})" for name in formats)
         raise PerpixelError(f"{folder.root}: holds several kinds of annotations: add {examples}")
-    if not found:
+    if not formats:
         raise PerpixelError(
             f"{folder.root}: found no annotations (--format {only or 'any'}): no JSON of COCO or "
             f"LabelMe, no YOLO text in labels/ or beside the images, and no masks of one class, "
             f"{class_masks.LAYOUTS} (export COCO from Label Studio, whose task-1-... name no "
             f"image). Masks of all classes need no conversion: `perpixel data init`"
         )
-    (name,) = found
+    (name,) = formats
     _READERS[name].read(folder)
     used = {*files[name], *(image.path for image in folder.images.values())}
     kinds = {(Path(file).parent, Path(file).suffix) for file in files[name]}

@@ -231,7 +231,7 @@ def test_a_plain_file_of_another_backbone_starts_a_training(tmp_path, prefix):
         load_pretrained(built, initial, class_names=("a", "b", "c"))
     twice = {f"{ema}{name}": value for name, value in state.items() for ema in ("", "ema.")}
     torch.save(twice, tmp_path / "twice.pth")
-    with pytest.raises(PerpixelError, match=r"twice\.pth: its names are those of 2 networks"):
+    with pytest.raises(PerpixelError, match=r"twice\.pth: its names are those of 2 models"):
         zoo.initial_weights(recipe, tmp_path / "twice.pth")
     torch.save({"conv.weight": torch.zeros(2)}, tmp_path / "other.pth")
     with pytest.raises(PerpixelError, match=r"other\.pth: no weights of the backbone in it"):

@@ -547,14 +547,14 @@ def test_profile_says_what_is_wrong(perpixel, words, complaint):
     assert complaint in error
 
 
-@pytest.mark.parametrize(("command", "huge"), [("eval", "1"), ("predict", "1"), ("train", None)])
-def test_prediction_gets_huge_pages_and_training_does_not(perpixel, monkeypatch, command, huge):
+@pytest.mark.parametrize(("name", "huge"), [("eval", "1"), ("predict", "1"), ("train", None)])
+def test_prediction_gets_huge_pages_and_training_does_not(perpixel, monkeypatch, name, huge):
     monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "")  # so that it is put back afterwards
     monkeypatch.delenv("THP_MEM_ALLOC_ENABLE")
-    assert perpixel(command)[0] == 2
+    assert perpixel(name)[0] == 2
     assert os.environ.get("THP_MEM_ALLOC_ENABLE") == huge
     monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")
-    perpixel(command)
+    perpixel(name)
     assert os.environ["THP_MEM_ALLOC_ENABLE"] == "0"  # the user's word stands
 
 

@@ -325,7 +325,7 @@ def test_neck_without_norm_is_not_taken_for_one_with():
         ({}, "no FCN or Semantic FPN head"),
         ({"a": "text", "b": np.ones(2), "c": np.array([None])}, "a is str, not a tensor"),
         ({"a": np.ones(2, np.uint8)}, "not floating-point"),
-        ({f"{name}layer1.0.conv1.weight": np.ones(2) for name in ("a.", "ema.")}, "2 networks"),
+        ({f"{name}layer1.0.conv1.weight": np.ones(2) for name in ("a.", "ema.")}, "2 models"),
         ({"_orig_mod.a.bias": np.ones(2), "a.bias": np.ones(2)}, r"a\.bias occurs twice"),
         ({"decode_head.conv_seg.bias": np.ones(2), "decoder.7.bias": np.ones(2)}, "mismatches"),
     ],

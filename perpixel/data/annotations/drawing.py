@@ -20,12 +20,12 @@ Draw = Callable[[Size], BoolMask]
 """Draws an annotation in an image of a size (height, width); a malformed one covers no pixel."""
 
 
-def require_size(size: Size, said: Size, origin: str) -> None:
+def require_size(size: Size, annotated_size: Size, origin: str) -> None:
     """Raises PerpixelError unless an image of `size` (height, width) has the one `origin` says."""
-    if said != size:
+    if annotated_size != size:
         hint = ": does its EXIF orientation turn it? Then remove that tag"
-        sizes = f"for {said[0]}x{said[1]} (height x width), but the image is {size[0]}x{size[1]}"
-        raise PerpixelError(f"{origin}: {sizes}{hint if said == size[::-1] else ''}")
+        sizes = "for {}x{} (height x width), but the image is {}x{}".format(*annotated_size, *size)
+        raise PerpixelError(f"{origin}: {sizes}{hint if annotated_size == size[::-1] else ''}")
 
 
 def draw_polygons(

@@ -366,7 +366,7 @@ def _find_pairs(root: Path, description: _Description, name: str, *, complete: b
 def _find_files(root: Path, description: _Description, name: str) -> list[_Files]:
     """Finds the files of every table of a split. Masks are not images, wherever they lie."""
     tables = description.splits[name]
-    found: list[_Files] = []
+    files_of_tables: list[_Files] = []
     for index, table in enumerate(tables):
         key = f"splits.{name}" if len(tables) == 1 else f"splits.{name}[{index}]"
         unset = _Naming.model_fields.keys() - table.model_fields_set
@@ -374,14 +374,14 @@ def _find_files(root: Path, description: _Description, name: str) -> list[_Files
         images = _path_prefix(root, table.images, f"{key}.images")
         masks = _path_prefix(root, table.masks, f"{key}.masks")
         mask_of = _files_by_stem(root, masks, table.mask_suffix, table.mask_prefix)
-        found.append(_Files(key, table, images, masks, {}, mask_of))
-    for index, files in enumerate(found):
-        below = [other for other in found if other.masks.startswith(files.images)]
+        files_of_tables.append(_Files(key, table, images, masks, {}, mask_of))
+    for index, files in enumerate(files_of_tables):
+        below = [other for other in files_of_tables if other.masks.startswith(files.images)]
         exclude = {mask for other in below for mask in other.mask_of.values()}
         naming = files.table.image_suffixes, files.table.image_prefix
         image_of = _files_by_stem(root, files.images, *naming, exclude=exclude)
-        found[index] = replace(files, image_of=image_of)
-    return found
+        files_of_tables[index] = replace(files, image_of=image_of)
+    return files_of_tables
 
 
 def _pairs_of_list(
