@@ -8,9 +8,11 @@ child and is told with the number of its mutation.
 
 import faulthandler
 import io
+import json
 import os
 import random
 import resource
+import shutil
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable
@@ -24,8 +26,10 @@ from scipy.io import savemat
 
 from perpixel.checkpoints.format import Checkpoint, read_checkpoint, write_checkpoint
 from perpixel.conversion.files import read_source
+from perpixel.data.convert import convert
 from perpixel.data.dataset import read_pair
 from perpixel.data.datasets.synthetic import CLASSES, SyntheticStreets
+from perpixel.data.init import propose
 from perpixel.data.registry import open_dataset
 from perpixel.errors import PerpixelError
 from perpixel.io.images import read_image, read_mask, read_palette
@@ -98,7 +102,7 @@ def _try(folder: Path, doors: list[tuple[Path, Door]], number: int, seed: int) -
     return "read"
 
 
-_TEXT = (".toml", ".json", ".jsonl")
+_TEXT = (".toml", ".json", ".jsonl", ".csv", ".txt", ".yaml")
 _WORDS = (
     b"null", b"-1", b"99999999999999999999", b"1e999", b"[]", b"{}", b'""', b"true", b"\x00",
     b"[" * 5000, b"../../..", b"/etc/passwd", "ß☃".encode(), b"\xff\xfe", b"'", b"=", b"\n",
@@ -171,6 +175,10 @@ def _originals(folder: Path) -> list[tuple[Path, Door]]:
     bands = io.BytesIO()
     tifffile.imwrite(bands, scenes.image(0).repeat(2, axis=2), photometric="minisblack")
     add("bands.tif", bands.getvalue(), lambda path: read_image(path, bands=(4, 3, 6)))
+    add("mask.gif", _saved(palette, "x.gif"), _mask_and_palette)
+    array = io.BytesIO()
+    np.save(array, label.astype(np.int32))
+    add("mask.npy", array.getvalue(), read_mask)
     add("sixteen.png", _saved(Image.fromarray(label.astype(np.uint16)), "x.png"), read_mask)
     add("colors.bmp", _saved(image, "x.bmp"), read_mask)
     matlab = io.BytesIO()
@@ -181,11 +189,36 @@ def _originals(folder: Path) -> list[tuple[Path, Door]]:
     for kind, content in (("images", _saved(image, "x.png")), ("masks", _saved(gray, "x.png"))):
         (root / kind).mkdir(parents=True)
         (root / kind / "a.png").write_bytes(content)
+    names = ", ".join(f'"{name}"' for name in CLASSES.names)
+    exported = {
+        "_classes.csv": "".join(f"{i}, {name}\n" for i, name in enumerate(CLASSES.names)),
+        "train.txt": "images/a.png masks/a.png\n",
+        "data.yaml": f"names: [{names}]\n",
+    }
+    for name, text in exported.items():
+        add(name, text.encode(), lambda path: _propose(path, root))
+
     toml = (
         f"classes = {list(CLASSES.names)}\nignored_ids = [255]\n\n"
         '[splits.val]\nimages = "images"\nmasks = "masks"\n'
     )
     add("dataset.toml", toml.encode(), lambda path: _open_folder(path, root))
+
+    box = [3, 3, 40, 3, 40, 30, 3, 30]
+    coco = {
+        "images": [{"id": 1, "file_name": "a.png", "height": 48, "width": 64}],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "segmentation": [box]}],
+    }
+    shape = {"label": "cat", "points": [[3, 3], [40, 3], [9, 30]], "shape_type": "polygon"}
+    labelme = {"imagePath": "a.png", "imageHeight": 48, "imageWidth": 64, "shapes": [shape]}
+    add("coco.json", json.dumps(coco).encode(), lambda path: _convert(path, root, "coco.json"))
+    add("labelme.json", json.dumps(labelme).encode(), lambda path: _convert(path, root, "a.json"))
+    add(
+        "yolo.txt",
+        b"0 0.1 0.1 0.9 0.1 0.5 0.9\n",
+        lambda path: _convert(path, root, "labels/a.txt"),
+    )
 
     recipe = overrides.override(
         recipe_called("scenes/fcn_r18-d8"),
@@ -226,6 +259,25 @@ def _open_folder(path: Path, root: Path) -> None:
             link.symlink_to(root / kind)
     found = open_dataset("folder", path.parent, "val")
     read_pair(found, 0)
+
+
+def _propose(path: Path, root: Path) -> None:
+    """What `data init` does in a folder of a pair and the file."""
+    folder = path.parent / f"with-{path.name}"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(root, folder)
+    shutil.copy(path, folder)
+    propose(folder)
+
+
+def _convert(path: Path, root: Path, name: str) -> None:
+    """What `data convert` does with the file, under `name`, beside an image."""
+    folder = path.parent / f"with-{path.name}"
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / name).parent.mkdir(parents=True)
+    shutil.copy(root / "images" / "a.png", folder)
+    shutil.copy(path, folder / name)
+    convert(folder)
 
 
 def _load_recipe(path: Path) -> None:

@@ -17,7 +17,7 @@ def faults(*arguments: str) -> str:
 
 
 def test_a_run_that_is_killed_again_and_again_ends_the_same():
-    said = faults("kills", "--kills", "5", "--steps", "10", "--seed", "1")
+    said = faults("kills", "--kills", "3", "--steps", "6", "--seed", "1")
     assert "ended bit-identical" in said
 
 
@@ -28,5 +28,5 @@ def test_one_of_two_ranks_is_told_to_stop():
 
 def test_damaged_files_are_taken_or_refused():
     """Ten of every kind."""
-    said = faults("mutations", "--mutations", "240", "--seed", "1")
+    said = faults("mutations", "--mutations", "340", "--seed", "1")
     assert "no crash, hang or other error" in said

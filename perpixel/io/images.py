@@ -491,7 +491,7 @@ def _read_matlab(path: Path) -> tiff.Numbers:
 def _read_npy(path: Path) -> tiff.Numbers:
     try:
         mask = np.load(io.BytesIO(_read_bytes(path).tobytes()), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+    except Exception as error:  # a corrupt header makes NumPy raise what Python's parser does
         raise CorruptFileError(f"{path}: not an array that can be read ({error})") from None
     if not isinstance(mask, np.ndarray) or mask.ndim != 2:
         shape = list(mask.shape) if isinstance(mask, np.ndarray) else "several"

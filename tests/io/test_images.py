@@ -401,3 +401,13 @@ def test_a_link_stays_a_link_and_names_may_be_long(tmp_path):
     assert link.is_symlink()
     assert read_mask(tmp_path / "there/mask.png").tolist() == classes.tolist()
     assert {path.name for path in tmp_path.iterdir()} == {"there", link.name, long.name}
+
+
+def test_an_array_with_a_corrupt_header_is_named(tmp_path: Path):
+    """NumPy passes on what Python's tokenizer raises, which is no ValueError."""
+    path = tmp_path / "a.npy"
+    np.save(path, np.zeros((4, 5), np.uint8))
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"'shape': (4, 5)", b"'shape': ((, 5)"))
+    with pytest.raises(CorruptFileError, match=r"a\.npy: not an array that can be read"):
+        read_mask(path)

@@ -129,7 +129,7 @@ def test_it_learns_in_micro_batches(plain, tmp_path, precision: str):
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])  # one takes a minute to compile
 def test_it_learns_compiled(plain, tmp_path, precision: str):
     miou = train(variant(f"train.precision={precision}", "train.compile=default"), tmp_path)
     assert miou > FLOOR

@@ -47,9 +47,8 @@ def read(folder: AnnotatedFolder) -> None:
         image = folder.add_image(path, file, split=split, size=size)
         for number, shape in enumerate(document.shapes):
             origin = f"{file}: shape {number}, {shape.label}, {shape.shape_type}"
-            draw = partial(
-                draw_polygons, [[value for point in _outline(shape, origin) for value in point]]
-            )
+            outline = _outline(shape, f"{folder.root}/{origin}")
+            draw = partial(draw_polygons, [[value for point in outline for value in point]])
             image.annotations.append(Annotation(shape.label, draw, origin))
         folder.class_names = sorted({*folder.class_names, *(s.label for s in document.shapes)})
 
