@@ -43,7 +43,8 @@ def missing_masks_error(folder: Path, files: Sequence[str]) -> PerpixelError:
         path = PurePosixPath(file)
         kinds[str(path.parent)][path.suffix.lower() or path.name] += 1
     content = first_few(
-        f"{path} ({', '.join(f'{count} {kind}' for kind, count in counts.most_common(4))})"
+        " and ".join(f"{count} {kind}" for kind, count in counts.most_common(4))
+        + ("" if path == "." else f" in {path}")
         for path, counts in kinds.items()
     )
     return PerpixelError(

@@ -232,7 +232,9 @@ def _possible_pairs(folders: Sequence[Folder]) -> Iterator[tuple[Folder, Folder]
         if not images.words & IMAGE_WORDS:  # the masks may lie beside this folder
             rests += [str(path) for path in PurePosixPath(images.rest).parents]
         for rest in dict.fromkeys(rest.removeprefix(".") for rest in rests):
-            for masks in masks_of_rest[rest]:
+            names = _own_words(images.path)
+            same = [masks for masks in masks_of_rest[rest] if names & _own_words(masks.path)]
+            for masks in same or masks_of_rest[rest]:  # images_berlin go with masks_berlin
                 if not (images.split and masks.split and images.split != masks.split):
                     yield images, masks
 
@@ -306,8 +308,12 @@ def _require_one_kind(folder: Path, match: Match, candidates: Iterable[Match]) -
 
 
 def _kind(match: Match) -> set[str]:
-    """Words that may name a class: those of the masks' folder and names that are not known."""
-    text = f"{match.masks.path} {match.naming.mask_text}"
+    """Words that may name a class."""
+    return _own_words(f"{match.masks.path} {match.naming.mask_text}")
+
+
+def _own_words(text: str) -> set[str]:
+    """The words and numbers in a name that are not known."""
     return {*split_words(text), *re.findall(r"\d+", text)} - _KNOWN_WORDS
 
 

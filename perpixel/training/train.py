@@ -255,10 +255,12 @@ def _check_settings_and_data(
     Returns a line for each split whose masks lack classes.
     """
     check_class_weights(recipe.loss, len(train_dataset.classes))
-    if recipe.train.freeze != "off" and not has_weights:
+    freeze, backbone_lr_mult = recipe.train.freeze, recipe.optimizer.backbone_lr_mult
+    if not has_weights and (freeze != "off" or backbone_lr_mult == 0):
+        setting = "optimizer.backbone_lr_mult=0" if freeze == "off" else f"train.freeze={freeze}"
         raise UsageError(
-            f"train.freeze={recipe.train.freeze} would freeze random weights: name trained ones "
-            f"with --init MODEL, or set train.freeze=off"
+            f"{setting} would keep random weights as they are: name trained ones with --init "
+            f"MODEL, or leave this setting out"
         )
     require_classes(eval_dataset, train_dataset.classes.names)
     read_pair(eval_dataset, 0)

@@ -313,6 +313,7 @@ LABEL_STUDIO = "masks/task-3-annotation-9-by-1-tag-Dog-0.png"
 ERRORS = {
     "json": ({"x.json": '{"images": ['}, "x.json: cannot be read (Expecting"),
     "type": (changed_annotation(category_id=[]), "annotations.0.category_id: Input should be"),
+    "panoptic": (changed_annotation(segments_info=[]), "panoptic annotations, whose PNGs"),
     "ids": (changed_coco(lambda c: c["images"][1].update(id=10)), "have the same id"),
     "boxes": (changed_annotation(segmentation=[]), "no annotation could be drawn. annotations no"),
     "gone": (changed_coco(lambda c: c["images"].pop(0)), "of no known image or class, not drawn"),

@@ -159,9 +159,10 @@ def test_two_ranks_freeze_too(source: Path, tmp_path):
         assert torch.equal(before[name], after[name]) == is_frozen(name, "stage2"), name
 
 
-def test_random_weights_are_not_frozen(tmp_path):
-    with pytest.raises(UsageError, match=r"train\.freeze=stem would freeze random weights: .*--in"):
-        train(variant("train.freeze=stem"), tmp_path / "run", init="none")
+@pytest.mark.parametrize("setting", ["train.freeze=stem", "optimizer.backbone_lr_mult=0"])
+def test_random_weights_are_not_frozen(tmp_path, setting: str):
+    with pytest.raises(UsageError, match=rf"{setting} would keep random weights .*--init"):
+        train(variant(setting), tmp_path / "run", init="none")
     assert not (tmp_path / "run").exists()
 
 

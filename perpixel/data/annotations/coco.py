@@ -55,6 +55,12 @@ def find(folder: AnnotatedFolder) -> list[str]:
 def read(folder: AnnotatedFolder) -> None:
     """Adds the images, annotations and class names of the COCO files to `folder`."""
     for file in find(folder):
+        match folder.documents[file]["annotations"]:
+            case [{"segments_info": _}, *_]:
+                raise PerpixelError(
+                    f"{folder.root / file}: panoptic annotations, whose PNGs hold segments, not "
+                    f"classes; panopticapi's panoptic2semantic_segmentation.py makes masks of them"
+                )
         document = folder.parse(_Document, file)
         names = {category.id: category.name for category in document.categories}
         folder.class_names += names.values()
