@@ -135,8 +135,9 @@ def train(
     mask)` (uint8 RGB [H, W, 3] and uint8 [H, W], 255 where ignored) and `class_names`.
     resume: "must" continues the run in `out`, "auto" starts one where there is none.
     allow_config_change: resume even if the recipe or the data set is not what it was.
-    init: a run, a checkpoint or another toolkit's file to start from; None is the ImageNet file
-    that the recipe names, if any, and "none" random weights; a resumed run has its own.
+    init: a run, a checkpoint or another toolkit's file to start from, "imagenet" for the backbone's
+    weights from torchvision or timm, "none" for random ones; None is what the recipe says. A
+    resumed run has its own.
     deterministic: the same bits every time on CUDA too, more slowly.
     tensorboard: event files, too. on_log: called with each row of metrics.jsonl; raise
     perpixel.StopTraining in it to end the run in good order.
@@ -168,7 +169,7 @@ def train(
         raise UsageError("give data, or both train_dataset and eval_dataset")
     else:
         training, evaluation = wrap_dataset(train_dataset), wrap_dataset(eval_dataset)
-    recipe = with_dataset_input(recipe, training)
+    recipe = with_dataset_input(recipe, training).with_steps(len(training))
     require_bands(recipe, evaluation)
     if len(evaluation) == 0:
         name = "eval_dataset" if eval_dataset is not None else repr(recipe.data.eval_split)

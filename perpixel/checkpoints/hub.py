@@ -16,6 +16,7 @@ from typing import Any
 from perpixel.checkpoints.format import Checkpoint, write_checkpoint
 from perpixel.errors import PerpixelError, UsageError, needs_extra, plural
 from perpixel.io.atomic import atomic_write, mute_logger
+from perpixel.io.download import hash_of
 from perpixel.recipes.models import method_name
 
 WEIGHTS = "model.safetensors"
@@ -99,11 +100,18 @@ def download(repository: str, *, revision: str | None = None) -> Path:
                 # Fails at once where the Hub cannot be reached; the download retries for 30 s.
                 with suppress(client.errors.HfHubHTTPError):  # the download raises it again
                     client.file_exists(repository, WEIGHTS, revision=revision)
-            return Path(fetch(repository, WEIGHTS, revision=revision))
+            path = Path(fetch(repository, WEIGHTS, revision=revision))
     except Exception as error:  # of many kinds, and the HTTP library's own
         raise PerpixelError(
-            f"{repository}: no {WEIGHTS} from the Hub: {_first_line(error)}"
+            f"{repository}: no {WEIGHTS} from the Hub: {_first_line(error)}. Without a network, "
+            f"name the file https://huggingface.co/{repository}/resolve/main/{WEIGHTS}, once you "
+            f"have it, in place of {repository}"
         ) from None
+    name = path.resolve().name  # the cache calls a large file by its sha256
+    if re.fullmatch("[0-9a-f]{64}", name) and hash_of(path) != name:
+        path.resolve().unlink()
+        raise PerpixelError(f"{repository}: {WEIGHTS} was corrupt and is deleted: try again")
+    return path
 
 
 def push_to_hub(

@@ -1,6 +1,6 @@
 """Finds, fetches and reads the checkpoint of a run, a file, a recipe or a Hub repository."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -10,7 +10,6 @@ from perpixel.checkpoints import hub
 from perpixel.checkpoints.format import (
     Checkpoint,
     InitialWeights,
-    content_sha256,
     read_checkpoint,
     write_checkpoint,
 )
@@ -20,13 +19,13 @@ from perpixel.conversion.import_ import import_checkpoint
 from perpixel.errors import PerpixelError, UsageError, plural
 from perpixel.io import download
 from perpixel.models.build import build
-from perpixel.models.timm_backbone import pretrained_weights
+from perpixel.models.timm_backbone import pretrained_source
 from perpixel.recipes import recipe as recipe_called
 from perpixel.recipes import recipes
 from perpixel.recipes.models import Model, ResNet, Timm
 from perpixel.recipes.overrides import differences, suggestion
-from perpixel.recipes.published import hash_in_name
-from perpixel.recipes.schema import Recipe
+from perpixel.recipes.published import hash_in_name, imagenet
+from perpixel.recipes.schema import Download, Recipe
 
 _FAMILIES = {name.partition("/")[0] for name in recipes()}
 """The parts of recipes' names before the slash; the Hub is not asked for a misspelled recipe."""
@@ -124,25 +123,18 @@ def fetch(name: str, *, out: Path | None = None) -> FetchResult:
 def initial_weights(recipe: Recipe, init: str | Path | None) -> InitialWeights | None:
     """Reads the weights, by our names, that a training of `recipe` starts from; None for random.
 
-    init: None for those that the recipe names, "none" for random ones, a run folder, a checkpoint,
-    another toolkit's file (a whole model or a backbone), or "timm" for those that timm publishes
-    for the recipe's backbone. Raises PerpixelError.
+    init: None for what the recipe says, "none" for random ones, "imagenet" for the backbone's from
+    torchvision or timm, a run folder, a checkpoint, or another toolkit's file (a whole model or a
+    backbone). Raises PerpixelError.
     """
-    backbone = recipe.model.backbone
-    if init == "timm":
-        if not isinstance(backbone, Timm):
-            raise UsageError(
-                "--init timm: the recipe's backbone is not timm's (model.backbone.type=timm)"
-            )
-        weights = pretrained_weights(backbone)
-        sha256 = content_sha256({}, weights)
-        return InitialWeights(weights, f"{backbone.name} of timm (sha256 {sha256})")
     pretrained = recipe.train.pretrained
-    if init is None and pretrained is not None:
+    if pretrained is not None and init in (None, "imagenet"):
+        init = "imagenet"
+    if init == "imagenet":
         try:
-            init = download.fetch(pretrained.url, sha256=pretrained.sha256)
+            return _imagenet_weights(recipe)
         except PerpixelError as error:
-            raise PerpixelError(f"{error}; or train without it (--init none)") from None
+            raise type(error)(f"{error}; or start from random weights (--init none)") from None
     if init is None or init == "none":
         return None
     path = Path(init)
@@ -159,6 +151,27 @@ def initial_weights(recipe: Recipe, init: str | Path | None) -> InitialWeights |
     name = path.resolve().name if path.exists() else str(init)
     origin = f"{name} (sha256 {download.hash_of(checkpoint.origin or path)})"
     return InitialWeights(checkpoint.weights, origin, checkpoint.class_names, tuple(lines))
+
+
+def _imagenet_weights(recipe: Recipe) -> InitialWeights:
+    """Downloads the backbone's file of ImageNet weights, once, and reads it."""
+    backbone, chosen = recipe.model.backbone, recipe.train.pretrained
+    lines = []
+    if isinstance(backbone, Timm) and not isinstance(chosen, Download):
+        source, expected = pretrained_source(backbone)
+        sha256 = hash_in_name(source)
+        path = download.fetch(source, sha256=sha256) if sha256 else hub.download(source)
+        name = path.name if sha256 else source
+        if changes := differences(recipe.input, recipe.input.model_copy(update=expected)):
+            lines.append(f"they expect another input (recipe -> there): {'; '.join(changes)}")
+    else:
+        file = chosen if isinstance(chosen, Download) else imagenet(backbone)
+        path = download.fetch(file.url, sha256=file.sha256)
+        name = path.name
+    weights = _backbone_in(path, recipe.model)
+    assert weights is not None  # none of these files is a whole model of ours
+    origin = f"{name} (sha256 {download.hash_of(path)})"
+    return replace(weights, origin=origin, lines=(*weights.lines, *lines))
 
 
 def model_of(source: str | Path, recipe: Recipe) -> Model:

@@ -37,6 +37,12 @@ def train(
             "repeated.",
         ),
     ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Passes over the training images, in place of train.steps."
+        ),
+    ] = None,
     resume: Annotated[
         Literal["never", "auto", "must"],
         typer.Option(
@@ -55,10 +61,10 @@ def train(
     init: Annotated[
         str | None,
         typer.Option(
-            metavar="MODEL|none|timm",
-            help="Initial weights: a run, a checkpoint, another toolkit's file or an ImageNet "
-            "backbone; none: random; timm: those that timm publishes. By default those that the "
-            "recipe names.",
+            metavar="MODEL|imagenet|none",
+            help="Initial weights: a run, a checkpoint, another toolkit's file or a backbone's; "
+            "imagenet: the backbone's from torchvision or timm, downloaded once; none: random. By "
+            "default what the recipe says (folder/...: imagenet).",
         ),
     ] = None,
     model_from: Annotated[
@@ -125,6 +131,10 @@ def train(
 
         base = base.model_copy(update={"model": zoo.model_of(model_from, base)})
     changes = list(settings or [])
+    if epochs is not None:
+        if any(change.startswith("train.steps=") for change in changes):
+            raise UsageError("--epochs and train.steps both set a run's length: leave one out")
+        changes.append(f"train.epochs={epochs}")
     if dataset is not None:
         changes.append(f"data.name={dataset}")
     changed = perpixel.override(base, changes)

@@ -135,10 +135,10 @@ def _model_input(pixels: Tensor, recipe: Recipe) -> Tensor:
     """Pads uint8 [N, H, W, 3] with black to `pad_to`, normalizes, pads to `size_divisor`."""
     if recipe.inference.pad_to is not None:  # black, at the bottom and right
         rows, columns = (
-            torch.sym_max(minimum - side, 0)  # type: ignore[no-untyped-call]
+            torch.sym_max(minimum - side, 0)
             for minimum, side in zip(recipe.inference.pad_to, pixels.shape[1:3], strict=True)
         )
-        pixels = pad(pixels, (0, 0, 0, columns, 0, rows))
+        pixels = pad(pixels, (0, 0, 0, columns, 0, rows))  # type: ignore[arg-type]  # SymInts
     pixel_values = normalize(pixels, recipe.input)
     divisor = recipe.input.size_divisor
     if divisor > 1:

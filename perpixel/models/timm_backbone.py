@@ -1,7 +1,4 @@
-"""Any backbone of timm that gives features, under our heads; its names and weights are timm's.
-
-timm is an extra, and imports only beside a torchvision that fits the installed torch.
-"""
+"""Any backbone of timm that gives features, under our heads; its names and weights are timm's."""
 
 from collections.abc import Sequence
 from types import ModuleType
@@ -25,7 +22,7 @@ class TimmBackbone(nn.Module):
 
     def __init__(self, spec: Timm) -> None:
         super().__init__()
-        self.body = _create(spec, pretrained=False)
+        self.body = _create(spec)
         timm = _timm()
         self.out_channels = tuple(self.body.feature_info.channels()[-_STAGES:])  # type: ignore[operator, union-attr]
         # Only those of timm's wrappers that know another order have the attribute.
@@ -40,19 +37,30 @@ class TimmBackbone(nn.Module):
         return list(features)
 
 
-def pretrained_weights(spec: Timm) -> dict[str, Tensor]:
-    """The weights that timm publishes for the backbone, by our names; timm downloads them."""
-    body = _create(spec, pretrained=True)
-    return {f"backbone.body.{name}": tensor for name, tensor in body.state_dict().items()}
+def pretrained_source(spec: Timm) -> tuple[str, dict[str, tuple[float, ...]]]:
+    """Returns where timm publishes ImageNet weights for the backbone, and `input`'s mean and std.
+
+    It is a URL whose last part ends in digits of the file's sha256, or OWNER/NAME on the Hugging
+    Face Hub. Raises UsageError where timm has none.
+    """
+    config = _timm().get_pretrained_cfg(spec.name)
+    if config is None or not (config.url or config.hf_hub_id):
+        raise UsageError(
+            f"{spec.name}: timm publishes no weights for this backbone; name a file with --init "
+            f"FILE, or another backbone with model.backbone.name"
+        )
+    normalization = {
+        name: tuple(round(255 * value, 3) for value in getattr(config, name))
+        for name in ("mean", "std")
+    }
+    return config.url or config.hf_hub_id, normalization
 
 
-def _create(spec: Timm, *, pretrained: bool) -> nn.Module:
+def _create(spec: Timm) -> nn.Module:
     timm = _timm()
     options = {} if spec.output_stride == 32 else {"output_stride": spec.output_stride}
     try:
-        body: nn.Module = timm.create_model(
-            spec.name, features_only=True, pretrained=pretrained, **options
-        )
+        body: nn.Module = timm.create_model(spec.name, features_only=True, **options)
     except Exception as error:  # a model may refuse by any: RuntimeError, TypeError, an assertion
         raise UsageError(
             f"model.backbone.name={spec.name!r}: timm makes no features of it at output stride "
@@ -67,8 +75,8 @@ def _timm() -> ModuleType:
         import timm
     except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision for another torch
         raise PerpixelError(
-            f"a timm backbone needs timm, and a torchvision made for this torch ({error}): "
-            f'pip install "perpixel[timm]"'
+            f"this backbone is timm's, which cannot be imported ({error}): torchvision must be the "
+            f"version made for the installed torch; pip install --upgrade torch torchvision timm"
         ) from None
     module: ModuleType = timm
     return module

@@ -36,7 +36,7 @@ def pixel_cross_entropy(
     float32 or the logits' float64, to be differentiated once with respect to the logits.
     """
     apply = _PixelCrossEntropy.apply
-    losses: Tensor = apply(logits, labels, align_corners, smoothing)  # type: ignore[no-untyped-call]
+    losses: Tensor = apply(logits, labels, align_corners, smoothing)
     return losses
 
 

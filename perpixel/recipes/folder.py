@@ -1,22 +1,100 @@
-"""Recipes for a user's own images: a folder described by its dataset.toml."""
+"""Recipes for a user's own images: a folder described by its dataset.toml.
 
+They start from the backbone's ImageNet weights, and train for a number of epochs: see Train.epochs.
+
+`folder/fast`, EfficientNet-Lite0 (3 M parameters), is made for CPUs and phones: plain convolutions
+without squeeze-and-excitation, the best ImageNet accuracy for its time on a CPU. `folder/balanced`,
+ConvNeXt Nano (15 M), is a modern network of a ResNet-50's cost and much better features, trained on
+ImageNet-12k first; `folder/accurate`, ConvNeXt Small (49 M), the same at three times the cost, for
+a GPU. They see images fitted into 640x640, in training and prediction, so that photos of any camera
+fit: `augment.base_size=null inference.base_size=null` keeps the images' own size, as objects of few
+pixels in aerial or microscope images need. The recipes on ResNets see the images' own size.
+"""
+
+from perpixel.recipes.base import Size
 from perpixel.recipes.camvid import RECIPES as _CAMVID
-from perpixel.recipes.schema import Augment, Data, Recipe
+from perpixel.recipes.models import Model, SemanticFPN, Timm
+from perpixel.recipes.schema import (
+    Augment,
+    Data,
+    Evaluate,
+    Inference,
+    Input,
+    Optimizer,
+    Recipe,
+    Schedule,
+    Train,
+)
 
 _SOURCE = "perpixel: a start for one's own images"
+_SIZE = 640, 640
 
 
-def _for_folder(recipe: Recipe) -> Recipe:
+def _by_need(
+    name: str, backbone: str, *, channels: tuple[int, int], crop_size: Size, lr: float, input: Input
+) -> Recipe:
+    fpn_channels, head_channels = channels
+    return Recipe(
+        name=f"folder/{name}",
+        source=_SOURCE,
+        data=Data(name="folder"),
+        model=Model(
+            backbone=Timm(name=backbone),
+            head=SemanticFPN(fpn_channels=fpn_channels, channels=head_channels),
+        ),
+        input=input,
+        augment=Augment(base_size=_SIZE, crop_size=crop_size),
+        optimizer=Optimizer(
+            name="adamw", lr=lr, weight_decay=0.05, decay_norm_and_bias=False, clip_grad_norm=1.0
+        ),
+        schedule=Schedule(policy="cosine", warmup=0.05, min_lr=0.0),
+        train=Train(epochs="auto", batch_size=8, pretrained="imagenet", ema_decay=0.999),
+        inference=Inference(base_size=_SIZE),
+        evaluate=Evaluate(fraction=0.1),
+    )
+
+
+def _on_resnet(recipe: Recipe) -> Recipe:
     return recipe.model_copy(
         update={
             "name": recipe.name.replace("camvid/", "folder/"),
             "source": _SOURCE,
             "data": Data(name="folder"),
             "augment": Augment(crop_size=recipe.augment.crop_size),
+            "optimizer": recipe.optimizer.model_copy(update={"lr": 0.01}),
             # The final phase's crops have CamVid's size.
-            "train": recipe.train.model_copy(update={"final_phase": None}),
+            "train": recipe.train.model_copy(
+                update={"final_phase": None, "epochs": "auto", "pretrained": "imagenet"}
+            ),
+            "evaluate": Evaluate(fraction=0.1),
         }
     )
 
 
-RECIPES = tuple(_for_folder(recipe) for recipe in _CAMVID)
+RECIPES = (
+    _by_need(
+        "fast",
+        "tf_efficientnet_lite0",
+        channels=(128, 64),
+        crop_size=(288, 384),
+        lr=1e-3,
+        input=Input(mean=(127.5, 127.5, 127.5), std=(127.5, 127.5, 127.5)),
+    ),
+    _by_need(
+        "balanced",
+        "convnext_nano.in12k_ft_in1k",
+        channels=(128, 128),
+        crop_size=(448, 448),
+        lr=3e-4,
+        input=Input(),
+    ),
+    _by_need(
+        "accurate",
+        "convnext_small.in12k_ft_in1k",
+        channels=(256, 128),
+        crop_size=(512, 512),
+        lr=2e-4,
+        input=Input(),
+    ),
+    *map(_on_resnet, _CAMVID),
+)

@@ -50,9 +50,7 @@ _OTHER_NAMES = {
     "train.max_nonfinite_steps": "max_skipped",
     "train.precision": "amp",
     "train.steps": "iterations iters max_iters max_steps num_steps",
-    "train.steps (epochs x images / train.batch_size)": (
-        "epochs max_epochs num_epochs num_train_epochs"
-    ),
+    "train.epochs, or the option --epochs": "epochs max_epochs num_epochs num_train_epochs",
     "type, as in model.backbone.type": "kind",
 }
 """Names here, and those in other toolkits and in version 0.1, by path or its last part."""
@@ -76,6 +74,8 @@ def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
                 f"--set {setting!r}: write it as path=value, for example train.steps=100"
             )
         _assign(values, path.strip(), text.strip())
+        if path.strip() == "train.steps":
+            values["train"]["epochs"] = None  # which would replace it
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:

@@ -3,7 +3,8 @@
 import math
 import re
 
-from perpixel.recipes.models import Backbone, ResNet
+from perpixel.errors import UsageError
+from perpixel.recipes.models import Backbone, ResNet, backbone_name
 from perpixel.recipes.schema import Download
 
 _OPEN_MMLAB = "https://download.openmmlab.com/pretrain/third_party"
@@ -13,6 +14,7 @@ _IMAGENET = {
     ("deep", 50): f"{_OPEN_MMLAB}/resnet50_v1c-2cccc1ad.pth",
     ("deep", 101): f"{_OPEN_MMLAB}/resnet101_v1c-e67eebb6.pth",
     ("7x7", 18): f"{_PYTORCH}/resnet18-f37072fd.pth",
+    ("7x7", 34): f"{_PYTORCH}/resnet34-b627a593.pth",
     ("7x7", 50): f"{_PYTORCH}/resnet50-0676ba61.pth",
     ("7x7", 101): f"{_PYTORCH}/resnet101-63fe2227.pth",
 }
@@ -35,8 +37,15 @@ def steps(*, epochs: int, images: int, batch_size: int, ranks: int = 1, drop_las
 
 
 def imagenet(backbone: Backbone) -> Download:
-    """Returns the ImageNet weights of open-mmlab (deep stem) or torchvision (7x7 stem)."""
-    assert isinstance(backbone, ResNet)  # every published row has one
+    """Returns the ImageNet weights of open-mmlab (deep stem) or torchvision (7x7 stem).
+
+    Raises UsageError where there are none.
+    """
+    if not isinstance(backbone, ResNet) or (backbone.stem, backbone.depth) not in _IMAGENET:
+        raise UsageError(
+            f"{backbone_name(backbone)}: no ImageNet weights are known for this backbone; name a "
+            f"file of its weights with --init FILE"
+        )
     return download(_IMAGENET[backbone.stem, backbone.depth])
 
 

@@ -4,6 +4,7 @@ A recipe holds everything that determines a run's results and nothing about its 
 Sizes are (height, width) unless a field says otherwise.
 """
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, model_validator
@@ -204,30 +205,38 @@ class FinalPhase(Spec):
     crop_size: Size
 
 
+AUTO_EPOCHS = 150
+AUTO_STEPS = 400, 20_000
+"""Fine-tuning needs some hundred steps, however few the images, and gains little by more."""
+
+
 class Train(Spec):
     """A run's length, batches, precision and checkpoints; `batch_size` is that of all ranks.
 
-    A step's images go through the model in `grad_accum_steps` micro-batches, whose gradients are
-    summed. The last `keep_last` checkpoints are kept to resume from. A step whose loss or gradient
-    is not finite is skipped, but at most `max_nonfinite_steps` in a row. An image that cannot be
-    decoded is replaced by another, up to the fraction `max_corrupt_fraction` of all that were seen,
-    counting an epoch at least. `pretrained` is the ImageNet file that the backbone starts from;
-    without it, random weights. `freeze` keeps the backbone's parts up to and including the one it
-    names as they are, weights and batch norm's statistics (mmsegmentation's frozen_stages): "stem",
-    "stage1" to "stage3" of a ResNet, or the whole "backbone"; what is frozen needs no gradients,
-    and so less memory and time. `compile` is torch.compile's mode; "reduce-overhead" uses CUDA
-    graphs. `activation_checkpointing` saves memory and changes no result: inside a ResNet's stages
-    "norms" recomputes norms and activations in the backward pass, "stages" convolutions, too.
-    `ema_decay` b keeps an exponential moving average of weights and batch norm's statistics, b old
-    + (1 - b) new after step i, with (1 + i) / (10 + i) for b where that is less (TensorFlow's
-    ExponentialMovingAverage): the average is evaluated and saved as the model. `final_phase` is the
-    last part of the run.
+    `epochs` passes over the training images replace `steps` when a run starts and their number is
+    known: "auto" are AUTO_EPOCHS, but no fewer and no more steps than AUTO_STEPS. A step's images
+    go through the model in `grad_accum_steps` micro-batches, whose gradients are summed. The last
+    `keep_last` checkpoints are kept to resume from. A step whose loss or gradient is not finite is
+    skipped, but at most `max_nonfinite_steps` in a row. An image that cannot be decoded is replaced
+    by another, up to the fraction `max_corrupt_fraction` of all that were seen, counting an epoch
+    at least. `pretrained` is the file that the backbone starts from, or "imagenet", the one that
+    torchvision or timm publishes for it; without it, random weights. `freeze` keeps the backbone's
+    parts up to and including the one it names as they are, weights and batch norm's statistics
+    (mmsegmentation's frozen_stages): "stem", "stage1" to "stage3" of a ResNet, or the whole
+    "backbone"; what is frozen needs no gradients, and so less memory and time. `compile` is
+    torch.compile's mode; "reduce-overhead" uses CUDA graphs. `activation_checkpointing` saves
+    memory and changes no result: inside a ResNet's stages "norms" recomputes norms and activations
+    in the backward pass, "stages" convolutions, too. `ema_decay` b keeps an exponential moving
+    average of weights and batch norm's statistics, b old + (1 - b) new after step i, with (1 + i) /
+    (10 + i) for b where that is less (TensorFlow's ExponentialMovingAverage): the average is
+    evaluated and saved as the model. `final_phase` is the last part of the run.
     """
 
     steps: PositiveInt = 40_000
+    epochs: PositiveInt | Literal["auto"] | None = None
     batch_size: PositiveInt = 8
     grad_accum_steps: PositiveInt = 1
-    pretrained: Download | None = None
+    pretrained: Download | Literal["imagenet"] | None = None
     final_phase: FinalPhase | None = None
     freeze: Literal["off", "stem", "stage1", "stage2", "stage3", "backbone"] = "off"
     ema_decay: HalfOpenUnit = 0.0
@@ -299,18 +308,20 @@ class Inference(Spec):
 
 
 class Evaluate(Spec):
-    """Evaluation after each `every` steps and at the end; `every` None: at the end only.
+    """Evaluation after each `every` steps, or each `fraction` of a run's steps, and at the end.
 
-    With `patience` N the run ends early, once N evaluations in a row brought no better mIoU than
-    the best before them. The learning rate still falls as in a run of `train.steps`.
+    `every` takes the place of `fraction`; with neither there is one evaluation, at the end. With
+    `patience` N the run ends early, once N evaluations in a row brought no better mIoU than the
+    best before them. The learning rate still falls as in a run of `train.steps`.
     """
 
     every: PositiveInt | None = None
+    fraction: Annotated[float, Field(gt=0, le=1)] | None = None
     patience: PositiveInt | None = None
 
     @model_validator(mode="after")
     def _has_evaluations_to_count(self) -> "Evaluate":
-        if self.patience is not None and self.every is None:
+        if self.patience is not None and self.every is None and self.fraction is None:
             raise ValueError(
                 f"patience={self.patience} counts evaluations, and there are none before the end: "
                 f"set evaluate.every, too"
@@ -376,6 +387,26 @@ class Recipe(Spec):
                 f"{backbone.type}: set train.freeze=backbone, which freezes all of it, or off"
             )
         return self
+
+    def with_steps(self, images: int) -> "Recipe":
+        """Returns the recipe with the `train.steps` that `train.epochs` of `images` are."""
+        epochs, steps = self.train.epochs, self.train.steps
+        if epochs is None:
+            return self
+        if epochs == "auto":
+            least, most = AUTO_STEPS
+            steps = min(max(math.ceil(AUTO_EPOCHS * images / self.train.batch_size), least), most)
+        else:
+            steps = math.ceil(epochs * images / self.train.batch_size)
+        return self.model_copy(update={"train": self.train.model_copy(update={"steps": steps})})
+
+    @property
+    def evaluate_every(self) -> int | None:
+        """The number of steps between evaluations; None for one at the end."""
+        every, fraction = self.evaluate.every, self.evaluate.fraction
+        if every is None and fraction is not None:
+            return max(round(fraction * self.train.steps), 1)
+        return every
 
     @property
     def last_crop_size(self) -> Size:

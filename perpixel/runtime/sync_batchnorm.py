@@ -60,7 +60,7 @@ def _of_all_ranks(features: Tensor) -> tuple[Tensor, Tensor]:
     row = nn.functional.pad(
         statistics[None], (0, 0, 0, 0, dist_info.rank, dist_info.world_size - 1 - dist_info.rank)
     )
-    means, variances = _Sum.apply(row).unbind(1)  # type: ignore[no-untyped-call]
+    means, variances = _Sum.apply(row).unbind(1)
     mean = means.mean(0)
     return mean, (variances + (means - mean) ** 2).mean(0)
 

@@ -206,7 +206,7 @@ def train(
 
 def should_eval(step: int, recipe: Recipe) -> bool:
     """Returns whether a run is evaluated after `step` steps."""
-    every = recipe.evaluate.every
+    every = recipe.evaluate_every
     return step == recipe.train.steps or (every is not None and step > 0 and step % every == 0)
 
 
@@ -274,7 +274,9 @@ def _describe_run(
     fingerprint: RunFingerprint, device: torch.device, dtype: torch.dtype, dist_info: DistInfo
 ) -> str:
     recipe, train = fingerprint.recipe, fingerprint.recipe.train
-    world_size, last = dist_info.world_size, ""
+    world_size, epochs, last = dist_info.world_size, "", ""
+    if train.epochs is not None:
+        epochs = f" ({plural(train.steps * train.batch_size // fingerprint.images, 'epoch')})"
     ranks = f", {world_size} ranks" if world_size > 1 else ""
     frozen = "" if train.freeze == "off" else f", train.freeze={train.freeze}"
     compiled = "" if train.compile == "off" else ", compiled at the first step, which takes a while"
@@ -283,8 +285,8 @@ def _describe_run(
         last = f" (the last {train.final_phase_steps} on crops of {height}x{width})"
     return (
         f"{recipe.name}: {plural(fingerprint.images, 'image')}, {plural(train.steps, 'step')} of "
-        f"{train.batch_size}{last}, on {device} in {str(dtype).removeprefix('torch.')}{ranks}"
-        f"{frozen}{compiled}"
+        f"{train.batch_size}{epochs}{last}, on {device} in {str(dtype).removeprefix('torch.')}"
+        f"{ranks}{frozen}{compiled}"
     )
 
 
