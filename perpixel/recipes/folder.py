@@ -20,6 +20,7 @@ from perpixel.recipes.schema import (
     Evaluate,
     Inference,
     Input,
+    Loss,
     Optimizer,
     Recipe,
     Schedule,
@@ -44,6 +45,7 @@ def _by_need(
         ),
         input=input,
         augment=Augment(base_size=_SIZE, crop_size=crop_size),
+        loss=Loss(dice=0.5),  # rare classes, such as cracks, count as much as common ones
         optimizer=Optimizer(
             name="adamw", lr=lr, weight_decay=0.05, decay_norm_and_bias=False, clip_grad_norm=1.0
         ),

@@ -452,6 +452,17 @@ def test_an_unknown_precision_is_a_usage_error(perpixel, mini, trained):
     assert perpixel("eval", trained, "--data", mini, "--precision", "half")[0] == 2
 
 
+def test_epochs_set_a_runs_length(perpixel, mini, tmp_path):
+    words = ["train", "camvid/fcn_r18-d8", "--data", mini, "--out", tmp_path / "run", "--epochs", 2]
+    code, _, error = perpixel(*words, *QUICK)
+    assert code == 2
+    assert "--epochs and train.steps both set" in error
+    code, _, error = perpixel(*words, "--device", "cpu", *QUICK[2:], "--set", "train.batch_size=8")
+    assert code == 0
+    assert "camvid/fcn_r18-d8: 12 images, 3 steps of 8 (2 epochs), on cpu" in error
+    assert json.loads((tmp_path / "run/recipe.json").read_text())["train"]["steps"] == 3
+
+
 def test_model_from_takes_another_models_network(perpixel, mini, trained, tmp_path):
     tiny = [word for word in QUICK if "base_channels" not in word and word != "--set"]
     words = ["train", "camvid/fcn_r18-d8", "--data", mini, "--out", tmp_path / "run"]

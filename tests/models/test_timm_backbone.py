@@ -1,6 +1,11 @@
 """timm's backbones under our heads: recipes everywhere, models where timm imports."""
 
+import hashlib
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
+import timm
 import torch
 
 import perpixel
@@ -18,20 +23,12 @@ from perpixel.models.build import build
 from perpixel.profiling.flops import count
 from perpixel.recipes import overrides
 from perpixel.recipes.models import ResNet, Timm
+from perpixel.recipes.published import imagenet
 from perpixel.training.pretrained import load_pretrained
 
 FPN = perpixel.recipe("camvid/semantic_fpn_r18")
 FCN = perpixel.recipe("camvid/fcn_r18-d8")
 KIND = ["model.backbone.type=timm"]
-
-try:
-    import timm
-except (ImportError, RuntimeError) as error:
-    REASON = f"timm does not import here: {error}"
-    timm = None
-else:
-    REASON = ""
-needs_timm = pytest.mark.skipif(timm is None, reason=REASON)
 
 
 def test_the_type_changes_by_a_setting_and_back():
@@ -60,21 +57,87 @@ def test_a_timm_backbone_is_written_and_read():
 
 def test_without_timm_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "timm", None)
-    with pytest.raises(PerpixelError, match=r'pip install "perpixel\[timm\]"'):
+    with pytest.raises(PerpixelError, match=r"pip install --upgrade torch torchvision timm"):
         build(perpixel.override(FPN, KIND).model, num_classes=3)
 
 
-def test_init_timm_is_for_timm_backbones(monkeypatch):
-    with pytest.raises(UsageError, match="not timm's"):
-        zoo.initial_weights(FPN, "timm")
-    monkeypatch.setattr(zoo, "pretrained_weights", lambda spec: {spec.name: torch.ones(1)})
-    recipe = perpixel.override(FPN, [*KIND, "model.backbone.name=resnet18"])
-    initial = zoo.initial_weights(recipe, "timm")
-    assert initial.weights == {"resnet18": torch.ones(1)}
-    assert initial.origin.startswith("resnet18 of timm (sha256 ")
+# --- ImageNet weights ----------------------------------------------------------------------------
+
+SMALL = perpixel.override(FPN, [*KIND, "model.backbone.name=resnet10t"])
 
 
-@needs_timm
+@pytest.fixture
+def published(tmp_path: Path, monkeypatch) -> Path:
+    """timm's file of resnet10t, at a URL that a mirror has."""
+    torch.save(timm.create_model("resnet10t").state_dict(), tmp_path / "file")
+    sha256 = hashlib.sha256((tmp_path / "file").read_bytes()).hexdigest()
+    file = (tmp_path / "file").rename(tmp_path / f"resnet10t-{sha256[:8]}.pth")
+    config = SimpleNamespace(
+        url=f"https://example.org/{file.name}", hf_hub_id=None, mean=(0.5,) * 3, std=(0.25,) * 3
+    )
+    monkeypatch.setattr(timm, "get_pretrained_cfg", {"resnet10t": config}.get)
+    monkeypatch.setenv("PERPIXEL_MIRROR", str(tmp_path))
+    monkeypatch.setenv("PERPIXEL_CACHE", str(tmp_path / "cache"))
+    return file
+
+
+@pytest.mark.parametrize("init", ["imagenet", None])
+def test_a_training_starts_from_timms_file(published: Path, init):
+    recipe = perpixel.override(SMALL, ["train.pretrained=imagenet"] if init is None else [])
+    initial = zoo.initial_weights(recipe, init)
+    model = build(recipe.model, num_classes=2)
+    lines = load_pretrained(model, initial, class_names=("a", "b"))
+    expected = torch.load(published)["layer1.0.conv1.weight"]
+    assert torch.equal(model.backbone.body.layer1[0].conv1.weight, expected)
+    assert initial.origin.startswith(f"{published.name} (sha256 ")
+    assert "they expect another input (recipe -> there): mean: [123.675" in "".join(lines)
+    assert zoo.initial_weights(recipe, "none") is None
+
+
+def test_a_file_of_another_hash_is_refused(published: Path):
+    published.write_bytes(published.read_bytes()[:-9])
+    with pytest.raises(PerpixelError, match=r"has the sha256 .*start from random .*--init none"):
+        zoo.initial_weights(SMALL, "imagenet")
+
+
+def test_without_a_network_the_error_says_what_to_fetch(published: Path, monkeypatch):
+    monkeypatch.setenv("PERPIXEL_MIRROR", str(published.parent / "empty"))
+    with pytest.raises(PerpixelError, match=r"put https://example\.org/resnet10t-\w+\.pth there"):
+        zoo.initial_weights(SMALL, "imagenet")
+
+
+def test_a_file_on_the_hub_is_asked_for_by_its_repository(published: Path, monkeypatch):
+    config = SimpleNamespace(url="", hf_hub_id="timm/x", mean=(0.485,) * 3, std=(0.229,) * 3)
+    monkeypatch.setattr(timm, "get_pretrained_cfg", lambda name: config)
+    monkeypatch.setattr(zoo.hub, "download", {"timm/x": published}.get)
+    assert zoo.initial_weights(SMALL, "imagenet").origin.startswith("timm/x (sha256 ")
+
+
+def test_a_backbone_without_such_weights_is_named(monkeypatch):
+    monkeypatch.setattr(timm, "get_pretrained_cfg", lambda name: None)
+    with pytest.raises(UsageError, match=r"resnet10t: timm publishes no weights .*--init FILE"):
+        zoo.initial_weights(SMALL, "imagenet")
+    deep = perpixel.override(FPN, ["model.backbone.depth=34", "model.backbone.stem=deep"])
+    with pytest.raises(UsageError, match="ResNet-34: no ImageNet weights are known"):
+        zoo.initial_weights(deep, "imagenet")
+
+
+@pytest.mark.parametrize("name", perpixel.recipes("folder/*"))
+def test_own_images_start_from_weights_that_are_published(name: str):
+    recipe = perpixel.recipe(name)
+    assert recipe.train.pretrained == "imagenet"
+    backbone = recipe.model.backbone
+    if isinstance(backbone, Timm):
+        source, normalization = timm_backbone.pretrained_source(backbone)
+        assert source.startswith(("https://", "timm/"))
+        assert recipe.input == recipe.input.model_copy(update=normalization)
+    else:
+        assert imagenet(backbone).url.startswith("https://download.pytorch.org/")
+
+
+# --- Models --------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("name", ["resnet10t", "convnext_atto", "efficientnet_b0"])
 def test_timms_plain_files_start_a_training(name, tmp_path):
     whole = timm.create_model(name, num_classes=7)
@@ -93,7 +156,6 @@ def test_timms_plain_files_start_a_training(name, tmp_path):
     assert any("left out of it, " in line for line in initial.lines)
 
 
-@needs_timm
 @pytest.mark.parametrize(
     ("recipe", "name", "stride"),
     [
@@ -130,7 +192,6 @@ def test_backbones_train_under_our_heads(recipe, name, stride, tmp_path):
         to_state_dict(model, toolkit="mmseg")
 
 
-@needs_timm
 def test_features_of_other_orders_are_turned():
     swin = Timm(name="swin_tiny_patch4_window7_224")
     backbone = timm_backbone.TimmBackbone(swin).eval()
@@ -138,7 +199,6 @@ def test_features_of_other_orders_are_turned():
     assert shapes == [(96, 56, 56), (192, 28, 28), (384, 14, 14), (768, 7, 7)]
 
 
-@needs_timm
 def test_the_backbones_own_initialization_stays():
     spec = perpixel.override(FPN, [*KIND, "model.backbone.name=convnext_atto"]).model
     torch.manual_seed(0)
@@ -148,24 +208,6 @@ def test_the_backbones_own_initialization_stays():
     assert all(torch.equal(alone[name], built[name]) for name in alone)
 
 
-@needs_timm
-def test_published_weights_are_asked_for_under_our_names(monkeypatch):
-    asked = []
-    create = timm.create_model
-
-    def stand_in(name, *, pretrained, **options):
-        asked.append((name, pretrained))
-        return create(name, pretrained=False, **options)
-
-    monkeypatch.setattr(timm, "create_model", stand_in)
-    spec = perpixel.override(FPN, [*KIND, "model.backbone.name=resnet10t"]).model
-    weights = timm_backbone.pretrained_weights(spec.backbone)
-    assert asked == [("resnet10t", True)]
-    own = build(spec, num_classes=5).state_dict()
-    assert {name for name in own if name.startswith("backbone.")} == set(weights)
-
-
-@needs_timm
 def test_what_timm_cannot_make_is_refused():
     for backbone, complaint in (
         (Timm(name="convnext_tini"), "Did you mean convnext_tiny"),

@@ -52,7 +52,7 @@ def test_settings_reach_every_depth():
         ("train.images_per_step=8", "Did you mean train.batch_size .of all ranks"),
         ("data.samples_per_gpu=8", "Did you mean train.batch_size"),
         ("lr=0.1", "Did you mean optimizer.lr"),
-        ("epochs=3", "Did you mean train.steps .epochs x images"),
+        ("epochs=3", "Did you mean train.epochs, or the option --epochs"),
         ("early_stopping=5", r"Did you mean evaluate\.patience"),
         ("model.encoder_name=resnet34", r"Did you mean model\.backbone\.name"),
         ("work_dir=runs/a", "the option --out"),
@@ -159,3 +159,44 @@ def test_a_corrupt_recipe_file_is_an_error():
         overrides.load('{"name": 1}', origin="run/recipe.json")
     with pytest.raises(PerpixelError, match=r"recipe\.json: not a recipe: Invalid JSON"):
         overrides.load("{\n", origin="recipe.json")
+
+
+@pytest.mark.parametrize(
+    ("epochs", "images", "steps"),
+    [
+        (10, 24, 30),
+        (10, 25, 32),  # 31.25
+        ("auto", 24, 450),
+        ("auto", 4, 400),  # the least
+        ("auto", 100_000, 20_000),  # the most
+        ("null", 24, 7),
+    ],
+)
+def test_epochs_become_steps(epochs, images: int, steps: int):
+    recipe = perpixel.override(
+        perpixel.recipe("folder/fast"),
+        ["train.steps=7", f"train.epochs={epochs}", "train.batch_size=8"],
+    ).with_steps(images)
+    assert recipe.train.steps == steps
+    assert recipe.with_steps(images) == recipe  # as a resumed run does
+
+
+def test_a_number_of_steps_takes_the_place_of_epochs():
+    recipe = perpixel.override(perpixel.recipe("folder/fast"), ["train.steps=7"])
+    assert recipe.with_steps(1000).train.steps == 7
+
+
+@pytest.mark.parametrize(
+    ("settings", "every"),
+    [
+        (["evaluate.fraction=0.1"], 50),
+        (["evaluate.fraction=0.0001"], 1),
+        (["evaluate.fraction=0.1", "evaluate.every=7"], 7),
+        ([], None),
+    ],
+)
+def test_evaluations_divide_a_run(settings, every):
+    base = perpixel.override(
+        perpixel.recipe("camvid/fcn_r18-d8"), ["train.steps=500", "evaluate.every=null"]
+    )
+    assert perpixel.override(base, settings).evaluate_every == every
