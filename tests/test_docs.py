@@ -23,12 +23,15 @@ import pytest
 import torch
 
 import perpixel
+from perpixel.checkpoints import zoo
+from perpixel.checkpoints.format import InitialWeights
 from perpixel.cli import main
 from perpixel.conversion import to_state_dict
 from perpixel.conversion.names import to_toolkit_names
 from perpixel.conversion.sssegmentation import SSSEGMENTATION
 from perpixel.io.images import read_image, write_image
 from perpixel.models import resnet
+from perpixel.recipes.schema import Recipe
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(path.name for path in (ROOT / "docs").glob("*.md"))
@@ -51,10 +54,18 @@ def blocks(language: str, *, page: str = "README.md") -> list[str]:
 
 @pytest.fixture(scope="module")
 def shallow() -> Iterator[None]:
-    """Models of one block a stage: what a page says holds for them as well."""
+    """Models of one block a stage, and random numbers for the weights that a recipe downloads:
+    what a page says holds for them as well."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(resnet.BLOCKS, 18, (1, 1, 1, 1))
+        patch.setattr(zoo, "_imagenet_weights", _random_weights)
         yield
+
+
+def _random_weights(recipe: Recipe) -> InitialWeights:
+    state = perpixel.build(recipe, num_classes=2).state_dict()
+    backbone = {name: state[name] for name in state if name.startswith("backbone.")}
+    return InitialWeights(backbone, "random numbers")
 
 
 @pytest.fixture(scope="module")
@@ -137,8 +148,12 @@ def run_line(place: Path, line: str, *, fails: bool = False) -> str:
     if words[: len(TORCHRUN)] == TORCHRUN:
         del words[: len(TORCHRUN)]
     if words[1] == "train":
-        words += [*shlex.split(SHORT), "--set", "model.head.channels=32", "--set", NARROW]
-        words += ["--set", "model.head.fpn_channels=32"] if "semantic_fpn" in line else []
+        by_need = "folder/fast" in words
+        words += [*shlex.split(SHORT), "--set", "model.head.channels=32"]
+        words += ["--set", "model.backbone.name=test_efficientnet" if by_need else NARROW]
+        words += (
+            ["--set", "model.head.fpn_channels=32"] if by_need or "semantic_fpn" in line else []
+        )
     assert words[0] == "perpixel"
     code, printed, said = 0, io.StringIO(), io.StringIO()
     with (
