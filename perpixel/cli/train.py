@@ -85,6 +85,22 @@ def train(
             "--tensorboard", help="Also write event files to RUN/tensorboard (extra: tensorboard)."
         ),
     ] = False,
+    wandb: Annotated[
+        bool, typer.Option("--wandb", help="Also log to Weights & Biases (extra: wandb).")
+    ] = False,
+    mlflow: Annotated[
+        bool,
+        typer.Option(
+            "--mlflow",
+            help="Also log to MLflow: MLFLOW_TRACKING_URI or RUN/mlflow.db (extra: mlflow).",
+        ),
+    ] = False,
+    quiet: Annotated[
+        bool,
+        typer.Option(
+            "--quiet", help="Print warnings and the scores at the end only; log.txt has all."
+        ),
+    ] = False,
     seeds: Annotated[
         int | None,
         typer.Option(
@@ -131,6 +147,7 @@ def train(
     if dry_run:
         typer.echo(dump(changed))
         return
+    loggers = {"tensorboard": tensorboard, "wandb": wandb, "mlflow": mlflow}
     run = partial(
         perpixel.train,
         data=data,
@@ -139,7 +156,8 @@ def train(
         device=device,
         workers=workers,
         deterministic=deterministic,
-        tensorboard=tensorboard,
+        loggers=[name for name, is_on in loggers.items() if is_on],
+        quiet=quiet,
     )
     try:
         if seeds is None:
