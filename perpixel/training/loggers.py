@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from perpixel.errors import PerpixelError, needs_extra
+from perpixel.io.atomic import mute_logger
 from perpixel.recipes.overrides import flat_settings, require_known
 from perpixel.recipes.schema import Recipe
 
@@ -21,19 +22,23 @@ def open_loggers(
     recipe: Recipe,
     *,
     first_step: int,
+    quiet: bool,
     warn: Callable[[str], None],
 ) -> Iterator[Write]:
     """Context for the run in `folder`; yields a function that gives a row to the loggers `names`.
 
-    A logger that fails later, such as one whose server is gone, gets no more rows, and `warn` is
-    told so. Raises PerpixelError when one is unknown, not installed or fails at once.
+    `first_step` is the step of the checkpoint that the run resumes from, or 0. A logger that fails
+    later, such as one whose server is gone, gets no more rows, and `warn` is told so. Raises
+    PerpixelError when one is unknown, not installed or fails at once.
     """
     writers = {}
     with ExitStack() as stack:
         for name in names:
             require_known(name, _LOGGERS, f"there is no logger {name!r}")
             try:
-                writers[name] = stack.enter_context(_LOGGERS[name](folder, recipe, first_step))
+                writers[name] = stack.enter_context(
+                    _LOGGERS[name](folder, recipe, first_step, quiet)
+                )
             except PerpixelError:
                 raise
             except Exception as error:  # of whatever kind the library raises
@@ -51,7 +56,7 @@ def open_loggers(
 
 
 @contextmanager
-def _tensorboard(folder: Path, recipe: Recipe, first_step: int) -> Iterator[Write]:  # noqa: ARG001
+def _tensorboard(folder: Path, _: Recipe, first_step: int, __: bool) -> Iterator[Write]:
     with needs_extra("--tensorboard", "tensorboard"):
         from torch.utils.tensorboard import SummaryWriter
     with SummaryWriter(folder / "tensorboard", purge_step=first_step + 1) as events:
@@ -65,7 +70,7 @@ def _tensorboard(folder: Path, recipe: Recipe, first_step: int) -> Iterator[Writ
 
 
 @contextmanager
-def _wandb(folder: Path, recipe: Recipe, first_step: int) -> Iterator[Write]:
+def _wandb(folder: Path, recipe: Recipe, first_step: int, quiet: bool) -> Iterator[Write]:
     with needs_extra("--wandb", "wandb"):
         import wandb
     id_file = folder / "wandb_run_id"
@@ -76,7 +81,7 @@ def _wandb(folder: Path, recipe: Recipe, first_step: int) -> Iterator[Write]:
         id=_earlier_id(id_file, first_step),
         resume="allow",
         config=recipe.model_dump(mode="json"),
-        settings=wandb.Settings(console="off"),  # log.txt has it, without the progress bar
+        settings=wandb.Settings(console="off", silent=quiet),  # log.txt has the console's lines
     ) as run:
         id_file.write_text(run.id)
         # W&B's own step never goes back, as that of a resumed run does
@@ -85,7 +90,7 @@ def _wandb(folder: Path, recipe: Recipe, first_step: int) -> Iterator[Write]:
 
 
 @contextmanager
-def _mlflow(folder: Path, recipe: Recipe, first_step: int) -> Iterator[Write]:
+def _mlflow(folder: Path, recipe: Recipe, first_step: int, _: bool) -> Iterator[Write]:
     with needs_extra("--mlflow", "mlflow"):
         from mlflow import MlflowClient
         from mlflow.entities import Metric, Param
@@ -93,15 +98,17 @@ def _mlflow(folder: Path, recipe: Recipe, first_step: int) -> Iterator[Write]:
     client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or database)
     id_file = folder / "mlflow_run_id"
     run_id = _earlier_id(id_file, first_step)
-    if run_id is None:
-        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "perpixel")
-        found = client.get_experiment_by_name(name)
-        experiment = found.experiment_id if found else client.create_experiment(name)
-        run_id = client.create_run(experiment, run_name=folder.resolve().name).info.run_id
-        settings = flat_settings(recipe).items()
-        client.log_batch(run_id, params=[Param(path, str(value)) for path, value in settings])
-        id_file.write_text(run_id)
-    client.update_run(run_id, status="RUNNING")
+    with mute_logger("mlflow"):  # how it makes the database
+        if run_id is None:
+            name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "perpixel")
+            found = client.get_experiment_by_name(name)
+            experiment = found.experiment_id if found else client.create_experiment(name)
+            run_id = client.create_run(experiment, run_name=folder.resolve().name).info.run_id
+            params = [Param(path, str(value)) for path, value in flat_settings(recipe).items()]
+            for start in range(0, len(params), 100):  # as many as it takes at once
+                client.log_batch(run_id, params=params[start : start + 100])
+            id_file.write_text(run_id)
+        client.update_run(run_id, status="RUNNING")
 
     def write(row: Row) -> None:
         now, step = int(1000 * time.time()), row["step"]

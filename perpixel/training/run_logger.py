@@ -80,6 +80,7 @@ class RunLogger:
             MofNCompleteColumn(),
             TextColumn("{task.fields[left]}"),
             console=self._console,
+            transient=True,
             disable=silent or quiet or not self._console.is_terminal,
         )
         self._steps = recipe.train.steps
@@ -95,7 +96,7 @@ class RunLogger:
         self._write_row = self._stack.enter_context(
             open_loggers(
                 () if silent else loggers, folder, recipe, first_step=done.step,
-                warn=partial(self.info, always=True),
+                quiet=quiet, warn=partial(self.info, always=True),
             )
         )  # fmt: skip
 
