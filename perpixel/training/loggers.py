@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from perpixel.errors import PerpixelError, needs_extra
@@ -120,7 +120,8 @@ def _mlflow(folder: Path, recipe: Recipe, first_step: int, _: bool) -> Iterator[
         yield write
         status = "FINISHED"
     finally:
-        client.set_terminated(run_id, status)
+        with suppress(Exception):  # a run whose server is gone has ended all the same
+            client.set_terminated(run_id, status)
 
 
 def _earlier_id(file: Path, first_step: int) -> str | None:

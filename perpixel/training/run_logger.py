@@ -1,6 +1,7 @@
 """A run's logs: metrics.jsonl, log.txt, and what a terminal shows of a run."""
 
 import json
+import math
 import textwrap
 import time
 from collections import deque
@@ -113,17 +114,19 @@ class RunLogger:
         self._stack.__exit__(kind, error, traceback)
 
     def set_step(self, step: int) -> None:
-        """Moves the progress bar to `step`, and says once how long the run takes."""
+        """Moves the progress bar to `step`; says once how long the run takes, if that is long."""
         self._step = step
         now = time.perf_counter()
-        if step > self._first_step:  # which warms up
+        if step == self._first_step:  # it warms up, and gets a line at once
+            self._last_line = -math.inf
+        else:
             self._step_seconds.append(now - self._work_start)
         self._work_start = now
         self._bar.update(self._train, completed=step)
         if self._step_seconds:
             left = (self._steps - step) * mean(self._step_seconds)
             self._bar.update(self._train, left=_time_left(left))
-            if step == self._first_step + 4 and step < self._steps:
+            if step == self._first_step + 4 and left > 10:
                 self.info(f"about {_rounded(left)} left, without evaluations")
 
     def show_evaluation(self, done: int, total: int) -> None:
@@ -131,17 +134,17 @@ class RunLogger:
         now = time.perf_counter()
         left = (now - self._work_start) / done * (total - done)
         self._bar.update(
-            self._eval, completed=done, total=total, left=_time_left(left), visible=done < total
-        )
-        if self._bar.disable and self.is_line_due():
+            self._eval, completed=done, total=total, left=_time_left(left),
+            visible=done < total, refresh=done == total,
+        )  # fmt: skip
+        if self._bar.disable and done < total and self.is_line_due():
             self.info(f"step {self._step}  evaluated {done} of {plural(total, 'image')}")
         if done == total:
             self._work_start = now
 
     def is_line_due(self) -> bool:
-        """Whether this is the first step, or the last line is half a minute old."""
-        since = time.perf_counter() - self._last_line
-        return self._step == self._first_step or since > _LINE_EVERY
+        """Whether this was the first step, or the last line is half a minute old."""
+        return time.perf_counter() - self._last_line > _LINE_EVERY
 
     def log_metrics(self, row: Row, line: str, *, always: bool = False) -> None:
         """Appends a row to metrics.jsonl, and its line as `info` does."""
