@@ -80,26 +80,16 @@ def train(
         typer.Option("--deterministic", help="Bit-identical runs on CUDA, too; slower."),
     ] = False,
     tensorboard: Annotated[
-        bool,
-        typer.Option(
-            "--tensorboard", help="Also write event files to RUN/tensorboard (extra: tensorboard)."
-        ),
+        bool, typer.Option("--tensorboard", help="Also write event files to RUN/tensorboard.")
     ] = False,
     wandb: Annotated[
-        bool, typer.Option("--wandb", help="Also log to Weights & Biases (extra: wandb).")
+        bool, typer.Option("--wandb", help="Also log to Weights & Biases, or below RUN/wandb.")
     ] = False,
     mlflow: Annotated[
-        bool,
-        typer.Option(
-            "--mlflow",
-            help="Also log to MLflow: MLFLOW_TRACKING_URI or RUN/mlflow.db (extra: mlflow).",
-        ),
+        bool, typer.Option("--mlflow", help="Also log to MLflow, by default to RUN/mlflow.db.")
     ] = False,
     quiet: Annotated[
-        bool,
-        typer.Option(
-            "--quiet", help="Print warnings and the scores at the end only; log.txt has all."
-        ),
+        bool, typer.Option("--quiet", help="Print warnings and the final scores only.")
     ] = False,
     seeds: Annotated[
         int | None,
@@ -147,7 +137,6 @@ def train(
     if dry_run:
         typer.echo(dump(changed))
         return
-    loggers = {"tensorboard": tensorboard, "wandb": wandb, "mlflow": mlflow}
     run = partial(
         perpixel.train,
         data=data,
@@ -156,7 +145,7 @@ def train(
         device=device,
         workers=workers,
         deterministic=deterministic,
-        loggers=[name for name, is_on in loggers.items() if is_on],
+        loggers=tensorboard * ["tensorboard"] + wandb * ["wandb"] + mlflow * ["mlflow"],
         quiet=quiet,
     )
     try:

@@ -17,41 +17,37 @@ Write = Callable[[Row], None]
 
 @contextmanager
 def open_loggers(
-    names: Collection[str],
-    folder: Path,
-    recipe: Recipe,
-    *,
-    first_step: int,
-    quiet: bool,
-    warn: Callable[[str], None],
-) -> Iterator[Write]:
+    names: Collection[str], folder: Path, recipe: Recipe, *, first_step: int, quiet: bool
+) -> Iterator[Callable[[Row], list[str]]]:
     """Context for the run in `folder`; yields a function that gives a row to the loggers `names`.
 
     `first_step` is the step of the checkpoint that the run resumes from, or 0. A logger that fails
-    later, such as one whose server is gone, gets no more rows, and `warn` is told so. Raises
-    PerpixelError when one is unknown, not installed or fails at once.
+    later, such as one whose server is gone, gets no more rows, which the function returns in words.
+    Raises PerpixelError when one is unknown, not installed or fails at once.
     """
-    writers = {}
+    writers: dict[str, Write] = {}
+
+    def write(row: Row) -> list[str]:
+        failures = {}
+        for name, write_row in writers.items():
+            try:
+                write_row(row)
+            except Exception as error:  # of whatever kind the library raises
+                failures[name] = f"--{name} failed and gets no more rows: {error}"
+        for name in failures:
+            del writers[name]
+        return list(failures.values())
+
     with ExitStack() as stack:
         for name in names:
             require_known(name, _LOGGERS, f"there is no logger {name!r}")
             try:
-                writers[name] = stack.enter_context(
-                    _LOGGERS[name](folder, recipe, first_step, quiet)
-                )
+                logger = _LOGGERS[name](folder, recipe, first_step, quiet)
+                writers[name] = stack.enter_context(logger)
             except PerpixelError:
                 raise
-            except Exception as error:  # of whatever kind the library raises
+            except Exception as error:
                 raise PerpixelError(f"--{name}: {error}") from error
-
-        def write(row: Row) -> None:
-            for name, write_row in list(writers.items()):
-                try:
-                    write_row(row)
-                except Exception as error:
-                    del writers[name]
-                    warn(f"--{name} failed and gets no more rows: {error}")
-
         yield write
 
 
@@ -97,9 +93,8 @@ def _mlflow(folder: Path, recipe: Recipe, first_step: int, _: bool) -> Iterator[
     database = f"sqlite:///{folder.resolve() / 'mlflow.db'}"
     client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or database)
     id_file = folder / "mlflow_run_id"
-    run_id = _earlier_id(id_file, first_step)
     with mute_logger("mlflow"):  # how it makes the database
-        if run_id is None:
+        if (run_id := _earlier_id(id_file, first_step)) is None:
             name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "perpixel")
             found = client.get_experiment_by_name(name)
             experiment = found.experiment_id if found else client.create_experiment(name)

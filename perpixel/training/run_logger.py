@@ -2,16 +2,13 @@
 
 import json
 import math
-import textwrap
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from statistics import mean
-from types import TracebackType
 
 import torch
 from rich.console import Console
@@ -20,11 +17,10 @@ from rich.progress import Progress as Bar
 
 from perpixel.errors import PerpixelError, StopTraining, plural
 from perpixel.io.atomic import atomic_write, redirect_to_devnull, reraise_oserror
-from perpixel.recipes.schema import Recipe
 from perpixel.runtime.environment import environment_info
 from perpixel.runtime.timing import Mark, mark, seconds_between
 from perpixel.training.checkpoint import Progress
-from perpixel.training.loggers import Row, open_loggers
+from perpixel.training.loggers import Row
 
 _ENVIRONMENT = "environment.json"
 
@@ -39,20 +35,20 @@ class RunLogger:
     """Writes the logs of a run folder; a context manager that ends the progress bar.
 
     On resume, rows after step `done.step` are dropped, and that step's scores unless they were
-    saved. Every row goes to metrics.jsonl, to `on_log` if given, and to those that `loggers` names.
-    `data_root` goes to environment.json, for `read_data_root`. A `quiet` logger prints only the
-    lines that are `always` printed; a `silent` one, as on all ranks but the main one, writes
-    nothing.
+    saved. Every row goes to metrics.jsonl, to `on_log` if given, and to `write_row`, which returns
+    lines about failures. `data_root` goes to environment.json, for `read_data_root`. A `quiet`
+    logger prints only the lines that are `always` printed; a `silent` one, as on all ranks but the
+    main one, writes nothing.
     """
 
     def __init__(
         self,
         folder: Path,
         done: Progress,
-        recipe: Recipe,
         *,
+        steps: int,
         data_root: Path | None = None,
-        loggers: Collection[str] = (),
+        write_row: Callable[[Row], Iterable[str]] = lambda _: (),
         quiet: bool = False,
         silent: bool = False,
         on_log: Callable[[dict[str, float | int]], None] | None = None,
@@ -61,6 +57,7 @@ class RunLogger:
         """Whether `on_log` has raised StopTraining."""
         self._on_log = on_log
         self._folder = folder
+        self._write_row = write_row
         self._quiet = quiet
         self._silent = silent
         self._metrics = folder / "metrics.jsonl"
@@ -84,63 +81,44 @@ class RunLogger:
             transient=True,
             disable=silent or quiet or not self._console.is_terminal,
         )
-        self._steps = recipe.train.steps
-        self._train = self._bar.add_task(
-            "train", total=self._steps, completed=done.step, left="starting"
-        )
+        self._steps = steps
+        self._train = self._bar.add_task("train", total=steps, completed=done.step, left="starting")
         self._eval = self._bar.add_task("val", visible=False, left="")
         self._first_step = done.step + 1
-        self._step = done.step
         self._step_seconds: deque[float] = deque(maxlen=50)
         self._work_start = self._last_line = time.perf_counter()
-        self._stack = ExitStack()
-        self._write_row = self._stack.enter_context(
-            open_loggers(
-                () if silent else loggers, folder, recipe, first_step=done.step,
-                quiet=quiet, warn=partial(self.info, always=True),
-            )
-        )  # fmt: skip
 
     def __enter__(self) -> "RunLogger":
-        self._stack.enter_context(self._bar)
+        self._bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._stack.__exit__(kind, error, traceback)
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
 
     def set_step(self, step: int) -> None:
         """Moves the progress bar to `step`; says once how long the run takes, if that is long."""
-        self._step = step
         now = time.perf_counter()
+        self._bar.update(self._train, completed=step)
         if step == self._first_step:  # it warms up, and gets a line at once
             self._last_line = -math.inf
         else:
             self._step_seconds.append(now - self._work_start)
-        self._work_start = now
-        self._bar.update(self._train, completed=step)
-        if self._step_seconds:
             left = (self._steps - step) * mean(self._step_seconds)
             self._bar.update(self._train, left=_time_left(left))
             if step == self._first_step + 4 and left > 10:
                 self.info(f"about {_rounded(left)} left, without evaluations")
+        self._work_start = now
 
     def show_evaluation(self, done: int, total: int) -> None:
         """Moves the bar of an evaluation to `done` of `total` images; off a terminal, a line."""
         now = time.perf_counter()
-        left = (now - self._work_start) / done * (total - done)
-        self._bar.update(
-            self._eval, completed=done, total=total, left=_time_left(left),
-            visible=done < total, refresh=done == total,
-        )  # fmt: skip
-        if self._bar.disable and done < total and self.is_line_due():
-            self.info(f"step {self._step}  evaluated {done} of {plural(total, 'image')}")
+        left = _time_left((now - self._work_start) / done * (total - done))
+        self._bar.update(self._eval, completed=done, total=total, left=left, visible=done < total)
         if done == total:
+            self._bar.refresh()
             self._work_start = now
+        elif self._bar.disable and self.is_line_due():
+            self.info(f"evaluated {done} of {plural(total, 'image')}")
 
     def is_line_due(self) -> bool:
         """Whether this was the first step, or the last line is half a minute old."""
@@ -149,8 +127,9 @@ class RunLogger:
     def log_metrics(self, row: Row, line: str, *, always: bool = False) -> None:
         """Appends a row to metrics.jsonl, and its line as `info` does."""
         self._append(self._metrics, json.dumps(row))
-        self._write_row(row)
         self.info(line, always=always)
+        for failure in self._write_row(row):
+            self.info(failure, always=True)
         if self._on_log is not None and not self._silent:
             try:
                 self._on_log(dict(row))
@@ -161,14 +140,11 @@ class RunLogger:
         """Writes a line to log.txt and, unless the logger is quiet or `always`, to stderr."""
         self._last_line = time.perf_counter()
         self._append(self._folder / "log.txt", f"{time.strftime('%H:%M:%S')} {line}")
-        if self._quiet and not always:
-            return
-        if self._console.is_terminal:  # at spaces, so that a path remains whole to copy
-            line = textwrap.fill(
-                line, self._console.width, break_long_words=False, break_on_hyphens=False,
-                replace_whitespace=False, subsequent_indent="  ",
+        if always or not self._quiet:
+            self._console.print(  # a terminal's lines break at spaces: paths stay whole to copy
+                line, highlight=False, markup=False, soft_wrap=not self._console.is_terminal,
+                overflow="ignore", crop=False,
             )  # fmt: skip
-        self._console.print(line, highlight=False, soft_wrap=True, markup=False)
 
     def _append(self, path: Path, line: str) -> None:
         if not self._silent:

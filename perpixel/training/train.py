@@ -38,6 +38,7 @@ from perpixel.training.checkpoint import (
     quarantine,
     save_checkpoint,
 )
+from perpixel.training.loggers import open_loggers
 from perpixel.training.nonfinite import report_corrupt, report_nonfinite, report_overflow
 from perpixel.training.optimizer import learning_rate, set_learning_rate
 from perpixel.training.parallel import check_batch_divides, check_ranks_agree, wrap_ddp
@@ -81,8 +82,8 @@ def train(
     from. `data_root` is recorded in `out`, to be known when the run is resumed. With `resume` the
     run continues from the newest whole checkpoint in `out` as if it had never stopped, bit for bit
     (on CUDA if it is `deterministic`); with another recipe or data only if `allow_config_change`.
-    SIGINT or SIGTERM to any rank saves and ends the run after the step at hand. `loggers` and
-    `quiet` are those of RunLogger. `on_log` is called on the main rank with each row of
+    SIGINT or SIGTERM to any rank saves and ends the run after the step at hand. `loggers` is for
+    open_loggers, `quiet` for RunLogger. `on_log` is called on the main rank with each row of
     metrics.jsonl; when it raises StopTraining, the run ends after the next step as if that were its
     last, and so it does after an evaluation that exhausts `evaluate.patience`.
     """
@@ -117,8 +118,12 @@ def train(
 
     with (
         _run_context(recipe, out, torch_device, dist_info, deterministic) as preempted,
+        open_loggers(
+            loggers if dist_info.is_main else (), out, recipe,
+            first_step=progress.step, quiet=quiet,
+        ) as write_row,
         RunLogger(
-            out, progress, recipe, data_root=data_root, loggers=loggers, quiet=quiet,
+            out, progress, steps=steps, data_root=data_root, write_row=write_row, quiet=quiet,
             silent=not dist_info.is_main, on_log=on_log,
         ) as logger,
     ):  # fmt: skip
@@ -127,8 +132,7 @@ def train(
             quarantine(start.corrupt)
             atomic_write(out / "recipe.json", overrides.dump(recipe).encode())
         description = _describe_run(fingerprint, torch_device, dtype, dist_info)
-        logger.info(description)
-        for line in start.lines:
+        for line in (description, *start.lines):
             logger.info(line, always=bool(start.corrupt))
         for line in unseen_classes:
             logger.info(line, always=True)
