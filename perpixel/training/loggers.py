@@ -28,15 +28,14 @@ def open_loggers(
     writers: dict[str, Write] = {}
 
     def write(row: Row) -> list[str]:
-        failures = {}
-        for name, write_row in writers.items():
+        failures = []
+        for name, write_row in list(writers.items()):
             try:
                 write_row(row)
             except Exception as error:  # of whatever kind the library raises
-                failures[name] = f"--{name} failed and gets no more rows: {error}"
-        for name in failures:
-            del writers[name]
-        return list(failures.values())
+                del writers[name]
+                failures.append(f"--{name} failed and gets no more rows: {error}")
+        return failures
 
     with ExitStack() as stack:
         for name in names:

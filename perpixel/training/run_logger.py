@@ -2,6 +2,7 @@
 
 import json
 import math
+import textwrap
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -104,7 +105,7 @@ class RunLogger:
         else:
             self._step_seconds.append(now - self._work_start)
             left = (self._steps - step) * mean(self._step_seconds)
-            self._bar.update(self._train, left=_time_left(left))
+            self._bar.update(self._train, left=f"{timedelta(seconds=round(left))} left")
             if step == self._first_step + 4 and left > 10:
                 self.info(f"about {_rounded(left)} left, without evaluations")
         self._work_start = now
@@ -112,7 +113,8 @@ class RunLogger:
     def show_evaluation(self, done: int, total: int) -> None:
         """Moves the bar of an evaluation to `done` of `total` images; off a terminal, a line."""
         now = time.perf_counter()
-        left = _time_left((now - self._work_start) / done * (total - done))
+        seconds = round((now - self._work_start) / done * (total - done))
+        left = f"{timedelta(seconds=seconds)} left"
         self._bar.update(self._eval, completed=done, total=total, left=left, visible=done < total)
         if done == total:
             self._bar.refresh()
@@ -141,19 +143,15 @@ class RunLogger:
         self._last_line = time.perf_counter()
         self._append(self._folder / "log.txt", f"{time.strftime('%H:%M:%S')} {line}")
         if always or not self._quiet:
-            self._console.print(  # a terminal's lines break at spaces: paths stay whole to copy
-                line, highlight=False, markup=False, soft_wrap=not self._console.is_terminal,
-                overflow="ignore", crop=False,
-            )  # fmt: skip
+            if self._console.is_terminal:  # at spaces: a path stays whole, to be copied
+                width = self._console.width
+                line = textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
+            self._console.print(line, highlight=False, soft_wrap=True, markup=False)
 
     def _append(self, path: Path, line: str) -> None:
         if not self._silent:
             with reraise_oserror(self._folder), path.open("ab") as file:
                 file.write(f"{line}\n".encode(errors="surrogateescape"))  # names of any bytes
-
-
-def _time_left(seconds: float) -> str:
-    return f"{timedelta(seconds=round(seconds))} left"
 
 
 def _rounded(seconds: float) -> str:
