@@ -82,9 +82,7 @@ def train(
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Also write event files to RUN/tensorboard.")
     ] = False,
-    wandb: Annotated[
-        bool, typer.Option("--wandb", help="Also log to Weights & Biases, or below RUN/wandb.")
-    ] = False,
+    wandb: Annotated[bool, typer.Option("--wandb", help="Also log to Weights & Biases.")] = False,
     mlflow: Annotated[
         bool, typer.Option("--mlflow", help="Also log to MLflow, by default to RUN/mlflow.db.")
     ] = False,
