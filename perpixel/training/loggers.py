@@ -90,9 +90,9 @@ def _mlflow(folder: Path, recipe: Recipe, first_step: int, _: bool) -> Iterator[
         from mlflow import MlflowClient
         from mlflow.entities import Metric, Param
     database = f"sqlite:///{folder.resolve() / 'mlflow.db'}"
-    client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or database)
     id_file = folder / "mlflow_run_id"
     with mute_logger("mlflow"):  # how it makes the database
+        client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or database)
         if (run_id := _earlier_id(id_file, first_step)) is None:
             name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "perpixel")
             found = client.get_experiment_by_name(name)
