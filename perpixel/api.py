@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -125,7 +125,8 @@ def train(
     device: str = "auto",
     workers: int | None = None,
     deterministic: bool = False,
-    tensorboard: bool = False,
+    loggers: Collection[str] = (),
+    quiet: bool = False,
     on_log: Callable[[dict[str, float | int]], None] | None = None,
 ) -> Run:
     """Trains a recipe, or the recipe of that name, into the run folder `out`.
@@ -139,8 +140,9 @@ def train(
     weights from torchvision or timm, "none" for random ones; None is what the recipe says. A
     resumed run has its own.
     deterministic: the same bits every time on CUDA too, more slowly.
-    tensorboard: event files, too. on_log: called with each row of metrics.jsonl; raise
-    perpixel.StopTraining in it to end the run in good order.
+    loggers: any of "tensorboard", "wandb" and "mlflow", which get each row of metrics.jsonl, too.
+    quiet: print warnings and the scores at the end only. on_log: called with each row of
+    metrics.jsonl; raise perpixel.StopTraining in it to end the run in good order.
     Raises Interrupted when a signal (Ctrl-C) stopped the run, which is saved then, and another
     PerpixelError for anything the user can fix: to go on after errors, catch Interrupted first.
     """
@@ -186,7 +188,8 @@ def train(
         device=device,
         workers=workers,
         deterministic=deterministic,
-        tensorboard=tensorboard,
+        loggers=loggers,
+        quiet=quiet,
         on_log=on_log,
     )
 

@@ -86,10 +86,14 @@ def train(
         typer.Option("--deterministic", help="Bit-identical runs on CUDA, too; slower."),
     ] = False,
     tensorboard: Annotated[
-        bool,
-        typer.Option(
-            "--tensorboard", help="Also write event files to RUN/tensorboard (extra: tensorboard)."
-        ),
+        bool, typer.Option("--tensorboard", help="Also write event files to RUN/tensorboard.")
+    ] = False,
+    wandb: Annotated[bool, typer.Option("--wandb", help="Also log to Weights & Biases.")] = False,
+    mlflow: Annotated[
+        bool, typer.Option("--mlflow", help="Also log to MLflow, by default to RUN/mlflow.db.")
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="Print warnings and the final scores only.")
     ] = False,
     seeds: Annotated[
         int | None,
@@ -149,7 +153,8 @@ def train(
         device=device,
         workers=workers,
         deterministic=deterministic,
-        tensorboard=tensorboard,
+        loggers=tensorboard * ["tensorboard"] + wandb * ["wandb"] + mlflow * ["mlflow"],
+        quiet=quiet,
     )
     try:
         if seeds is None:

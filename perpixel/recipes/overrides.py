@@ -107,12 +107,17 @@ def load(text: str, *, origin: str) -> Recipe:
 
 def differences(old: Spec, new: Spec) -> list[str]:
     """Lists the paths in which two specs differ, as "train.steps: 100 -> 200"."""
-    before, after = _flatten(old.model_dump(mode="json")), _flatten(new.model_dump(mode="json"))
+    before, after = flat_settings(old), flat_settings(new)
     return [
         f"{path}: {before.get(path)} -> {after.get(path)}"
         for path in sorted(before.keys() | after.keys())
         if before.get(path) != after.get(path)
     ]
+
+
+def flat_settings(spec: Spec) -> dict[str, Any]:
+    """Returns every setting by its path, as "train.steps"."""
+    return _flatten(spec.model_dump(mode="json"))
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:

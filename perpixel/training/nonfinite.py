@@ -15,7 +15,7 @@ def report_corrupt(
     """Names the images that others replaced; raises PerpixelError when they are too many."""
     corrupt = _of_all_ranks(batch.corrupt)
     for line in corrupt:
-        logger.info(f"step {progress.step}: {line}; another image replaces it")
+        logger.info(f"step {progress.step}: {line}; another image replaces it", always=True)
     train = fingerprint.recipe.train
     seen = max(progress.step * train.batch_size, fingerprint.images)
     if progress.corrupt > train.max_corrupt_fraction * seen:
@@ -45,7 +45,7 @@ def report_nonfinite(
             f"images of this step: {images}"
         )
     line = f"step {progress.step} skipped: {what}; its images: {images}"
-    logger.log_metrics({"step": progress.step, "nonfinite_steps": in_a_row}, line)
+    logger.log_metrics({"step": progress.step, "nonfinite_steps": in_a_row}, line, always=True)
 
 
 def report_overflow(logger: RunLogger, stats: StepStats, *, step: int) -> None:
@@ -54,7 +54,8 @@ def report_overflow(logger: RunLogger, stats: StepStats, *, step: int) -> None:
         f"step {step}: float16's gradients overflowed with the loss scale {stats.loss_scale:g}, "
         f"which is halved; the weights stay"
     )
-    logger.log_metrics({"step": step, "overflowed_loss_scale": stats.loss_scale}, line)
+    row = {"step": step, "overflowed_loss_scale": stats.loss_scale}
+    logger.log_metrics(row, line, always=True)
 
 
 def _of_all_ranks(lines: tuple[str, ...]) -> list[str]:

@@ -37,7 +37,7 @@ def preemption_flag() -> Iterator[threading.Event]:
         if first is None:
             first = now
             flag.set()
-            _tell(b"\nstopping after the step or evaluation at hand; again to stop at once\n")
+            _tell(b"\nstopping after the step or evaluation at hand; again to stop at once\n\n")
         elif now - first >= echo:
             for restored, handler in usual.items():
                 signal.signal(restored, handler)

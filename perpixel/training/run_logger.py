@@ -1,39 +1,45 @@
-"""A run's logs: metrics.jsonl, log.txt, TensorBoard files and the progress line."""
+"""A run's logs: metrics.jsonl, log.txt, and what a terminal shows of a run."""
 
 import json
+import math
+import textwrap
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from statistics import mean
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from perpixel.errors import PerpixelError, StopTraining, needs_extra
+from perpixel.errors import PerpixelError, StopTraining, plural
 from perpixel.io.atomic import atomic_write, redirect_to_devnull, reraise_oserror
 from perpixel.runtime.environment import environment_info
 from perpixel.runtime.timing import Mark, mark, seconds_between
 from perpixel.training.checkpoint import Progress
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
+from perpixel.training.loggers import Row
 
 _ENVIRONMENT = "environment.json"
 
 _MUCH = 0.2
 """A run that waits for images for more of its time than this is slowed by them."""
 
+_LINE_EVERY = 30
+"""Seconds after which a run whose lines are further apart writes one in between."""
+
 
 class RunLogger:
-    """Writes the logs of a run folder; a context manager that ends the progress line.
+    """Writes the logs of a run folder; a context manager that ends the progress bar.
 
     On resume, rows after step `done.step` are dropped, and that step's scores unless they were
-    saved. Every row goes to metrics.jsonl, to `on_log` if given, and with `tensorboard` to event
-    files. `data_root` goes to environment.json, for `read_data_root`. A `silent` logger, as on all
-    ranks but the main one, writes nothing.
+    saved. Every row goes to metrics.jsonl, to `on_log` if given, and to `write_row`, which returns
+    lines about failures. `data_root` goes to environment.json, for `read_data_root`. A `quiet`
+    logger prints only the lines that are `always` printed; a `silent` one, as on all ranks but the
+    main one, writes nothing.
     """
 
     def __init__(
@@ -43,7 +49,8 @@ class RunLogger:
         *,
         steps: int,
         data_root: Path | None = None,
-        tensorboard: bool = False,
+        write_row: Callable[[Row], Iterable[str]] = lambda _: (),
+        quiet: bool = False,
         silent: bool = False,
         on_log: Callable[[dict[str, float | int]], None] | None = None,
     ) -> None:
@@ -51,9 +58,10 @@ class RunLogger:
         """Whether `on_log` has raised StopTraining."""
         self._on_log = on_log
         self._folder = folder
+        self._write_row = write_row
+        self._quiet = quiet
         self._silent = silent
         self._metrics = folder / "metrics.jsonl"
-        self._events = None
         if not silent:
             earlier = rows(self._metrics, up_to=done.step) if self._metrics.exists() else []
             if not done.is_scored:
@@ -64,21 +72,22 @@ class RunLogger:
             if data_root is not None:
                 facts["data_root"] = str(data_root.absolute())
             atomic_write(folder / _ENVIRONMENT, json.dumps(facts, indent=2).encode())
-            if tensorboard:
-                self._events = _event_files(folder / "tensorboard", done.step)
         self._console = _Console(stderr=True, quiet=silent)
         self._bar = Bar(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(style="dim", complete_style="green", finished_style="green"),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[status]}"),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[left]}"),
             console=self._console,
-            disable=silent or not self._console.is_terminal,
+            transient=True,
+            disable=silent or quiet or not self._console.is_terminal,
         )
-        self._task = self._bar.add_task(
-            "train", total=steps, completed=done.step, status="starting"
-        )
+        self._steps = steps
+        self._train = self._bar.add_task("train", total=steps, completed=done.step, left="starting")
+        self._eval = self._bar.add_task("val", visible=False, left="")
+        self._first_step = done.step + 1
+        self._step_seconds: deque[float] = deque(maxlen=50)
+        self._work_start = self._last_line = time.perf_counter()
 
     def __enter__(self) -> "RunLogger":
         self._bar.start()
@@ -86,42 +95,71 @@ class RunLogger:
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
-        if self._events is not None:
-            self._events.close()
 
     def set_step(self, step: int) -> None:
-        """Moves the progress line to `step`."""
-        self._bar.update(self._task, completed=step)
+        """Moves the progress bar to `step`; says once how long the run takes, if that is long."""
+        now = time.perf_counter()
+        self._bar.update(self._train, completed=step)
+        if step == self._first_step:  # it warms up, and gets a line at once
+            self._last_line = -math.inf
+        else:
+            self._step_seconds.append(now - self._work_start)
+            left = (self._steps - step) * mean(self._step_seconds)
+            self._bar.update(self._train, left=f"{timedelta(seconds=round(left))} left")
+            if step == self._first_step + 4 and left > 10:
+                self.info(f"about {_rounded(left)} left, without evaluations")
+        self._work_start = now
 
-    def log_metrics(self, row: Mapping[str, float | int], line: str, *, status: str = "") -> None:
-        """Appends a row to metrics.jsonl and its line to log.txt (and to a plain terminal).
+    def show_evaluation(self, done: int, total: int) -> None:
+        """Moves the bar of an evaluation to `done` of `total` images; off a terminal, a line."""
+        now = time.perf_counter()
+        seconds = round((now - self._work_start) / done * (total - done))
+        left = f"{timedelta(seconds=seconds)} left"
+        self._bar.update(self._eval, completed=done, total=total, left=left, visible=done < total)
+        if done == total:
+            self._bar.refresh()
+            self._work_start = now
+        elif self._bar.disable and self.is_line_due():
+            self.info(f"evaluated {done} of {plural(total, 'image')}")
 
-        `status` stands in the live line from now on.
-        """
-        if status:
-            self._bar.update(self._task, status=status)
+    def is_line_due(self) -> bool:
+        """Whether this was the first step, or the last line is half a minute old."""
+        return time.perf_counter() - self._last_line > _LINE_EVERY
+
+    def log_metrics(self, row: Row, line: str, *, always: bool = False) -> None:
+        """Appends a row to metrics.jsonl, and its line as `info` does."""
         self._append(self._metrics, json.dumps(row))
-        if self._events is not None:
-            for name in row.keys() - {"step"}:
-                self._events.add_scalar(name, row[name], int(row["step"]))
-            self._events.flush()
-        self.info(line, quiet=self._console.is_terminal)
+        self.info(line, always=always)
+        for failure in self._write_row(row):
+            self.info(failure, always=True)
         if self._on_log is not None and not self._silent:
             try:
                 self._on_log(dict(row))
             except StopTraining:
                 self.finish_requested = True
 
-    def info(self, line: str, *, quiet: bool = False) -> None:
-        """Writes a line to log.txt and, unless `quiet`, to the terminal."""
+    def info(self, line: str, *, always: bool = False) -> None:
+        """Writes a line to log.txt and, unless the logger is quiet or `always`, to stderr."""
+        self._last_line = time.perf_counter()
         self._append(self._folder / "log.txt", f"{time.strftime('%H:%M:%S')} {line}")
-        if not quiet:
+        if always or not self._quiet:
+            if self._console.is_terminal:  # at spaces: a path stays whole, to be copied
+                width = self._console.width
+                line = textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
             self._console.print(line, highlight=False, soft_wrap=True, markup=False)
 
     def _append(self, path: Path, line: str) -> None:
         if not self._silent:
             with reraise_oserror(self._folder), path.open("ab") as file:
                 file.write(f"{line}\n".encode(errors="surrogateescape"))  # names of any bytes
+
+
+def _rounded(seconds: float) -> str:
+    """Returns a duration in a unit that makes it a number of at least 2, as "3 hours"."""
+    for unit, size in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if seconds >= 2 * size:
+            return plural(round(seconds / size), unit)
+    return plural(round(seconds), "second")
 
 
 class _Console(Console):
@@ -167,12 +205,6 @@ class ThroughputMeter:
         images = len(self._waits) * self._images
         self._start, self._waits = now, []
         return images / elapsed, min(waited / elapsed, 1.0)
-
-
-def _event_files(folder: Path, first_step: int) -> "SummaryWriter":
-    with needs_extra("--tensorboard", "tensorboard"):
-        from torch.utils.tensorboard import SummaryWriter
-    return SummaryWriter(folder, purge_step=first_step + 1)
 
 
 def bottleneck(waiting: float) -> str:

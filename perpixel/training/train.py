@@ -1,7 +1,7 @@
 """One training run, top to bottom."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +38,7 @@ from perpixel.training.checkpoint import (
     quarantine,
     save_checkpoint,
 )
+from perpixel.training.loggers import open_loggers
 from perpixel.training.nonfinite import report_corrupt, report_nonfinite, report_overflow
 from perpixel.training.optimizer import learning_rate, set_learning_rate
 from perpixel.training.parallel import check_batch_divides, check_ranks_agree, wrap_ddp
@@ -69,7 +70,8 @@ def train(
     device: str = "auto",
     workers: int | None = None,
     deterministic: bool = False,
-    tensorboard: bool = False,
+    loggers: Collection[str] = (),
+    quiet: bool = False,
     on_log: Callable[[dict[str, float | int]], None] | None = None,
 ) -> Run:
     """Trains `recipe` into the run folder `out`.
@@ -80,10 +82,10 @@ def train(
     from. `data_root` is recorded in `out`, to be known when the run is resumed. With `resume` the
     run continues from the newest whole checkpoint in `out` as if it had never stopped, bit for bit
     (on CUDA if it is `deterministic`); with another recipe or data only if `allow_config_change`.
-    SIGINT or SIGTERM to any rank saves and ends the run after the step at hand. `on_log` is called
-    on the main rank with each row of metrics.jsonl; when it raises StopTraining, the run ends after
-    the next step as if that were its last, and so it does after an evaluation that exhausts
-    `evaluate.patience`.
+    SIGINT or SIGTERM to any rank saves and ends the run after the step at hand. `loggers` is for
+    open_loggers, `quiet` for RunLogger. `on_log` is called on the main rank with each row of
+    metrics.jsonl; when it raises StopTraining, the run ends after the next step as if that were its
+    last, and so it does after an evaluation that exhausts `evaluate.patience`.
     """
     dist_info = get_dist_info()
     torch_device = resolve_device(device)
@@ -116,8 +118,12 @@ def train(
 
     with (
         _run_context(recipe, out, torch_device, dist_info, deterministic) as preempted,
+        open_loggers(
+            loggers if dist_info.is_main else (), out, recipe,
+            first_step=progress.step, quiet=quiet,
+        ) as write_row,
         RunLogger(
-            out, progress, steps=steps, data_root=data_root, tensorboard=tensorboard,
+            out, progress, steps=steps, data_root=data_root, write_row=write_row, quiet=quiet,
             silent=not dist_info.is_main, on_log=on_log,
         ) as logger,
     ):  # fmt: skip
@@ -126,8 +132,10 @@ def train(
             quarantine(start.corrupt)
             atomic_write(out / "recipe.json", overrides.dump(recipe).encode())
         description = _describe_run(fingerprint, torch_device, dtype, dist_info)
-        for line in (description, *start.lines, *unseen_classes):
-            logger.info(line)
+        for line in (description, *start.lines):
+            logger.info(line, always=bool(start.corrupt))
+        for line in unseen_classes:
+            logger.info(line, always=True)
         ddp_model = wrap_ddp(state.model, dist_info.world_size)
         meter = ThroughputMeter(torch_device, images=recipe.train.batch_size)
         loader = batches(
@@ -173,6 +181,8 @@ def train(
             finished = progress.step == steps or stats.finish
             if stats.is_finite and (finished or progress.step % recipe.train.log_every == 0):
                 _log_step(logger, progress.step, stats, lr, meter, dtype)
+            elif stats.is_finite and logger.is_line_due():
+                logger.info(_describe_step(progress.step, stats, lr))
             if evaluating := finished or should_eval(progress.step, recipe):
                 _save(state, fingerprint, progress, out)  # an evaluation takes long, and may fail
                 scores = _evaluate(state, eval_dataset, fingerprint, progress, logger, out)
@@ -200,7 +210,7 @@ def train(
         for line in unseen_classes:  # again, beside the scores that lack them
             logger.info(line)
         best = progress.best_miou or 0
-        logger.info(f"done: mIoU {scores.miou:.2f}, best {best:.2f}, in {out}")
+        logger.info(f"done: mIoU {scores.miou:.2f}, best {best:.2f}, in {out}", always=True)
     return Run(out, scores)
 
 
@@ -306,12 +316,12 @@ def _log_step(
     dtype: torch.dtype,
 ) -> None:
     images_per_second, waiting = meter.read()
-    status = (
-        f"loss {stats.loss:.4f}  lr {lr:.2e}  {images_per_second:.1f} images/s  "
+    line = (
+        f"{_describe_step(step, stats, lr)}  {images_per_second:.1f} images/s  "
         f"{bottleneck(waiting)}"
     )
-    if stats.loss == stats.gradient_norm == 0:
-        status += "  nothing to learn: is any pixel labeled?"
+    if nothing_to_learn := stats.loss == stats.gradient_norm == 0:
+        line += "  nothing to learn: is any pixel labeled?"
     row = {
         "step": step,
         "loss": stats.loss,
@@ -321,7 +331,11 @@ def _log_step(
         "data_share": waiting,
         **({"loss_scale": stats.loss_scale} if dtype == torch.float16 else {}),
     }
-    logger.log_metrics(row, f"step {step}  {status}", status=status)
+    logger.log_metrics(row, line, always=nothing_to_learn)
+
+
+def _describe_step(step: int, stats: StepStats, lr: float) -> str:
+    return f"step {step}  loss {stats.loss:.4f}  lr {lr:.2e}"
 
 
 def _checkpoint(
@@ -376,7 +390,9 @@ def _evaluate(
         )
         names, palette = fingerprint.class_names, dataset.classes.palette
         predictor = Predictor(model, recipe, class_names=names, palette=palette)
-        scores = evaluate(predictor, dataset)
+        scores = evaluate(
+            predictor, dataset, progress=lambda done, total, _: logger.show_evaluation(done, total)
+        )
     better = progress.best_miou is None or scores.miou > progress.best_miou
     if not progress.is_scored:
         progress.evaluations_since_best = 0 if better else progress.evaluations_since_best + 1
@@ -384,7 +400,7 @@ def _evaluate(
         line = (
             f"step {progress.step}  val mIoU {scores.miou:.2f}  pixel accuracy "
             f"{scores.pixel_accuracy:.2f}  mean accuracy {scores.mean_accuracy:.2f}  "
-            f"({plural(scores.images, 'image')}, {scores.seconds:.0f} s)"
+            f"({scores.seconds:.0f} s)"
         )
         row = {"step": progress.step, **{name: vars(scores)[name] for name in metrics}}
         logger.log_metrics(row, line)

@@ -32,7 +32,7 @@ def scripted(monkeypatch):
     def script(*mious: float) -> None:
         rest = list(mious)
 
-        def evaluate(predictor: Predictor, dataset: Dataset) -> Scores:
+        def evaluate(predictor: Predictor, dataset: Dataset, progress: object) -> Scores:
             if not rest:
                 raise PerpixelError("no evaluation is left")
             return replace(measure(predictor, dataset), miou=rest.pop(0))

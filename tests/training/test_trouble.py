@@ -348,11 +348,11 @@ def test_an_evaluation_that_was_broken_off_is_made_up_for(
     perpixel.train(recipe, data=mini, out=tmp_path / "whole", device="cpu")
     calls = []
 
-    def breaks_off(*given: object):
+    def breaks_off(*given: object, **named: object):
         calls.append(given)
         if len(calls) == at / 3:
             raise PerpixelError("the power is gone")
-        return evaluate(*given)
+        return evaluate(*given, **named)
 
     with monkeypatch.context() as patch:
         patch.setattr(train, "evaluate", breaks_off)
