@@ -192,6 +192,6 @@ def _train_seeds(
     for seed, miou in mious.items():
         typer.echo(f"seed {seed}: mIoU {miou:.2f}")
     typer.echo(
-        f"mean {summary['mean']:.2f}, deviation {summary['deviation']:.2f}, best "
+        f"final weights: mean {summary['mean']:.2f}, deviation {summary['deviation']:.2f}, best "
         f"{mious[best]:.2f} in {out / f'seed-{best}'}"
     )

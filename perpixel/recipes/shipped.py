@@ -1,0 +1,35 @@
+"""Weights that perpixel's releases hold, by the name of the recipe that finds them."""
+
+from dataclasses import dataclass
+
+RELEASES = "https://github.com/perpixel/perpixel/releases/download"
+
+
+@dataclass(frozen=True)
+class ShippedWeights:
+    """A checkpoint: its path in the repository, the release that holds it and its name there.
+
+    `note` says what a user of the recipe's name should know of it.
+    """
+
+    path: str
+    release: str
+    file: str
+    sha256: str
+    note: str
+
+    @property
+    def url(self) -> str:
+        """The address in the release."""
+        return f"{RELEASES}/{self.release}/{self.file}"
+
+
+SHIPPED = {
+    "camvid/semantic_fpn_r18": ShippedWeights(
+        "benchmarks/results/camvid/semantic_fpn_r18.safetensors",
+        "v0.2.0",
+        "camvid_semantic_fpn_r18.safetensors",
+        "e4e87b752b1eb5aac258cfcf022e9cb86cc5b79ed31e344f080dddb76ca5e3a1",
+        "Its head is 64 channels wide, narrower than the recipe's. CamVid's terms apply.",
+    ),
+}
