@@ -54,9 +54,9 @@ class FetchResult:
 def find(source: str | Path) -> Checkpoint:
     """Reads the checkpoint that `source` names.
 
-    It is a checkpoint file, a run folder (its best weights), a recipe whose weights ship with perpixel
-    or were fetched, or OWNER/NAME or OWNER/NAME@REVISION on the Hugging Face Hub.
-    Raises UsageError when it is none of these, PerpixelError when a file cannot be read.
+    It is a checkpoint file, a run folder (its best weights), a recipe whose weights are shipped or
+    were fetched, or OWNER/NAME or OWNER/NAME@REVISION on the Hugging Face Hub. Raises UsageError
+    when it is none of these, PerpixelError when a file cannot be read.
     """
     path, name = Path(source), str(source)
     if path.is_dir():

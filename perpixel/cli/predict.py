@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from perpixel.cli import options
+from perpixel.cli import completion, options
 from perpixel.cli.jobs import find_jobs, is_video, require_free
 from perpixel.errors import OutOfMemoryError, PerpixelError, UsageError, plural
 
@@ -37,6 +37,7 @@ def predict(
         typer.Option(
             "--ids",
             metavar="NAME|FOLDER",
+            autocompletion=completion.one_of("cityscapes", "ade20k", "pascal_voc"),
             help="Write a data set's ids in place of class indices, gray: those of cityscapes "
             "(labelIds), ade20k or pascal_voc, or of FOLDER/dataset.toml.",
         ),
@@ -52,6 +53,7 @@ def predict(
         typer.Option(
             "--submission",
             metavar="NAME",
+            autocompletion=completion.one_of("cityscapes", "ade20k", "pascal_voc"),
             help="Write files for a benchmark's server: cityscapes, ade20k or pascal_voc.",
         ),
     ] = None,
@@ -134,10 +136,8 @@ def predict(
             target.write(out, name, result.mask)
         if overlay:
             shown = [index for index, share in enumerate(result.class_fractions.values()) if share]
-            names, colors = (
-                [values[index] for index in shown]
-                for values in (result.class_names, result.palette)
-            )
+            names = [result.class_names[index] for index in shown]
+            colors = tuple(result.palette[index] for index in shown)
             drawn = add_legend(result.overlay(), names, colors)
             write_image(out / f"{name}_overlay.png", drawn)
         if probabilities:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perpixel.cli import options
+from perpixel.cli import completion, options
 from perpixel.errors import UsageError
 from perpixel.recipes.models import ResNet, backbone_name, method_name
 from perpixel.recipes.shipped import SHIPPED
@@ -31,6 +31,7 @@ def zoo(
         list[str] | None,
         typer.Argument(
             metavar="[PATTERN] | show NAME | fetch NAME",
+            autocompletion=lambda: ["show", "fetch", *completion.recipe_names()],
             help='e.g. "mmseg/*cityscapes", show camvid/..., fetch mmseg/...',
         ),
     ] = None,

@@ -11,10 +11,10 @@ from perpixel.io.images import IMAGE_SUFFIXES, MASK_SUFFIXES, UNREADABLE
 def divide_files(folder: Path, files: Iterable[str]) -> tuple[list[str], list[str]]:
     """Returns the images and the masks among `files`, paths below `folder`; others are in neither.
 
-    Masks are those that a dataset.toml in `folder` or below it describes and those with a mask's name: in a folder
-    named so ("masks", "trainannot"), or beside their image ("a_label.png" of "a.jpg"). Beside
-    "a.jpg" a gray or palette "a.png" is its mask. Where all files are in folders of masks, none is
-    left out. Raises PerpixelError for a wrong dataset.toml.
+    Masks are those that a dataset.toml in `folder` or below describes and those with a mask's name:
+    in a folder named so ("masks", "trainannot"), or beside their image ("a_label.png" of "a.jpg").
+    Beside "a.jpg" a gray or palette "a.png" is its mask. Where all files are in folders of masks,
+    none is left out. Raises PerpixelError for a wrong dataset.toml.
     """
     files = list(files)
     names = [file for file in files if file.lower().endswith(IMAGE_SUFFIXES)]

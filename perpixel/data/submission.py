@@ -7,7 +7,7 @@ import numpy as np
 
 from perpixel.data.dataset import Classes, plain_names
 from perpixel.data.datasets import ade20k, cityscapes, pascal_voc
-from perpixel.data.datasets.folder import FILE, open_folder, splits_of_folder
+from perpixel.data.datasets.folder import FILE, classes_of_folder
 from perpixel.data.paths import first_few
 from perpixel.errors import PerpixelError
 from perpixel.io.images import Array, write_ids, write_mask
@@ -34,19 +34,20 @@ class Submission:
             raise PerpixelError(
                 f"masks of {self.name} hold the {len(self.classes)} classes "
                 f"{first_few(self.classes.names)}; the model has {len(names)}: {first_few(names)}. "
-                f"If they are the same classes under other names, convert the original checkpoint "
-                f"again with `perpixel convert --dataset {self.name}`, or train with a "
-                f"dataset.toml that uses these names"
+                f"If they are the same classes under other names, rename the model's with "
+                f"`perpixel convert MODEL OUT --names NAMES`, or train with a dataset.toml that "
+                f"uses these names"
             )
 
     def write(self, out: Path, name: str, mask: Array) -> None:
         """Writes the mask, uint8 [height, width], of the image called `name` below `out`."""
-        values = np.array(self.ids, np.uint8 if max(self.ids) < 256 else np.uint16)[mask]
+        values = np.array(self.ids, np.uint16)[mask]
+        narrow = values.astype(np.uint8)
         path = out / self.folder / f"{name}.png"
         if self.colored:
-            write_mask(path, values, self.classes.palette)
+            write_mask(path, narrow, self.classes.palette)
         else:
-            write_ids(path, values)
+            write_ids(path, narrow if max(self.ids) < 256 else values)
 
 
 _SUBMISSIONS = {
@@ -79,9 +80,9 @@ def find_ids(source: str) -> Submission:
         known = f"--ids {source!r}: neither the folder of a {FILE} nor a benchmark"
         require_known(source, _SUBMISSIONS, known)
         return replace(_SUBMISSIONS[source], folder=".", colored=False)
-    dataset = open_folder(root, splits_of_folder(root)[0], complete=False)
-    id_of = {index: raw for raw, index in reversed(dataset.mapping.ids.items())}
-    ids = tuple(id_of.get(index, -1) for index in range(len(dataset.classes)))
+    classes, mapping = classes_of_folder(root)
+    id_of = {index: raw for raw, index in reversed(mapping.ids.items())}
+    ids = tuple(id_of.get(index, -1) for index in range(len(classes)))
     if min(ids) < 0:
         raise PerpixelError(f"{root / FILE}: its classes have colors or negative ids, not ids")
-    return Submission(str(root), dataset.classes, ids)
+    return Submission(str(root), classes, ids)

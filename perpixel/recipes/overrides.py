@@ -2,8 +2,8 @@
 
 import difflib
 import json
-from collections.abc import Collection, Iterable
-from typing import Any, get_args
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -115,6 +115,30 @@ def differences(old: Spec, new: Spec) -> list[str]:
     ]
 
 
+def list_settings(recipe: Recipe, text: str) -> list[str]:
+    """Lists the settings that begin with `text`, as "path=", or "path=value" for one alone whose
+    type lists its values."""
+    paths = [path for path in _flatten(recipe.model_dump(mode="json")) if path.startswith(text)]
+    if len(paths) > 1:
+        return [f"{path}=" for path in paths]
+    path = paths[0] if paths else text.partition("=")[0]
+    annotations: list[Any] = [Recipe]
+    for part in path.split("."):
+        members = [member for each in annotations for member in _members(each)]
+        annotations = [
+            spec.model_fields[part].annotation
+            for spec in members
+            if _is_spec(spec) and part in spec.model_fields
+        ]
+    values: dict[Any, None] = {}
+    for member in (member for each in annotations for member in _members(each)):
+        if get_origin(member) is Literal:
+            values |= dict.fromkeys(get_args(member))
+        elif member is bool:
+            values |= {"false": None, "true": None}
+    return [f"{path}={value}" for value in values] or [f"{path}=" for path in paths]
+
+
 def suggestion(word: str, known: Iterable[str]) -> str:
     """Returns " Did you mean X?" for the most similar of `known`, or an empty text."""
     similar = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
@@ -187,11 +211,18 @@ def _is_group(path: list[str]) -> bool:
     spec: Any = Recipe
     for part in path:
         annotation = spec.model_fields[part].annotation
-        groups = [member for member in (annotation, *get_args(annotation)) if _is_spec(member)]
+        groups = [member for member in _members(annotation) if _is_spec(member)]
         if not groups:
             return False
         spec = groups[0]
     return True
+
+
+def _members(annotation: Any) -> Iterator[Any]:
+    """Yields a type and those that it is made of, as int and None of int | None."""
+    yield annotation
+    for part in get_args(annotation):
+        yield from _members(part)
 
 
 def _is_spec(annotation: object) -> bool:

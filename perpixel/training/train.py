@@ -197,6 +197,8 @@ def train(
         if dist_info.is_main:
             final = _checkpoint(state, fingerprint, eval_dataset, progress)
             write_checkpoint(checkpoints / "model.safetensors", final)
+            if not (checkpoints / "best.safetensors").exists():  # last.safetensors came alone
+                write_scores(out, scores, step=progress.step)
         if progress.step < steps:
             logger.info(_describe_early_end(recipe, progress))
         for line in unseen_classes:  # again, beside the scores that lack them
@@ -298,11 +300,13 @@ def _describe_early_end(recipe: Recipe, progress: Progress) -> str:
 
 def _describe_scores(scores: Scores, progress: Progress, best: Path) -> str:
     """Says how a run ended, and which weights its folder stands for."""
-    step = "" if progress.best_step is None else f" at step {progress.best_step}"
-    return (
-        f"done: mIoU {scores.miou:.2f}; best {progress.best_miou or 0:.2f}{step}, which predict "
-        f"and eval use: {best}"
-    )
+    used = best.with_name("model.safetensors")
+    text = f"done: mIoU {scores.miou:.2f}"
+    if best.exists():
+        used = best
+        text += f"; best {progress.best_miou or 0:.2f}"
+        text += "" if progress.best_step is None else f" at step {progress.best_step}"
+    return f"{text}, which predict and eval use: {used}"
 
 
 def _log_step(
