@@ -727,7 +727,7 @@ def test_geo_refuses_videos(perpixel, tmp_path):
     code, _, err = perpixel(
         "predict", "absent", tmp_path / "clip.mp4", "--geo", "--out", tmp_path / "out"
     )
-    assert (code, "--geo are for images, not videos" in err) == (2, True)
+    assert (code, "--geo and --ids are for images, not videos" in err) == (2, True)
 
 
 def test_scores_are_written_where_they_cannot_be_printed(

@@ -95,13 +95,11 @@ def open_folder(root: Path, split: str, *, complete: bool = True) -> PairDataset
 
 def classes_of_folder(root: Path) -> tuple[Classes, LabelMapping]:
     """The classes in ROOT/dataset.toml and their values; raises PerpixelError as `open_folder`."""
+    description = _read_description(root)
     try:
-        return _classes_and_mapping(_read_description(root))
+        return _classes_and_mapping(description)
     except PerpixelError as error:
-        text = str(error)
-        raise PerpixelError(
-            text if str(root / FILE) in text else f"{root / FILE}: {text}"
-        ) from None
+        raise PerpixelError(f"{root / FILE}: {error}") from None
 
 
 def splits_of_folder(root: Path) -> tuple[str, ...]:
