@@ -1,28 +1,27 @@
 """What the shell completes: names and settings. No torch, as each TAB is a process of its own."""
 
 import os
-from collections.abc import Callable
 
 import typer
+
+from perpixel.recipes import recipe, recipes
+from perpixel.recipes.overrides import list_settings
+from perpixel.recipes.shipped import SHIPPED
 
 _PREFIX = "_PERPIXEL_COMPLETION_PREFIX"
 
 
 def recipe_names() -> list[str]:
     """All recipes."""
-    from perpixel.recipes import recipes
-
     return recipes()
 
 
 def model_names() -> list[str]:
     """The recipes whose weights are shipped or were fetched."""
     from perpixel.io.download import cache_folder
-    from perpixel.recipes.shipped import SHIPPED
 
     models = cache_folder() / "models"
-    fetched = [name for name in recipe_names() if (models / f"{name}.safetensors").is_file()]
-    return [*SHIPPED, *fetched]
+    return [*SHIPPED, *(name for name in recipes() if (models / f"{name}.safetensors").is_file())]
 
 
 def dataset_names() -> list[str]:
@@ -32,16 +31,8 @@ def dataset_names() -> list[str]:
     return list(NAMES)
 
 
-def one_of(*words: str) -> Callable[[], list[str]]:
-    """Returns a function that completes these words."""
-    return lambda: list(words)
-
-
 def settings(ctx: typer.Context, incomplete: str) -> list[str]:
     """The settings of the recipe that the command names, and the values of those that list them."""
-    from perpixel.recipes import recipe, recipes
-    from perpixel.recipes.overrides import list_settings
-
     name = ctx.params.get("recipe")
     chosen = recipe(name if name in recipes() else recipes()[0])
     prefix = os.environ.get(_PREFIX, "")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from perpixel.cli import completion, options
+from perpixel.cli import options
 from perpixel.errors import PerpixelError, UsageError, plural
 
 if TYPE_CHECKING:
@@ -31,9 +31,7 @@ def convert(
     recipe: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME",
-            autocompletion=completion.recipe_names,
-            help="The recipe of its training, for what the weights do not show.",
+            metavar="NAME", help="The recipe of its training, for what the weights do not show."
         ),
     ] = None,
     output_stride: Annotated[

@@ -93,14 +93,7 @@ def convert(
 
 @data.command()
 def download(
-    dataset: Annotated[
-        str,
-        typer.Argument(
-            metavar="DATASET",
-            autocompletion=completion.one_of("ade20k", "camvid", "pascal_context", "pascal_voc"),
-            help="A data set's name.",
-        ),
-    ],
+    dataset: Name,
     root: Annotated[Path, typer.Argument(metavar="ROOT", help="The folder to write it to.")],
 ) -> None:
     """Download and unpack a data set: pascal_voc (with SBD), ade20k, camvid or pascal_context.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from perpixel.cli.completion import dataset_names, model_names, one_of
+from perpixel.cli.completion import dataset_names, model_names
 from perpixel.errors import PerpixelError, UsageError
 
 if TYPE_CHECKING:
@@ -42,16 +42,12 @@ JsonFile = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="Write the results as JSON.")
 ]
 Device = Annotated[
-    str,
-    typer.Option(
-        autocompletion=one_of("auto", "cpu", "cuda"),
-        help="auto, cpu, cuda or cuda:N; auto is CUDA if there is a GPU.",
-    ),
+    str, typer.Option(help="auto, cpu, cuda or cuda:N; auto is CUDA if there is a GPU.")
 ]
 Precision = Annotated[
     str,
     typer.Option(
-        autocompletion=one_of("auto", "float32", "tf32", "bfloat16", "float16"),
+        autocompletion=lambda: ["auto", "float32", "tf32", "bfloat16", "float16"],
         help="float32, tf32 (CUDA), bfloat16, float16, or auto: the fastest of bfloat16, float16 "
         "(GPUs without bfloat16) and float32.",
     ),
@@ -70,7 +66,7 @@ Mode = Annotated[
     typer.Option(
         "--mode",
         metavar="whole|slide|blend",
-        autocompletion=one_of("whole", "slide", "blend"),
+        autocompletion=lambda: ["whole", "slide", "blend"],
         help="whole; slide: overlapping windows of the training crop size, averaged; or blend: "
         "such windows, weighted so that no seam is visible.",
     ),

@@ -133,11 +133,12 @@ def _cells(row: dict[str, Any]) -> dict[str, str]:
 
 
 def _print(recipes: list["Recipe"]) -> None:
-    """Prints a table that leaves out the columns a terminal is too narrow for, and says which."""
+    """Prints a table without the columns that a terminal is too narrow for, and names those."""
     from rich.table import Table
 
     rows = [_cells(_row(recipe)) for recipe in recipes]
-    widths = {name: max(len(name), *(len(row[name]) for row in rows)) + 2 for name in rows[0]}
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    widths = {name: max(map(len, (name, *cells))) + 2 for name, cells in columns.items()}
     left_out = []
     for name in _LEAST_NEEDED:
         if sum(widths.values()) > shutil.get_terminal_size((500, 24)).columns:
@@ -145,7 +146,7 @@ def _print(recipes: list["Recipe"]) -> None:
             left_out.append(name)
     table = Table(box=None)
     for name in widths:
-        right = name in (heading for heading, _ in _FIGURES.values())
+        right = name in dict(_FIGURES.values())
         table.add_column(name, no_wrap=True, justify="right" if right else "left")
     for row in rows:
         table.add_row(*(row[name] for name in widths))

@@ -18,14 +18,12 @@ def divide_files(folder: Path, files: Iterable[str]) -> tuple[list[str], list[st
     """
     files = list(files)
     names = [file for file in files if file.lower().endswith(IMAGE_SUFFIXES)]
-    images, masks = _described_files(folder, names)
-    for file in files:
-        if file.endswith(f"/{FILE}"):
-            below = file.removesuffix(FILE)
-            inside = [name.removeprefix(below) for name in names if name.startswith(below)]
-            described = _described_files(folder / below, inside)
-            images |= {below + name for name in described[0]}
-            masks |= {below + name for name in described[1]}
+    images, masks = set[str](), set[str]()
+    for below in {"", *(file.removesuffix(FILE) for file in files if file.endswith(f"/{FILE}"))}:
+        inside = [name.removeprefix(below) for name in names if name.startswith(below)]
+        described = _described_files(folder / below, inside)
+        images |= {below + name for name in described[0]}
+        masks |= {below + name for name in described[1]}
     rest = [name for name in names if name not in images and name not in masks]
     in_mask_folders = {name for name in rest if _is_in_mask_folder(name)}
     if images or len(in_mask_folders) < len(rest):

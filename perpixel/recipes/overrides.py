@@ -119,22 +119,12 @@ def list_settings(recipe: Recipe, text: str) -> list[str]:
     """Lists the settings that begin with `text`, as "path=", or "path=value" for one alone whose
     type lists its values."""
     paths = [path for path in _flatten(recipe.model_dump(mode="json")) if path.startswith(text)]
-    if len(paths) > 1:
-        return [f"{path}=" for path in paths]
-    path = paths[0] if paths else text.partition("=")[0]
-    annotations: list[Any] = [Recipe]
-    for part in path.split("."):
-        members = [member for each in annotations for member in _members(each)]
-        annotations = [
-            spec.model_fields[part].annotation
-            for spec in members
-            if _is_spec(spec) and part in spec.model_fields
-        ]
-    values: dict[Any, None] = {}
-    for member in (member for each in annotations for member in _members(each)):
-        if get_origin(member) is Literal:
-            values |= dict.fromkeys(get_args(member))
-        elif member is bool:
+    path = paths[0] if len(paths) == 1 else text.partition("=")[0]
+    values: dict[object, None] = {}
+    for annotation in _annotations(path.split(".")):
+        if get_origin(annotation) is Literal:
+            values |= dict.fromkeys(get_args(annotation))
+        elif annotation is bool:
             values |= {"false": None, "true": None}
     return [f"{path}={value}" for value in values] or [f"{path}=" for path in paths]
 
@@ -208,18 +198,21 @@ def _assign(values: dict[str, Any], path: str, text: str) -> None:
 
 def _is_group(path: list[str]) -> bool:
     """Whether an optional setting has settings of its own, as loss.ohem."""
-    spec: Any = Recipe
+    return any(map(_is_spec, _annotations(path)))
+
+
+def _annotations(path: list[str]) -> list[Any]:
+    """Returns the types of a setting and all that they are made of, as int and None of int | None;
+    of alternatives such as the backbones, those of each."""
+    types: list[Any] = [Recipe]
     for part in path:
-        annotation = spec.model_fields[part].annotation
-        groups = [member for member in _members(annotation) if _is_spec(member)]
-        if not groups:
-            return False
-        spec = groups[0]
-    return True
+        specs = [spec for spec in types if _is_spec(spec) and part in spec.model_fields]
+        annotations = [spec.model_fields[part].annotation for spec in specs]
+        types = [member for annotation in annotations for member in _members(annotation)]
+    return types
 
 
 def _members(annotation: Any) -> Iterator[Any]:
-    """Yields a type and those that it is made of, as int and None of int | None."""
     yield annotation
     for part in get_args(annotation):
         yield from _members(part)

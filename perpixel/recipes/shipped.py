@@ -1,16 +1,12 @@
 """Weights that perpixel's releases hold, by the name of the recipe that finds them."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 RELEASES = "https://github.com/perpixel/perpixel/releases/download"
 
 
-@dataclass(frozen=True)
-class ShippedWeights:
-    """A checkpoint: its path in the repository, the release that holds it and its name there.
-
-    `note` says what a user of the recipe's name should know of it.
-    """
+class ShippedWeights(NamedTuple):
+    """A checkpoint: its path in the repository, its release and its name there, and a note."""
 
     path: str
     release: str
