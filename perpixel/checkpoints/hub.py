@@ -69,8 +69,8 @@ def save_pretrained(
 ) -> None:
     """Writes the three files into `folder`, to be uploaded as `repository`.
 
-    `license` is for the model card, such as "cc-by-4.0". The card has the run's scores if the
-    checkpoint is its final one. Raises PerpixelError when a file cannot be written.
+    `license` is for the model card, such as "cc-by-4.0". The card has the scores of the run's
+    evaluate.json if they are the checkpoint's. Raises PerpixelError when a file cannot be written.
     """
     write_checkpoint(folder / WEIGHTS, checkpoint)
     config = {
@@ -178,15 +178,18 @@ def _card(checkpoint: Checkpoint, license: str | None, repository: str) -> str:
 
 
 def _scores(checkpoint: Checkpoint) -> dict[str, float]:
-    """Reads the final evaluation of the run whose final checkpoint this is; else empty."""
+    """Reads the scores of the run that the checkpoint lies in; empty where they are of others."""
     origin = checkpoint.origin
-    if origin is None or origin.parent.name != "checkpoints" or origin.name != WEIGHTS:
+    if origin is None or origin.parent.name != "checkpoints":
         return {}
     path = origin.parent.parent / "evaluate.json"
     if not path.is_file():
         return {}
     try:
         scores = json.loads(path.read_text())
+        # Up to version 0.2 they name no step, and are those of the final weights.
+        if scores.get("step", checkpoint.step if origin.name == WEIGHTS else -1) != checkpoint.step:
+            return {}
         return {key: float(scores[key]) for key, _, _ in _SCORES}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise PerpixelError(f"{path}: not an evaluation's scores ({error!r})") from None

@@ -18,6 +18,7 @@ from perpixel.conversion.detect import backbone_weights, is_toolkit_model
 from perpixel.conversion.import_ import import_checkpoint
 from perpixel.errors import PerpixelError, UsageError, plural
 from perpixel.io import download
+from perpixel.io.atomic import atomic_write
 from perpixel.models.build import build
 from perpixel.models.timm_backbone import pretrained_source
 from perpixel.recipes import recipe as recipe_called
@@ -26,6 +27,10 @@ from perpixel.recipes.models import Model, ResNet, Timm
 from perpixel.recipes.overrides import differences, suggestion
 from perpixel.recipes.published import hash_in_name, imagenet
 from perpixel.recipes.schema import Download, Recipe
+from perpixel.recipes.shipped import SHIPPED
+
+_REPOSITORY = Path(__file__).parents[2]
+"""Where the package lies in a checkout: the folder that holds `benchmarks`."""
 
 _FAMILIES = {name.partition("/")[0] for name in recipes()}
 """The parts of recipes' names before the slash; the Hub is not asked for a misspelled recipe."""
@@ -33,10 +38,10 @@ _FAMILIES = {name.partition("/")[0] for name in recipes()}
 
 @dataclass(frozen=True)
 class FetchResult:
-    """A published checkpoint, converted and written to `path`.
+    """A recipe's checkpoint, at `path`: shipped, or published, converted and written there.
 
     `sha256` is the hash of the downloaded file; `verified` says whether its source publishes one to
-    compare it with; `note` says where the classes' names come from.
+    compare it with; `note` says how it fits the recipe and where the classes' names come from.
     """
 
     path: Path
@@ -48,9 +53,9 @@ class FetchResult:
 def find(source: str | Path) -> Checkpoint:
     """Reads the checkpoint that `source` names.
 
-    It is a checkpoint file, a run folder (its final weights, else its best so far), a recipe whose
-    published weights were fetched, or OWNER/NAME or OWNER/NAME@REVISION on the Hugging Face Hub.
-    Raises UsageError when it is none of these, PerpixelError when a file cannot be read.
+    It is a checkpoint file, a run folder (its best weights), a recipe whose weights are shipped or
+    were fetched, or OWNER/NAME or OWNER/NAME@REVISION on the Hugging Face Hub. Raises UsageError
+    when it is none of these, PerpixelError when a file cannot be read.
     """
     path, name = Path(source), str(source)
     if path.is_dir():
@@ -63,7 +68,7 @@ def find(source: str | Path) -> Checkpoint:
             )
         return read_checkpoint(path)
     if name in recipes():
-        fetched = fetched_path(name)
+        fetched = _shipped_path(name) or fetched_path(name)
         if fetched.is_file():
             return read_checkpoint(fetched)
         advice = f"train it with `perpixel train {name} --data ROOT --out RUN` and name RUN"
@@ -86,13 +91,32 @@ def fetched_path(name: str) -> Path:
     return download.cache_folder() / "models" / f"{name}.safetensors"
 
 
-def fetch(name: str, *, out: Path | None = None) -> FetchResult:
-    """Downloads the weights that a recipe's source publishes and converts them to a checkpoint.
+def _shipped_path(name: str) -> Path | None:
+    """Returns the path of the weights that ship under a recipe's name; None where there are none.
 
-    All names and shapes must be those of the recipe's model. The checkpoint is written to `out`, by
-    default to where `find(name)` looks. Raises UsageError for an unknown name, else PerpixelError.
+    In a checkout that is the repository's own file, else one that is downloaded once.
+    """
+    shipped = SHIPPED.get(name)
+    if shipped is None:
+        return None
+    own = _REPOSITORY / shipped.path
+    if own.is_file() and download.hash_of(own) == shipped.sha256:
+        return own
+    return download.fetch(shipped.url, sha256=shipped.sha256)
+
+
+def fetch(name: str, *, out: Path | None = None) -> FetchResult:
+    """Downloads the weights that ship under a recipe's name, or that its source publishes.
+
+    The latter are converted to a checkpoint; all names and shapes must be those of the recipe's
+    model. The checkpoint is written to `out`, by default to where `find(name)` looks. Raises
+    UsageError for an unknown name, else PerpixelError.
     """
     recipe = recipe_called(name)
+    if shipped := _shipped_path(name):
+        if out is not None:
+            atomic_write(out, shipped.read_bytes())
+        return FetchResult(out or shipped, SHIPPED[name].sha256, True, SHIPPED[name].note)
     path, url = out or fetched_path(name), recipe.published.weights_url
     if url is None:
         raise PerpixelError(
@@ -117,7 +141,8 @@ def fetch(name: str, *, out: Path | None = None) -> FetchResult:
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")):  # two processes may fetch it at once
         write_checkpoint(path, imported.checkpoint)
-    return FetchResult(path, download.hash_of(file), sha256 is not None, imported.note)
+    note = f"All names and shapes match the recipe's model. {imported.note}"
+    return FetchResult(path, download.hash_of(file), sha256 is not None, note)
 
 
 def initial_weights(recipe: Recipe, init: str | Path | None) -> InitialWeights | None:
@@ -219,8 +244,8 @@ def _backbone_in(path: Path, model: Model) -> InitialWeights | None:
 
 def _find_in_run(folder: Path) -> Path:
     for path in (
-        folder / "checkpoints" / "model.safetensors",
         folder / "checkpoints" / "best.safetensors",
+        folder / "checkpoints" / "model.safetensors",  # the final weights
         folder / hub.WEIGHTS,  # written by `save_pretrained`
     ):
         if path.is_file():
@@ -231,6 +256,6 @@ def _find_in_run(folder: Path) -> Path:
             f"{seeds[0]}; seeds.json says which is the best once all are trained"
         )
     raise PerpixelError(
-        f"{folder}: no checkpoints/model.safetensors or checkpoints/best.safetensors there; is it "
+        f"{folder}: no checkpoints/best.safetensors or checkpoints/model.safetensors there; is it "
         f"a run folder, and has the run reached its first evaluation?"
     )

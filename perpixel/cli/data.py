@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from perpixel.cli import options
+from perpixel.cli import completion, options
 from perpixel.errors import plural
 
 if TYPE_CHECKING:
@@ -25,7 +25,12 @@ _COLORS = {"error": "red", "warning": "yellow", "note": "cyan"}
 
 
 Name = Annotated[
-    str, typer.Argument(metavar="DATASET", help="camvid, folder, ...: as recipes name it.")
+    str,
+    typer.Argument(
+        metavar="DATASET",
+        autocompletion=completion.dataset_names,
+        help="camvid, folder, ...: as recipes name it.",
+    ),
 ]
 Root = Annotated[Path, typer.Argument(metavar="ROOT", help="The data set's root folder.")]
 Splits = Annotated[
@@ -88,7 +93,7 @@ def convert(
 
 @data.command()
 def download(
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="A data set's name.")],
+    dataset: Name,
     root: Annotated[Path, typer.Argument(metavar="ROOT", help="The folder to write it to.")],
 ) -> None:
     """Download and unpack a data set: pascal_voc (with SBD), ade20k, camvid or pascal_context.

@@ -57,7 +57,7 @@ def _draw(out: Path, device: str) -> None:
     from perpixel.data.datasets.synthetic import SyntheticStreets
     from perpixel.io.images import colorize, write_image
 
-    predictor = perpixel.load(out, device=device)
+    predictor = perpixel.load(out / "checkpoints" / "model.safetensors", device=device)
     scenes = SyntheticStreets("val")
     rows = []
     for index in range(_NUM_IMAGES):

@@ -89,9 +89,10 @@ def evaluate(
         _print(scores)
     finally:  # the files are written even if stdout is a closed pipe
         if json_file is not None:
-            atomic_write(json_file, json.dumps(scores.as_json(), indent=2).encode())
+            content = {**scores.as_json(), "step": predictor.step}
+            atomic_write(json_file, json.dumps(content, indent=2).encode())
         if out is not None:
-            write_scores(out, scores)
+            write_scores(out, scores, step=predictor.step)
 
 
 def _print(scores: "Scores") -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from perpixel.cli import options
+from perpixel.cli import completion, options
 from perpixel.errors import plural
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def export(
         typer.Option(
             "--set",
             metavar="PATH=VALUE",
+            autocompletion=completion.settings,
             help="Change how the recipe sees images, e.g. inference.scales=[1] "
             "inference.flip=false. May be repeated.",
         ),

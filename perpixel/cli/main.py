@@ -10,6 +10,7 @@ from typing import NoReturn
 import typer
 
 from perpixel import __version__
+from perpixel.cli.completion import join_words_of_bash
 from perpixel.cli.convert import convert
 from perpixel.cli.data import data
 from perpixel.cli.demo import demo
@@ -80,6 +81,7 @@ def main() -> None:
     arguments = _with_resume_value([word for word in sys.argv[1:] if word != "--debug"])
     if arguments[:1] and arguments[0] in _HUGE_PAGE_COMMANDS:
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch reads it at its first tensor
+    join_words_of_bash()
     keep_freed()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # so that printing any file name succeeds
@@ -104,7 +106,7 @@ def _with_resume_value(words: list[str]) -> list[str]:
         "--resume=must"
         if word == "--resume" and following not in ("never", "auto", "must")
         else word
-        for word, following in zip(words, [*words[1:], ""], strict=True)
+        for word, following in zip(words, [*words, ""][1:], strict=True)
     ]
 
 

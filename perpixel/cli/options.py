@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from perpixel.cli.completion import dataset_names, model_names
 from perpixel.errors import PerpixelError, UsageError
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ Dataset = Annotated[
     typer.Option(
         "--dataset",
         metavar="NAME",
+        autocompletion=dataset_names,
         help="A data set in place of the recipe's: cityscapes, pascal_voc, folder, ...",
     ),
 ]
@@ -45,16 +47,18 @@ Device = Annotated[
 Precision = Annotated[
     str,
     typer.Option(
+        autocompletion=lambda: ["auto", "float32", "tf32", "bfloat16", "float16"],
         help="float32, tf32 (CUDA), bfloat16, float16, or auto: the fastest of bfloat16, float16 "
-        "(GPUs without bfloat16) and float32."
+        "(GPUs without bfloat16) and float32.",
     ),
 ]
 Model = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="A run folder, a checkpoint file, a recipe whose weights `perpixel zoo fetch` "
-        "downloaded, or OWNER/NAME on the Hugging Face Hub.",
+        autocompletion=model_names,
+        help="A run folder (its best weights), a checkpoint file, a recipe whose weights are "
+        "shipped or `perpixel zoo fetch` downloaded, or OWNER/NAME on the Hugging Face Hub.",
     ),
 ]
 Mode = Annotated[
@@ -62,6 +66,7 @@ Mode = Annotated[
     typer.Option(
         "--mode",
         metavar="whole|slide|blend",
+        autocompletion=lambda: ["whole", "slide", "blend"],
         help="whole; slide: overlapping windows of the training crop size, averaged; or blend: "
         "such windows, weighted so that no seam is visible.",
     ),

@@ -1,5 +1,6 @@
 """`perpixel predict`."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,10 +23,25 @@ def predict(
     inputs: Annotated[
         list[str], typer.Argument(metavar="INPUT...", help="Images, videos, folders or globs.")
     ],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder for the masks.")],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="The folder for the masks.")
+    ] = Path("predictions"),
     overlay: Annotated[
-        bool, typer.Option("--overlay", help="Also write overlays of the masks on the images.")
+        bool,
+        typer.Option(
+            "--overlay", help="Also write overlays of the masks on the images, with a legend."
+        ),
     ] = False,
+    ids: Annotated[
+        str | None,
+        typer.Option(
+            "--ids",
+            metavar="NAME|FOLDER",
+            autocompletion=lambda: ["cityscapes", "ade20k", "pascal_voc"],
+            help="Write a data set's ids in place of class indices, gray: those of cityscapes "
+            "(labelIds), ade20k or pascal_voc, or of FOLDER/dataset.toml.",
+        ),
+    ] = None,
     probabilities: Annotated[
         bool,
         typer.Option(
@@ -37,6 +53,7 @@ def predict(
         typer.Option(
             "--submission",
             metavar="NAME",
+            autocompletion=lambda: ["cityscapes", "ade20k", "pascal_voc"],
             help="Write files for a benchmark's server: cityscapes, ade20k or pascal_voc.",
         ),
     ] = None,
@@ -61,23 +78,30 @@ def predict(
     An image that cannot be read is named and skipped; the others are written, and the exit code is
     1. Example: perpixel predict runs/camvid street/ photo.jpg --out masks --overlay
 
+    A run predicts with its best weights; RUN/checkpoints/model.safetensors are its final ones.
+
     On several GPUs or machines: torchrun --nproc-per-node 4 -m perpixel predict ...
     """
     from rich.progress import Progress
 
     import perpixel
-    from perpixel.data.submission import find_submission
+    from perpixel.data.submission import find_ids, find_submission
     from perpixel.io.images import write_image
+    from perpixel.io.legend import add_legend
     from perpixel.runtime import distributed
 
     if (submission is not None or geo) and (overlay or probabilities):
         raise UsageError(
             "--submission and --geo write masks alone: leave out --overlay and --probabilities"
         )
+    if ids is not None and (submission is not None or geo):
+        raise UsageError("--ids is for masks of images: leave out --submission and --geo")
     server = None if submission is None else find_submission(submission)
+    target = server if ids is None else find_ids(ids)
     jobs = find_jobs(inputs, out, flat=server is not None)
-    if (probabilities or geo) and any(map(is_video, jobs.values())):
-        raise UsageError("--probabilities and --geo are for images, not videos; leave one out")
+    has_videos = any(map(is_video, jobs.values()))
+    if (probabilities or geo or ids is not None) and has_videos:
+        raise UsageError("--probabilities, --geo and --ids are for images, not videos")
     suffixes = [".tif" if geo else ".png"]
     suffixes += ["_overlay.png", "_overlay.mp4"] * overlay + [".npy"] * probabilities
     folder = out if server is None else out / server.folder
@@ -94,10 +118,10 @@ def predict(
         compiled=compile_model,
     )
     bands = predictor.recipe.input.bands
-    if bands not in (None, (1, 2, 3)) and any(map(is_video, jobs.values())):
+    if bands not in (None, (1, 2, 3)) and has_videos:
         raise UsageError(f"the model is for bands {bands} of images, and videos have no such bands")
-    if server is not None:
-        server.require(predictor.class_names)
+    if target is not None:
+        target.require(predictor.class_names)
     dist_info = distributed.get_dist_info()
     if predictor.replaces_palette and server is None and dist_info.is_main:
         typer.echo(options.REPLACED_COLORS, err=True)
@@ -106,15 +130,20 @@ def predict(
     errors: list[str] = []
 
     def write(name: str, result: "Result") -> None:
-        if server is None:
+        if target is None:
             result.save(out / f"{name}.png")
         else:
-            server.write(out, name, result.mask)
+            target.write(out, name, result.mask)
         if overlay:
-            write_image(out / f"{name}_overlay.png", result.overlay())
+            shown = [index for index, share in enumerate(result.class_fractions.values()) if share]
+            names = [result.class_names[index] for index in shown]
+            colors = tuple(result.palette[index] for index in shown)
+            drawn = add_legend(result.overlay(), names, colors)
+            write_image(out / f"{name}_overlay.png", drawn)
         if probabilities:
             _write_probabilities(out / f"{name}.npy", predictor, result)
 
+    begun = time.perf_counter()
     with Progress(transient=True, disable=not dist_info.is_main) as bar:
         task = bar.add_task("predict", total=len(rank_jobs))
         for name, path in rank_jobs.items():
@@ -130,7 +159,10 @@ def predict(
     with distributed.process_group(predictor.device):
         num_errors = int(distributed.all_gather_ints([len(errors)]).sum())
     if dist_info.is_main:
-        typer.echo(f"{len(jobs) - num_errors} of {plural(len(jobs), 'image')} written to {out}")
+        milliseconds = 1000 * (time.perf_counter() - begun) / len(jobs)
+        speed = "" if has_videos else f", {milliseconds:.0f} ms per image"
+        count = f"{len(jobs) - num_errors} of {plural(len(jobs), 'image')}"
+        typer.echo(f"{count} written to {out}{speed}")
     if errors:
         raise PerpixelError("not predicted:\n  " + "\n  ".join(errors))
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from perpixel.cli import options
+from perpixel.cli import completion, options
 from perpixel.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 
 def profile(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A recipe, a run folder or a checkpoint.")
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            autocompletion=completion.recipe_names,
+            help="A recipe, a run folder or a checkpoint.",
+        ),
     ],
     size: Annotated[
         list[str], typer.Option(metavar="HxW", help="The size of the input; may be repeated.")

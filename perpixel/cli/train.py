@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from perpixel.cli import options
+from perpixel.cli import completion, options
 from perpixel.errors import Interrupted, PerpixelError, UsageError
 
 if TYPE_CHECKING:
@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 def train(
     recipe: Annotated[
         str | None,
-        typer.Argument(help="A name from `perpixel zoo`, or file.py:name.", metavar="RECIPE"),
+        typer.Argument(
+            help="A name from `perpixel zoo`, or file.py:name.",
+            metavar="RECIPE",
+            autocompletion=completion.recipe_names,
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="RUN", help="The folder of the run.")
@@ -32,6 +36,7 @@ def train(
         typer.Option(
             "--set",
             metavar="PATH=VALUE",
+            autocompletion=completion.settings,
             help="Change the recipe, e.g. train.steps=100 optimizer.lr=0.02 "
             "augment.crop_size=256x512. `perpixel zoo show RECIPE` prints every path. May be "
             "repeated.",
@@ -207,6 +212,6 @@ def _train_seeds(
     for seed, miou in mious.items():
         typer.echo(f"seed {seed}: mIoU {miou:.2f}")
     typer.echo(
-        f"mean {summary['mean']:.2f}, deviation {summary['deviation']:.2f}, best "
+        f"final weights: mean {summary['mean']:.2f}, deviation {summary['deviation']:.2f}, best "
         f"{mious[best]:.2f} in {out / f'seed-{best}'}"
     )

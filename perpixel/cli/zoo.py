@@ -1,14 +1,16 @@
 """`perpixel zoo`."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perpixel.cli import options
+from perpixel.cli import completion, options
 from perpixel.errors import UsageError
 from perpixel.recipes.models import ResNet, backbone_name, method_name
+from perpixel.recipes.shipped import SHIPPED
 
 if TYPE_CHECKING:
     from perpixel.recipes.schema import Recipe
@@ -20,6 +22,8 @@ _FIGURES = {
     "miou": ("mIoU", 2),
     "miou_ms_flip": ("ms+flip", 2),
 }
+_LEAST_NEEDED = ("stem", "fps", "GB", "steps x images", "method", "backbone", "crop", "ms+flip")
+"""The columns that a narrow terminal lacks, in this order."""
 
 
 def zoo(
@@ -27,6 +31,7 @@ def zoo(
         list[str] | None,
         typer.Argument(
             metavar="[PATTERN] | show NAME | fetch NAME",
+            autocompletion=lambda: ["show", "fetch", *completion.recipe_names()],
             help='e.g. "mmseg/*cityscapes", show camvid/..., fetch mmseg/...',
         ),
     ] = None,
@@ -39,11 +44,13 @@ def zoo(
         ),
     ] = None,
 ) -> None:
-    """List the recipes that match PATTERN, show a recipe's settings, or download published weights.
+    """List the recipes that match PATTERN, show a recipe's settings, or download weights.
 
-    mIoU, ms+flip (mean over scales and flips), training memory in GB and frames per second are as
-    published. Downloaded weights are checked against the recipe's model; NAME is then a MODEL for
-    other commands. Example: perpixel zoo fetch mmseg/fcn_r18-d8_512x1024_80k_cityscapes
+    Shipped weights are perpixel's own: their recipe's NAME is a MODEL for other commands as it is,
+    and so it is after a download, which is checked against the recipe's model. mIoU, ms+flip (mean
+    over scales and flips), training memory in GB and frames per second are as published.
+
+    Example: perpixel zoo fetch mmseg/fcn_r18-d8_512x1024_80k_cityscapes
     """
     import perpixel
     from perpixel.recipes.overrides import dump
@@ -80,16 +87,16 @@ def _fetch(name: str, out: Path | None) -> None:
     fetched = fetch(name, out=out)
     typer.echo(f"{name}: {fetched.path}")
     typer.echo(
-        f"Verified by the sha256 in its file name, {fetched.sha256[:8]}."
+        f"Verified by the sha256 that its source publishes, {fetched.sha256[:8]}."
         if fetched.verified
         else f"Not verified, as its source publishes no hash; its sha256 is {fetched.sha256}."
     )
-    typer.echo(f"All names and shapes match the recipe's model. {fetched.note}")
+    typer.echo(fetched.note)
 
 
 def _row(recipe: "Recipe") -> dict[str, Any]:
     published = recipe.published.model_dump()
-    backbone = recipe.model.backbone
+    backbone, shipped = recipe.model.backbone, SHIPPED.get(recipe.name)
     return {
         "name": recipe.name,
         "method": method_name(recipe.model.head),
@@ -98,35 +105,51 @@ def _row(recipe: "Recipe") -> dict[str, Any]:
         "output_stride": backbone.output_stride,
         "dataset": recipe.data.name,
         "crop": list(recipe.augment.crop_size),
-        "steps": recipe.train.steps,
+        "steps": recipe.train.steps if recipe.train.epochs is None else None,
         "batch_size": recipe.train.batch_size,
         "published": {key: published[key] for key in _FIGURES},
         "source": recipe.source,
         "config_url": published["config_url"],
-        "weights_url": published["weights_url"],
+        "weights_url": shipped.url if shipped else published["weights_url"],
+        "shipped": shipped is not None,
         "log_url": published["log_url"],
     }
 
 
+def _cells(row: dict[str, Any]) -> dict[str, str]:
+    weights = "published" if row["weights_url"] else "-"
+    return {
+        "recipe": row["name"],
+        "method": row["method"],
+        "backbone": f"{row['backbone'].replace('ResNet', 'R')}-D{row['output_stride']}",
+        "stem": row["stem"] or "-",
+        "crop": "x".join(map(str, row["crop"])),
+        "steps x images": f"{row['steps'] or 'by data'} x {row['batch_size']}",
+        "weights": "shipped" if row["shipped"] else weights,
+    } | {
+        heading: "-" if row["published"][key] is None else f"{row['published'][key]:.{decimals}f}"
+        for key, (heading, decimals) in _FIGURES.items()
+    }
+
+
 def _print(recipes: list["Recipe"]) -> None:
+    """Prints a table without the columns that a terminal is too narrow for, and names those."""
     from rich.table import Table
 
+    rows = [_cells(_row(recipe)) for recipe in recipes]
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    widths = {name: max(map(len, (name, *cells))) + 2 for name, cells in columns.items()}
+    left_out = []
+    for name in _LEAST_NEEDED:
+        if sum(widths.values()) > shutil.get_terminal_size((500, 24)).columns:
+            del widths[name]
+            left_out.append(name)
     table = Table(box=None)
-    for heading in ("recipe", "method", "backbone", "stem", "crop", "steps x images"):
-        table.add_column(heading, no_wrap=True)
-    for heading, _ in _FIGURES.values():
-        table.add_column(heading, no_wrap=True, justify="right")
-    for row in map(_row, recipes):
-        table.add_row(
-            row["name"],
-            row["method"],
-            f"{row['backbone'].replace('ResNet', 'R')}-D{row['output_stride']}",
-            row["stem"] or "-",
-            "x".join(str(side) for side in row["crop"]),
-            f"{row['steps']} x {row['batch_size']}",
-            *(
-                "-" if row["published"][key] is None else f"{row['published'][key]:.{decimals}f}"
-                for key, (_, decimals) in _FIGURES.items()
-            ),
-        )
+    for name in widths:
+        right = name in dict(_FIGURES.values())
+        table.add_column(name, no_wrap=True, justify="right" if right else "left")
+    for row in rows:
+        table.add_row(*(row[name] for name in widths))
     options.print_table(table)
+    if left_out:
+        typer.echo(f"in a wider terminal or with --json: {', '.join(left_out)}", err=True)

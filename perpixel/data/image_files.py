@@ -11,13 +11,19 @@ from perpixel.io.images import IMAGE_SUFFIXES, MASK_SUFFIXES, UNREADABLE
 def divide_files(folder: Path, files: Iterable[str]) -> tuple[list[str], list[str]]:
     """Returns the images and the masks among `files`, paths below `folder`; others are in neither.
 
-    Masks are those that `folder`/dataset.toml describes and those with a mask's name: in a folder
-    named so ("masks", "trainannot"), or beside their image ("a_label.png" of "a.jpg"). Beside
-    "a.jpg" a gray or palette "a.png" is its mask. Where all files are in folders of masks, none is
-    left out. Raises PerpixelError for a wrong dataset.toml.
+    Masks are those that a dataset.toml in `folder` or below describes and those with a mask's name:
+    in a folder named so ("masks", "trainannot"), or beside their image ("a_label.png" of "a.jpg").
+    Beside "a.jpg" a gray or palette "a.png" is its mask. Where all files are in folders of masks,
+    none is left out. Raises PerpixelError for a wrong dataset.toml.
     """
+    files = list(files)
     names = [file for file in files if file.lower().endswith(IMAGE_SUFFIXES)]
-    images, masks = _described_files(folder, names)
+    images, masks = set[str](), set[str]()
+    for below in {"", *(file.removesuffix(FILE) for file in files if file.endswith(f"/{FILE}"))}:
+        inside = [name.removeprefix(below) for name in names if name.startswith(below)]
+        described = _described_files(folder / below, inside)
+        images |= {below + name for name in described[0]}
+        masks |= {below + name for name in described[1]}
     rest = [name for name in names if name not in images and name not in masks]
     in_mask_folders = {name for name in rest if _is_in_mask_folder(name)}
     if images or len(in_mask_folders) < len(rest):

@@ -10,14 +10,16 @@ from perpixel.evaluation.metrics import Scores
 from perpixel.io.atomic import atomic_write
 
 
-def write_scores(folder: Path, scores: Scores) -> None:
+def write_scores(folder: Path, scores: Scores, *, step: int | None = None) -> None:
     """Writes evaluate.json, confusion.csv and images.csv into `folder`; raises PerpixelError.
 
-    confusion.csv has a row for every label and a column for every prediction; images.csv a row
-    for every image, its cells empty where the image shows no such class.
+    `step` is that of the weights, where it is known. confusion.csv has a row for every label and a
+    column for every prediction; images.csv a row for every image, its cells empty where the image
+    shows no such class.
     """
     names = list(scores.iou)
-    atomic_write(folder / "evaluate.json", json.dumps(scores.as_json(), indent=2).encode())
+    content = {**scores.as_json(), "step": step}
+    atomic_write(folder / "evaluate.json", json.dumps(content, indent=2).encode())
     matrix = zip(names, scores.confusion.tolist(), strict=True)
     _write(folder / "confusion.csv", ["label", *names], ([name, *row] for name, row in matrix))
     images = ([p.name, p.miou, p.pixel_accuracy, *p.iou.values()] for p in scores.per_image)

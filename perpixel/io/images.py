@@ -250,6 +250,11 @@ def write_image(path: Path, image: Array) -> None:
     _write(path, Image.fromarray(image))
 
 
+def write_ids(path: Path, ids: npt.NDArray[np.uint8 | np.uint16]) -> None:
+    """Writes a prediction's ids, [height, width], as a gray PNG of 8 or 16 bits."""
+    _write(path, Image.fromarray(ids), pnginfo=_prediction_metadata())
+
+
 def write_mask(path: Path, mask: Array, palette: Palette, *, is_prediction: bool = False) -> None:
     """Writes a mask, uint8 [height, width], as a PNG of indices with `palette`'s colors.
 

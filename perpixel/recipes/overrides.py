@@ -2,8 +2,8 @@
 
 import difflib
 import json
-from collections.abc import Collection, Iterable
-from typing import Any, get_args
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -120,6 +120,20 @@ def flat_settings(spec: Spec) -> dict[str, Any]:
     return _flatten(spec.model_dump(mode="json"))
 
 
+def list_settings(recipe: Recipe, text: str) -> list[str]:
+    """Lists the settings that begin with `text`, as "path=", or "path=value" for one alone whose
+    type lists its values."""
+    paths = [path for path in flat_settings(recipe) if path.startswith(text)]
+    path = paths[0] if len(paths) == 1 else text.partition("=")[0]
+    values: dict[object, None] = {}
+    for annotation in _annotations(path.split(".")):
+        if get_origin(annotation) is Literal:
+            values |= dict.fromkeys(get_args(annotation))
+        elif annotation is bool:
+            values |= {"false": None, "true": None}
+    return [f"{path}={value}" for value in values] or [f"{path}=" for path in paths]
+
+
 def suggestion(word: str, known: Iterable[str]) -> str:
     """Returns " Did you mean X?" for the most similar of `known`, or an empty text."""
     similar = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
@@ -189,14 +203,24 @@ def _assign(values: dict[str, Any], path: str, text: str) -> None:
 
 def _is_group(path: list[str]) -> bool:
     """Whether an optional setting has settings of its own, as loss.ohem."""
-    spec: Any = Recipe
+    return any(map(_is_spec, _annotations(path)))
+
+
+def _annotations(path: list[str]) -> list[Any]:
+    """Returns the types of a setting and all that they are made of, as int and None of int | None;
+    of alternatives such as the backbones, those of each."""
+    types: list[Any] = [Recipe]
     for part in path:
-        annotation = spec.model_fields[part].annotation
-        groups = [member for member in (annotation, *get_args(annotation)) if _is_spec(member)]
-        if not groups:
-            return False
-        spec = groups[0]
-    return True
+        specs = [spec for spec in types if _is_spec(spec) and part in spec.model_fields]
+        annotations = [spec.model_fields[part].annotation for spec in specs]
+        types = [member for annotation in annotations for member in _members(annotation)]
+    return types
+
+
+def _members(annotation: Any) -> Iterator[Any]:
+    yield annotation
+    for part in get_args(annotation):
+        yield from _members(part)
 
 
 def _is_spec(annotation: object) -> bool:

@@ -1,10 +1,9 @@
 """pytorch-auto-drive: its table of FCN, torchvision's model trained on one GPU.
 
-The printed mIoU is the best of three runs, and of each run's evaluations every 1000 steps: for such
-a figure score RUN/checkpoints/best.safetensors. The mean of three is 70.72 (mixed precision, VOC),
-70.91 (float32, VOC) and 68.05 (Cityscapes). On Cityscapes images and labels are halved first, in
-training and in testing, and scores count halved labels; its printed resolution of 321x321 is a slip
-for 256x512.
+The printed mIoU is the best of three runs, and of each run's evaluations every 1000 steps, as that
+of `perpixel eval RUN` is. The mean of three is 70.72 (mixed precision, VOC), 70.91 (float32, VOC)
+and 68.05 (Cityscapes). On Cityscapes images and labels are halved first, in training and in
+testing, and scores count halved labels; its printed resolution of 321x321 is a slip for 256x512.
 
 Mixed precision is float16, as there; `--set train.precision=auto` is bfloat16 where the device has
 it. Not reproduced: images are resized as 8-bit values here, there as floating-point numbers with

@@ -33,13 +33,15 @@ _Count = Annotated[int, Field(ge=0)]
 class Progress:
     """A run's progress.
 
-    step: steps done. best_miou: the best of all evaluations so far. nonfinite_steps: the last
-    steps, in a row, that were not finite. corrupt: images replaced so far. scored: the step of the
-    last evaluation. evaluations_since_best: evaluations in a row that were no better than the best.
+    step: steps done. best_miou: the best of all evaluations so far; best_step: its step, None if
+    an earlier version saved it. nonfinite_steps: the last steps, in a row, that were not finite.
+    corrupt: images replaced so far. scored: the step of the last evaluation.
+    evaluations_since_best: evaluations in a row that were no better than the best.
     """
 
     step: int = 0
     best_miou: float | None = None
+    best_step: int | None = None
     nonfinite_steps: int = 0
     corrupt: int = 0
     scored: int = 0
@@ -73,6 +75,7 @@ class _Header(Spec):
     fingerprint: RunFingerprint
     step: _Count
     best_miou: float | None
+    best_step: _Count | None = None
     nonfinite_steps: _Count = 0
     corrupt: _Count = 0
     scored: _Count = 0
@@ -135,13 +138,13 @@ def save_checkpoint(
 
 
 def _reopen(folder: Path) -> None:
-    """Archives the old final weights and deletes their scores, so that the best are found again."""
+    """Archives the old final weights; where the best are missing, they take their place."""
     final, best = folder / "model.safetensors", folder / "best.safetensors"
     if not final.exists():
         return
-    for name in ("evaluate.json", "confusion.csv", "images.csv"):
-        (folder.parent / name).unlink(missing_ok=True)
     if not best.exists():  # as where a user removed it
+        for name in ("evaluate.json", "confusion.csv", "images.csv"):
+            (folder.parent / name).unlink(missing_ok=True)
         best.write_bytes(final.read_bytes())
     final.replace(folder / _EARLIER)
 

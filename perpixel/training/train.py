@@ -51,7 +51,10 @@ from perpixel.training.step import StepStats, TrainState, make_train_state, trai
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its folder and the scores of its final weights."""
+    """A finished run: its folder and the scores of its final weights.
+
+    As a model the folder stands for its best weights, whose scores its evaluate.json has.
+    """
 
     folder: Path
     scores: Scores
@@ -204,13 +207,14 @@ def train(
         if dist_info.is_main:
             final = _checkpoint(state, fingerprint, eval_dataset, progress)
             write_checkpoint(checkpoints / "model.safetensors", final)
-            write_scores(out, scores)
+            if not (checkpoints / "best.safetensors").exists():  # last.safetensors came alone
+                write_scores(out, scores, step=progress.step)
         if progress.step < steps:
             logger.info(_describe_early_end(recipe, progress))
         for line in unseen_classes:  # again, beside the scores that lack them
             logger.info(line)
-        best = progress.best_miou or 0
-        logger.info(f"done: mIoU {scores.miou:.2f}, best {best:.2f}, in {out}", always=True)
+        done = _describe_scores(scores, progress, checkpoints / "best.safetensors")
+        logger.info(done, always=True)
     return Run(out, scores)
 
 
@@ -307,6 +311,17 @@ def _describe_early_end(recipe: Recipe, progress: Progress) -> str:
     return f"{why}: stopped at step {progress.step} of {recipe.train.steps}"
 
 
+def _describe_scores(scores: Scores, progress: Progress, best: Path) -> str:
+    """Says how a run ended, and which weights its folder stands for."""
+    used = best.with_name("model.safetensors")
+    text = f"done: mIoU {scores.miou:.2f}"
+    if best.exists():
+        used = best
+        text += f"; best {progress.best_miou or 0:.2f}"
+        text += "" if progress.best_step is None else f" at step {progress.best_step}"
+    return f"{text}, which predict and eval use: {used}"
+
+
 def _log_step(
     logger: RunLogger,
     step: int,
@@ -382,7 +397,8 @@ def _evaluate(
     logger: RunLogger,
     out: Path,
 ) -> Scores:
-    """Evaluates in float32, as `perpixel eval` does; keeps the best weights, and saves."""
+    """Evaluates in float32, as `perpixel eval` does; keeps the best weights and their scores, and
+    saves."""
     recipe = fingerprint.recipe
     with no_tf32(state.model.device):
         model = accelerate(
@@ -406,9 +422,10 @@ def _evaluate(
         logger.log_metrics(row, line)
     progress.scored = progress.step
     if better:
-        progress.best_miou = scores.miou
+        progress.best_miou, progress.best_step = scores.miou, progress.step
         if get_dist_info().is_main:
             best = _checkpoint(state, fingerprint, dataset, progress)
             write_checkpoint(out / "checkpoints" / "best.safetensors", best)
+            write_scores(out, scores, step=progress.step)
     _save(state, fingerprint, progress, out, overwrite=True)
     return scores

@@ -36,14 +36,14 @@ COMMIT = "a" * 40
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory) -> Path:
-    """A run as far as the Hub cares: final and best weights, and the final weights' scores."""
+    """A run as far as the Hub cares: final and best weights, and the best weights' scores."""
     folder = tmp_path_factory.mktemp("runs") / "camvid"
-    for seed, name in enumerate(("model", "best")):
-        torch.manual_seed(seed)
+    for step, name in ((600, "model"), (400, "best")):
+        torch.manual_seed(step)
         weights = perpixel.build(RECIPE, num_classes=11).state_dict()
-        checkpoint = Checkpoint(RECIPE, CLASSES.names, CLASSES.palette, weights, step=600)
+        checkpoint = Checkpoint(RECIPE, CLASSES.names, CLASSES.palette, weights, step=step)
         write_checkpoint(folder / "checkpoints" / f"{name}.safetensors", checkpoint)
-    (folder / "evaluate.json").write_text('{"miou": 41.03, "pixel_accuracy": 85.8, "images": 101}')
+    (folder / "evaluate.json").write_text('{"miou": 41.03, "pixel_accuracy": 85.8, "step": 400}')
     return folder
 
 
@@ -129,8 +129,8 @@ def test_a_model_goes_up_and_comes_down(run_folder, server, tmp_path):
     lines = client(address, tmp_path / "down", code).splitlines()
     assert len(lines) == 2
     path, step = lines[0].split()
-    assert (Path(path).name, step) == ("model.safetensors", "600")
-    local = read_checkpoint(run_folder / "checkpoints/model.safetensors")
+    assert (Path(path).name, step) == ("model.safetensors", "400")
+    local = read_checkpoint(run_folder / "checkpoints/best.safetensors")
     downloaded = read_checkpoint(Path(path))
     assert downloaded.recipe == local.recipe
     assert all(torch.equal(downloaded.weights[name], local.weights[name]) for name in local.weights)
@@ -189,16 +189,25 @@ def test_the_folder_is_a_model_with_a_card(run_folder, tmp_path):
         assert part in card.text
 
 
-def test_scores_are_the_final_weights_alone(run_folder, tmp_path):
-    perpixel.save_pretrained(run_folder / "checkpoints" / "best.safetensors", tmp_path)
-    card = (tmp_path / "README.md").read_text()
-    assert "mIoU" not in card
-    assert "states no license" in card
+def test_scores_are_of_the_weights_they_belong_to(run_folder, tmp_path):
+    run = shutil.copytree(run_folder, tmp_path / "run")
+
+    def card(name: str) -> str:
+        perpixel.save_pretrained(run / "checkpoints" / name, tmp_path / "out")
+        return (tmp_path / "out/README.md").read_text()
+
+    assert "mIoU 41.03" in card("best.safetensors")
+    assert "mIoU" not in card("model.safetensors")
+    assert "states no license" in card("model.safetensors")
+    # As versions up to 0.2 wrote it: the final weights' scores, and no step.
+    (run / "evaluate.json").write_text('{"miou": 41.03, "pixel_accuracy": 85.8}')
+    assert "mIoU" not in card("best.safetensors")
+    assert "mIoU 41.03" in card("model.safetensors")
 
 
 def test_corrupt_scores_are_named(run_folder, tmp_path):
     shutil.copytree(run_folder, tmp_path / "run")
-    (tmp_path / "run/evaluate.json").write_text("{}")
+    (tmp_path / "run/evaluate.json").write_text('{"step": 400}')
     with pytest.raises(PerpixelError, match=r"evaluate\.json: not an evaluation's scores"):
         perpixel.save_pretrained(tmp_path / "run", tmp_path / "out")
 

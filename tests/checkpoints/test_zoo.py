@@ -4,6 +4,7 @@ import functools
 import hashlib
 import http.server
 import io
+import json
 import pickle
 import threading
 from pathlib import Path
@@ -19,8 +20,9 @@ from perpixel.cli import zoo as command
 from perpixel.conversion import to_state_dict
 from perpixel.data.datasets.camvid import CLASSES
 from perpixel.errors import PerpixelError, UsageError
-from perpixel.recipes import _ALL
+from perpixel.recipes import _ALL, shipped
 from perpixel.recipes.models import CustomBackbone
+from perpixel.recipes.shipped import SHIPPED
 from perpixel.training.pretrained import load_pretrained
 
 NAME = "mmseg/small"
@@ -271,5 +273,58 @@ def test_the_table_prints_what_the_sources_print(capsys):
     command.zoo(["mmseg/*"])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 27
-    first = "mmseg/fcn_r50-d8_512x1024_40k_cityscapes FCN R-50-D8 deep 512x1024 40000 x 8"
+    first = "mmseg/fcn_r50-d8_512x1024_40k_cityscapes FCN R-50-D8 deep 512x1024 40000 x 8 published"
     assert " ".join(lines[1].split()) == f"{first} 5.7 4.17 72.25 73.36"
+
+
+SHIPPED_NAME = "camvid/semantic_fpn_r18"
+
+
+def test_shipped_weights_are_the_repositorys_in_a_checkout(mirror, capsys, tmp_path):
+    """Nothing is downloaded: the mirror is empty."""
+    found = zoo.find(SHIPPED_NAME)
+    assert found.origin == Path(__file__).parents[2] / SHIPPED[SHIPPED_NAME].path
+    assert found.class_names == CLASSES.names
+    command.zoo(["fetch", SHIPPED_NAME], out=tmp_path / "copy.safetensors")
+    assert "64 channels wide, narrower than the recipe's" in capsys.readouterr().out
+    assert zoo.find(tmp_path / "copy.safetensors").recipe == found.recipe
+    command.zoo([SHIPPED_NAME], as_json=True)
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["shipped"], row["weights_url"]) == (True, SHIPPED[SHIPPED_NAME].url)
+
+
+def test_an_installed_package_downloads_shipped_weights_once(mirror, monkeypatch, tmp_path):
+    requests = []
+
+    class Release(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            requests.append(self.path)
+            content = (Path(__file__).parents[2] / SHIPPED[SHIPPED_NAME].path).read_bytes()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None: ...
+
+    monkeypatch.setattr(zoo, "_REPOSITORY", tmp_path / "site-packages")
+    monkeypatch.delenv("PERPIXEL_MIRROR")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Release) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(shipped, "RELEASES", f"http://127.0.0.1:{server.server_port}/download")
+        first, second = zoo.find(SHIPPED_NAME), zoo.find(SHIPPED_NAME)
+        server.shutdown()
+    assert requests == ["/download/v0.2.0/camvid_semantic_fpn_r18.safetensors"]
+    assert first.origin == second.origin == tmp_path / "cache/camvid_semantic_fpn_r18.safetensors"
+
+
+def test_shipped_weights_that_differ_are_no_model(mirror, monkeypatch, tmp_path):
+    own = tmp_path / "site-packages" / SHIPPED[SHIPPED_NAME].path
+    for path in (own, mirror / SHIPPED[SHIPPED_NAME].file):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"version https://git-lfs.github.com/spec/v1")
+    monkeypatch.setattr(zoo, "_REPOSITORY", tmp_path / "site-packages")
+    with pytest.raises(
+        PerpixelError, match=r"v0\.2\.0/camvid_\S+: the downloaded file has the sha"
+    ):
+        zoo.find(SHIPPED_NAME)

@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from perpixel.cli.jobs import find_jobs, require_free
 from perpixel.data.datasets.synthetic import SyntheticStreets
 from perpixel.errors import Interrupted, OutOfMemoryError, UsageError
 from perpixel.inference.predictor import Predictor
-from perpixel.io.images import read_image, write_image
+from perpixel.io.images import read_image, read_mask, write_image
 
 QUICK = [
     "--set", "train.steps=2", "--set", "train.batch_size=2", "--set", "augment.crop_size=32x32",
@@ -72,6 +73,18 @@ def test_zoo_lists_shows_and_prints_json(perpixel):
     assert "scenes/" not in listed
 
 
+@pytest.mark.parametrize("columns", [80, 120])
+def test_the_zoo_fits_its_terminal(perpixel, monkeypatch, columns):
+    from perpixel import recipes
+
+    monkeypatch.setenv("COLUMNS", str(columns))
+    _, out, err = perpixel("zoo")
+    assert max(map(len, out.splitlines())) <= columns
+    assert [line.split()[0] for line in out.splitlines()[1:]] == recipes()
+    assert "shipped" in out.splitlines()[1]
+    assert err.startswith("in a wider terminal or with --json: stem, ")
+
+
 def test_a_dry_run_prints_the_recipe_and_touches_nothing(perpixel, tmp_path):
     code, out, _ = perpixel(
         "train", "camvid/fcn_r18-d8", "--out", tmp_path / "run", "--dry-run", *QUICK
@@ -102,7 +115,7 @@ def test_eval_can_slide_scale_and_flip(perpixel, mini, trained):
         "eval", trained, "--data", mini, "--mode", "slide", "--scales", "0.5,1", "--flip"
     )
     assert code == 0
-    assert err == f"evaluating {trained / 'checkpoints/model.safetensors'}, step 2\n"
+    assert err == f"evaluating {trained / 'checkpoints/best.safetensors'}, step 2\n"
     assert "mIoU" in out
 
 
@@ -129,7 +142,51 @@ def test_predict_writes_palette_masks_and_overlays(perpixel, mini, trained, tmp_
         assert mask.mode == "P"
         assert mask.size == (64, 48)
         assert np.asarray(mask).max() < 11
-    assert read_image(tmp_path / "00_overlay.png").shape == (48, 64, 3)
+        shown = len(np.unique(np.asarray(mask)))
+    image, drawn = read_image(mini / "val/00.png"), read_image(tmp_path / "00_overlay.png")
+    legend = drawn[48:]  # a row for each class that the mask holds, as the image is narrow
+    assert legend.shape[0] == 24 * shown
+    squares = legend[12::24, 12]
+    palette = np.array(mask.getpalette()[:33]).reshape(11, 3)
+    assert (squares == palette[np.unique(np.asarray(mask))]).all()
+    blended = drawn[:48, :64].astype(int) - image.astype(int) / 2 - palette[np.asarray(mask)] / 2
+    assert abs(blended).max() <= 1
+
+
+def test_predict_without_out_writes_to_predictions(perpixel, mini, trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = perpixel("predict", trained, mini / "val")
+    assert (code, len(list(Path("predictions").iterdir()))) == (0, 3)
+    assert re.search(r"3 of 3 images written to predictions, \d+ ms per image\n$", out)
+    shutil.copy(mini / "valannot/00.png", "predictions/00.png")
+    code, _, err = perpixel("predict", trained, mini / "val")
+    assert (code, "predictions/00.png exists and is no prediction" in " ".join(err.split())) == (
+        2, True,
+    )  # fmt: skip
+
+
+def test_predict_writes_a_data_sets_own_ids(perpixel, mini, trained, tmp_path):
+    from perpixel.data.datasets.camvid import CLASSES
+
+    classes = [f'{{name = "{name}", ids = {300 + i}}}' for i, name in enumerate(CLASSES.names)]
+    described = tmp_path / "described"
+    described.mkdir()
+    for name in ("val", "valannot"):
+        shutil.copytree(mini / name, described / name)
+    (described / "dataset.toml").write_text(
+        f"classes = [{', '.join(classes)}]\n[splits.val]\nimages='val'\nmasks='valannot'\n"
+    )
+    for out, ids in (("plain", []), ("ids", ["--ids", described]), ("ids", ["--ids", described])):
+        words = ["predict", trained, described, "--out", tmp_path / out, *ids]
+        code, printed, err = perpixel(*words)  # the second time over its own files
+        assert (code, "3 of 3" in printed) == (0, True), err
+    plain, raw = (read_mask(tmp_path / out / "val/00.png") for out in ("plain", "ids"))
+    assert raw.dtype == np.uint16
+    assert (raw == plain.astype(int) + 300).all()
+    code, _, err = perpixel("predict", trained, mini / "val", "--ids", "cityscapes")
+    assert (code, "masks of cityscapes hold the 19 classes" in " ".join(err.split())) == (1, True)
+    code, _, err = perpixel("predict", trained, mini / "val", "--ids", "cityscapes", "--geo")
+    assert (code, "leave out --submission and --geo" in " ".join(err.split())) == (2, True)
 
 
 def test_predict_leaves_out_the_masks_of_a_data_set(perpixel, mini, trained, tmp_path):
@@ -681,7 +738,7 @@ def test_geo_refuses_videos(perpixel, tmp_path):
     code, _, err = perpixel(
         "predict", "absent", tmp_path / "clip.mp4", "--geo", "--out", tmp_path / "out"
     )
-    assert (code, "--geo are for images, not videos" in err) == (2, True)
+    assert (code, "--geo and --ids are for images, not videos" in err) == (2, True)
 
 
 def test_scores_are_written_where_they_cannot_be_printed(

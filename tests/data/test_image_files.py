@@ -55,3 +55,13 @@ def test_indices_beside_a_photo_are_its_mask(tmp_path):
     assert divide_files(tmp_path, ["a.jpg", "a.png"]) == (["a.jpg"], ["a.png"])
     write_image(tmp_path / "a.png", np.zeros((4, 4, 3), np.uint8))
     assert divide_files(tmp_path, ["a.jpg", "a.png"]) == (["a.jpg", "a.png"], [])
+
+
+def test_a_dataset_toml_below_the_folder_says_it_too(tmp_path):
+    files = ["town/photos/1.png", "town/truthful/1_m.png", "town/truthful/2_m.png", "2.png"]
+    for name in files:
+        write_image(tmp_path / name, np.zeros((4, 4, 3), np.uint8))
+    (tmp_path / "town/dataset.toml").write_text(TOML)
+    (tmp_path / "town/train.txt").write_text("1\n")
+    found = divide_files(tmp_path, [*files, "town/dataset.toml"])
+    assert found == (["town/photos/1.png", "2.png"], files[1:3])

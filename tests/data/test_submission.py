@@ -6,8 +6,9 @@ from PIL import Image
 
 from perpixel.data.datasets.cityscapes import LABEL_IDS
 from perpixel.data.registry import classes
-from perpixel.data.submission import find_submission
+from perpixel.data.submission import find_ids, find_submission
 from perpixel.errors import PerpixelError, UsageError
+from perpixel.io.images import is_prediction, read_mask
 
 FILES = {
     "cityscapes": ("a.png", "L", lambda label: np.array(LABEL_IDS)[label]),
@@ -46,7 +47,27 @@ def test_other_classes_and_another_name_are_refused():
     names = cityscapes.classes.names
     cityscapes.require(tuple(name.replace(" ", "_").title() for name in names))
     for other in (classes("camvid").names, names[::-1], names[:-1]):
-        with pytest.raises(PerpixelError, match=r"takes the 19 classes road, .* a dataset\.toml"):
+        with pytest.raises(PerpixelError, match=r"hold the 19 classes road, .* a dataset\.toml"):
             cityscapes.require(other)
     with pytest.raises(UsageError, match="Did you mean cityscapes"):
         find_submission("cityscape")
+
+
+def test_a_folders_ids_are_those_of_its_toml(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    toml = tmp_path / "dataset.toml"
+    rest = '[splits.train]\nimages = "images"\nmasks = "masks"\n'
+    toml.write_text(
+        'classes = [{ name = "road", ids = [7, 8] }, { name = "car", ids = 300 }]\n' + rest
+    )
+    format_ = find_ids(str(tmp_path))
+    format_.require(("road", "Car"))
+    format_.write(tmp_path / "out", "s/a", np.array([[0, 1]], np.uint8))
+    assert read_mask(tmp_path / "out/s/a.png").tolist() == [[7, 300]]
+    assert is_prediction(tmp_path / "out/s/a.png")
+    toml.write_text('classes = [{ name = "road", colors = [[1, 2, 3]] }]\n' + rest)
+    with pytest.raises(PerpixelError, match=r"dataset\.toml: its classes have colors"):
+        find_ids(str(tmp_path))
+    with pytest.raises(UsageError, match=r"nor a benchmark.*There are: cityscapes"):
+        find_ids("nowhere")

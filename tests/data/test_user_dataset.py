@@ -53,8 +53,8 @@ def test_a_run_on_it_equals_the_run_on_the_same_built_in_images(tmp_path):
     expected = train(tmp_path / "builtin", **builtin)
     assert run.scores.iou == expected.scores.iou
     assert list(run.scores.iou) == list(builtin["eval_dataset"].classes.names)
-    scores = perpixel.evaluate(tmp_path / "user", dataset=Streets("val", 3))
-    assert scores.miou == run.scores.miou
+    final = tmp_path / "user/checkpoints/model.safetensors"
+    assert perpixel.evaluate(final, dataset=Streets("val", 3)).miou == run.scores.miou
     assert len(perpixel.load(tmp_path / "user").palette) == 7
 
 
@@ -135,7 +135,7 @@ def test_the_trainable_model_has_its_batch_norms(tmp_path):
     model = perpixel.load_model(tmp_path)
     norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     assert norms
-    stored = read_checkpoint(tmp_path / "checkpoints" / "model.safetensors").weights
+    stored = read_checkpoint(tmp_path / "checkpoints" / "best.safetensors").weights
     assert all(torch.equal(tensor, stored[name]) for name, tensor in model.state_dict().items())
     model.train()(torch.zeros(2, 3, 32, 32)).logits.sum().backward()
     assert norms[0].weight.grad is not None

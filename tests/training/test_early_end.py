@@ -10,6 +10,7 @@ import pytest
 from test_run import TINY, losses, same, weights
 
 import perpixel
+from perpixel.checkpoints import zoo
 from perpixel.checkpoints.format import read_checkpoint
 from perpixel.data.dataset import Dataset
 from perpixel.errors import Interrupted, PerpixelError, UsageError
@@ -53,7 +54,15 @@ def check_end(out: Path) -> None:
         (out / "log.txt").read_text()
     )
     assert len(losses(out)) == 8
-    assert json.loads((out / "evaluate.json").read_text())["miou"] == 20
+    scores = json.loads((out / "evaluate.json").read_text())
+    assert (scores["miou"], scores["step"]) == (20, 4)  # those of the weights that `out` stands for
+    best = out / "checkpoints" / "best.safetensors"
+    assert zoo.find(out).origin == best
+    assert (
+        (out / "log.txt")
+        .read_text()
+        .endswith(f"done: mIoU 20.00; best 20.00 at step 4, which predict and eval use: {best}\n")
+    )
     steps = {
         name: read_checkpoint(out / "checkpoints" / f"{name}.safetensors").step
         for name in ("model", "best")

@@ -157,9 +157,10 @@ def test_fewer_steps_than_are_done_are_refused_and_as_many_are_scored(half: Path
 def test_a_run_that_goes_on_after_its_end_has_no_final_weights(
     mini: Path, tmp_path, monkeypatch, best: bool
 ):
-    """Until it ends again; the best so far stand for it."""
+    """Until it ends again; the best so far stand for it, with their scores if there are any."""
     short, long = (perpixel.override(OFTEN, [f"train.steps={steps}"]) for steps in (2, 6))
-    ends = ["evaluate.json", "confusion.csv", "images.csv", "checkpoints/model.safetensors"]
+    scores = ["evaluate.json", "confusion.csv", "images.csv"]
+    ends = [*scores, "checkpoints/model.safetensors"]
     perpixel.train(short, data=mini, out=tmp_path, device="cpu")
     if not best:
         (tmp_path / "checkpoints/best.safetensors").unlink()
@@ -172,12 +173,13 @@ def test_a_run_that_goes_on_after_its_end_has_no_final_weights(
         patch.setattr(train, "learning_rate", _stop_in_step(3))
         with pytest.raises(Interrupted):
             perpixel.train(long, **named, device="cpu")
-    assert not any((tmp_path / name).exists() for name in ends)
+    assert not (tmp_path / "checkpoints/model.safetensors").exists()
+    assert [name for name in scores if (tmp_path / name).exists()] == (scores if best else [])
     standing = zoo.find(tmp_path)
     assert (standing.origin, standing.step) == (tmp_path / "checkpoints/best.safetensors", 2)
     assert read_checkpoint(tmp_path / "checkpoints/model-earlier.safetensors").step == 2
     perpixel.train(long, **named, device="cpu")
-    assert zoo.find(tmp_path).step == 6
+    assert zoo.find(tmp_path / "checkpoints/model.safetensors").step == 6
     assert all((tmp_path / name).exists() for name in ends)
 
 

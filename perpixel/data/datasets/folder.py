@@ -77,8 +77,8 @@ def open_folder(root: Path, split: str, *, complete: bool = True) -> PairDataset
     """
     description = _read_description(root)
     require_known(split, description.splits, f"{root / FILE} has no split {split!r}")
+    classes, mapping = classes_of_folder(root)
     try:
-        classes, mapping = _classes_and_mapping(description)
         files = _find_pairs(root, description, split, complete=complete)
     except PerpixelError as error:
         raise PerpixelError(f"{root / FILE}: {error}") from None
@@ -91,6 +91,15 @@ def open_folder(root: Path, split: str, *, complete: bool = True) -> PairDataset
         input=DatasetInput(bands=description.bands, mean=description.mean, std=description.std),
         apply_exif_orientation=description.apply_exif_orientation,
     )
+
+
+def classes_of_folder(root: Path) -> tuple[Classes, LabelMapping]:
+    """The classes in ROOT/dataset.toml and their values; raises PerpixelError as `open_folder`."""
+    description = _read_description(root)
+    try:
+        return _classes_and_mapping(description)
+    except PerpixelError as error:
+        raise PerpixelError(f"{root / FILE}: {error}") from None
 
 
 def splits_of_folder(root: Path) -> tuple[str, ...]:
