@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from glob import escape
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from perpixel.data.check_pair import Finding, Kind, PairReport, examine
 from perpixel.data.class_table import propose_classes
 from perpixel.data.dataset import PairDataset, RawValue
 from perpixel.data.datasets.folder import files_below
+from perpixel.data.label_sheet import choose_examples
 from perpixel.data.paths import list_files
 from perpixel.data.prefetch import cores, read_ahead
 from perpixel.data.registry import open_pairs, splits
@@ -91,6 +93,8 @@ class Report:
     classes: tuple[str, ...]
     splits: tuple[Split, ...]
     findings: tuple[Finding, ...]
+    examples: tuple[tuple[PairDataset, int], ...] = ()
+    """Intact pairs to look at, which show as many classes as a dozen can."""
 
     def count(self, severity: str) -> int:
         """Counts the findings of a severity: "error", "warning" or "note"."""
@@ -186,7 +190,15 @@ def check(
         findings += _unused_folders(root, opened.values())
     order = list(Kind)
     findings.sort(key=lambda finding: order.index(finding.kind))
-    return Report(name, root, classes, summaries, tuple(findings))
+    intact = [
+        (checked[split], index, set(report.pixels) - {IGNORE_INDEX})
+        for (split, index), report in zip(jobs, chain(*reports.values()), strict=True)
+        if report.size is not None
+        and not any(f.kind is Kind.DIFFERENT_SIZES for f in report.findings)
+    ]
+    chosen = choose_examples([shown for _, _, shown in intact])
+    examples = tuple(intact[place][:2] for place in chosen)
+    return Report(name, root, classes, summaries, tuple(findings), examples)
 
 
 def _summarize(split: str, reports: Sequence[PairReport], num_classes: int) -> Split:

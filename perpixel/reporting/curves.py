@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from perpixel.io.figures import ticks
 from perpixel.reporting.reading import Source
 
 WIDTH, HEIGHT = 520, 260
@@ -64,18 +65,6 @@ def _chart(title: str, series: list[list[tuple[float, float]]]) -> Chart:
         [(x(tick), f"{tick:g}") for tick in x_ticks if tick <= last_step],
         [(y(tick), f"{tick:.6g}") for tick in y_ticks],
     )
-
-
-def ticks(low: float, high: float) -> list[float]:
-    """Returns three to six round numbers: the first at most `low`, the last at least `high`."""
-    if high <= low:
-        margin = abs(low) / 10 or 1.0
-        low, high = low - margin, high + margin
-    rough = (high - low) / 4
-    unit: float = 10.0 ** math.floor(math.log10(rough))
-    step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= rough * 0.999)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [float(f"{index * step:.10g}") for index in range(first, last + 1)]
 
 
 def _subsample(points: list[tuple[float, float]]) -> list[tuple[float, float]]:

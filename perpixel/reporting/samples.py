@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,13 +11,11 @@ from PIL import Image
 from perpixel.data.dataset import Dataset, read_pair, require_classes
 from perpixel.data.registry import require_bands
 from perpixel.errors import PerpixelError
+from perpixel.evaluation.pictures import errors
 from perpixel.inference.predictor import Predictor
 from perpixel.io.images import Array, Palette, encode_mask, readable_palette
-from perpixel.recipes.schema import IGNORE_INDEX
 
 _MAX_SIDE = 480
-_WRONG = (225, 30, 45)
-_UNLABELED = (40, 44, 52)
 
 
 @dataclass(frozen=True)
@@ -28,14 +26,6 @@ class Sample:
     image: str
     truth: str
     views: list[tuple[str, str]]
-
-
-def worst_and_best(mious: Mapping[str, float | None], count: int) -> tuple[list[str], list[str]]:
-    """Returns the names of the `count` images of lowest and of highest mIoU, without overlap."""
-    ranking = sorted((miou, name) for name, miou in mious.items() if miou is not None)
-    names = [name for _, name in ranking]
-    worst = names[: min(count, (len(names) + 1) // 2)]
-    return worst, names[len(worst) :][::-1][:count]
 
 
 def take_samples(
@@ -65,15 +55,6 @@ def take_samples(
             views.append((_mask_uri(mask, palette), _uri(errors(image, label, mask))))
         samples.append(Sample(name, _uri(image), _mask_uri(label, palette), views))
     return samples
-
-
-def errors(image: Array, label: Array, prediction: Array) -> Array:
-    """Returns the image in pale gray, uint8 [H, W, 3]: errors red, unlabeled pixels dark."""
-    gray = 120 + image.mean(axis=2, keepdims=True) / 2
-    view = np.repeat(gray, 3, axis=2).astype(np.uint8)
-    view[label != prediction] = _WRONG
-    view[label == IGNORE_INDEX] = _UNLABELED
-    return view
 
 
 def _mask_uri(mask: Array, palette: Palette) -> str:

@@ -41,6 +41,7 @@ from perpixel.training.checkpoint import (
 from perpixel.training.nonfinite import report_corrupt, report_nonfinite, report_overflow
 from perpixel.training.optimizer import learning_rate, set_learning_rate
 from perpixel.training.parallel import check_batch_divides, check_ranks_agree, wrap_ddp
+from perpixel.training.pictures import draw_batch, draw_results
 from perpixel.training.preemption import preemption_flag
 from perpixel.training.pretrained import load_pretrained
 from perpixel.training.run_lock import run_lock
@@ -146,6 +147,8 @@ def train(
         while not progress.has_ended(recipe):
             with meter.waiting():
                 batch = next(loader)
+            if progress.step == 0 and dist_info.is_main:
+                draw_batch(out, batch, train_dataset.classes, logger)
             lr = learning_rate(
                 progress.step, steps=steps, lr=recipe.optimizer.lr, schedule=recipe.schedule
             )
@@ -195,6 +198,7 @@ def train(
             final = _checkpoint(state, fingerprint, eval_dataset, progress)
             write_checkpoint(checkpoints / "model.safetensors", final)
             write_scores(out, scores)
+            draw_results(out, final, eval_dataset, scores, logger, device=torch_device)
         if progress.step < steps:
             logger.info(_describe_early_end(recipe, progress))
         for line in unseen_classes:  # again, beside the scores that lack them

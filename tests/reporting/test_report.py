@@ -20,12 +20,12 @@ from perpixel.cli import main
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.evaluation.files import write_scores
 from perpixel.evaluation.metrics import confusion, scores
+from perpixel.evaluation.pictures import errors, worst_and_best
+from perpixel.io import figures
 from perpixel.recipes import overrides
 from perpixel.recipes.schema import IGNORE_INDEX
-from perpixel.reporting import curves
 from perpixel.reporting.reading import read_source
 from perpixel.reporting.report import name_sources, render
-from perpixel.reporting.samples import errors, worst_and_best
 
 LOADS = {"src", "href", "srcset", "action", "data", "poster", "background"}
 
@@ -314,7 +314,7 @@ def test_folders_of_one_name_are_named_by_their_paths(run, tmp_path):
      (0, 0.0005, [0, 0.0002, 0.0004, 0.0006]), (-3, 4, [-4, -2, 0, 2, 4])],
 )  # fmt: skip
 def test_ticks_are_round_and_enclose(low, high, expected):
-    positions = curves.ticks(low, high)
+    positions = figures.ticks(low, high)
     assert 3 <= len(positions) <= 6
     assert positions[0] <= low
     assert positions[-1] >= high

@@ -1,0 +1,64 @@
+"""The pictures in a run's folder `results`: the first batch, curves, confusion and predictions.
+
+A run never fails for want of a picture.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from perpixel.checkpoints.format import Checkpoint
+from perpixel.data.dataset import Classes, Dataset
+from perpixel.data.label_sheet import MAX_IMAGES, label_sheet
+from perpixel.data.loader import Batch
+from perpixel.evaluation.metrics import Scores
+from perpixel.evaluation.pictures import prediction_sheet
+from perpixel.inference.predictor import Predictor
+from perpixel.io import figures
+from perpixel.io.images import write_image
+from perpixel.training.run_logger import RunLogger, rows
+
+
+def draw_batch(out: Path, batch: Batch, classes: Classes, logger: RunLogger) -> None:
+    """Draws train_batch.png: augmented images as the model gets them, their masks over them."""
+    with _logs_failure(logger):
+        samples = zip(batch.images.numpy(), batch.labels.numpy(), batch.names, strict=True)
+        sheet = label_sheet(islice(samples, MAX_IMAGES), classes)
+        write_image(out / "results" / "train_batch.png", np.asarray(sheet))
+
+
+def draw_results(
+    out: Path,
+    checkpoint: Checkpoint,
+    dataset: Dataset,
+    scores: Scores,
+    logger: RunLogger,
+    *,
+    device: torch.device,
+) -> None:
+    """Draws curves.png, confusion.png and predictions.png of a run that has ended."""
+    with _logs_failure(logger):
+        logged = rows(out / "metrics.jsonl", up_to=checkpoint.step)
+        titles = {"loss": "training loss", "miou": "mIoU on the evaluation split, %"}
+        series = {
+            title: [(row["step"], row[key]) for row in logged if key in row]
+            for key, title in titles.items()
+        }
+        curves = figures.curves([(title, points) for title, points in series.items() if points])
+        write_image(out / "results" / "curves.png", np.asarray(curves))
+        scores.plot_confusion(out / "results" / "confusion.png")
+        predictor = Predictor.from_checkpoint(checkpoint, device=device)
+        sheet = prediction_sheet(predictor, dataset, scores)
+        write_image(out / "results" / "predictions.png", np.asarray(sheet))
+
+
+@contextmanager
+def _logs_failure(logger: RunLogger) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # whatever a data set, a font or a full disk may raise
+        logger.info(f"results/ lacks a picture: {type(error).__name__}: {error}")
