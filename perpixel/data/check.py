@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from glob import escape
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -190,15 +189,25 @@ def check(
         findings += _unused_folders(root, opened.values())
     order = list(Kind)
     findings.sort(key=lambda finding: order.index(finding.kind))
-    intact = [
-        (checked[split], index, set(report.pixels) - {IGNORE_INDEX})
-        for (split, index), report in zip(jobs, chain(*reports.values()), strict=True)
-        if report.size is not None
-        and not any(f.kind is Kind.DIFFERENT_SIZES for f in report.findings)
-    ]
-    chosen = choose_examples([shown for _, _, shown in intact])
-    examples = tuple(intact[place][:2] for place in chosen)
+    examples = _choose_examples(checked, reports, len(classes))
     return Report(name, root, classes, summaries, tuple(findings), examples)
+
+
+def _choose_examples(
+    checked: Mapping[str, PairDataset],
+    reports: Mapping[str, Sequence[PairReport]],
+    num_classes: int,
+) -> tuple[tuple[PairDataset, int], ...]:
+    intact = [
+        (checked[split], index, [report.pixels[number] for number in range(num_classes)])
+        for split in checked
+        for index, report in enumerate(reports[split])
+        if report.size is not None
+        and all(finding.kind is not Kind.DIFFERENT_SIZES for finding in report.findings)
+    ]
+    pixels = np.array([counts for _, _, counts in intact], np.int64)
+    chosen = choose_examples(pixels.reshape(len(intact), num_classes))
+    return tuple(intact[place][:2] for place in chosen)
 
 
 def _summarize(split: str, reports: Sequence[PairReport], num_classes: int) -> Split:

@@ -1,8 +1,9 @@
 """Draws images with their masks over them, and a legend of the classes, as one picture."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
+import numpy.typing as npt
 from PIL.Image import Image
 
 from perpixel.data.dataset import Classes
@@ -23,14 +24,20 @@ def label_sheet(samples: Iterable[tuple[Array, Array, str]], classes: Classes) -
     return figures.sheet(tiles, columns=4, classes=classes.names, palette=palette, shown=shown)
 
 
-def choose_examples(classes_shown: Sequence[set[int]]) -> list[int]:
-    """Chooses up to MAX_IMAGES images: first each that adds a class, the most at once; then others,
-    evenly spread. `classes_shown` has the classes of every image; an empty set is never chosen."""
+def choose_examples(pixels: npt.NDArray[np.int64]) -> list[int]:
+    """Chooses up to MAX_IMAGES images that show every class, if they can, and show it well.
+
+    `pixels` has the pixels of every class in every image, [images, classes]; an image without any
+    is not chosen.
+    """
+    shares = pixels / np.maximum(pixels.sum(axis=1, keepdims=True), 1)
+    value = (shares > 0) + shares / np.maximum(shares.max(axis=0, initial=0), 1e-9)
+    best = np.zeros(pixels.shape[1])
     chosen: list[int] = []
-    missing = set[int]().union(*classes_shown)
-    while missing and len(chosen) < MAX_IMAGES:
-        chosen.append(max(range(len(classes_shown)), key=lambda i: len(classes_shown[i] & missing)))
-        missing -= classes_shown[chosen[-1]]
-    others = [i for i, shown in enumerate(classes_shown) if shown and i not in chosen]
-    places = np.linspace(0, len(others) - 1, min(MAX_IMAGES - len(chosen), len(others)))
-    return sorted(chosen + [others[place] for place in places.astype(int).tolist()])
+    candidates = np.flatnonzero(pixels.any(axis=1))
+    while len(chosen) < min(MAX_IMAGES, len(candidates)):
+        gains = np.maximum(value[candidates] - best, 0).sum(axis=1)
+        gains[np.isin(candidates, chosen)] = -1
+        chosen.append(int(candidates[gains.argmax()]))
+        best = np.maximum(best, value[chosen[-1]])
+    return sorted(chosen)

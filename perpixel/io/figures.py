@@ -18,7 +18,7 @@ _INK, _SOFT, _FAINT, _LINE = (27, 33, 41), (88, 100, 116), (176, 184, 194), (221
 _BLUE, _PALE_BLUE, _RED, _CELL = (31, 111, 208), (178, 208, 240), (210, 59, 59), (238, 241, 245)
 _GAP = 12
 _MIN_SMOOTHED = 20
-"""How many values a curve has at least before it is smoothed."""
+"""A curve of fewer values is not smoothed, and each is a dot."""
 
 
 def sheet(
@@ -62,19 +62,19 @@ def sheet(
     return picture
 
 
-def curves(series: Sequence[tuple[str, Points]]) -> Image.Image:
-    """Draws a chart for each (title, points), from left to right, with the step below.
+def curves(series: Sequence[tuple[str, Points, Points]]) -> Image.Image:
+    """Draws a chart for each (title, points, smoothed points), from left to right, over the step.
 
-    A curve of many points is smoothed, and its values are pale.
+    Points with a smoothed curve are pale.
     """
-    charts = [_chart(title, points) for title, points in series]
+    charts = [_chart(*part) for part in series]
     figure = Image.new("RGB", (sum(chart.width for chart in charts), charts[0].height))
     for index, chart in enumerate(charts):
         figure.paste(chart, (index * chart.width, 0))
     return figure
 
 
-def _chart(title: str, points: Points) -> Image.Image:
+def _chart(title: str, points: Points, smoothed: Points) -> Image.Image:
     width, height, left, right, top, bottom = 640, 400, 74, 616, 48, 346
     steps, values = zip(*points, strict=True)
     last = max(*steps, 1)
@@ -96,11 +96,11 @@ def _chart(title: str, points: Points) -> Image.Image:
             _line(picture, [(x, bottom), (x, bottom + 5)], _SOFT)
             texts.append(((x, bottom + 10), f"{tick:g}", "ma", 14))
     _line(picture, [(left, bottom), (right, bottom)], _SOFT)
-    line, smoothed = [place(*point) for point in points], smooth(points)
-    if smoothed is None:
+    line = [place(*point) for point in points]
+    if len(line) < _MIN_SMOOTHED:
         for dot in line:
             _line(picture, [dot, dot], _BLUE, thickness=7)
-    else:
+    if smoothed:
         _line(picture, line, _PALE_BLUE)
         line = [place(*point) for point in smoothed]
     _line(picture, line, _BLUE, thickness=2)
@@ -160,10 +160,10 @@ def ticks(low: float, high: float) -> list[float]:
     return [float(f"{index * step:.10g}") for index in range(first, last + 1)]
 
 
-def smooth(points: Points) -> Points | None:
-    """Returns the values averaged over their neighbors; None for too few to smooth."""
+def smooth(points: Points) -> Points:
+    """Returns the values averaged over their neighbors; nothing for too few to smooth."""
     if len(points) < _MIN_SMOOTHED:
-        return None
+        return []
     steps, values = zip(*points, strict=True)
     sigma = len(points) / 50 + 1
     kernel = np.exp(-0.5 * (np.arange(-int(3 * sigma), int(3 * sigma) + 1) / sigma) ** 2)

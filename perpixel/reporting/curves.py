@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from perpixel.io.figures import ticks
+from perpixel.io.figures import smooth, ticks
 from perpixel.reporting.reading import Source
 
 WIDTH, HEIGHT = 520, 260
@@ -23,12 +23,14 @@ _CURVES = {
 class Chart:
     """One figure in a box of WIDTH x HEIGHT.
 
-    `lines` has a list of (step, value, x, y) for every source, in their order; `x_ticks` and
-    `y_ticks` are (coordinate, text).
+    `lines` has a list of (step, value, x, y) for every source, in their order, and `smoothed` a
+    list of (x, y), empty where a curve is not smoothed; `x_ticks` and `y_ticks` are (coordinate,
+    text).
     """
 
     title: str
     lines: list[list[tuple[float, float, float, float]]]
+    smoothed: list[list[tuple[float, float]]]
     x_ticks: list[tuple[float, str]]
     y_ticks: list[tuple[float, str]]
 
@@ -62,6 +64,10 @@ def _chart(title: str, series: list[list[tuple[float, float]]]) -> Chart:
     return Chart(
         title,
         [[(step, value, x(step), y(value)) for step, value in points] for points in series],
+        [
+            [(x(step), y(value)) for step, value in smooth(points)] if title == "Loss" else []
+            for points in series
+        ],
         [(x(tick), f"{tick:g}") for tick in x_ticks if tick <= last_step],
         [(y(tick), f"{tick:.6g}") for tick in y_ticks],
     )

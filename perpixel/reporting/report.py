@@ -7,15 +7,17 @@ from importlib import resources
 from itertools import cycle
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, StrictUndefined
 
 from perpixel.recipes import overrides
 from perpixel.reporting import curves
-from perpixel.reporting.reading import Source
+from perpixel.reporting.reading import Confusion, Source
 from perpixel.reporting.samples import Sample
 
 # Distinct in hue and in brightness, on white and on black.
 _COLORS = ("#2f7de1", "#e8792b", "#2aa198", "#b2468d", "#8a9a1f", "#7a5cd6", "#c23b3b", "#5f7285")
+_MAX_CONFUSIONS = 10
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,12 @@ def render(
     charts = curves.charts(list(sources.values()))
     recipes = [(name, source.recipe) for name, source in sources.items() if source.recipe]
     matrices = [
-        {"title": name, "names": source.confusion.names, "rows": source.confusion.matrix.tolist()}
+        {
+            "title": name,
+            "names": source.confusion.names,
+            "rows": source.confusion.matrix.tolist(),
+            "largest": _largest_confusions(source.confusion),
+        }
         for name, source in sources.items()
         if source.confusion is not None
     ]
@@ -77,14 +84,37 @@ def name_sources(sources: Sequence[Source]) -> dict[str, Source]:
 
 
 def _classes(sources: Sequence[Source]) -> list[dict[str, Any]]:
-    """Returns a row for every class: its name, its fraction of the labels, each source's IoU."""
+    """Returns a row for every class: its name, its fraction of the labels, each source's IoU.
+
+    They are sorted by the first source's IoU, the highest first.
+    """
     ious = [source.scores["iou"] if source.scores else {} for source in sources]
     frequencies: dict[str, float] = {}
     for source in reversed(sources):  # the first source's numbers replace the others'
         frequencies |= source.frequencies()
-    return [
+    rows = [
         {"name": name, "share": frequencies.get(name), "iou": [iou.get(name) for iou in ious]}
         for name in dict.fromkeys(name for iou in ious for name in iou)
+    ]
+    return sorted(
+        rows, key=lambda row: -1 if row["iou"][0] is None else row["iou"][0], reverse=True
+    )
+
+
+def _largest_confusions(confusion: Confusion) -> list[tuple[str, str, float, float]]:
+    """Returns the largest errors: label, prediction, percent of that label and of all errors."""
+    counts = confusion.matrix - np.diag(confusion.matrix.diagonal())
+    labeled, errors = confusion.matrix.sum(axis=1), counts.sum()
+    order = np.argsort(-counts, axis=None, kind="stable")[:_MAX_CONFUSIONS]
+    return [
+        (
+            confusion.names[row],
+            confusion.names[column],
+            100 * counts[row, column] / labeled[row],
+            100 * counts[row, column] / errors,
+        )
+        for row, column in zip(*np.unravel_index(order, counts.shape), strict=True)
+        if counts[row, column]
     ]
 
 

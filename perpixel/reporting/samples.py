@@ -13,19 +13,29 @@ from perpixel.data.registry import require_bands
 from perpixel.errors import PerpixelError
 from perpixel.evaluation.pictures import errors
 from perpixel.inference.predictor import Predictor
-from perpixel.io.images import Array, Palette, encode_mask, readable_palette
+from perpixel.io.images import Array, Palette, encode_mask, overlay, readable_palette
 
-_MAX_SIDE = 480
+_MAX_SIDE = 640
+
+
+@dataclass(frozen=True)
+class View:
+    """A model's prediction of an image, as data URIs."""
+
+    overlay: str
+    prediction: str
+    errors: str
 
 
 @dataclass(frozen=True)
 class Sample:
-    """An image of the data set, as data URIs. `views` has (prediction, errors) of every model."""
+    """An image of the data set, as data URIs, with a view of every model's prediction."""
 
     name: str
     image: str
+    truth_overlay: str
     truth: str
-    views: list[tuple[str, str]]
+    views: list[View]
 
 
 def take_samples(
@@ -52,8 +62,10 @@ def take_samples(
         views = []
         for predictor in predictors:
             mask = predictor.predict(image).mask
-            views.append((_mask_uri(mask, palette), _uri(errors(image, label, mask))))
-        samples.append(Sample(name, _uri(image), _mask_uri(label, palette), views))
+            blended, wrong = overlay(image, mask, palette), errors(image, label, mask)
+            views.append(View(_uri(blended), _mask_uri(mask, palette), _uri(wrong)))
+        truth_overlay, truth = _uri(overlay(image, label, palette)), _mask_uri(label, palette)
+        samples.append(Sample(name, _uri(image), truth_overlay, truth, views))
     return samples
 
 

@@ -22,6 +22,8 @@ from perpixel.io import figures
 from perpixel.io.images import write_image
 from perpixel.training.run_logger import RunLogger, rows
 
+_MIOU = "mIoU on the evaluation split, %"
+
 
 def draw_batch(out: Path, batch: Batch, classes: Classes, logger: RunLogger) -> None:
     """Draws train_batch.png: augmented images as the model gets them, their masks over them."""
@@ -43,12 +45,11 @@ def draw_results(
     """Draws curves.png, confusion.png and predictions.png of a run that has ended."""
     with _logs_failure(logger):
         logged = rows(out / "metrics.jsonl", up_to=checkpoint.step)
-        titles = {"loss": "training loss", "miou": "mIoU on the evaluation split, %"}
-        series = {
-            title: [(row["step"], row[key]) for row in logged if key in row]
-            for key, title in titles.items()
-        }
-        curves = figures.curves([(title, points) for title, points in series.items() if points])
+        loss, miou = (
+            [(row["step"], row[key]) for row in logged if key in row] for key in ("loss", "miou")
+        )
+        series = (("training loss", loss, figures.smooth(loss)), (_MIOU, miou, ()))
+        curves = figures.curves([part for part in series if part[1]])
         write_image(out / "results" / "curves.png", np.asarray(curves))
         scores.plot_confusion(out / "results" / "confusion.png")
         predictor = Predictor.from_checkpoint(checkpoint, device=device)
