@@ -35,6 +35,7 @@ def sheet(
     Images are fitted into a square of `side` pixels. The legend's classes that are not `shown`, by
     index, are pale.
     """
+    columns = min(columns, len(tiles))
     fitted = [Image.fromarray(_fit(image, side)) for image, _ in tiles]
     rows = [range(first, len(tiles))[:columns] for first in range(0, len(tiles), columns)]
     cell = max(image.width for image in fitted) + _GAP
