@@ -117,9 +117,7 @@ def _galleries(
     ]
     worst, best = worst_and_best(mious, count)
     return [
-        Gallery(
-            title, colors, tuple(predictors), take_samples(names, opened, [*predictors.values()])
-        )
+        Gallery(title, colors, take_samples(names, opened, predictors))
         for title, names in (("Worst images", worst), ("Best images", best))
         if names
     ], notes

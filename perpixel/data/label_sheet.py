@@ -1,6 +1,7 @@
 """Draws images with their masks over them, and a legend of the classes, as one picture."""
 
 from collections.abc import Iterable
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +16,10 @@ MAX_IMAGES = 12
 
 
 def label_sheet(samples: Iterable[tuple[Array, Array, str]], classes: Classes) -> Image:
-    """Draws (image, mask, name) of up to MAX_IMAGES samples; unlabeled pixels have no color."""
+    """Draws the first MAX_IMAGES of (image, mask, name); unlabeled pixels have no color."""
     palette = readable_palette(classes.palette)
     tiles, shown = [], set[int]()
-    for image, mask, name in samples:
+    for image, mask, name in islice(samples, MAX_IMAGES):
         tiles.append((overlay(image, mask, palette), name))
         shown |= set(np.unique(mask).tolist())
     return figures.sheet(tiles, columns=4, classes=classes.names, palette=palette, shown=shown)

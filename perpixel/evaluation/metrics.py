@@ -4,7 +4,7 @@ Counts are int64 from the first pixel to the last, so that no amount of data los
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
@@ -60,22 +60,16 @@ class Scores:
     pixel_accuracy: float
     mean_accuracy: float
     frequency_weighted_iou: float
-    iou: dict[str, float | None]
-    accuracy: dict[str, float | None]
-    dice: dict[str, float | None]
-    precision: dict[str, float | None]
-    boundary_iou: dict[str, float | None] | None
-    confusion: Matrix
-    per_image: tuple[ImageScores, ...]
+    # A repr of every class, pixel count and image would fill the screen.
+    iou: dict[str, float | None] = field(repr=False)
+    accuracy: dict[str, float | None] = field(repr=False)
+    dice: dict[str, float | None] = field(repr=False)
+    precision: dict[str, float | None] = field(repr=False)
+    boundary_iou: dict[str, float | None] | None = field(repr=False)
+    confusion: Matrix = field(repr=False)
+    per_image: tuple[ImageScores, ...] = field(repr=False)
     images: int
     seconds: float
-
-    def __repr__(self) -> str:
-        means = ("miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou")
-        return (
-            f"Scores({', '.join(f'{name}={getattr(self, name):.2f}' for name in means)}, "
-            f"images={self.images})"
-        )
 
     def plot_confusion(self, path: str | Path | None = None) -> Image:
         """Draws the confusion matrix, in percent of each label's pixels, and writes it to `path`.

@@ -7,27 +7,23 @@ from importlib import resources
 from itertools import cycle
 from typing import Any
 
-import numpy as np
 from jinja2 import Environment, StrictUndefined
 
+from perpixel.io import charts
 from perpixel.recipes import overrides
-from perpixel.reporting import curves
-from perpixel.reporting.reading import Confusion, Source
+from perpixel.reporting.reading import Source
 from perpixel.reporting.samples import Sample
 
 # Distinct in hue and in brightness, on white and on black.
 _COLORS = ("#2f7de1", "#e8792b", "#2aa198", "#b2468d", "#8a9a1f", "#7a5cd6", "#c23b3b", "#5f7285")
-_MAX_CONFUSIONS = 10
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """Images under one title. `models` names the sources whose predictions each image has,
-    `classes` the data set's classes with their colors, "#rrggbb"."""
+    """Images under one title. `classes` has the data set's classes with their colors, "#rrggbb"."""
 
     title: str
     classes: list[tuple[str, str]]
-    models: tuple[str, ...]
     samples: list[Sample]
 
 
@@ -38,15 +34,10 @@ def render(
 
     Every name is escaped; the file loads nothing. `notes` say what else is missing, and why.
     """
-    charts = curves.charts(list(sources.values()))
+    drawn = charts.charts([source.rows for source in sources.values()])
     recipes = [(name, source.recipe) for name, source in sources.items() if source.recipe]
     matrices = [
-        {
-            "title": name,
-            "names": source.confusion.names,
-            "rows": source.confusion.matrix.tolist(),
-            "largest": _largest_confusions(source.confusion),
-        }
+        {"title": name, "names": source.confusion.names, "rows": source.confusion.matrix.tolist()}
         for name, source in sources.items()
         if source.confusion is not None
     ]
@@ -55,8 +46,8 @@ def render(
     page = resources.files("perpixel.reporting").joinpath("report.html").read_text("utf-8")
     return environment.from_string(page).render(
         sources=list(zip(sources, cycle(_COLORS), sources.values(), strict=False)),
-        charts=charts,
-        box=(curves.WIDTH, curves.HEIGHT),
+        charts=drawn,
+        box=(charts.WIDTH, charts.HEIGHT),
         classes=_classes(list(sources.values())),
         matrices=matrices,
         galleries=galleries,
@@ -69,7 +60,7 @@ def render(
         notes=notes,
         data={
             "names": list(sources),
-            "charts": [chart.lines for chart in charts],
+            "charts": [chart.lines for chart in drawn],
             "matrices": matrices,
         },
     )
@@ -99,23 +90,6 @@ def _classes(sources: Sequence[Source]) -> list[dict[str, Any]]:
     return sorted(
         rows, key=lambda row: -1 if row["iou"][0] is None else row["iou"][0], reverse=True
     )
-
-
-def _largest_confusions(confusion: Confusion) -> list[tuple[str, str, float, float]]:
-    """Returns the largest errors: label, prediction, percent of that label and of all errors."""
-    counts = confusion.matrix - np.diag(confusion.matrix.diagonal())
-    labeled, errors = confusion.matrix.sum(axis=1), counts.sum()
-    order = np.argsort(-counts, axis=None, kind="stable")[:_MAX_CONFUSIONS]
-    return [
-        (
-            confusion.names[row],
-            confusion.names[column],
-            100 * counts[row, column] / labeled[row],
-            100 * counts[row, column] / errors,
-        )
-        for row, column in zip(*np.unravel_index(order, counts.shape), strict=True)
-        if counts[row, column]
-    ]
 
 
 def _number(value: float | None, digits: int = 2) -> str:

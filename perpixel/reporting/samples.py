@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,33 +19,21 @@ _MAX_SIDE = 640
 
 
 @dataclass(frozen=True)
-class View:
-    """A model's prediction of an image, as data URIs."""
-
-    overlay: str
-    prediction: str
-    errors: str
-
-
-@dataclass(frozen=True)
 class Sample:
-    """An image of the data set, as data URIs, with a view of every model's prediction."""
+    """An image of the data set; `views` are (title, data URI)."""
 
     name: str
-    image: str
-    truth_overlay: str
-    truth: str
-    views: list[View]
+    views: list[tuple[str, str]]
 
 
 def take_samples(
-    names: Sequence[str], dataset: Dataset, predictors: Sequence[Predictor]
+    names: Sequence[str], dataset: Dataset, predictors: Mapping[str, Predictor]
 ) -> list[Sample]:
-    """Predicts the images of these names with every model.
+    """Predicts the images of these names with every model, by its name.
 
     Raises PerpixelError for a name that the data set does not have.
     """
-    for predictor in predictors:
+    for predictor in predictors.values():
         require_classes(dataset, predictor.class_names)
         require_bands(predictor.recipe, dataset)
     index_of = {dataset.sample_id(index): index for index in range(len(dataset))}
@@ -59,13 +47,20 @@ def take_samples(
     samples = []
     for name in names:
         image, label = read_pair(dataset, index_of[name])
-        views = []
-        for predictor in predictors:
+        views = [
+            ("Image", _uri(image)),
+            ("Truth on the image", _uri(overlay(image, label, palette))),
+            ("Truth", _mask_uri(label, palette)),
+        ]
+        for model, predictor in predictors.items():
             mask = predictor.predict(image).mask
-            blended, wrong = overlay(image, mask, palette), errors(image, label, mask)
-            views.append(View(_uri(blended), _mask_uri(mask, palette), _uri(wrong)))
-        truth_overlay, truth = _uri(overlay(image, label, palette)), _mask_uri(label, palette)
-        samples.append(Sample(name, _uri(image), truth_overlay, truth, views))
+            of_model = f" of {model}" if len(predictors) > 1 else ""
+            views += [
+                (f"Prediction{of_model} on the image", _uri(overlay(image, mask, palette))),
+                (f"Prediction{of_model}", _mask_uri(mask, palette)),
+                (f"Errors{of_model}", _uri(errors(image, label, mask))),
+            ]
+        samples.append(Sample(name, views))
     return samples
 
 

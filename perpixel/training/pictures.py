@@ -5,7 +5,6 @@ A run never fails for want of a picture.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -13,23 +12,21 @@ import torch
 
 from perpixel.checkpoints.format import Checkpoint
 from perpixel.data.dataset import Classes, Dataset
-from perpixel.data.label_sheet import MAX_IMAGES, label_sheet
+from perpixel.data.label_sheet import label_sheet
 from perpixel.data.loader import Batch
 from perpixel.evaluation.metrics import Scores
 from perpixel.evaluation.pictures import prediction_sheet
 from perpixel.inference.predictor import Predictor
-from perpixel.io import figures
+from perpixel.io import charts
 from perpixel.io.images import write_image
 from perpixel.training.run_logger import RunLogger, rows
-
-_MIOU = "mIoU on the evaluation split, %"
 
 
 def draw_batch(out: Path, batch: Batch, classes: Classes, logger: RunLogger) -> None:
     """Draws train_batch.png: augmented images as the model gets them, their masks over them."""
     with _logs_failure(logger):
         samples = zip(batch.images.numpy(), batch.labels.numpy(), batch.names, strict=True)
-        sheet = label_sheet(islice(samples, MAX_IMAGES), classes)
+        sheet = label_sheet(samples, classes)
         write_image(out / "results" / "train_batch.png", np.asarray(sheet))
 
 
@@ -45,11 +42,7 @@ def draw_results(
     """Draws curves.png, confusion.png and predictions.png of a run that has ended."""
     with _logs_failure(logger):
         logged = rows(out / "metrics.jsonl", up_to=checkpoint.step)
-        loss, miou = (
-            [(row["step"], row[key]) for row in logged if key in row] for key in ("loss", "miou")
-        )
-        series = (("training loss", loss, figures.smooth(loss)), (_MIOU, miou, ()))
-        curves = figures.curves([part for part in series if part[1]])
+        curves = charts.draw(charts.charts([logged])[:2])
         write_image(out / "results" / "curves.png", np.asarray(curves))
         scores.plot_confusion(out / "results" / "confusion.png")
         predictor = Predictor.from_checkpoint(checkpoint, device=device)

@@ -50,37 +50,3 @@ def test_a_confusion_matrix_has_a_cell_for_every_pair(count):
     spread = picture[..., 0] - picture[..., 2]
     assert (spread < -80).any(), "the correct half is blue"
     assert (spread > 30).any() == (count > 1), "the other red"
-
-
-def test_curves_fill_their_charts():
-    points = [(step, 1 / step) for step in range(1, 101)]
-    single = np.asarray(figures.curves([("one", points[:1], [])]), np.int64)
-    both = np.asarray(figures.curves([("a", points, figures.smooth(points)), ("b", points, [])]))
-    assert both.shape == (single.shape[0], 2 * single.shape[1], 3)
-    assert ((single[..., 2] - single[..., 0]) > 80).sum() > 10, "a single value is a dot"
-
-
-def test_smoothing_keeps_a_line_and_removes_noise():
-    noise = np.random.default_rng(0).normal(size=200)
-    smoothed = figures.smooth([(step, 3 + value) for step, value in enumerate(noise)])
-    assert [step for step, _ in smoothed] == list(range(200))
-    values = np.array([value for _, value in smoothed])
-    assert np.abs(values - 3).max() < 1
-    assert values.std() < noise.std() / 2
-    assert all(
-        value == pytest.approx(5) for _, value in figures.smooth([(n, 5) for n in range(20)])
-    )
-    assert figures.smooth([(1, 1.0), (2, 3.0)]) == []
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "expected"),
-    [(0, 100, [0, 50, 100]), (0.3, 2.2, [0, 0.5, 1, 1.5, 2, 2.5]), (5, 5, [4.5, 5, 5.5]),
-     (0, 0.0005, [0, 0.0002, 0.0004, 0.0006]), (-3, 4, [-4, -2, 0, 2, 4])],
-)  # fmt: skip
-def test_ticks_are_round_and_enclose(low, high, expected):
-    positions = figures.ticks(low, high)
-    assert 3 <= len(positions) <= 6
-    assert positions[0] <= low
-    assert positions[-1] >= high
-    assert positions == expected
