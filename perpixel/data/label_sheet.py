@@ -20,7 +20,7 @@ def label_sheet(samples: Iterable[tuple[Array, Array, str]], classes: Classes) -
     palette = readable_palette(classes.palette)
     tiles, shown = [], set[int]()
     for image, mask, name in islice(samples, MAX_IMAGES):
-        tiles.append((overlay(image, mask, palette), name))
+        tiles.append((figures.fit(overlay(image, mask, palette)), name))
         shown |= set(np.unique(mask).tolist())
     return figures.sheet(tiles, columns=4, classes=classes.names, palette=palette, shown=shown)
 

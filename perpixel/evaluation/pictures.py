@@ -55,16 +55,14 @@ def prediction_sheet(
         if predictor.recipe.data.resize is not None:
             image, label = resize(image, label, predictor.recipe.data.resize)
         mask = predictor.predict(image).mask
-        tiles += [
-            (
-                image,
-                {places[0]: "worst: ", places[-1]: "best: "}.get(place, "")
-                + dataset.sample_id(index),
-            ),
-            (colorize(label, predictor.palette), "truth"),
-            (colorize(mask, predictor.palette), f"prediction: mIoU {miou:.1f}"),
-            (errors(image, label, mask), "errors red, unlabeled dark"),
-        ]
+        rank = {places[0]: "worst: ", places[-1]: "best: "}.get(place, "")
+        views = {
+            rank + dataset.sample_id(index): image,
+            "truth": colorize(label, predictor.palette),
+            f"prediction: mIoU {miou:.1f}": colorize(mask, predictor.palette),
+            "errors red, unlabeled dark": errors(image, label, mask),
+        }
+        tiles += [(figures.fit(view), caption) for caption, view in views.items()]
         shown |= {*np.unique(label).tolist(), *np.unique(mask).tolist()}
     return figures.sheet(
         tiles,

@@ -94,8 +94,8 @@ def _subsample(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
 
 def draw(charts: Sequence[Chart]) -> Image.Image:
     """Draws the first run's curves, the charts side by side."""
-    width = round(WIDTH * _SCALE)
-    picture = np.full((round(HEIGHT * _SCALE) + _TITLE, width * len(charts), 3), 255, np.uint8)
+    height, width = round(HEIGHT * _SCALE) + _TITLE + 24, round(WIDTH * _SCALE) + 24
+    picture = np.full((height, width * len(charts), 3), 255, np.uint8)
     texts: list[tuple[Array, tuple[float, float], str, str, int]] = []
     for index, chart in enumerate(charts):
         origin = np.array([index * width, _TITLE])
@@ -103,7 +103,8 @@ def draw(charts: Sequence[Chart]) -> Image.Image:
             _line(picture, origin, [(_LEFT, y), (WIDTH - _RIGHT, y)], _GRAY)
             texts.append((origin, (_LEFT - 6, y), text, "rm", 14))
         texts += [(origin, (x, HEIGHT - 20), text, "ma", 14) for x, text in chart.x_ticks]
-        texts.append((origin, (_LEFT, -4), f"{chart.title}, by step", "ls", 18))
+        texts.append((origin, (_LEFT, -4), chart.title, "ls", 18))
+        texts.append((origin, ((_LEFT + WIDTH) / 2, HEIGHT - 4), "step", "ma", 14))
         points, smoothed = [(x, y) for _, _, x, y in chart.lines[0]], chart.smoothed[0]
         for point in points if len(points) < _MIN_SMOOTHED else ():
             _line(picture, origin, [point, point], _BLUE, thickness=7)

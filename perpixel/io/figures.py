@@ -16,6 +16,14 @@ _BLUE, _RED, _CELL = (31, 111, 208), (210, 59, 59), (238, 241, 245)
 _GAP = 12
 
 
+def fit(image: Array, side: int = 320) -> Array:
+    """Resizes an image into a square; a small one by a whole number, so that pixels stay sharp."""
+    scale = side / max(image.shape[:2])
+    size = [max(1, round(length * min(scale, max(1, int(scale))))) for length in image.shape[1::-1]]
+    mode = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
+    return np.asarray(cv2.resize(image, size, interpolation=mode), np.uint8)
+
+
 def sheet(
     tiles: Sequence[tuple[Array, str]],
     *,
@@ -23,32 +31,30 @@ def sheet(
     classes: Sequence[str],
     palette: Palette,
     shown: Collection[int],
-    side: int = 320,
 ) -> Image.Image:
     """Arranges RGB images with their captions in a grid, above a legend of the classes.
 
-    Images are fitted into a square of `side` pixels. The legend's classes that are not `shown`, by
-    index, are pale.
+    The legend's classes that are not `shown`, by index, are pale.
     """
     columns = min(columns, len(tiles))
-    fitted = [Image.fromarray(_fit(image, side)) for image, _ in tiles]
+    images = [Image.fromarray(image) for image, _ in tiles]
     rows = [range(first, len(tiles))[:columns] for first in range(0, len(tiles), columns)]
-    cell = max(image.width for image in fitted) + _GAP
+    cell = max(image.width for image in images) + _GAP
     width = _GAP + max(columns * cell, 480)
     names = [_shorten(name, 240, font(15)) for name in classes]
     name_width = max(int(font(15).getlength(name)) for name in names) + 40
     legend_columns = max(1, (width - _GAP) // name_width)
     legend_rows = math.ceil(len(names) / legend_columns)
-    heights = [max(fitted[index].height for index in row) + 34 for row in rows]
+    heights = [max(images[index].height for index in row) + 34 for row in rows]
     picture = Image.new("RGB", (width, sum(heights) + legend_rows * 24 + 2 * _GAP), "white")
     draw = ImageDraw.Draw(picture)
     top = _GAP
     for row, height in zip(rows, heights, strict=True):
         for column, index in enumerate(row):
             left = _GAP + column * cell
-            picture.paste(fitted[index], (left, top))
+            picture.paste(images[index], (left, top))
             caption = _shorten(tiles[index][1], cell - _GAP, font(14))
-            draw.text((left, top + fitted[index].height + 4), caption, _INK, font(14))
+            draw.text((left, top + images[index].height + 4), caption, _INK, font(14))
         top += height
     for index, name in enumerate(names):
         x = _GAP + index // legend_rows * name_width
@@ -100,14 +106,6 @@ def font(size: int) -> ImageFont.FreeTypeFont:
     loaded = ImageFont.load_default(size=size)
     assert isinstance(loaded, ImageFont.FreeTypeFont)
     return loaded
-
-
-def _fit(image: Array, side: int) -> Array:
-    """Resizes an image into a square; a small one by a whole number, so that pixels stay sharp."""
-    scale = side / max(image.shape[:2])
-    size = [max(1, round(length * min(scale, max(1, int(scale))))) for length in image.shape[1::-1]]
-    mode = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
-    return np.asarray(cv2.resize(image, size, interpolation=mode), np.uint8)
 
 
 def _shorten(text: str, width: int, small: ImageFont.FreeTypeFont) -> str:

@@ -19,7 +19,8 @@ def area(picture: np.ndarray, color: tuple[int, int, int]) -> tuple[int, int]:
 
 
 def test_a_sheet_fits_images_and_names_the_classes():
-    tiles = [(flat(RED, 600, 1200), "large"), (flat(GREEN, 30, 20), "caf\udce9/" + "long" * 40)]
+    large, small = figures.fit(flat(RED, 600, 1200)), figures.fit(flat(GREEN, 30, 20))
+    tiles = [(large, "large"), (small, "caf\udce9/" + "long" * 40)]
     sheet = np.asarray(
         figures.sheet(
             tiles, columns=4, classes=["a", "b\n" + "c" * 90], palette=(BLUE, RED), shown={0}
