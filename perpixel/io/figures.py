@@ -1,7 +1,8 @@
 """Draws sheets of images with a legend, and confusion matrices, with Pillow."""
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 
 import cv2
@@ -14,6 +15,9 @@ from perpixel.io.images import Array, Palette
 _INK, _SOFT, _FAINT = (27, 33, 41), (88, 100, 116), (176, 184, 194)
 _BLUE, _RED, _CELL = (31, 111, 208), (210, 59, 59), (238, 241, 245)
 _GAP = 12
+
+_SYSTEM_FONTS = ("NotoSansCJK-Regular.ttc", "DejaVuSans.ttf", "Arial Unicode.ttf", "arial.ttf")
+"""Fonts with many letters, of which most systems have one; Pillow's own has ASCII's alone."""
 
 
 def fit(image: Array, side: int = 320) -> Array:
@@ -41,8 +45,9 @@ def sheet(
     rows = [range(first, len(tiles))[:columns] for first in range(0, len(tiles), columns)]
     cell = max(image.width for image in images) + _GAP
     width = _GAP + max(columns * cell, 480)
-    names = [_shorten(name, 240, font(15)) for name in classes]
-    name_width = max(int(font(15).getlength(name)) for name in names) + 40
+    legend_font, caption_font = font(15, classes), font(14, [caption for _, caption in tiles])
+    names = [_shorten(name, 240, legend_font) for name in classes]
+    name_width = max(int(legend_font.getlength(name)) for name in names) + 40
     legend_columns = max(1, (width - _GAP) // name_width)
     legend_rows = math.ceil(len(names) / legend_columns)
     heights = [max(images[index].height for index in row) + 34 for row in rows]
@@ -53,14 +58,14 @@ def sheet(
         for column, index in enumerate(row):
             left = _GAP + column * cell
             picture.paste(images[index], (left, top))
-            caption = _shorten(tiles[index][1], cell - _GAP, font(14))
-            draw.text((left, top + images[index].height + 4), caption, _INK, font(14))
+            caption = _shorten(tiles[index][1], cell - _GAP, caption_font)
+            draw.text((left, top + images[index].height + 4), caption, _INK, caption_font)
         top += height
     for index, name in enumerate(names):
         x = _GAP + index // legend_rows * name_width
         y = top + index % legend_rows * 24
         draw.rectangle((x, y + 2, x + 17, y + 17), palette[index], _FAINT)
-        draw.text((x + 24, y), name, _INK if index in shown else _FAINT, font(15))
+        draw.text((x + 24, y), name, _INK if index in shown else _FAINT, legend_font)
     return picture
 
 
@@ -71,7 +76,7 @@ def confusion(matrix: npt.NDArray[np.int64], names: Sequence[str]) -> Image.Imag
     """
     count = len(names)
     size = max(12, min(40, 1200 // count))
-    small = font(min(15, size - 1))
+    small = font(min(15, size - 1), names)
     texts = [_shorten(name, 200, small) for name in names]
     margin = int(max(small.getlength(text) for text in texts)) + 44
     side = margin + count * size + _GAP
@@ -100,12 +105,19 @@ def confusion(matrix: npt.NDArray[np.int64], names: Sequence[str]) -> Image.Imag
     return figure
 
 
+def font(size: int, texts: Iterable[str] = ()) -> ImageFont.FreeTypeFont:
+    """Returns Pillow's own font, `size` pixels high, or one of the system for more than ASCII."""
+    return _font(size, is_ascii=all(text.isascii() for text in texts))
+
+
 @lru_cache
-def font(size: int) -> ImageFont.FreeTypeFont:
-    """Returns Pillow's own font, `size` pixels high."""
-    loaded = ImageFont.load_default(size=size)
-    assert isinstance(loaded, ImageFont.FreeTypeFont)
-    return loaded
+def _font(size: int, *, is_ascii: bool) -> ImageFont.FreeTypeFont:
+    for name in () if is_ascii else _SYSTEM_FONTS:
+        with suppress(OSError):
+            return ImageFont.truetype(name, size)
+    own = ImageFont.load_default(size=size)
+    assert isinstance(own, ImageFont.FreeTypeFont)
+    return own
 
 
 def _shorten(text: str, width: int, small: ImageFont.FreeTypeFont) -> str:
