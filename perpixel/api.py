@@ -39,7 +39,7 @@ def build(recipe: Recipe | str, *, num_classes: int) -> Segmenter:
 def load(
     source: str | Path,
     *,
-    device: str = "cpu",
+    device: str = "auto",
     precision: str = "float32",
     settings: Iterable[str] = (),
     window_batch: int = 4,
@@ -47,11 +47,11 @@ def load(
 ) -> Predictor:
     """A model ready to predict: a run folder, a checkpoint, or a recipe whose weights were fetched.
 
-    device: "cpu", "cuda", "cuda:1" or "auto". precision: "float32", "bfloat16", "float16" or
-    "auto", the fastest that the device has. settings: changes of how its recipe sees images, as
-    "inference.flip=true". window_batch: how many windows of an image go through the model at
-    once. compiled: torch.compile the model, at the first image of every size. Raises
-    PerpixelError when there is no such model.
+    device: "cpu", "cuda", "cuda:1" or "auto", which is CUDA if there is a GPU. precision:
+    "float32", "bfloat16", "float16" or "auto", the fastest that the device has. settings: changes
+    of how its recipe sees images, as "inference.flip=true". window_batch: how many windows of an
+    image go through the model at once. compiled: torch.compile the model, at the first image of
+    every size. Raises PerpixelError when there is no such model.
     """
     from perpixel.checkpoints import zoo
     from perpixel.inference.predictor import Predictor
@@ -200,7 +200,7 @@ def evaluate(
     data: str | Path | None = None,
     dataset: str | SegmentationDataset | None = None,
     split: str | None = None,
-    device: str = "cpu",
+    device: str = "auto",
     batch: int = 1,
     threads: int = 2,
     boundary: bool = False,

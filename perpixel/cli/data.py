@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from perpixel.cli import completion, options
-from perpixel.errors import plural
+from perpixel.errors import PerpixelError, plural
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -143,19 +143,28 @@ def check(
         typer.Option(metavar="HxW", help="The training crop size to compare the images with."),
     ] = None,
     json_file: options.JsonFile = None,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.png",
+            help="Draw up to a dozen images with their masks over them, and the classes' colors.",
+        ),
+    ] = None,
 ) -> None:
     """Read every image and mask and report all problems; the exit code is 1 if there is an error.
 
     Reports missing, corrupt and unused files, sizes, label values, classes and their weights, and
-    duplicate images. Example: perpixel data check camvid CamVid --crop 360x480
+    duplicate images; --sheet shows whether masks and class names are right. Example:
+    perpixel data check camvid CamVid --crop 360x480 --sheet labels.png
     """
     from rich.console import Console
 
     from perpixel.data import check
     from perpixel.io.atomic import atomic_write
 
-    if json_file is not None:
-        options.require_writable(json_file)
+    for file in (json_file, sheet):
+        if file is not None:
+            options.require_writable(file)
     size = None if crop is None else options.read_size(crop, "--crop")
     with options.progress_bar("check") as progress:
         report = check.check(dataset, root, only=split or (), crop=size, progress=progress)
@@ -164,8 +173,27 @@ def check(
     finally:  # the file is written even if stdout is a closed pipe
         if json_file is not None:
             atomic_write(json_file, (json.dumps(report.as_json(), indent=2) + "\n").encode())
+    if sheet is not None:
+        _draw(report, sheet)
     if report.count("error"):
         raise typer.Exit(1)
+
+
+def _draw(report: "Report", file: Path) -> None:
+    """Writes the sheet of a report's examples; what is no picture's name is an error."""
+    import numpy as np
+
+    from perpixel.data.dataset import read_pair
+    from perpixel.data.label_sheet import label_sheet
+    from perpixel.io.images import write_image
+
+    if not report.examples:
+        raise PerpixelError(f"{file}: not written, as no image with an intact mask was found")
+    samples = (
+        (*read_pair(pairs, index), pairs.sample_id(index)) for pairs, index in report.examples
+    )
+    write_image(file, np.asarray(label_sheet(samples, report.examples[0][0].classes)))
+    typer.echo(f"{file}: {plural(len(report.examples), 'image')} with their masks")
 
 
 def _print(report: "Report", console: "Console") -> None:

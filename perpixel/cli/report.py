@@ -90,9 +90,10 @@ def _galleries(
     notes that say what is missing to show them."""
     import perpixel
     from perpixel.data.registry import open_dataset
+    from perpixel.evaluation.pictures import worst_and_best
     from perpixel.io.images import hex_color, readable_palette
     from perpixel.reporting.report import Gallery
-    from perpixel.reporting.samples import take_samples, worst_and_best
+    from perpixel.reporting.samples import take_samples
 
     mious = next((source.images for source in sources.values() if source.images), None)
     if mious is None or count == 0:
@@ -116,9 +117,7 @@ def _galleries(
     ]
     worst, best = worst_and_best(mious, count)
     return [
-        Gallery(
-            title, colors, tuple(predictors), take_samples(names, opened, [*predictors.values()])
-        )
+        Gallery(title, colors, take_samples(names, opened, predictors))
         for title, names in (("Worst images", worst), ("Best images", best))
         if names
     ], notes

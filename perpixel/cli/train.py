@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from perpixel.cli import completion, options
-from perpixel.errors import Interrupted, PerpixelError, UsageError
+from perpixel.errors import Interrupted, PerpixelError, UsageError, needs_extra
 
 if TYPE_CHECKING:
     from perpixel.recipes.schema import Recipe
@@ -100,6 +100,12 @@ def train(
     quiet: Annotated[
         bool, typer.Option("--quiet", help="Print warnings and the final scores only.")
     ] = False,
+    report: Annotated[
+        bool,
+        typer.Option(
+            "--report", help="Also write RUN/report.html at the end, as `perpixel report` does."
+        ),
+    ] = False,
     seeds: Annotated[
         int | None,
         typer.Option(
@@ -113,7 +119,8 @@ def train(
         bool, typer.Option("--dry-run", help="Print the recipe with all settings and exit.")
     ] = False,
 ) -> None:
-    """Train a recipe. RUN gets recipe.json, metrics.jsonl, log.txt, checkpoints/, evaluate.json.
+    """Train a recipe. RUN gets recipe.json, metrics.jsonl, log.txt, checkpoints/, evaluate.json,
+    and pictures in results/: the first batch, curves, confusion, predictions.
 
     A run that a signal stops is saved, exits with 75, and can be resumed with --resume.
 
@@ -150,6 +157,9 @@ def train(
     if dry_run:
         typer.echo(dump(changed))
         return
+    if report:
+        with needs_extra("--report", "report"):
+            import jinja2  # noqa: F401  before the training, not after it
     run = partial(
         perpixel.train,
         data=data,
@@ -173,6 +183,18 @@ def train(
         raise Interrupted(
             f"{error}: resume it with the same command{'' if resumes else ' and --resume'}"
         ) from error
+    if report:
+        _report([out] if seeds is None else sorted(out.glob("seed-*")), device=device)
+
+
+def _report(runs: list[Path], *, device: str) -> None:
+    from perpixel.cli.report import report
+    from perpixel.runtime.distributed import get_dist_info
+    from perpixel.training.run_logger import read_data_root
+
+    if get_dist_info().is_main:
+        report(runs, out=runs[0].parent / "report.html" if len(runs) > 1 else None,
+               data=read_data_root(runs[0]), images=6, device=device)  # fmt: skip
 
 
 def _train_seeds(

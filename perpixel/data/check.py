@@ -17,6 +17,7 @@ from perpixel.data.check_pair import Finding, Kind, PairReport, examine
 from perpixel.data.class_table import propose_classes
 from perpixel.data.dataset import PairDataset, RawValue
 from perpixel.data.datasets.folder import files_below
+from perpixel.data.label_sheet import choose_examples
 from perpixel.data.paths import list_files
 from perpixel.data.prefetch import cores, read_ahead
 from perpixel.data.registry import open_pairs, splits
@@ -91,6 +92,8 @@ class Report:
     classes: tuple[str, ...]
     splits: tuple[Split, ...]
     findings: tuple[Finding, ...]
+    examples: tuple[tuple[PairDataset, int], ...] = ()
+    """Intact pairs to look at, which show as many classes as a dozen can."""
 
     def count(self, severity: str) -> int:
         """Counts the findings of a severity: "error", "warning" or "note"."""
@@ -186,7 +189,25 @@ def check(
         findings += _unused_folders(root, opened.values())
     order = list(Kind)
     findings.sort(key=lambda finding: order.index(finding.kind))
-    return Report(name, root, classes, summaries, tuple(findings))
+    examples = _choose_examples(checked, reports, len(classes))
+    return Report(name, root, classes, summaries, tuple(findings), examples)
+
+
+def _choose_examples(
+    checked: Mapping[str, PairDataset],
+    reports: Mapping[str, Sequence[PairReport]],
+    num_classes: int,
+) -> tuple[tuple[PairDataset, int], ...]:
+    intact = [
+        (checked[split], index, [report.pixels[number] for number in range(num_classes)])
+        for split in checked
+        for index, report in enumerate(reports[split])
+        if report.size is not None
+        and all(finding.kind is not Kind.DIFFERENT_SIZES for finding in report.findings)
+    ]
+    pixels = np.array([counts for _, _, counts in intact], np.int64)
+    chosen = choose_examples(pixels.reshape(len(intact), num_classes))
+    return tuple(intact[place][:2] for place in chosen)
 
 
 def _summarize(split: str, reports: Sequence[PairReport], num_classes: int) -> Split:

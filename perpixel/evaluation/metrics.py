@@ -5,12 +5,15 @@ Counts are int64 from the first pixel to the last, so that no amount of data los
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+from PIL.Image import Image
 
-from perpixel.io.images import Array
+from perpixel.io import figures
+from perpixel.io.images import Array, write_image
 
 Matrix = npt.NDArray[np.int64]
 
@@ -67,6 +70,16 @@ class Scores:
     per_image: tuple[ImageScores, ...] = field(repr=False)
     images: int
     seconds: float
+
+    def plot_confusion(self, path: str | Path | None = None) -> Image:
+        """Draws the confusion matrix, in percent of each label's pixels, and writes it to `path`.
+
+        Raises PerpixelError when the file cannot be written.
+        """
+        figure = figures.confusion(self.confusion, list(self.iou))
+        if path is not None:
+            write_image(Path(path), np.asarray(figure))
+        return figure
 
     def as_json(self) -> dict[str, object]:
         """Everything but the matrix and the single images, ready for json.dump."""

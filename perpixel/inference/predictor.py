@@ -1,5 +1,6 @@
 """The predictor: a model with its classes, from images to masks."""
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,19 @@ class Result:
     mask: Array
     class_names: tuple[str, ...]
     palette: Palette
+
+    def __repr__(self) -> str:
+        height, width = self.mask.shape
+        found = sorted(self.class_fractions.items(), key=lambda item: -item[1])
+        shown = [f"{name} {fraction:.1%}" for name, fraction in found if fraction]
+        others = [f"{len(shown) - 5} more"] * (len(shown) > 5)
+        return f"Result({height}x{width}: {', '.join(shown[:5] + others)})"
+
+    def _repr_png_(self) -> bytes:
+        """The overlay, which notebooks show."""
+        content = io.BytesIO()
+        fromarray(self.overlay()).save(content, "PNG")
+        return content.getvalue()
 
     def overlay(self, *, opacity: float = 0.5) -> Array:
         """The image with its classes' colors over it, uint8 RGB [H, W, 3]."""

@@ -328,10 +328,15 @@ def colorize(mask: Array, palette: Palette) -> Array:
 
 
 def overlay(image: Array, mask: Array, palette: Palette, *, opacity: float = 0.5) -> Array:
-    """Blends the mask's colors over the image, uint8 [height, width, 3]; `opacity` is 0 to 1."""
-    return np.asarray(
-        cv2.addWeighted(image, 1 - opacity, colorize(mask, palette), opacity, 0), np.uint8
-    )
+    """Blends the mask's colors over the image, uint8 [height, width, 3]; `opacity` is 0 to 1.
+
+    Pixels without a label, 255, stay as they are.
+    """
+    blended = cv2.addWeighted(image, 1 - opacity, colorize(mask, palette), opacity, 0)
+    unlabeled = mask == 255
+    if unlabeled.any():
+        blended[unlabeled] = image[unlabeled]
+    return np.asarray(blended, np.uint8)
 
 
 def _decode(content: Array, *, apply_exif_orientation: bool = True) -> Array | None:

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from perpixel.io import figures
 from perpixel.io.images import Array, Palette
 
 
@@ -15,7 +16,7 @@ def add_legend(image: Array, names: Sequence[str], palette: Palette) -> Array:
     """
     height, width = image.shape[:2]
     size = max(12, round(height / 30))
-    font = ImageFont.load_default(size)
+    font = figures.font(size, names)
     columns = [round(font.getlength(name)) + 3 * size for name in names]
     width = max([width, *columns])
     x, y, places = 0, height, []

@@ -9,8 +9,8 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from perpixel.io import charts
 from perpixel.recipes import overrides
-from perpixel.reporting import curves
 from perpixel.reporting.reading import Source
 from perpixel.reporting.samples import Sample
 
@@ -20,12 +20,10 @@ _COLORS = ("#2f7de1", "#e8792b", "#2aa198", "#b2468d", "#8a9a1f", "#7a5cd6", "#c
 
 @dataclass(frozen=True)
 class Gallery:
-    """Images under one title. `models` names the sources whose predictions each image has,
-    `classes` the data set's classes with their colors, "#rrggbb"."""
+    """Images under one title. `classes` has the data set's classes with their colors, "#rrggbb"."""
 
     title: str
     classes: list[tuple[str, str]]
-    models: tuple[str, ...]
     samples: list[Sample]
 
 
@@ -36,7 +34,7 @@ def render(
 
     Every name is escaped; the file loads nothing. `notes` say what else is missing, and why.
     """
-    charts = curves.charts(list(sources.values()))
+    drawn = charts.charts([source.rows for source in sources.values()])
     recipes = [(name, source.recipe) for name, source in sources.items() if source.recipe]
     matrices = [
         {"title": name, "names": source.confusion.names, "rows": source.confusion.matrix.tolist()}
@@ -48,8 +46,8 @@ def render(
     page = resources.files("perpixel.reporting").joinpath("report.html").read_text("utf-8")
     return environment.from_string(page).render(
         sources=list(zip(sources, cycle(_COLORS), sources.values(), strict=False)),
-        charts=charts,
-        box=(curves.WIDTH, curves.HEIGHT),
+        charts=drawn,
+        box=(charts.WIDTH, charts.HEIGHT),
         classes=_classes(list(sources.values())),
         matrices=matrices,
         galleries=galleries,
@@ -62,7 +60,7 @@ def render(
         notes=notes,
         data={
             "names": list(sources),
-            "charts": [chart.lines for chart in charts],
+            "charts": [chart.lines for chart in drawn],
             "matrices": matrices,
         },
     )
@@ -77,15 +75,21 @@ def name_sources(sources: Sequence[Source]) -> dict[str, Source]:
 
 
 def _classes(sources: Sequence[Source]) -> list[dict[str, Any]]:
-    """Returns a row for every class: its name, its fraction of the labels, each source's IoU."""
+    """Returns a row for every class: its name, its fraction of the labels, each source's IoU.
+
+    They are sorted by the first source's IoU, the highest first.
+    """
     ious = [source.scores["iou"] if source.scores else {} for source in sources]
     frequencies: dict[str, float] = {}
     for source in reversed(sources):  # the first source's numbers replace the others'
         frequencies |= source.frequencies()
-    return [
+    rows = [
         {"name": name, "share": frequencies.get(name), "iou": [iou.get(name) for iou in ious]}
         for name in dict.fromkeys(name for iou in ious for name in iou)
     ]
+    return sorted(
+        rows, key=lambda row: -1 if row["iou"][0] is None else row["iou"][0], reverse=True
+    )
 
 
 def _number(value: float | None, digits: int = 2) -> str:

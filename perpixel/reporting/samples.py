@@ -11,41 +11,29 @@ from PIL import Image
 from perpixel.data.dataset import Dataset, read_pair, require_classes
 from perpixel.data.registry import require_bands
 from perpixel.errors import PerpixelError
+from perpixel.evaluation.pictures import errors
 from perpixel.inference.predictor import Predictor
-from perpixel.io.images import Array, Palette, encode_mask, readable_palette
-from perpixel.recipes.schema import IGNORE_INDEX
+from perpixel.io.images import Array, Palette, encode_mask, overlay, readable_palette
 
-_MAX_SIDE = 480
-_WRONG = (225, 30, 45)
-_UNLABELED = (40, 44, 52)
+_MAX_SIDE = 640
 
 
 @dataclass(frozen=True)
 class Sample:
-    """An image of the data set, as data URIs. `views` has (prediction, errors) of every model."""
+    """An image of the data set; `views` are (title, data URI)."""
 
     name: str
-    image: str
-    truth: str
     views: list[tuple[str, str]]
 
 
-def worst_and_best(mious: Mapping[str, float | None], count: int) -> tuple[list[str], list[str]]:
-    """Returns the names of the `count` images of lowest and of highest mIoU, without overlap."""
-    ranking = sorted((miou, name) for name, miou in mious.items() if miou is not None)
-    names = [name for _, name in ranking]
-    worst = names[: min(count, (len(names) + 1) // 2)]
-    return worst, names[len(worst) :][::-1][:count]
-
-
 def take_samples(
-    names: Sequence[str], dataset: Dataset, predictors: Sequence[Predictor]
+    names: Sequence[str], dataset: Dataset, predictors: Mapping[str, Predictor]
 ) -> list[Sample]:
-    """Predicts the images of these names with every model.
+    """Predicts the images of these names with every model, by its name.
 
     Raises PerpixelError for a name that the data set does not have.
     """
-    for predictor in predictors:
+    for predictor in predictors.values():
         require_classes(dataset, predictor.class_names)
         require_bands(predictor.recipe, dataset)
     index_of = {dataset.sample_id(index): index for index in range(len(dataset))}
@@ -59,21 +47,21 @@ def take_samples(
     samples = []
     for name in names:
         image, label = read_pair(dataset, index_of[name])
-        views = []
-        for predictor in predictors:
+        views = [
+            ("Image", _uri(image)),
+            ("Truth on the image", _uri(overlay(image, label, palette))),
+            ("Truth", _mask_uri(label, palette)),
+        ]
+        for model, predictor in predictors.items():
             mask = predictor.predict(image).mask
-            views.append((_mask_uri(mask, palette), _uri(errors(image, label, mask))))
-        samples.append(Sample(name, _uri(image), _mask_uri(label, palette), views))
+            of_model = f" of {model}" if len(predictors) > 1 else ""
+            views += [
+                (f"Prediction{of_model} on the image", _uri(overlay(image, mask, palette))),
+                (f"Prediction{of_model}", _mask_uri(mask, palette)),
+                (f"Errors{of_model}", _uri(errors(image, label, mask))),
+            ]
+        samples.append(Sample(name, views))
     return samples
-
-
-def errors(image: Array, label: Array, prediction: Array) -> Array:
-    """Returns the image in pale gray, uint8 [H, W, 3]: errors red, unlabeled pixels dark."""
-    gray = 120 + image.mean(axis=2, keepdims=True) / 2
-    view = np.repeat(gray, 3, axis=2).astype(np.uint8)
-    view[label != prediction] = _WRONG
-    view[label == IGNORE_INDEX] = _UNLABELED
-    return view
 
 
 def _mask_uri(mask: Array, palette: Palette) -> str:

@@ -42,6 +42,7 @@ from perpixel.training.loggers import open_loggers
 from perpixel.training.nonfinite import report_corrupt, report_nonfinite, report_overflow
 from perpixel.training.optimizer import learning_rate, set_learning_rate
 from perpixel.training.parallel import check_batch_divides, check_ranks_agree, wrap_ddp
+from perpixel.training.pictures import draw_batch, draw_curves, draw_evaluation
 from perpixel.training.preemption import preemption_flag
 from perpixel.training.pretrained import load_pretrained
 from perpixel.training.run_lock import run_lock
@@ -157,6 +158,8 @@ def train(
         while not progress.has_ended(recipe):
             with meter.waiting():
                 batch = next(loader)
+            if progress.step == 0 and dist_info.is_main:
+                draw_batch(out, batch, train_dataset.classes, logger)
             lr = learning_rate(
                 progress.step, steps=steps, lr=recipe.optimizer.lr, schedule=recipe.schedule
             )
@@ -209,6 +212,7 @@ def train(
             write_checkpoint(checkpoints / "model.safetensors", final)
             if not (checkpoints / "best.safetensors").exists():  # last.safetensors came alone
                 write_scores(out, scores, step=progress.step)
+            draw_curves(out, logger, step=progress.step)
         if progress.step < steps:
             logger.info(_describe_early_end(recipe, progress))
         for line in unseen_classes:  # again, beside the scores that lack them
@@ -427,5 +431,6 @@ def _evaluate(
             best = _checkpoint(state, fingerprint, dataset, progress)
             write_checkpoint(out / "checkpoints" / "best.safetensors", best)
             write_scores(out, scores, step=progress.step)
+            draw_evaluation(out, predictor, dataset, scores, logger)
     _save(state, fingerprint, progress, out, overwrite=True)
     return scores

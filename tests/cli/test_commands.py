@@ -639,15 +639,24 @@ def test_compiling_without_a_compiler_is_a_usage_error(
         assert "no-such-compiler" in err
 
 
+def test_train_writes_its_report(perpixel, mini, tmp_path):
+    words = ["train", "camvid/fcn_r18-d8", "--data", mini, "--out", tmp_path, "--device", "cpu"]
+    code, _, err = perpixel(*words, *QUICK, "--report")
+    assert code == 0, err
+    assert "Worst images" in (tmp_path / "report.html").read_text()
+
+
 def test_several_seeds_are_several_runs_and_a_mean(perpixel, mini, trained, tmp_path):
     command = (
         "train", "camvid/fcn_r18-d8", "--data", mini, "--out", tmp_path, "--seeds", "2",
         "--set", "train.steps=2", "--set", "train.batch_size=2", "--set", "augment.crop_size=32x32",
         "--set", "train.seed=5", "--set", "model.backbone.base_channels=8", "--device", "cpu",
-        "--init", trained,
+        "--init", trained, "--report",
     )  # fmt: skip
     code, out, err = perpixel(*command)
     assert code == 0, err
+    assert "seed-5</h1>" not in (report := (tmp_path / "report.html").read_text())
+    assert all(f"seed-{seed}" in report for seed in (5, 6))
     for seed in (5, 6):
         log = (tmp_path / f"seed-{seed}" / "log.txt").read_text()
         assert f"initial weights from {trained.name} (sha256 " in log

@@ -21,6 +21,8 @@ from perpixel.data.check import Report, check
 from perpixel.data.check_pair import Kind
 from perpixel.data.dataset import read_pair
 from perpixel.data.datasets.folder import open_folder
+from perpixel.data.label_sheet import choose_examples
+from perpixel.data.registry import open_dataset
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.io.images import read_image, write_image, write_mask
 
@@ -114,6 +116,41 @@ def test_a_clean_set_is_clean(root: Path, command, tmp_path: Path):
     report_json = json.loads((tmp_path / "check.json").read_text())
     assert report_json["findings"] == []
     assert [split["pairs"] for split in report_json["splits"]] == [12, 3]
+
+
+def test_a_sheet_shows_masks_over_images(root: Path, command, tmp_path: Path):
+    """Every intact image of the fifteen up to a dozen, and every class's color in the legend."""
+    (root / "trainannot" / names(root, "train")[0]).write_bytes(b"no mask")
+    file = tmp_path / "out" / "labels.png"
+    code, out, _ = command("camvid", root, "--sheet", file)
+    assert (code, f"{file}: 12 images" in out) == (1, True)
+    sheet = read_image(file)
+    for color in open_dataset("camvid", root, "val").classes.palette:
+        assert (sheet[-60:] == color).all(axis=2).sum() > 100
+    broken = tmp_path / "broken"
+    shutil.copytree(root, broken)
+    for mask in broken.glob("*annot/*.png"):
+        mask.write_bytes(b"no mask")
+    code, _, err = command("camvid", broken, "--sheet", tmp_path / "none.png")
+    assert (code, "no image with an intact mask" in err) == (1, True)
+    code, _, err = command("camvid", root, "--sheet", tmp_path / "labels.text")
+    assert (code, "use .png" in err) == (1, True)
+
+
+def test_examples_show_every_class_and_show_it_well():
+    pixels = np.zeros((40, 14), np.int64)
+    pixels[:, 0] = 100  # a class that all images show
+    for number in range(1, 14):
+        pixels[number, number] = 1
+    pixels[30, 1:5] = 1  # several at once, of which there are too many for one image each
+    pixels[35, 7] = 50  # and one that is better seen here
+    pixels[39] = 0  # nothing is labeled
+    chosen = choose_examples(pixels)
+    assert len(chosen) == 12
+    assert pixels[chosen].any(axis=0).all()
+    assert {30, 35} <= set(chosen)
+    assert choose_examples(pixels[[39, 0, 1]]) == [1, 2]
+    assert choose_examples(np.zeros((0, 3), np.int64)) == []
 
 
 def test_eleven_kinds_of_damage_in_one_run(root: Path, command, tmp_path: Path):

@@ -3,10 +3,13 @@ import json
 import os
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from PIL import Image
 
+from perpixel.errors import PerpixelError
 from perpixel.evaluation.files import write_scores
 from perpixel.evaluation.metrics import areas, confusion, scores
 from perpixel.recipes.schema import IGNORE_INDEX
@@ -146,6 +149,16 @@ def test_file_names_may_be_of_any_bytes(tmp_path):
     name = os.fsdecode(b"caf\xe9.png")
     write_scores(tmp_path, scores(counts, names=("a",), images=[(name, areas(counts))]))
     assert b"caf\xe9.png,100.0" in (tmp_path / "images.csv").read_bytes()
+
+
+def test_a_confusion_matrix_is_drawn_and_written(tmp_path):
+    result = scores(np.array([[3, 1], [0, 2]]), names=("sky", "road"))
+    figure = result.plot_confusion(tmp_path / "confusion.png")
+    with Image.open(tmp_path / "confusion.png") as written:
+        assert (np.asarray(written) == np.asarray(figure)).all()
+    assert result.plot_confusion().size == figure.size
+    with pytest.raises(PerpixelError, match=r"use \.png"):
+        result.plot_confusion(tmp_path / "confusion.txt")
 
 
 def test_printed_scores_fit_a_few_lines():

@@ -1,3 +1,5 @@
+import io
+
 import cv2
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from PIL import Image
 import perpixel
 from perpixel.checkpoints.format import Checkpoint, model_from_checkpoint, write_checkpoint
 from perpixel.errors import OutOfMemoryError, PerpixelError, UsageError
-from perpixel.inference.predictor import Predictor
+from perpixel.inference.predictor import Predictor, Result
 
 RECIPE = perpixel.override(perpixel.recipe("camvid/fcn_r18-d8"), ["model.head.channels=8"])
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
@@ -49,6 +51,18 @@ def test_a_batchs_results_come_in_the_images_order():
     for image, expected, found in zip(images, alone, predictor.predict_batch(images), strict=True):
         assert (found.image == image).all()
         assert (found.mask == expected).mean() > 0.999
+
+
+def test_a_result_prints_its_classes_and_shows_its_overlay():
+    mask = np.array([[0, 0, 0, 1], [0, 0, 3, 1]], np.uint8)
+    image = np.full((2, 4, 3), 100, np.uint8)
+    colors = tuple((10 * index, 0, 200) for index in range(9))
+    result = Result(image, mask, tuple("abcdefghi"), colors)
+    assert repr(result) == "Result(2x4: a 62.5%, b 25.0%, d 12.5%)"
+    with Image.open(io.BytesIO(result._repr_png_())) as shown:
+        assert (np.asarray(shown) == result.overlay()).all()
+    many = Result(image, np.arange(8, dtype=np.uint8).reshape(2, 4), tuple("abcdefghi"), colors)
+    assert repr(many).endswith("e 12.5%, 3 more)")
 
 
 def test_a_turned_photo_is_turned_however_it_comes(predictor: Predictor, tmp_path):

@@ -20,12 +20,11 @@ from perpixel.cli import main
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.evaluation.files import write_scores
 from perpixel.evaluation.metrics import confusion, scores
+from perpixel.evaluation.pictures import errors, worst_and_best
 from perpixel.recipes import overrides
 from perpixel.recipes.schema import IGNORE_INDEX
-from perpixel.reporting import curves
 from perpixel.reporting.reading import read_source
 from perpixel.reporting.report import name_sources, render
-from perpixel.reporting.samples import errors, worst_and_best
 
 LOADS = {"src", "href", "srcset", "action", "data", "poster", "background"}
 
@@ -143,12 +142,29 @@ def test_images_are_those_of_the_data_set_and_the_model(command, run, mini, tmp_
     mious = sorted((float(row.split(",")[1]), row.split(",")[0]) for row in rows)
     assert [mious[0][1], mious[-1][1]] == re.findall(r"val/\d\d\.png", page.text)
     assert [image["alt"] for image in page.images] == [
-        "Image", "Truth", "Prediction of mini", "Errors of mini",
+        "Image", "Truth on the image", "Truth",
+        "Prediction on the image", "Prediction", "Errors",
     ] * 2  # fmt: skip
     predictor = perpixel.load(run)
     result = predictor.predict(mini / mious[0][1])
     table = np.array([*result.palette, *[(0, 0, 0)] * (255 - len(result.palette)), (255,) * 3])
-    assert (image(page.images[2]["src"]) == table[result.mask]).all()
+    assert (image(page.images[4]["src"]) == table[result.mask]).all()
+
+
+def test_classes_are_sorted_by_iou(tmp_path):
+    counts = np.array([[6, 4, 0], [0, 10, 0], [0, 1, 0]])
+    write_scores(tmp_path, scores(counts, names=("sky", "tree", "road")))
+    html = render(name_sources([read_source(tmp_path)]), [], [])
+    names = re.findall(r'<td class="name">(\w+)</td>', html)
+    assert names == ["tree", "sky", "road"]
+
+
+def test_a_long_loss_curve_is_smoothed_over_the_raw_one(tmp_path):
+    rows = [{"step": step, "loss": 1 / step, "lr": 0.1} for step in range(1, 31)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    html = render(name_sources([read_source(tmp_path)]), [], [])
+    assert html.count('class="smoothed"') == 1
+    assert html.count("<polyline") == 3
 
 
 def test_errors_are_red_and_unlabeled_pixels_dark():
@@ -242,7 +258,7 @@ def test_an_evaluation_alone_is_a_report_and_takes_a_model(command, run, mini, t
     assert "perpixel train" not in file.read_text()  # it is no run
     words = ("report", folder, "--data", mini, "--model", run, "--device", "cpu")
     assert command(*words)[0] == 0
-    assert len(Page(file.read_text()).images) == 3 * 4
+    assert len(Page(file.read_text()).images) == 3 * 6
     code, output = command("report", run, "--data", mini, "--model", run)
     assert (code, "weights of its own" in output) == (2, True)
     assert command("eval", run, "--data", mini, "--json", tmp_path / "s.json")[0] == 0
@@ -308,19 +324,6 @@ def test_folders_of_one_name_are_named_by_their_paths(run, tmp_path):
     }
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "expected"),
-    [(0, 100, [0, 50, 100]), (0.3, 2.2, [0, 0.5, 1, 1.5, 2, 2.5]), (5, 5, [4.5, 5, 5.5]),
-     (0, 0.0005, [0, 0.0002, 0.0004, 0.0006]), (-3, 4, [-4, -2, 0, 2, 4])],
-)  # fmt: skip
-def test_ticks_are_round_and_enclose(low, high, expected):
-    positions = curves.ticks(low, high)
-    assert 3 <= len(positions) <= 6
-    assert positions[0] <= low
-    assert positions[-1] >= high
-    assert positions == expected
-
-
 def test_a_missing_extra_is_named(command, run, monkeypatch):
     monkeypatch.setitem(sys.modules, "jinja2", None)
     monkeypatch.delitem(sys.modules, "perpixel.reporting.report")
@@ -354,5 +357,11 @@ def test_a_browser_shows_it_without_requests(run, mini, tmp_path):
         page.run("document.querySelector('canvas.matrix').focus()")
         page.press("\ue015")  # down, from the last row to the first
         assert page.text(".readout").startswith(f"{matrix['names'][0]} predicted as")
+        page.click(".views img")
+        assert page.text("dialog").endswith(": Image")
+        page.press("\ue014")  # right
+        assert page.text("dialog").endswith(": Truth on the image")
+        page.click("dialog")
+        assert not page.run("return document.querySelector('dialog').open")
         page.screenshot(tmp_path / "report.png")
         assert page.messages() == []

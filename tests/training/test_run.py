@@ -18,9 +18,13 @@ from filelock import FileLock
 
 import perpixel
 from perpixel.checkpoints.format import read_checkpoint, read_tensors, write_tensors
+from perpixel.data.loader import batches
+from perpixel.data.registry import open_dataset
 from perpixel.errors import PerpixelError, UsageError
+from perpixel.io.images import overlay, read_image
 from perpixel.recipes import overrides
 from perpixel.recipes.models import CustomHead
+from perpixel.recipes.schema import IGNORE_INDEX
 from perpixel.training.optimizer import learning_rate
 
 TINY = perpixel.override(
@@ -68,11 +72,40 @@ def straight(mini: Path, tmp_path_factory) -> Path:
     return folder
 
 
+def test_the_first_batch_is_drawn_as_the_model_gets_it(straight: Path, mini: Path):
+    """At whole multiples of its size; padding and pixels without a label have no class's color."""
+    dataset = open_dataset("camvid", mini, "train")
+    batch = next(batches(dataset, TINY, first_step=0, workers=0))
+    sheet = read_image(straight / "results" / "train_batch.png")
+    for index, (image, label) in enumerate(
+        zip(batch.images.numpy(), batch.labels.numpy(), strict=True)
+    ):
+        left = 12 + index * (320 + 12)
+        tile = sheet[12 : 12 + 320, left : left + 320][5::10, 5::10]
+        unlabeled = label == IGNORE_INDEX
+        assert (tile[unlabeled] == image[unlabeled]).all()
+        assert (tile == overlay(image, label, dataset.classes.palette)).all()
+
+
+@pytest.mark.parametrize("error", [OSError("no space left"), UnicodeError("odd"), MemoryError()])
+def test_a_picture_that_cannot_be_drawn_costs_no_run(mini: Path, tmp_path, monkeypatch, error):
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("perpixel.io.figures.sheet", fail)
+    run = perpixel.train(perpixel.override(TINY, ["train.steps=1"]), data=mini, out=tmp_path)
+    assert (tmp_path / "checkpoints" / "model.safetensors").exists()
+    assert "done: mIoU" in (tmp_path / "log.txt").read_text()
+    assert (tmp_path / "log.txt").read_text().count(f"lacks a picture: {type(error).__name__}") == 2
+    assert run.scores.images == 3
+
+
 def test_a_run_leaves_everything_behind(straight: Path):
     names = {str(path.relative_to(straight)) for path in straight.rglob("[!.]*") if path.is_file()}
     assert names == {
         "recipe.json", "metrics.jsonl", "log.txt", "environment.json",
-        "evaluate.json", "confusion.csv", "images.csv",
+        "evaluate.json", "confusion.csv", "images.csv", "results/train_batch.png",
+        "results/curves.png", "results/confusion.png", "results/predictions.png",
         "checkpoints/last.safetensors", "checkpoints/last-1.safetensors",
         "checkpoints/best.safetensors", "checkpoints/model.safetensors",
     }  # fmt: skip
