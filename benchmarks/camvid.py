@@ -32,7 +32,7 @@ from tables import DOCS, replaced
 
 from perpixel.checkpoints.format import write_checkpoint
 from perpixel.checkpoints.zoo import find
-from perpixel.reporting.curves import HEIGHT, WIDTH, Chart, charts
+from perpixel.io.charts import HEIGHT, WIDTH, Chart, charts
 from perpixel.reporting.reading import read_source
 
 RECIPE = "camvid/semantic_fpn_r18"
@@ -182,7 +182,9 @@ def page() -> dict[Path, str]:
     text = (DOCS / "camvid.md").read_text()
     text = replaced(text, "changes", written=changes_table(changes))
     text = replaced(text, "classes", written=classes_table(scores))
-    shown = [chart for chart in charts(runs) if chart.title != "Images per second"]
+    shown = [
+        chart for chart in charts([run.rows for run in runs]) if chart.title != "Images per second"
+    ]
     return {DOCS / "camvid.md": text, DOCS / "camvid.svg": drawing(shown)}
 
 

@@ -54,7 +54,7 @@ def main() -> None:
             "train.batch_size=8",
             "augment.crop_size=64x64",
             "train.ema_decay=0.9",
-            "evaluate.every=null",
+            "evaluate.fraction=null",
         ],
     )
     run = perpixel.train(
@@ -62,6 +62,7 @@ def main() -> None:
         train_dataset=Shapes(200, seed=0),
         eval_dataset=Shapes(40, seed=1),
         out=given.out,
+        init="none",  # without it: ImageNet weights, which are downloaded
         on_log=lambda row: print(row),
     )
     print({name: round(iou or 0, 1) for name, iou in run.scores.iou.items()})

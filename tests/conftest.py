@@ -19,6 +19,8 @@ settings.load_profile("perpixel")
 keep_freed()  # as the command line does
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is first imported
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # before triton is, as by timm
 
 ROOT = Path(__file__).parents[1]
 CAMVID = ROOT.parent / "shared" / "data" / "camvid"

@@ -104,8 +104,8 @@ def download(repository: str, *, revision: str | None = None) -> Path:
     except Exception as error:  # of many kinds, and the HTTP library's own
         raise PerpixelError(
             f"{repository}: no {WEIGHTS} from the Hub: {_first_line(error)}. Without a network, "
-            f"name the file https://huggingface.co/{repository}/resolve/main/{WEIGHTS}, once you "
-            f"have it, in place of {repository}"
+            f"get https://huggingface.co/{repository}/resolve/main/{WEIGHTS} elsewhere, and name "
+            f"that file in its place"
         ) from None
     name = path.resolve().name  # the cache calls a large file by its sha256
     if re.fullmatch("[0-9a-f]{64}", name) and hash_of(path) != name:

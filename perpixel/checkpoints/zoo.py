@@ -152,14 +152,12 @@ def initial_weights(recipe: Recipe, init: str | Path | None) -> InitialWeights |
     torchvision or timm, a run folder, a checkpoint, or another toolkit's file (a whole model or a
     backbone). Raises PerpixelError.
     """
-    pretrained = recipe.train.pretrained
-    if pretrained is not None and init in (None, "imagenet"):
-        init = "imagenet"
-    if init == "imagenet":
+    if init == "imagenet" or (init is None and recipe.train.pretrained is not None):
         try:
             return _imagenet_weights(recipe)
         except PerpixelError as error:
-            raise type(error)(f"{error}; or start from random weights (--init none)") from None
+            advice = "or train with --init FILE, or from random weights with --init none"
+            raise type(error)(f"{error}; {advice}") from None
     if init is None or init == "none":
         return None
     path = Path(init)

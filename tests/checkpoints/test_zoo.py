@@ -269,7 +269,8 @@ def test_wrong_commands(mirror):
         command.zoo(["mmseg/*"], out=Path("x"))
 
 
-def test_the_table_prints_what_the_sources_print(capsys):
+def test_the_table_prints_what_the_sources_print(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     command.zoo(["mmseg/*"])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 27

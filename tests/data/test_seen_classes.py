@@ -43,7 +43,7 @@ def crack_masks(*values: int) -> list[np.ndarray]:
 
 def train(root: Path, out: Path) -> Run:
     recipe = perpixel.override(perpixel.recipe("folder/semantic_fpn_r18"), SHORT)
-    return perpixel.train(recipe, data=root, out=out, device="cpu")
+    return perpixel.train(recipe, data=root, out=out, init="none", device="cpu")
 
 
 @pytest.mark.parametrize("classes", ['["background", "crack"]', '["crack"]'])
@@ -51,7 +51,7 @@ def test_black_and_white_masks_under_a_table_that_ignores_white_are_refused(tmp_
     write_pairs(tmp_path / "data", crack_masks(0, 255))
     describe(tmp_path / "data", classes)
     recipe = ["train", "folder/semantic_fpn_r18", "--data", str(tmp_path / "data")]
-    result = RUNNER.invoke(app, [*recipe, "--out", str(tmp_path / "run")])
+    result = RUNNER.invoke(app, [*recipe, "--out", str(tmp_path / "run"), "--init", "none"])
     assert result.exit_code != 0
     assert isinstance(result.exception, PerpixelError)
     assert "ids = [0]" in str(result.exception)

@@ -236,7 +236,8 @@ def test_unlabeled_is_white_and_the_rest_of_the_table_black():
 def test_overlay_mixes_the_image_and_the_colors():
     image = np.full((2, 3, 3), 100, np.uint8)
     assert np.array_equal(overlay(image, IDS, PALETTE, opacity=0), image)
-    assert np.array_equal(overlay(image, IDS, PALETTE, opacity=1), colorize(IDS, PALETTE))
+    colored = np.where((IDS == 255)[..., None], image, colorize(IDS, PALETTE))
+    assert np.array_equal(overlay(image, IDS, PALETTE, opacity=1), colored)
     assert overlay(image, IDS, PALETTE)[0, 1].tolist() == [150, 50, 50]
 
 

@@ -96,7 +96,9 @@ def test_a_training_starts_from_timms_file(published: Path, init):
 
 def test_a_file_of_another_hash_is_refused(published: Path):
     published.write_bytes(published.read_bytes()[:-9])
-    with pytest.raises(PerpixelError, match=r"has the sha256 .*start from random .*--init none"):
+    with pytest.raises(
+        PerpixelError, match=r"has the sha256 .*or train with --init FILE, or from random weights"
+    ):
         zoo.initial_weights(SMALL, "imagenet")
 
 
