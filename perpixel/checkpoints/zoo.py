@@ -197,12 +197,13 @@ def _imagenet_weights(recipe: Recipe) -> InitialWeights:
     return replace(weights, origin=origin, lines=(*weights.lines, *lines))
 
 
-def model_of(source: str | Path, recipe: Recipe) -> Model:
-    """Returns the model of a run, a checkpoint or another toolkit's file, as a recipe has it.
+def with_model_of(source: str | Path, recipe: Recipe) -> Recipe:
+    """Returns the recipe with the model and the input of a run, a checkpoint or a toolkit's file.
 
     What a toolkit's file does not tell is as in `recipe`. Raises PerpixelError.
     """
-    return _read_model(source, like=recipe.model)[0].recipe.model
+    theirs = _read_model(source, like=recipe.model)[0].recipe
+    return recipe.model_copy(update={"model": theirs.model, "input": theirs.input})
 
 
 def _is_foreign(path: Path) -> bool:

@@ -77,8 +77,9 @@ def train(
         typer.Option(
             "--model-from",
             metavar="MODEL",
-            help="Train MODEL's architecture (all of the recipe's `model`): a run, a checkpoint, a "
-            "name on the Hub or another toolkit's file. Give the same to --init for its weights.",
+            help="Train MODEL's architecture (the recipe's `model` and `input`): a run, a "
+            "checkpoint, a name on the Hub or another toolkit's file. Give the same to --init for "
+            "its weights.",
         ),
     ] = None,
     device: options.Device = "auto",
@@ -145,7 +146,7 @@ def train(
     if model_from is not None:
         from perpixel.checkpoints import zoo
 
-        base = base.model_copy(update={"model": zoo.model_of(model_from, base)})
+        base = zoo.with_model_of(model_from, base)
     changes = list(settings or [])
     if epochs is not None:
         if any(change.startswith("train.steps=") for change in changes):

@@ -8,6 +8,8 @@ from perpixel.data.dataset import Classes, Dataset, PairDataset
 from perpixel.data.datasets import ade20k, camvid, cityscapes, pascal_context, pascal_voc, synthetic
 from perpixel.data.datasets.folder import open_folder, splits_of_folder
 from perpixel.errors import UsageError
+from perpixel.recipes import recipe as recipe_called
+from perpixel.recipes import recipes
 from perpixel.recipes.overrides import require_known
 from perpixel.recipes.schema import DatasetInput, Input, Recipe
 
@@ -60,18 +62,19 @@ def open_pairs(name: str, root: Path, split: str, *, complete: bool = True) -> P
 def with_dataset_input(recipe: Recipe, dataset: Dataset) -> Recipe:
     """Returns the recipe with the bands, mean and std that a folder's dataset.toml gives.
 
-    Raises UsageError where the recipe has others of its own.
+    Raises UsageError where a user or a model gave the recipe others, too.
     """
     described = _input_of(dataset)
     if described is None:
         return recipe
     update = {}
+    usual = recipe_called(recipe.name).input if recipe.name in recipes() else Input()
     for name, value in described.model_dump(exclude_none=True).items():
         # A model's channels may be blue, green, red; a data set's are in the order of its bands.
         is_reversed = name != "bands" and recipe.input.channel_order == "bgr"
         update[name] = value[::-1] if is_reversed else value
         own = getattr(recipe.input, name)
-        if own not in (getattr(Input(), name), update[name]):
+        if own not in (getattr(Input(), name), getattr(usual, name), update[name]):
             raise UsageError(
                 f"the recipe has input.{name}={list(own)}, and dataset.toml {name} = "
                 f"{list(value)}: keep one of them"

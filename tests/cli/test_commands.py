@@ -532,9 +532,10 @@ def test_model_from_takes_another_models_network(perpixel, mini, trained, tmp_pa
     assert code == 0, err
     recipe = json.loads((tmp_path / "run/recipe.json").read_text())
     assert recipe["model"]["backbone"]["base_channels"] == 8
+    assert recipe["input"] == json.loads((trained / "recipe.json").read_text())["input"]
     log = (tmp_path / "run/log.txt").read_text()
     assert "from random numbers" not in log
-    assert "network is another" not in log
+    assert "is another" not in log
     more = ["--set", "train.steps=3", "--allow-config-change"]
     code, _, err = perpixel(*words, "--model-from", trained, "--resume", *more)
     assert code == 0, err

@@ -8,6 +8,7 @@ import pytest
 import tifffile
 
 import perpixel
+from perpixel.data.registry import open_dataset, with_dataset_input
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.io.images import read_image, read_mask, write_image
 
@@ -104,6 +105,15 @@ def test_the_recipe_and_dataset_toml_may_not_contradict_each_other(root, tmp_pat
     (root / "dataset.toml").write_text(TOML.format(keys=""))
     with pytest.raises(UsageError, match=r"bands=\[4, 3, 2\], .*toml has bands = \[\]"):
         perpixel.train(recipe("input.bands=[4,3,2]"), data=root, out=tmp_path / "run", device="cpu")
+
+
+def test_mean_and_std_take_the_place_of_the_recipes_own(root):
+    """Those of folder/fast are its backbone's."""
+    dataset = open_dataset("folder", root, "train")
+    fast = with_dataset_input(perpixel.recipe("folder/fast"), dataset)
+    assert (fast.input.mean, fast.input.std) == ((10.5, 20, 30), (4, 5, 6))
+    with pytest.raises(UsageError, match=r"input.mean=\[1.0, 2.0, 3.0\]"):
+        with_dataset_input(perpixel.override(fast, ["input.mean=[1,2,3]"]), dataset)
 
 
 def test_mean_and_std_are_of_red_green_and_blue_whatever_the_models_order(root, tmp_path):
