@@ -180,7 +180,7 @@ def check(
 
 
 def _draw(report: "Report", file: Path) -> None:
-    """Writes the sheet of a report's examples; what is no picture's name is an error."""
+    """Writes the sheet of a report's examples; raises PerpixelError where there are none."""
     import numpy as np
 
     from perpixel.data.dataset import read_pair

@@ -86,8 +86,8 @@ def predict(
 
     import perpixel
     from perpixel.data.submission import find_ids, find_submission
+    from perpixel.io.figures import add_legend
     from perpixel.io.images import write_image
-    from perpixel.io.legend import add_legend
     from perpixel.runtime import distributed
 
     if (submission is not None or geo) and (overlay or probabilities):

@@ -90,7 +90,7 @@ def _galleries(
     notes that say what is missing to show them."""
     import perpixel
     from perpixel.data.registry import open_dataset
-    from perpixel.evaluation.pictures import worst_and_best
+    from perpixel.evaluation.visualization import worst_and_best
     from perpixel.io.images import hex_color, readable_palette
     from perpixel.reporting.report import Gallery
     from perpixel.reporting.samples import take_samples

@@ -120,10 +120,10 @@ def train(
         bool, typer.Option("--dry-run", help="Print the recipe with all settings and exit.")
     ] = False,
 ) -> None:
-    """Train a recipe. RUN gets recipe.json, metrics.jsonl, log.txt, checkpoints/, evaluate.json,
-    and pictures in results/: the first batch, curves, confusion, predictions.
+    """Train a recipe. RUN gets recipe.json, metrics.jsonl, log.txt, checkpoints/, evaluate.json.
 
-    A run that a signal stops is saved, exits with 75, and can be resumed with --resume.
+    Figures of the first batch, curves, confusion and predictions are in RUN/results/. A run that a
+    signal stops is saved, exits with 75, and can be resumed with --resume.
 
     Example: perpixel train camvid/semantic_fpn_r18 --data CamVid --out runs/camvid. To resume it:
     perpixel train --resume --out runs/camvid

@@ -1,4 +1,4 @@
-"""Draws images with their masks over them, and a legend of the classes, as one picture."""
+"""Draws images with their masks over them, and a legend of the classes, as one figure."""
 
 from collections.abc import Iterable
 from itertools import islice

@@ -1,4 +1,4 @@
-"""Charts of training curves: their coordinates, which report.html draws as SVG, and pictures."""
+"""Charts of training curves: their coordinates, which report.html draws as SVG, and their image."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ _MAX_POINTS = 1000
 _MIN_SMOOTHED = 20
 """A curve of fewer values is not smoothed, and each is a dot."""
 
-_SCALE, _TITLE = 1.4, 42  # of a picture: its size, and the height of its title
+_SCALE, _TITLE = 1.4, 42  # of the image: its size, and the height of its title
 
 _INK, _GRAY, _BLUE, _PALE_BLUE = (27, 33, 41), (221, 226, 233), (31, 111, 208), (178, 208, 240)
 
@@ -95,25 +95,25 @@ def _subsample(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
 def draw(charts: Sequence[Chart]) -> Image.Image:
     """Draws the first run's curves, the charts side by side."""
     height, width = round(HEIGHT * _SCALE) + _TITLE + 24, round(WIDTH * _SCALE) + 24
-    picture = np.full((height, width * len(charts), 3), 255, np.uint8)
+    canvas = np.full((height, width * len(charts), 3), 255, np.uint8)
     texts: list[tuple[Array, tuple[float, float], str, str, int]] = []
     for index, chart in enumerate(charts):
         origin = np.array([index * width, _TITLE])
         for y, text in chart.y_ticks:
-            _line(picture, origin, [(_LEFT, y), (WIDTH - _RIGHT, y)], _GRAY)
+            _line(canvas, origin, [(_LEFT, y), (WIDTH - _RIGHT, y)], _GRAY)
             texts.append((origin, (_LEFT - 6, y), text, "rm", 14))
         texts += [(origin, (x, HEIGHT - 20), text, "ma", 14) for x, text in chart.x_ticks]
         texts.append((origin, (_LEFT, -4), chart.title, "ls", 18))
         texts.append((origin, ((_LEFT + WIDTH) / 2, HEIGHT - 4), "step", "ma", 14))
         points, smoothed = [(x, y) for _, _, x, y in chart.lines[0]], chart.smoothed[0]
         for point in points if len(points) < _MIN_SMOOTHED else ():
-            _line(picture, origin, [point, point], _BLUE, thickness=7)
+            _line(canvas, origin, [point, point], _BLUE, thickness=7)
         _line(
-            picture, origin, points, _PALE_BLUE if smoothed else _BLUE, thickness=2 - bool(smoothed)
+            canvas, origin, points, _PALE_BLUE if smoothed else _BLUE, thickness=2 - bool(smoothed)
         )
         if smoothed:
-            _line(picture, origin, smoothed, _BLUE, thickness=2)
-    figure = Image.fromarray(picture)
+            _line(canvas, origin, smoothed, _BLUE, thickness=2)
+    figure = Image.fromarray(canvas)
     for origin, position, text, anchor, size in texts:
         place = tuple(origin + np.array(position) * _SCALE)
         ImageDraw.Draw(figure).text(place, text, _INK, font(size), anchor=anchor)
@@ -121,7 +121,7 @@ def draw(charts: Sequence[Chart]) -> Image.Image:
 
 
 def _line(
-    picture: Array,
+    canvas: Array,
     origin: Array,
     points: Points,
     color: tuple[int, int, int],
@@ -129,7 +129,7 @@ def _line(
     thickness: int = 1,
 ) -> None:
     places = np.round((origin + np.array(points) * _SCALE) * 16).astype(np.int32)  # of 1/16 pixel
-    cv2.polylines(picture, [places], False, color, thickness, cv2.LINE_AA, shift=4)
+    cv2.polylines(canvas, [places], False, color, thickness, cv2.LINE_AA, shift=4)
 
 
 def ticks(low: float, high: float) -> list[float]:

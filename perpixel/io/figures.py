@@ -1,4 +1,4 @@
-"""Draws sheets of images with a legend, and confusion matrices, with Pillow."""
+"""Draws sheets of images, legends of classes, and confusion matrices, with Pillow."""
 
 import math
 from collections.abc import Collection, Iterable, Sequence
@@ -45,28 +45,54 @@ def sheet(
     rows = [range(first, len(tiles))[:columns] for first in range(0, len(tiles), columns)]
     cell = max(image.width for image in images) + _GAP
     width = _GAP + max(columns * cell, 480)
-    legend_font, caption_font = font(15, classes), font(14, [caption for _, caption in tiles])
-    names = [_shorten(name, 240, legend_font) for name in classes]
-    name_width = max(int(legend_font.getlength(name)) for name in names) + 40
-    legend_columns = max(1, (width - _GAP) // name_width)
-    legend_rows = math.ceil(len(names) / legend_columns)
+    caption_font = font(14, [caption for _, caption in tiles])
     heights = [max(images[index].height for index in row) + 34 for row in rows]
-    picture = Image.new("RGB", (width, sum(heights) + legend_rows * 24 + 2 * _GAP), "white")
-    draw = ImageDraw.Draw(picture)
+    names = _legend(classes, palette, width=width, size=15, shown=shown)
+    figure = Image.new("RGB", (width, sum(heights) + names.height + 2 * _GAP), "white")
+    draw = ImageDraw.Draw(figure)
     top = _GAP
     for row, height in zip(rows, heights, strict=True):
         for column, index in enumerate(row):
             left = _GAP + column * cell
-            picture.paste(images[index], (left, top))
+            figure.paste(images[index], (left, top))
             caption = _shorten(tiles[index][1], cell - _GAP, caption_font)
             draw.text((left, top + images[index].height + 4), caption, _INK, caption_font)
         top += height
-    for index, name in enumerate(names):
-        x = _GAP + index // legend_rows * name_width
-        y = top + index % legend_rows * 24
-        draw.rectangle((x, y + 2, x + 17, y + 17), palette[index], _FAINT)
-        draw.text((x + 24, y), name, _INK if index in shown else _FAINT, legend_font)
-    return picture
+    figure.paste(names, (0, top))
+    return figure
+
+
+def add_legend(image: Array, names: Sequence[str], palette: Palette) -> Array:
+    """Returns the image, uint8 RGB [height, width, 3], with names and their colors below it.
+
+    An image that is narrower than the longest name gets a white margin at its right.
+    """
+    height, width = image.shape[:2]
+    size = max(12, round(height / 30))
+    below = _legend(names, palette, width=width, size=size, shown=range(len(names)))
+    figure = Image.new("RGB", (below.width, height + below.height), "white")
+    figure.paste(Image.fromarray(image))
+    figure.paste(below, (0, height))
+    return np.asarray(figure)
+
+
+def _legend(
+    names: Sequence[str], palette: Palette, *, width: int, size: int, shown: Collection[int]
+) -> Image.Image:
+    """Draws names beside their colors in columns, in letters of `size`; those not `shown` pale."""
+    letters = font(size, names)
+    texts = [_shorten(name, 16 * size, letters) for name in names]
+    column = max(int(letters.getlength(text)) for text in texts) + 3 * size
+    rows = math.ceil(len(texts) / max(1, width // column))
+    figure = Image.new("RGB", (max(width, column), rows * 2 * size), "white")
+    draw = ImageDraw.Draw(figure)
+    for index, text in enumerate(texts):
+        x, y = index // rows * column, index % rows * 2 * size
+        square = (x + size // 2, y + size // 2, x + 3 * size // 2, y + 3 * size // 2)
+        draw.rectangle(square, palette[index], _FAINT)
+        ink = _INK if index in shown else _FAINT
+        draw.text((x + 2 * size, y + size), text, ink, letters, anchor="lm")
+    return figure
 
 
 def confusion(matrix: npt.NDArray[np.int64], names: Sequence[str]) -> Image.Image:

@@ -11,7 +11,7 @@ from PIL import Image
 from perpixel.data.dataset import Dataset, read_pair, require_classes
 from perpixel.data.registry import require_bands
 from perpixel.errors import PerpixelError
-from perpixel.evaluation.pictures import errors
+from perpixel.evaluation.visualization import errors
 from perpixel.inference.predictor import Predictor
 from perpixel.io.images import Array, Palette, encode_mask, overlay, readable_palette
 

@@ -42,12 +42,12 @@ from perpixel.training.loggers import open_loggers
 from perpixel.training.nonfinite import report_corrupt, report_nonfinite, report_overflow
 from perpixel.training.optimizer import learning_rate, set_learning_rate
 from perpixel.training.parallel import check_batch_divides, check_ranks_agree, wrap_ddp
-from perpixel.training.pictures import draw_batch, draw_curves, draw_evaluation
 from perpixel.training.preemption import preemption_flag
 from perpixel.training.pretrained import load_pretrained
 from perpixel.training.run_lock import run_lock
 from perpixel.training.run_logger import RunLogger, ThroughputMeter, bottleneck
 from perpixel.training.step import StepStats, TrainState, make_train_state, train_step
+from perpixel.training.visualization import draw_batch, draw_curves, draw_evaluation
 
 
 @dataclass(frozen=True)

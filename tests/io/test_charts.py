@@ -1,4 +1,4 @@
-"""Charts: coordinates within the box, smoothed curves, ticks, and the picture of both."""
+"""Charts: coordinates within the box, smoothed curves, ticks, and the image of both."""
 
 import numpy as np
 import pytest
@@ -6,14 +6,14 @@ import pytest
 from perpixel.io import charts
 
 
-def test_a_picture_has_a_chart_for_each_curve():
+def test_an_image_has_a_chart_for_each_curve():
     rows = [{"step": step, "loss": 1 / step} for step in range(1, 101)]
     loss = np.asarray(charts.draw(charts.charts([rows])), np.int64)
     both = charts.charts([[*rows, {"step": 100, "miou": 40.0}]])
     assert [chart.title for chart in both] == ["Loss", "mIoU on the evaluation split, %"]
-    picture = np.asarray(charts.draw(both), np.int64)
-    assert picture.shape == (loss.shape[0], 2 * loss.shape[1], 3)
-    single = picture[:, loss.shape[1] :]
+    image = np.asarray(charts.draw(both), np.int64)
+    assert image.shape == (loss.shape[0], 2 * loss.shape[1], 3)
+    single = image[:, loss.shape[1] :]
     assert ((single[..., 2] - single[..., 0]) > 80).sum() > 10, "a single value is a dot"
 
 

@@ -12,9 +12,9 @@ def flat(color: tuple[int, int, int], height: int, width: int) -> np.ndarray:
     return np.full((height, width, 3), color, np.uint8)
 
 
-def area(picture: np.ndarray, color: tuple[int, int, int]) -> tuple[int, int]:
+def area(image: np.ndarray, color: tuple[int, int, int]) -> tuple[int, int]:
     """Height and width of the box around the pixels of a color."""
-    rows, columns = np.nonzero((picture == color).all(axis=2))
+    rows, columns = np.nonzero((image == color).all(axis=2))
     return rows.max() - rows.min() + 1, columns.max() - columns.min() + 1
 
 
@@ -47,7 +47,7 @@ def test_a_confusion_matrix_has_a_cell_for_every_pair(count):
     """Blue on the diagonal, red beside it, nothing for a class without labels."""
     matrix = np.zeros((count, count), np.int64)
     matrix[0, 0], matrix[0, -1] = matrix[0, 0] + 50, matrix[0, -1] + 50
-    picture = np.asarray(figures.confusion(matrix, [f"class {n}" for n in range(count)]), np.int64)
-    spread = picture[..., 0] - picture[..., 2]
+    image = np.asarray(figures.confusion(matrix, [f"class {n}" for n in range(count)]), np.int64)
+    spread = image[..., 0] - image[..., 2]
     assert (spread < -80).any(), "the correct half is blue"
     assert (spread > 30).any() == (count > 1), "the other red"

@@ -20,7 +20,7 @@ from perpixel.cli import main
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.evaluation.files import write_scores
 from perpixel.evaluation.metrics import confusion, scores
-from perpixel.evaluation.pictures import errors, worst_and_best
+from perpixel.evaluation.visualization import errors, worst_and_best
 from perpixel.recipes import overrides
 from perpixel.recipes.schema import IGNORE_INDEX
 from perpixel.reporting.reading import read_source

@@ -88,7 +88,7 @@ def test_the_first_batch_is_drawn_as_the_model_gets_it(straight: Path, mini: Pat
 
 
 @pytest.mark.parametrize("error", [OSError("no space left"), UnicodeError("odd"), MemoryError()])
-def test_a_picture_that_cannot_be_drawn_costs_no_run(mini: Path, tmp_path, monkeypatch, error):
+def test_a_figure_that_cannot_be_drawn_costs_no_run(mini: Path, tmp_path, monkeypatch, error):
     def fail(*_: object, **__: object) -> None:
         raise error
 
@@ -96,7 +96,7 @@ def test_a_picture_that_cannot_be_drawn_costs_no_run(mini: Path, tmp_path, monke
     run = perpixel.train(perpixel.override(TINY, ["train.steps=1"]), data=mini, out=tmp_path)
     assert (tmp_path / "checkpoints" / "model.safetensors").exists()
     assert "done: mIoU" in (tmp_path / "log.txt").read_text()
-    assert (tmp_path / "log.txt").read_text().count(f"lacks a picture: {type(error).__name__}") == 2
+    assert (tmp_path / "log.txt").read_text().count(f"lacks a figure: {type(error).__name__}") == 2
     assert run.scores.images == 3
 
 

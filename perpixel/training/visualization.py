@@ -1,6 +1,6 @@
-"""The pictures in a run's `results`: the first batch, curves, the best weights' evaluation.
+"""The figures in a run's `results`: the first batch, curves, the best weights' evaluation.
 
-A run never fails for want of a picture.
+A figure that cannot be drawn does not end a run.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from perpixel.data.dataset import Classes, Dataset
 from perpixel.data.label_sheet import label_sheet
 from perpixel.data.loader import Batch
 from perpixel.evaluation.metrics import Scores
-from perpixel.evaluation.pictures import prediction_sheet
+from perpixel.evaluation.visualization import prediction_sheet
 from perpixel.inference.predictor import Predictor
 from perpixel.io import charts
 from perpixel.io.images import write_image
@@ -51,4 +51,4 @@ def _logs_failure(logger: RunLogger) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # whatever a data set, a font or a full disk may raise
-        logger.info(f"results/ lacks a picture: {type(error).__name__}: {error}")
+        logger.info(f"results/ lacks a figure: {type(error).__name__}: {error}")
