@@ -183,7 +183,7 @@ def train(
         out=out,
         resume=resuming,
         allow_config_change=allow_config_change,
-        pretrained=None if resuming else zoo.initial_weights(recipe, init),
+        load_initial=lambda: zoo.initial_weights(recipe, init),
         data_root=root,
         device=device,
         workers=workers,

@@ -69,7 +69,7 @@ def train(
     out: Path,
     resume: bool = False,
     allow_config_change: bool = False,
-    pretrained: InitialWeights | None = None,
+    load_initial: Callable[[], InitialWeights | None] = lambda: None,
     data_root: Path | None = None,
     device: str = "auto",
     workers: int | None = None,
@@ -82,8 +82,9 @@ def train(
 
     Under torchrun every rank calls this with the same arguments and takes its share of each step.
     `workers` processes prepare the images (None: a rank's share of the cores on CUDA, at most 8,
-    and none on a CPU); their number does not change the run. `pretrained` are the weights to start
-    from. `data_root` is recorded in `out`, to be known when the run is resumed. With `resume` the
+    and none on a CPU); their number does not change the run. `load_initial` returns the weights to
+    start from, None for random ones, once the data have proved sound: it may download them.
+    `data_root` is recorded in `out`, to be known when the run is resumed. With `resume` the
     run continues from the newest whole checkpoint in `out` as if it had never stopped, bit for bit
     (on CUDA if it is `deterministic`); with another recipe or data only if `allow_config_change`.
     SIGINT or SIGTERM to any rank saves and ends the run after the step at hand. `loggers` is for
@@ -99,10 +100,10 @@ def train(
     checkpoints = out / "checkpoints"
     check_batch_divides(recipe, dist_info.world_size)
     _check_run_folder(out, resume=resume, dist_info=dist_info)
-    has_weights = resume or pretrained is not None
-    unseen_classes = _check_settings_and_data(
-        recipe, train_dataset, eval_dataset, has_weights=has_weights
-    )
+    unseen_classes = _check_settings_and_data(recipe, train_dataset, eval_dataset)
+    pretrained = None if resume else load_initial()
+    if pretrained is None and not resume:
+        _check_random_weights_are_trained(recipe)
 
     torch.manual_seed(recipe.train.seed)
     model = build(recipe.model, num_classes=len(class_names))
@@ -266,26 +267,29 @@ def _check_run_folder(out: Path, *, resume: bool, dist_info: DistInfo) -> None:
 
 
 def _check_settings_and_data(
-    recipe: Recipe, train_dataset: Dataset, eval_dataset: Dataset, *, has_weights: bool
+    recipe: Recipe, train_dataset: Dataset, eval_dataset: Dataset
 ) -> list[str]:
     """Raises PerpixelError for what would spoil the run, before its folder is made.
 
     Returns a line for each split whose masks lack classes.
     """
     check_class_weights(recipe.loss, len(train_dataset.classes))
-    freeze, backbone_lr_mult = recipe.train.freeze, recipe.optimizer.backbone_lr_mult
-    if not has_weights and (freeze != "off" or backbone_lr_mult == 0):
-        setting = "optimizer.backbone_lr_mult=0" if freeze == "off" else f"train.freeze={freeze}"
-        raise UsageError(
-            f"{setting} would keep random weights as they are: name trained ones with --init "
-            f"MODEL, or leave this setting out"
-        )
     require_classes(eval_dataset, train_dataset.classes.names)
     read_pair(eval_dataset, 0)
     return [
         *require_classes_shown(train_dataset, split=recipe.data.train_split),
         *require_classes_shown(eval_dataset, split=recipe.data.eval_split),
     ]
+
+
+def _check_random_weights_are_trained(recipe: Recipe) -> None:
+    freeze, backbone_lr_mult = recipe.train.freeze, recipe.optimizer.backbone_lr_mult
+    if freeze != "off" or backbone_lr_mult == 0:
+        setting = "optimizer.backbone_lr_mult=0" if freeze == "off" else f"train.freeze={freeze}"
+        raise UsageError(
+            f"{setting} would keep random weights as they are: name trained ones with --init "
+            f"MODEL, or leave this setting out"
+        )
 
 
 def _describe_run(

@@ -51,7 +51,7 @@ def test_black_and_white_masks_under_a_table_that_ignores_white_are_refused(tmp_
     write_pairs(tmp_path / "data", crack_masks(0, 255))
     describe(tmp_path / "data", classes)
     recipe = ["train", "folder/semantic_fpn_r18", "--data", str(tmp_path / "data")]
-    result = RUNNER.invoke(app, [*recipe, "--out", str(tmp_path / "run"), "--init", "none"])
+    result = RUNNER.invoke(app, [*recipe, "--out", str(tmp_path / "run")])
     assert result.exit_code != 0
     assert isinstance(result.exception, PerpixelError)
     assert "ids = [0]" in str(result.exception)
