@@ -104,7 +104,7 @@ def push_to_hub(
 ) -> str:
     """Uploads these files to the Hugging Face Hub as OWNER/NAME and returns the address.
 
-    It needs the extra [hub] and a token (HF_TOKEN, or `hf auth login`). `load` takes OWNER/NAME,
+    It needs a token (HF_TOKEN, or `hf auth login`). `load` takes OWNER/NAME,
     and OWNER/NAME@REVISION. Raises PerpixelError.
     """
     from perpixel.checkpoints import hub, zoo

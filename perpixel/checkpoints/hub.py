@@ -1,7 +1,7 @@
 """Models on the Hugging Face Hub: model.safetensors, config.json and a model card in README.md.
 
 model.safetensors is an ordinary checkpoint and holds all that is needed; config.json repeats it
-under the keys that other tools read. Only downloading and uploading need the extra [hub].
+under the keys that other tools read.
 """
 
 import json
@@ -10,11 +10,10 @@ import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from perpixel.checkpoints.format import Checkpoint, write_checkpoint
-from perpixel.errors import PerpixelError, UsageError, needs_extra, plural
+from perpixel.errors import PerpixelError, UsageError, plural
 from perpixel.io.atomic import atomic_write, mute_logger
 from perpixel.io.download import hash_of
 from perpixel.recipes.models import method_name
@@ -90,7 +89,8 @@ def download(repository: str, *, revision: str | None = None) -> Path:
 
     Raises PerpixelError when there is no such repository or file, or the Hub cannot be reached.
     """
-    client = _import_client()
+    import huggingface_hub as client
+
     fetch = client.hf_hub_download  # its lazy import sets the logger's level: before it is muted
     try:
         with mute_logger("huggingface_hub"):  # the error says why its attempts failed
@@ -123,7 +123,8 @@ def push_to_hub(
     """
     if not _NAME.fullmatch(repository):
         raise UsageError(f"{repository!r}: a repository on the Hub is called OWNER/NAME")
-    client = _import_client()
+    import huggingface_hub as client
+
     with tempfile.TemporaryDirectory() as folder:
         save_pretrained(checkpoint, Path(folder), license=license, repository=repository)
         try:
@@ -193,13 +194,6 @@ def _scores(checkpoint: Checkpoint) -> dict[str, float]:
         return {key: float(scores[key]) for key, _, _ in _SCORES}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise PerpixelError(f"{path}: not an evaluation's scores ({error!r})") from None
-
-
-def _import_client() -> ModuleType:
-    with needs_extra("the Hugging Face Hub", "hub"):
-        import huggingface_hub
-    module: ModuleType = huggingface_hub
-    return module
 
 
 def _first_line(error: Exception) -> str:

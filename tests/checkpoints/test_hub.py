@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 
@@ -24,8 +25,6 @@ from perpixel.checkpoints.format import Checkpoint, read_checkpoint, write_check
 from perpixel.data.datasets.camvid import CLASSES
 from perpixel.data.datasets.synthetic import SyntheticStreets
 from perpixel.errors import PerpixelError, UsageError
-
-huggingface_hub = pytest.importorskip("huggingface_hub", reason="the extra [hub] is not installed")
 
 RECIPE = perpixel.override(
     perpixel.recipe("camvid/fcn_r18-d8"),
@@ -242,10 +241,7 @@ def test_misspelt_recipes_and_files_are_not_looked_for(monkeypatch):
         zoo.find("models/fcn.safetensors")
 
 
-def test_without_the_extra_the_error_says_so(monkeypatch, run_folder):
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(PerpixelError, match=r'no such run folder.*pip install "perpixel\[hub\]"'):
-        zoo.find("owner/name")
+def test_a_name_without_an_owner_is_refused(run_folder):
     with pytest.raises(UsageError, match="OWNER/NAME"):
         perpixel.push_to_hub(run_folder, "name")
 
@@ -253,6 +249,10 @@ def test_without_the_extra_the_error_says_so(monkeypatch, run_folder):
 def test_a_folder_of_the_owners_name_hinders_no_upload(monkeypatch, run_folder, tmp_path):
     (tmp_path / "owner").mkdir()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(PerpixelError, match=r'pip install "perpixel\[hub\]"'):
+
+    def refuse():
+        raise ConnectionError("unreachable")
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", refuse)
+    with pytest.raises(PerpixelError, match="owner/name: not uploaded: ConnectionError: unreach"):
         perpixel.push_to_hub(run_folder, "owner/name")
