@@ -31,6 +31,11 @@ def dataset_names() -> list[str]:
     return list(NAMES)
 
 
+def benchmark_names() -> list[str]:
+    """The data sets with an evaluation server."""
+    return ["ade20k", "cityscapes", "pascal_voc"]
+
+
 def settings(ctx: typer.Context, incomplete: str) -> list[str]:
     """The settings of the recipe that the command names, and the values of those that list them."""
     name = ctx.params.get("recipe")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from perpixel.cli import options
+from perpixel.cli import completion, options
 from perpixel.cli.jobs import find_jobs, is_video, require_free
 from perpixel.errors import OutOfMemoryError, PerpixelError, UsageError, plural
 
@@ -37,7 +37,7 @@ def predict(
         typer.Option(
             "--ids",
             metavar="NAME|FOLDER",
-            autocompletion=lambda: ["cityscapes", "ade20k", "pascal_voc"],
+            autocompletion=completion.benchmark_names,
             help="Write a data set's ids in place of class indices, gray: those of cityscapes "
             "(labelIds), ade20k or pascal_voc, or of FOLDER/dataset.toml.",
         ),
@@ -53,7 +53,7 @@ def predict(
         typer.Option(
             "--submission",
             metavar="NAME",
-            autocompletion=lambda: ["cityscapes", "ade20k", "pascal_voc"],
+            autocompletion=completion.benchmark_names,
             help="Write files for a benchmark's server: cityscapes, ade20k or pascal_voc.",
         ),
     ] = None,

@@ -2,13 +2,13 @@
 
 They start from the backbone's ImageNet weights, and train for a number of epochs: see Train.epochs.
 
-`folder/fast`, EfficientNet-Lite0 (3 M parameters), is made for CPUs and phones: plain convolutions
-without squeeze-and-excitation, the best ImageNet accuracy for its time on a CPU. `folder/balanced`,
-ConvNeXt Nano (15 M), is a modern network of a ResNet-50's cost and much better features, trained on
-ImageNet-12k first; `folder/accurate`, ConvNeXt Small (49 M), the same at three times the cost, for
-a GPU. They see images fitted into 640x640, in training and prediction, so that photos of any camera
-fit: `augment.base_size=null inference.base_size=null` keeps the images' own size, as objects of few
-pixels in aerial or microscope images need. The recipes on ResNets see the images' own size.
+`folder/fast`, EfficientNet-Lite0 (3 M parameters), is for CPUs and phones, which run its plain
+convolutions, without squeeze-and-excitation, well. `folder/balanced`, ConvNeXt Nano (15 M), and
+`folder/accurate`, ConvNeXt Small (49 M, for a GPU), were trained on ImageNet-12k before ImageNet;
+docs/own-data.md has what each costs. They see images fitted into 640x640, in training and
+prediction, so that photos of any camera fit: `augment.base_size=null inference.base_size=null`
+keeps the images' own size, as objects of few pixels in aerial or microscope images need. The
+recipes on ResNets see the images' own size.
 """
 
 from perpixel.recipes.base import Size
@@ -29,10 +29,16 @@ from perpixel.recipes.schema import (
 
 _SOURCE = "perpixel: a start for one's own images"
 _SIZE = 640, 640
+_HALF = 127.5, 127.5, 127.5
+_BY_NEED = (  # name, backbone, channels of FPN and head, crop size, learning rate, input
+    ("fast", "tf_efficientnet_lite0", (128, 64), (288, 384), 1e-3, Input(mean=_HALF, std=_HALF)),
+    ("balanced", "convnext_nano.in12k_ft_in1k", (128, 128), (448, 448), 3e-4, Input()),
+    ("accurate", "convnext_small.in12k_ft_in1k", (256, 128), (512, 512), 2e-4, Input()),
+)
 
 
 def _by_need(
-    name: str, backbone: str, *, channels: tuple[int, int], crop_size: Size, lr: float, input: Input
+    name: str, backbone: str, channels: tuple[int, int], crop_size: Size, lr: float, input: Input
 ) -> Recipe:
     fpn_channels, head_channels = channels
     return Recipe(
@@ -73,30 +79,4 @@ def _on_resnet(recipe: Recipe) -> Recipe:
     )
 
 
-RECIPES = (
-    _by_need(
-        "fast",
-        "tf_efficientnet_lite0",
-        channels=(128, 64),
-        crop_size=(288, 384),
-        lr=1e-3,
-        input=Input(mean=(127.5, 127.5, 127.5), std=(127.5, 127.5, 127.5)),
-    ),
-    _by_need(
-        "balanced",
-        "convnext_nano.in12k_ft_in1k",
-        channels=(128, 128),
-        crop_size=(448, 448),
-        lr=3e-4,
-        input=Input(),
-    ),
-    _by_need(
-        "accurate",
-        "convnext_small.in12k_ft_in1k",
-        channels=(256, 128),
-        crop_size=(512, 512),
-        lr=2e-4,
-        input=Input(),
-    ),
-    *map(_on_resnet, _CAMVID),
-)
+RECIPES = (*(_by_need(*row) for row in _BY_NEED), *map(_on_resnet, _CAMVID))

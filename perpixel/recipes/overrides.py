@@ -121,8 +121,10 @@ def flat_settings(spec: Spec) -> dict[str, Any]:
 
 
 def list_settings(recipe: Recipe, text: str) -> list[str]:
-    """Lists the settings that begin with `text`, as "path=", or "path=value" for one alone whose
-    type lists its values."""
+    """Lists the settings that begin with `text`, as "path=".
+
+    One alone whose type lists its values is "path=value" for each of them.
+    """
     paths = [path for path in flat_settings(recipe) if path.startswith(text)]
     path = paths[0] if len(paths) == 1 else text.partition("=")[0]
     values: dict[object, None] = {}

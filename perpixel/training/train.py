@@ -405,8 +405,7 @@ def _evaluate(
     logger: RunLogger,
     out: Path,
 ) -> Scores:
-    """Evaluates in float32, as `perpixel eval` does; keeps the best weights and their scores, and
-    saves."""
+    """Evaluates in float32, as `perpixel eval` does, and saves; keeps the best with its scores."""
     recipe = fingerprint.recipe
     with no_tf32(state.model.device):
         model = accelerate(
