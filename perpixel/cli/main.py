@@ -88,6 +88,10 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         app(arguments, prog_name="perpixel")
+    except SystemExit as end:  # how Typer ends a command, with its exit code
+        if not isinstance(end.code, int):
+            raise
+        _exit("", end.code)
     except PerpixelError as error:
         if debug:
             raise
@@ -113,9 +117,9 @@ def _with_resume_value(words: list[str]) -> list[str]:
 def _exit(message: str, code: int) -> NoReturn:
     """Prints a message, if any, to stderr and exits.
 
-    A rank of several exits without Python's finalization: after an error the process group still
-    exists, and gloo's threads may abort a half-finalized Python with an exit code of their own
-    (PyTorch's pull request 179291).
+    A rank of several exits without Python's finalization, in which gloo's threads may abort the
+    process with an exit code of their own (PyTorch's pull request 179291): after an error the
+    process group still exists, and even a destroyed one was seen to abort, once in many runs.
     """
     if message:
         try:

@@ -1,4 +1,4 @@
-"""Recipes for a user's own images: a folder described by its dataset.toml.
+"""Recipes for a user's own images, a folder described by its dataset.toml; and camvid/fast.
 
 They start from the backbone's ImageNet weights, and train for a number of epochs: see Train.epochs.
 
@@ -8,7 +8,8 @@ convolutions, without squeeze-and-excitation, well. `folder/balanced`, ConvNeXt 
 docs/own-data.md has what each costs. They see images fitted into 640x640, in training and
 prediction, so that photos of any camera fit: `augment.base_size=null inference.base_size=null`
 keeps the images' own size, as objects of few pixels in aerial or microscope images need. The
-recipes on ResNets see the images' own size.
+recipes on ResNets see the images' own size. `camvid/fast` is `folder/fast` on CamVid, in fewer
+steps: its weights are the ones that perpixel ships.
 """
 
 from perpixel.recipes.base import Size
@@ -79,4 +80,16 @@ def _on_resnet(recipe: Recipe) -> Recipe:
     )
 
 
-RECIPES = (*(_by_need(*row) for row in _BY_NEED), *map(_on_resnet, _CAMVID))
+def _on_camvid(recipe: Recipe) -> Recipe:
+    return recipe.model_copy(
+        update={
+            "name": recipe.name.replace("folder/", "camvid/"),
+            "source": "perpixel, for two CPU cores",
+            "data": Data(name="camvid"),
+            "train": recipe.train.model_copy(update={"epochs": None, "steps": 2000}),
+        }
+    )
+
+
+_FAST, *_LARGER = (_by_need(*row) for row in _BY_NEED)
+RECIPES = (_FAST, *_LARGER, *map(_on_resnet, _CAMVID), _on_camvid(_FAST))
