@@ -59,6 +59,8 @@ def loss_denominator(labels: Tensor, spec: Loss) -> Tensor:
     labels: [N, H, W] integers. Means of parts of a batch, each times its share of all weights, sum
     up to the mean of the whole.
     """
+    if spec.reduction == "sum":
+        return labels.new_tensor(len(labels), dtype=torch.float32)
     if not spec.avg_non_ignore:
         return labels.new_tensor(labels.numel(), dtype=torch.float32)
     if spec.class_weights is None:

@@ -24,8 +24,8 @@ def convert(
     toolkit: Annotated[
         str,
         typer.Option(
-            help="auto, mmseg, sssegmentation, torchvision, pytorch-auto-drive or detectron2; "
-            "for a perpixel checkpoint, the toolkit to write for: mmseg or torchvision."
+            help="auto, mmseg, sssegmentation, torchvision, pytorch-auto-drive, detectron2 or "
+            "caffe; for a perpixel checkpoint, the one to write for: mmseg, torchvision or caffe."
         ),
     ] = "auto",
     recipe: Annotated[
@@ -52,6 +52,13 @@ def convert(
             help="For a model of one output x: class 1 is where sigmoid(x) > T.",
         ),
     ] = None,
+    variant: Annotated[
+        str | None,
+        typer.Option(
+            metavar="staged|atonce",
+            help="For an FCN-8s of caffe or pytorch-fcn: how it was trained.",
+        ),
+    ] = None,
     dataset: options.Dataset = None,
     names: options.ClassNames = None,
     trust: Annotated[
@@ -69,7 +76,8 @@ def convert(
 
     Examples: perpixel convert fcn_r50-d8.pth fcn.safetensors, and back:
     perpixel convert fcn.safetensors fcn.pth --toolkit mmseg. Other class names:
-    perpixel convert runs/a renamed.safetensors --names road,car,sky
+    perpixel convert runs/a renamed.safetensors --names road,car,sky. The original FCN's:
+    perpixel convert fcn8s-heavy-pascal.caffemodel fcn8s.safetensors --dataset pascal_voc
     """
     import perpixel
     from perpixel.checkpoints import zoo
@@ -78,12 +86,14 @@ def convert(
     from perpixel.conversion.import_ import import_checkpoint
 
     if is_ours(source):
-        others = (recipe, output_stride, align_corners, threshold, dataset, trust or None)
+        others = (
+            recipe, output_stride, align_corners, threshold, variant, dataset, trust or None
+        )  # fmt: skip
         choices = half, toolkit != "auto", names is not None
         if sum(choices) != 1 or any(option is not None for option in others):
             raise UsageError(
-                f"{source} is a perpixel checkpoint: give either --toolkit mmseg or torchvision, "
-                f"or --half, or --names, and no other option"
+                f"{source} is a perpixel checkpoint: give either --toolkit mmseg, torchvision "
+                f"or caffe, or --half, or --names, and no other option"
             )
         checkpoint = zoo.find(source)
         _require_other_file(out, checkpoint.origin)
@@ -106,6 +116,7 @@ def convert(
         output_stride=output_stride,
         align_corners=align_corners,
         threshold=threshold,
+        variant=variant,
         dataset=dataset,
         trust=trust,
     )
@@ -122,7 +133,12 @@ def _print(imported: "ImportResult", out: Path, *, detected: bool, has_recipe: b
     typer.echo(f"{title(model)} with {classes}, in {toolkit}'s names: {out}")
     if detected and toolkit == "pytorch-auto-drive":
         typer.echo("These are torchvision's names too: for its files give --toolkit torchvision.")
-    if not has_recipe:
+    if not has_recipe and toolkit == "caffe":
+        typer.echo(
+            "Assumed, as weights do not show it: the mean of Pascal VOC's images. --recipe of a "
+            "model of SIFT Flow or NYUDv2 has another."
+        )
+    elif not has_recipe:
         typer.echo(
             f"Assumed, as weights do not show it: output stride {model.backbone.output_stride}, "
             f"align_corners {str(model.align_corners).lower()}. Change it with --output-stride, "
@@ -132,13 +148,24 @@ def _print(imported: "ImportResult", out: Path, *, detected: bool, has_recipe: b
 
 
 def _write_for_toolkit(checkpoint: "Checkpoint", out: Path, toolkit: str) -> None:
+    import numpy as np
     import torch
 
     from perpixel.checkpoints.format import model_from_checkpoint
     from perpixel.conversion import to_state_dict
+    from perpixel.conversion.caffe import scale_layers
+    from perpixel.conversion.caffemodel import serialize_caffemodel
     from perpixel.io.atomic import atomic_write
 
-    state = to_state_dict(model_from_checkpoint(checkpoint), toolkit=toolkit)
+    model = model_from_checkpoint(checkpoint)
+    state = to_state_dict(model, toolkit=toolkit)
+    if toolkit == "caffe" and out.suffix == ".caffemodel":
+        blobs = {name: tensor.numpy() for name, tensor in state.items()}
+        for name, (channels, scale) in scale_layers(model.spec).items():
+            blobs[name] = np.full(channels, scale, np.float32)
+        atomic_write(out, serialize_caffemodel(checkpoint.recipe.name, blobs))
+        typer.echo(f"{checkpoint.recipe.name} in caffe's layout: {out}")
+        return
     content: object = state
     if toolkit == "mmseg":
         names = list(checkpoint.class_names)
@@ -153,6 +180,8 @@ def _write_for_toolkit(checkpoint: "Checkpoint", out: Path, toolkit: str) -> Non
     torch.save(content, buffer)
     atomic_write(out, buffer.getvalue())
     typer.echo(f"{checkpoint.recipe.name} in {toolkit}'s layout: {out}")
+    if toolkit == "caffe" and scale_layers(model.spec):
+        typer.echo("pytorch-fcn's FCN8sAtOnce takes it; a .caffemodel would hold its scales, too.")
 
 
 def _write_half(checkpoint: "Checkpoint", out: Path) -> None:

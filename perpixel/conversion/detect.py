@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from perpixel.checkpoints.format import mismatches
+from perpixel.conversion.caffe import CAFFE, plain_names, pop_scales
 from perpixel.conversion.detectron2 import DETECTRON2
 from perpixel.conversion.mmseg import MMSEG
 from perpixel.conversion.names import to_perpixel_names, to_toolkit_names
@@ -22,21 +23,28 @@ from perpixel.data.paths import first_few
 from perpixel.errors import PerpixelError, UsageError, plural
 from perpixel.models.build import build
 from perpixel.models.segmenter import Segmenter
-from perpixel.recipes.models import FCN, Model, SemanticFPN, method_name
+from perpixel.recipes.models import (
+    FCN,
+    FCNSkip,
+    Model,
+    SemanticFPN,
+    backbone_name,
+    method_name,
+)
 from perpixel.recipes.overrides import require_known
 from perpixel.recipes.schema import IGNORE_INDEX, Input
 
 TOOLKITS = {
     toolkit.name: toolkit
-    for toolkit in (MMSEG, SSSEGMENTATION, PYTORCH_AUTO_DRIVE, TORCHVISION, DETECTRON2)
+    for toolkit in (MMSEG, SSSEGMENTATION, PYTORCH_AUTO_DRIVE, TORCHVISION, DETECTRON2, CAFFE)
 }
 
-_CLASSIFICATION = ("fc.weight", "fc1000_w")  # torchvision, open-mmlab; Caffe2
+_CLASSIFICATION = ("fc.weight", "fc1000_w", "fc8.weight")  # torchvision, open-mmlab; Caffe2; Caffe
 _COUNTER = "num_batches_tracked"
 _WRAPPERS = re.compile(r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _FIRST_BLOCK = re.compile(  # by the toolkits' names, and what comes before them
-    r"((?:[^.]+\.)*?)(?:(?:backbone\.|backbone_net\.)?layer1|backbone\.bottom_up\.res2)"
-    r"\.0\.conv1\.weight"
+    r"((?:[^.]+\.)*?)(?:(?:(?:backbone\.|backbone_net\.)?layer1|backbone\.bottom_up\.res2)"
+    r"\.0\.conv1|fc6)\.weight"
 )
 
 
@@ -62,18 +70,22 @@ def from_state_dict(
     output_stride: int | None = None,
     align_corners: bool | None = None,
     threshold: float | None = None,
+    variant: str | None = None,
 ) -> Segmenter:
     """Builds the model of another toolkit's state dict with its weights, in evaluation mode.
 
     state: {name: tensor or NumPy array}; what stands before all names of the model ("module.",
     "model.") is ignored, half precision becomes float32. toolkit: "mmseg", "sssegmentation",
-    "torchvision", "pytorch-auto-drive", "detectron2", or "auto" to detect it by the names (those of
-    torchvision without an auxiliary head are taken for pytorch-auto-drive's). output_stride: 8, 16
-    or 32; None is 8 for FCN and 32 for Semantic FPN. align_corners: None is the toolkit's default,
-    True for pytorch-auto-drive alone. The model's `spec` holds both.
+    "torchvision", "pytorch-auto-drive", "detectron2", "caffe" (the original FCN, and pytorch-fcn),
+    or "auto" to detect it by the names (those of torchvision without an auxiliary head are taken
+    for pytorch-auto-drive's). output_stride: 8, 16 or 32; None is 8 for FCN and 32 for Semantic
+    FPN. align_corners: None is the toolkit's default, True for pytorch-auto-drive alone. The
+    model's `spec` holds both.
     threshold: needed for a model of one output x, whose class 1 is where sigmoid(x) > threshold.
     The model then has two outputs, the constant log(threshold / (1 - threshold)) and x: their
     argmax is that class. Averages over scales and flips equal the toolkit's at 0.5 alone.
+    variant: "staged" or "atonce", how an FCN-8s of "caffe" was trained: the latter scales pool4 and
+    pool3, under the same names and shapes.
     Raises UsageError for a wrong argument, PerpixelError for a state dict that fits no model,
     listing every name that is missing or unexpected.
     """
@@ -84,6 +96,7 @@ def from_state_dict(
             output_stride=output_stride,
             align_corners=align_corners,
             threshold=threshold,
+            variant=variant,
         )
     )
 
@@ -103,6 +116,7 @@ def find(
     output_stride: int | None = None,
     align_corners: bool | None = None,
     threshold: float | None = None,
+    variant: str | None = None,
     like: Model | None = None,
 ) -> Finding:
     """Finds toolkit, model, weights and input of a state dict; raises as `from_state_dict`.
@@ -117,9 +131,18 @@ def find(
     if source.mean_std_names is not None and all(n in tensors for n in source.mean_std_names):
         mean, std = (tuple(tensors.pop(n).flatten().tolist()) for n in source.mean_std_names)
         file_input = source.input.model_copy(update={"mean": mean, "std": std})
+    left_out = [str(key) for key in state if key not in names_of_model]
+    skip_scales = None
+    if source is CAFFE:
+        tensors, geometric = plain_names(tensors)
+        left_out += geometric
+        skip_scales = pop_scales(tensors, variant, like)
+    elif variant is not None:
+        raise UsageError(f"variant={variant!r} is of caffe's FCN-8s, and this is {source.name}'s")
     names = to_perpixel_names(source.name_map, tensors)
     shapes = {name: tuple(tensors[toolkit_name].shape) for toolkit_name, name in names.items()}
-    example = _with_arguments(_example(source, shapes, like), output_stride, align_corners)
+    example = _example(source, shapes, like)
+    example = _with_arguments(example, output_stride, align_corners, skip_scales)
     model, num_classes = read_model(shapes, example)
 
     if num_classes >= IGNORE_INDEX:
@@ -148,8 +171,7 @@ def find(
     weights = {name: tensors[toolkit_names[name]] for name in expected}
     if threshold is not None:
         weights, num_classes = _with_constant_output(weights, threshold), 2
-    left_out = tuple(key for key in state if key not in names_of_model)
-    return Finding(source, model, num_classes, weights, input=file_input, left_out=left_out)
+    return Finding(source, model, num_classes, weights, input=file_input, left_out=tuple(left_out))
 
 
 def _with_constant_output(weights: Mapping[str, Tensor], threshold: float) -> dict[str, Tensor]:
@@ -207,8 +229,8 @@ def _timm_name(name: str) -> str:
 
 
 def title(model: Model) -> str:
-    """Describes a model with a ResNet, as "FCN on ResNet-50"."""
-    return f"{method_name(model.head)} on ResNet-{resnet_of(model).depth}"
+    """Describes a model, as "FCN on ResNet-50"."""
+    return f"{method_name(model.head)} on {backbone_name(model.backbone)}"
 
 
 def model_names(state: Mapping[str, Any], anchor: re.Pattern[str] = _FIRST_BLOCK) -> dict[str, str]:
@@ -303,14 +325,28 @@ def _with_head(names: Iterable[str]) -> dict[str, int]:
 def _example(toolkit: Toolkit, shapes: Shapes, like: Model | None) -> Model:
     """Returns the model that supplies what names and shapes do not tell."""
     pyramid = is_pyramid(shapes) or toolkit.fcn is None
-    if like is not None and isinstance(like.head, SemanticFPN if pyramid else FCN):
+    head = FCNSkip if toolkit is CAFFE else SemanticFPN if pyramid else FCN
+    if like is not None and isinstance(like.head, head):
         return like
     example = toolkit.semantic_fpn if pyramid else toolkit.fcn
     assert example is not None  # every toolkit builds one of the two
     return example
 
 
-def _with_arguments(example: Model, output_stride: int | None, align_corners: bool | None) -> Model:
+def _with_arguments(
+    example: Model,
+    output_stride: int | None,
+    align_corners: bool | None,
+    skip_scales: tuple[float, float] | None,
+) -> Model:
+    if skip_scales is not None:
+        if output_stride is not None or align_corners is not None:
+            raise UsageError(
+                "output_stride and align_corners are not for the original FCN: its own layers "
+                "upsample its scores to the image's size"
+            )
+        head = example.head.model_copy(update={"skip_scales": skip_scales})
+        return example.model_copy(update={"head": head})
     if output_stride not in (None, 8, 16, 32):
         raise UsageError(f"output_stride is 8, 16 or 32, not {output_stride!r}")
     backbone = resnet_of(example)

@@ -4,13 +4,12 @@ from torch import Tensor
 
 from perpixel.conversion.detect import TOOLKITS
 from perpixel.conversion.names import to_toolkit_names
-from perpixel.conversion.structure import resnet_of
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.models.segmenter import Segmenter
 
 
 def to_state_dict(model: Segmenter, *, toolkit: str) -> dict[str, Tensor]:
-    """Returns a copy of the model's weights under the names of "mmseg" or "torchvision".
+    """Returns a copy of the model's weights under the names of "mmseg", "torchvision" or "caffe".
 
     `from_state_dict` makes the same model of them, given what names and shapes do not tell; in the
     toolkit its config says that. Raises UsageError for another toolkit, PerpixelError for a model
@@ -20,7 +19,7 @@ def to_state_dict(model: Segmenter, *, toolkit: str) -> dict[str, Tensor]:
     if target is None or target.unsupported is None:
         writable = [known.name for known in TOOLKITS.values() if known.unsupported is not None]
         raise UsageError(f"weights are written for {' or '.join(writable)}, not for {toolkit!r}")
-    rules = target.unsupported(model.spec, resnet_of(model.spec))
+    rules = target.unsupported(model.spec)
     if reasons := [reason for has_it, reason in rules if has_it]:
         raise PerpixelError(f"{toolkit} cannot build this model: it has {'; '.join(reasons)}")
     weights = model.state_dict()

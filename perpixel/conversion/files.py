@@ -25,6 +25,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.serialization import MAGIC_NUMBER
 
+from perpixel.conversion.caffemodel import parse_caffemodel
 from perpixel.data.paths import first_few
 from perpixel.errors import PerpixelError
 from perpixel.recipes.base import Color
@@ -38,26 +39,36 @@ _LEGACY = pickle.dumps(MAGIC_NUMBER, protocol=2)  # torch.save before 1.6
 class Source:
     """A file's weights by the toolkit's names, and the classes' names and colors if it has them.
 
-    `note` says which state dict was taken where the file holds several.
+    `note` says which state dict was taken where the file holds several, `variant` how an FCN-8s was
+    trained where the file's kind shows it.
     """
 
     state: Mapping[str, Any]
     names: tuple[str, ...] | None = None
     palette: Palette | None = None
     note: str = ""
+    variant: str | None = None
 
 
 def read_source(path: Path, *, trust: bool = False) -> Source:
     """Reads the state dict of a toolkit's file, and its classes.
 
-    It is a file of torch.save, a pickle of NumPy arrays or safetensors. One that contains code, as
-    a pickled module, is loaded only with `trust`, in a separate process. Raises PerpixelError
-    naming the file.
+    It is a file of torch.save, a pickle of NumPy arrays, .npz, safetensors or .caffemodel. One that
+    contains code, as a pickled module, is loaded only with `trust`, in a separate process. Raises
+    PerpixelError naming the file.
     """
     try:
         match file_kind(path):
             case "safetensors":
                 return Source(load_file(path))
+            case "npz":
+                with np.load(path, allow_pickle=False) as arrays:
+                    return Source({_chainer_to_torch(name): arrays[name] for name in arrays})
+            case "caffemodel":
+                blobs = parse_caffemodel(path.read_bytes())
+                # Only nets trained at once have layers that scale pool4 and pool3.
+                is_staged = bool(_FCN8S & blobs.keys()) and "scale_pool4.weight" not in blobs
+                return Source(blobs, variant="staged" if is_staged else None)
             case "torch":
                 with torch.serialization.safe_globals(_SAFE):  # a score or a palette in its meta
                     return unpack(torch.load(path, map_location="cpu", weights_only=True))
@@ -84,6 +95,15 @@ def read_source(path: Path, *, trust: bool = False) -> Source:
     )
 
 
+_FCN8S = {"upscore8.weight", "upscore8_sem.weight", "upsample.weight"}
+
+
+def _chainer_to_torch(name: str) -> str:
+    """Returns the name of an array of chainer.serializers.save_npz as PyTorch has it."""
+    layer, _, parameter = name.rpartition("/")
+    return f"{layer}.{ {'W': 'weight', 'b': 'bias'}.get(parameter, parameter) }" if layer else name
+
+
 def is_ours(path: Path) -> bool:
     """Returns whether the path is a perpixel checkpoint, or a folder, as a run's is."""
     if path.is_dir():
@@ -95,7 +115,7 @@ def is_ours(path: Path) -> bool:
         return False
 
 
-def file_kind(path: Path) -> Literal["safetensors", "torch", "pickle"]:
+def file_kind(path: Path) -> Literal["safetensors", "torch", "npz", "pickle", "caffemodel"]:
     """Detects the format by the first bytes; raises PerpixelError for any other."""
     try:
         with path.open("rb") as file:
@@ -108,11 +128,18 @@ def file_kind(path: Path) -> Literal["safetensors", "torch", "pickle"]:
         return "safetensors"
     if head.lstrip().startswith(b"<"):
         raise PerpixelError("a web page, not a checkpoint; the link leads to a page about the file")
-    if head.startswith((b"PK\x03\x04", _LEGACY)):
+    if head.startswith(b"PK\x03\x04"):  # a zip file: its first entry's name tells
+        name = head[30 : 30 + int.from_bytes(head[26:28], "little")]
+        return "npz" if name.endswith(b".npy") else "torch"
+    if head.startswith(_LEGACY):
         return "torch"
     if head.startswith(b"\x80"):
         return "pickle"
-    raise PerpixelError("neither a file of torch.save nor a pickle nor safetensors")
+    if path.suffix == ".caffemodel":
+        return "caffemodel"
+    raise PerpixelError(
+        "neither a file of torch.save nor a pickle, .npz, safetensors or .caffemodel"
+    )
 
 
 def unpack(content: object) -> Source:

@@ -34,6 +34,7 @@ def import_checkpoint(
     output_stride: int | None = None,
     align_corners: bool | None = None,
     threshold: float | None = None,
+    variant: str | None = None,
     dataset: str | None = None,
     trust: bool = False,
 ) -> ImportResult:
@@ -41,8 +42,8 @@ def import_checkpoint(
 
     `recipe` is the one that the file was trained with: it says what weights do not tell, and its
     data set names the classes; without one, `dataset` does. `like` only says what weights do not
-    tell. `threshold` is as in `from_state_dict`. Raises PerpixelError naming the file where it
-    cannot be read or is not the recipe's model, UsageError as `conversion.find` does.
+    tell. `threshold` and `variant` are as in `from_state_dict`. Raises PerpixelError naming the
+    file where it cannot be read or is not the recipe's model, UsageError as `conversion.find` does.
     """
     if recipe is not None and dataset not in (None, recipe.data.name):
         raise UsageError(f"--dataset {dataset}: {recipe.name} is of {recipe.data.name}; give one")
@@ -54,6 +55,7 @@ def import_checkpoint(
             output_stride=output_stride,
             align_corners=align_corners,
             threshold=threshold,
+            variant=variant or source.variant,
             like=like if recipe is None else recipe.model,
         )
     except PerpixelError as error:

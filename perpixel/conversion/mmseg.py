@@ -6,6 +6,7 @@ and configs/_base_/models/{fcn_r50-d8,fpn_r50}.py; inference as in mmseg/models/
 dilation of 6 in both heads: names and shapes do not show either.
 """
 
+from perpixel.conversion.structure import resnet_of
 from perpixel.conversion.toolkit import Rules, Toolkit
 from perpixel.recipes.models import FCN, Auxiliary, CustomHead, Model, ResNet, SemanticFPN
 from perpixel.recipes.schema import Inference, Input
@@ -32,7 +33,8 @@ _NAME_MAP = (
 )  # fmt: skip
 
 
-def _unsupported(model: Model, backbone: ResNet) -> Rules:
+def _unsupported(model: Model) -> Rules:
+    backbone = resnet_of(model)
     yield isinstance(model.head, CustomHead), "a custom head (head)"
     yield backbone.frozen_bn, "frozen batch norm (backbone.frozen_bn)"
     if isinstance(model.head, SemanticFPN):

@@ -11,8 +11,10 @@ from perpixel.models.resnet import BLOCKS
 from perpixel.recipes.base import Spec
 from perpixel.recipes.models import (
     FCN,
+    VGG16,
     Auxiliary,
-    CustomHead,
+    CaffeNet,
+    FCNSkip,
     Model,
     ResNet,
     SemanticFPN,
@@ -41,6 +43,8 @@ def read_model(shapes: Shapes, example: Model) -> tuple[Model, int]:
         shapes, "head.classifier.bias", 0
     )
     aux_head = None
+    if isinstance(example.head, FCNSkip):
+        return _fcn_skip(shapes, example, example.head), num_classes or 1
     if _any(shapes, r"auxiliary\..*"):
         aux_head = _auxiliary(shapes, example, num_classes or 1)
     match example.head:
@@ -48,7 +52,7 @@ def read_model(shapes: Shapes, example: Model) -> tuple[Model, int]:
             head: FCN | SemanticFPN = _fcn(shapes, fcn)
         case SemanticFPN() as semantic_fpn:
             head = _semantic_fpn(shapes, semantic_fpn)
-        case CustomHead():
+        case _:
             raise AssertionError("an example has the head of a toolkit")
     model = Model(
         backbone=_backbone(shapes, resnet_of(example)),
@@ -118,6 +122,27 @@ def _semantic_fpn(shapes: Shapes, example: SemanticFPN) -> SemanticFPN:
             "norm": "batch" if batch_norm else "group",
         },
     )
+
+
+def _fcn_skip(shapes: Shapes, example: Model, head: FCNSkip) -> Model:
+    strides = [stride for stride in (8, 16, 32) if f"head.upsample{stride}.weight" in shapes]
+    like = example.backbone
+    fc_channels = _size(shapes, "backbone.fc6.weight", 0) or 4096
+    if _any(shapes, r"backbone\.conv\d\..*"):
+        trunk: VGG16 | CaffeNet = _updated(
+            like if isinstance(like, CaffeNet) else CaffeNet(), {"fc_channels": fc_channels}
+        )
+    else:
+        trunk = _updated(
+            like if isinstance(like, VGG16) else VGG16(),
+            {
+                "fc_channels": fc_channels,
+                "base_channels": _size(shapes, "backbone.stages.0.0.weight", 0) or 64,
+            },
+        )
+    skips = _count(shapes, r"head\.skips\.(\d+)\..*")
+    stride = strides[0] if strides else 32 // 2**skips
+    return _updated(example, {"backbone": trunk, "head": _updated(head, {"stride": stride})})
 
 
 def _auxiliary(shapes: Shapes, example: Model, num_classes: int) -> Auxiliary:

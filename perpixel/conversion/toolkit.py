@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from perpixel.conversion.names import NameMap
-from perpixel.recipes.models import Model, ResNet
+from perpixel.recipes.models import Model
 from perpixel.recipes.schema import Inference, Input
 
 Rules = Iterable[tuple[bool, str]]
@@ -18,8 +18,8 @@ class Toolkit:
     Conversion replaces what a state dict's names and shapes tell (depth, stem, channels, ...) and
     keeps the rest: output stride, dilations, the place of the stride in a bottleneck,
     align_corners, dropout. `mean_std_names` are entries of old files that hold `input`'s mean and
-    std. `unsupported` takes a model and its backbone and gives pairs (has it, what the toolkit
-    cannot build); it is None where this layout is not written.
+    std. `unsupported` takes a model and gives pairs (has it, what the toolkit cannot build); it is
+    None where this layout is not written.
     """
 
     name: str
@@ -29,4 +29,4 @@ class Toolkit:
     input: Input
     inference: Inference
     mean_std_names: tuple[str, str] | None = None
-    unsupported: Callable[[Model, ResNet], Rules] | None = None
+    unsupported: Callable[[Model], Rules] | None = None

@@ -8,6 +8,7 @@ image's size with align_corners=True.
 
 from dataclasses import replace
 
+from perpixel.conversion.structure import resnet_of
 from perpixel.conversion.toolkit import Rules, Toolkit
 from perpixel.recipes.models import FCN, Auxiliary, Model, ResNet
 from perpixel.recipes.schema import Inference, Input
@@ -30,7 +31,8 @@ _AUX_NAME_MAP = (
 )  # fmt: skip
 
 
-def _unsupported(model: Model, backbone: ResNet) -> Rules:
+def _unsupported(model: Model) -> Rules:
+    backbone = resnet_of(model)
     basic_block = backbone.depth in (18, 34)
     channels = 128 if basic_block else 512  # a quarter of the backbone's, half of that for aux_head
     head, aux_head = model.head, model.aux_head

@@ -8,11 +8,23 @@ from torch import Tensor, nn
 
 from perpixel.errors import UsageError
 from perpixel.models.fcn import FCNHead
+from perpixel.models.fcn_skip import FCNSkipHead
 from perpixel.models.resnet import BasicBlock, Bottleneck, ResNet
 from perpixel.models.segmenter import Segmenter
 from perpixel.models.semantic_fpn import SemanticFPNHead
 from perpixel.models.timm_backbone import TimmBackbone
-from perpixel.recipes.models import FCN, CustomBackbone, CustomHead, Model, SemanticFPN, Timm
+from perpixel.models.vgg import VGG16, CaffeNet
+from perpixel.recipes.models import (
+    FCN,
+    CustomBackbone,
+    CustomHead,
+    FCNSkip,
+    Model,
+    SemanticFPN,
+    Timm,
+)
+from perpixel.recipes.models import VGG16 as VGG16Spec
+from perpixel.recipes.models import CaffeNet as CaffeNetSpec
 from perpixel.recipes.models import ResNet as ResNetSpec
 
 
@@ -24,6 +36,10 @@ def build(spec: Model, *, num_classes: int) -> Segmenter:
             backbone = ResNet(resnet)
         case Timm() as timm:
             backbone = TimmBackbone(timm)
+        case VGG16Spec() as vgg16:
+            backbone = VGG16(vgg16)
+        case CaffeNetSpec() as caffenet:
+            backbone = CaffeNet(caffenet)
         case CustomBackbone() as custom_backbone:
             backbone = custom_backbone.build()
         case _:
@@ -43,6 +59,9 @@ def build(spec: Model, *, num_classes: int) -> Segmenter:
                     f"{len(channels)}"
                 )
             head = SemanticFPNHead(channels, num_classes, semantic_fpn, align_corners=align)
+        case FCNSkip() as skip:
+            is_caffenet = isinstance(spec.backbone, CaffeNetSpec)
+            head = FCNSkipHead(channels, num_classes, skip, caffenet=is_caffenet)
         case CustomHead() as custom_head:
             head = custom_head.build(channels, num_classes, align_corners=align)
         case _:
@@ -103,12 +122,12 @@ def init_weights(model: Segmenter) -> None:
     """He et al. (2015) for convolutions, N(0, 0.01) for classifiers (mmsegmentation), 1/0 norms.
 
     The neck's convolutions, which no ReLU follows, have Xavier's uniform (mmsegmentation's FPN).
-    timm's backbones, and what is custom, have initialized themselves.
+    timm's backbones, the original FCN's, and what is custom, have initialized themselves.
     """
     spec = model.spec.backbone
     zero = isinstance(spec, ResNetSpec) and spec.zero_init_residual and not spec.frozen_bn
-    skipped = ["backbone."] if isinstance(spec, Timm | CustomBackbone) else []
-    skipped += ["head."] if isinstance(model.spec.head, CustomHead) else []
+    skipped = [] if isinstance(spec, ResNetSpec) else ["backbone."]
+    skipped += ["head."] if isinstance(model.spec.head, FCNSkip | CustomHead) else []
     for name, module in model.named_modules():
         if name.startswith(tuple(skipped)):
             continue

@@ -86,7 +86,7 @@ def _on_camvid(recipe: Recipe) -> Recipe:
             "name": recipe.name.replace("folder/", "camvid/"),
             "source": "perpixel, for two CPU cores",
             "data": Data(name="camvid"),
-            "train": recipe.train.model_copy(update={"epochs": None, "steps": 2000}),
+            "train": recipe.train.model_copy(update={"epochs": None, "steps": 1000}),
         }
     )
 

@@ -29,7 +29,7 @@ class Custom(Spec):
             return
         if not isinstance(name, str):
             raise TypeError(f'{cls.__name__} needs a name: type: Literal["name"] = "name"')
-        if name in ("resnet", "timm", "fcn", "semantic_fpn"):
+        if name in ("resnet", "timm", "vgg16", "caffenet", "fcn", "semantic_fpn", "fcn_skip"):
             raise TypeError(f"{cls.__name__}: the type {name!r} is taken; give it another name")
 
 
@@ -98,6 +98,31 @@ class Timm(Spec):
     output_stride: Literal[8, 16, 32] = 32
 
 
+class VGG16(Spec):
+    """VGG-16 (Simonyan and Zisserman, 2014, table 1, D) up to fc7, for FCN-32s, -16s and -8s.
+
+    `base_channels` are the first stage's, 64 in every published model. `dropout`, after fc6 and
+    fc7, is of single values ("element", Caffe) or of whole feature maps ("channel", pytorch-fcn).
+    """
+
+    type: Literal["vgg16"] = "vgg16"
+    base_channels: PositiveInt = 64
+    fc_channels: PositiveInt = 4096
+    dropout: UnitInterval = 0.5
+    dropout_type: Literal["channel", "element"] = "element"
+    output_stride: Literal[32] = 32
+
+
+class CaffeNet(Spec):
+    """Caffe's AlexNet (Krizhevsky et al., 2012) up to fc7, for FCN-AlexNet; see VGG16."""
+
+    type: Literal["caffenet"] = "caffenet"
+    fc_channels: PositiveInt = 4096
+    dropout: UnitInterval = 0.5
+    dropout_type: Literal["channel", "element"] = "element"
+    output_stride: Literal[32] = 32
+
+
 class CustomBackbone(Custom):
     """Base class of the settings of a custom backbone (see Custom).
 
@@ -116,8 +141,8 @@ class CustomBackbone(Custom):
 
 
 Backbone = Annotated[
-    SerializeAsAny[ResNet | Timm | CustomBackbone],
-    _parse_by_type(ResNet, Timm, custom=CustomBackbone),
+    SerializeAsAny[ResNet | Timm | VGG16 | CaffeNet | CustomBackbone],
+    _parse_by_type(ResNet, Timm, VGG16, CaffeNet, custom=CustomBackbone),
 ]
 
 
@@ -168,6 +193,22 @@ class SemanticFPN(Spec):
         return self
 
 
+class FCNSkip(Spec):
+    """The original FCN's scores, skips and deconvolutions (Long et al., 2015, section 4.2).
+
+    `stride` is that of the scores before the last deconvolution: 32 (FCN-32s), 16, which adds
+    scores of pool4, or 8, which adds those of pool3, too. `skip_scales` multiply pool4 and pool3
+    before their scores, by 0.01 and 0.0001 in FCN-8s trained at once. Deconvolutions stay bilinear,
+    but with `learned_upsampling` all except the last are trained (the paper; fixed in the released
+    models).
+    """
+
+    type: Literal["fcn_skip"] = "fcn_skip"
+    stride: Literal[8, 16, 32] = 8
+    skip_scales: tuple[float, float] = (1.0, 1.0)
+    learned_upsampling: bool = False
+
+
 class CustomHead(Custom):
     """Base class of the settings of a custom head (see Custom)."""
 
@@ -181,31 +222,37 @@ class CustomHead(Custom):
 
 
 Head = Annotated[
-    SerializeAsAny[FCN | SemanticFPN | CustomHead],
-    _parse_by_type(FCN, SemanticFPN, custom=CustomHead),
+    SerializeAsAny[FCN | SemanticFPN | FCNSkip | CustomHead],
+    _parse_by_type(FCN, SemanticFPN, FCNSkip, custom=CustomHead),
 ]
 
 
-def backbone_name(backbone: ResNet | Timm | CustomBackbone) -> str:
+def backbone_name(backbone: ResNet | Timm | VGG16 | CaffeNet | CustomBackbone) -> str:
     """Returns a backbone's name, as for tables."""
     match backbone:
         case ResNet():
             return f"ResNet-{backbone.depth}"
         case Timm():
             return backbone.name
+        case VGG16():
+            return "VGG-16"
+        case CaffeNet():
+            return "CaffeNet"
         case CustomBackbone():
             return backbone.type
         case _:
             assert_never(backbone)
 
 
-def method_name(head: FCN | SemanticFPN | CustomHead) -> str:
+def method_name(head: FCN | SemanticFPN | FCNSkip | CustomHead) -> str:
     """Returns the name of the method that has this head."""
     match head:
         case FCN():
             return "FCN"
         case SemanticFPN():
             return "Semantic FPN"
+        case FCNSkip():
+            return f"FCN-{head.stride}s"
         case CustomHead():
             return head.type
         case _:
@@ -238,3 +285,20 @@ class Model(Spec):
     head: Head = FCN()
     aux_head: Auxiliary | None = None
     align_corners: bool = False
+
+    @model_validator(mode="after")
+    def _trunk_and_skips_go_together(self) -> "Model":
+        head, backbone = self.head, self.backbone
+        if isinstance(head, FCNSkip) != isinstance(backbone, VGG16 | CaffeNet):
+            raise ValueError(
+                f"a head of type fcn_skip and a backbone of type vgg16 or caffenet are made for "
+                f"each other, and here are {head.type} and {backbone.type}"
+            )
+        if isinstance(head, FCNSkip):
+            if self.aux_head is not None:
+                raise ValueError("fcn_skip has no auxiliary head: set model.aux_head=none")
+            if isinstance(backbone, CaffeNet) and head.stride != 32:
+                raise ValueError(
+                    f"caffenet has no skips: set model.head.stride=32, not {head.stride}"
+                )
+        return self

@@ -122,7 +122,8 @@ class Loss(Spec):
     `label_smoothing` spreads that fraction of a pixel's label evenly over all classes, and the
     label's class weight applies to the sum (torch applies each class's own weight). With
     `avg_non_ignore` they are divided by the labeled pixels, each counted with its class's weight,
-    otherwise by all pixels (mmsegmentation's default). `dice` (Milletari et al., 2016) and `lovasz`
+    otherwise by all pixels (mmsegmentation's default); with `reduction` "sum" by the number of
+    images alone (Caffe's unnormalized loss). `dice` (Milletari et al., 2016) and `lovasz`
     (Berman et al., 2018) compare areas, averaged over the classes of one rank's micro-batch.
     """
 
@@ -135,6 +136,7 @@ class Loss(Spec):
     class_weights: tuple[Weight, ...] | None = None
     ohem: OHEM | None = None
     avg_non_ignore: bool = True
+    reduction: Literal["mean", "sum"] = "mean"
     aux_weight: Weight = 0.4
 
     @model_validator(mode="after")
@@ -156,8 +158,9 @@ class Optimizer(Spec):
     `momentum` is SGD's, `betas` AdamW's. Weight decay applies to norms and biases (parameters of
     one dimension), too, unless `decay_norm_and_bias` is off. The backbone's learning rate is
     `backbone_lr_mult` times the head's; 0 keeps its weights, while its batch norms still follow the
-    images (`train.freeze` keeps both). A gradient of a larger L2 norm than `clip_grad_norm`, over
-    all parameters that are trained, is scaled down to it (Pascanu et al., 2013, algorithm 1).
+    images (`train.freeze` keeps both). That of biases is `bias_lr_mult` times their layer's. A
+    gradient of a larger L2 norm than `clip_grad_norm`, over all parameters that are trained, is
+    scaled down to it (Pascanu et al., 2013, algorithm 1).
     """
 
     name: Literal["sgd", "adamw"] = "sgd"
@@ -167,6 +170,7 @@ class Optimizer(Spec):
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     decay_norm_and_bias: bool = True
     backbone_lr_mult: Annotated[float, Field(ge=0)] = 1.0
+    bias_lr_mult: PositiveFloat = 1.0
     clip_grad_norm: PositiveFloat | None = None
 
 

@@ -12,7 +12,8 @@ def make_optimizer(model: Segmenter, spec: Optimizer) -> torch.optim.Optimizer:
     """SGD or AdamW over the parameters that are not frozen, in groups of rate and weight decay.
 
     One fused pass over the weights; its rounding differs from that of one operation after another.
-    Each group's "lr_scale" multiplies the schedule's rate: `backbone_lr_mult` for the backbone.
+    Each group's "lr_scale" multiplies the schedule's rate: `backbone_lr_mult` for the backbone,
+    `bias_lr_mult` for biases.
     Parameters of one dimension, norms' and biases, are decayed unless `decay_norm_and_bias` is off.
     """
     groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
@@ -20,6 +21,7 @@ def make_optimizer(model: Segmenter, spec: Optimizer) -> torch.optim.Optimizer:
         if not parameter.requires_grad:
             continue
         scale = spec.backbone_lr_mult if name.startswith("backbone.") else 1.0
+        scale *= spec.bias_lr_mult if name.endswith(".bias") else 1.0
         decayed = spec.decay_norm_and_bias or parameter.ndim > 1
         key = scale, spec.weight_decay if decayed else 0.0
         groups.setdefault(key, []).append(parameter)
