@@ -145,6 +145,33 @@ def camvid_release(root: Path) -> None:
         write_image(root / f"LabeledApproved_full/{name}_L.png", mask)
 
 
+def siftflow(root: Path) -> None:
+    """Tighe and Lazebnik's archive: three images to train, one without labels, the 200 of test."""
+    from perpixel.data.datasets.siftflow import _SCENES, _TEST
+
+    labels = root / "SemanticLabels" / _SCENES
+    labels.mkdir(parents=True)
+    names = ("tallbuilding_a812069", "forest_for121", "street_bost64", "highway_bost181")
+    for seed, name in enumerate((*names, *_TEST.read_text().split())):
+        image(root / "Images" / _SCENES / f"{name}.jpg", seed)
+        mask = values([0] if name == names[3] else range(34), seed).astype(np.uint8)
+        savemat(labels / f"{name}.mat", {"S": mask, "names": np.array(["awning"], object)})
+
+
+def nyudv2(root: Path) -> None:
+    """nyud.tar.gz, with three images and masks under 1,449 numbers."""
+    folder = root / "nyud"
+    for kind in ("data/images", "segmentation"):
+        (folder / kind).mkdir(parents=True)
+    for seed in range(3):
+        image(root / f"{seed}.png", seed)
+        savemat(root / f"{seed}.mat", {"segmentation": values(range(41), seed).astype(np.uint16)})
+    for index in range(1449):
+        number = 5001 + index
+        (folder / f"data/images/img_{number}.png").hardlink_to(root / f"{index % 3}.png")
+        (folder / f"segmentation/img_{number}.mat").hardlink_to(root / f"{index % 3}.mat")
+
+
 MINIATURES: dict[str, tuple[str, Callable[[Path], None]]] = {
     "pascal_voc": ("pascal_voc", pascal_voc),
     "ade20k": ("ade20k", ade20k),
@@ -152,7 +179,10 @@ MINIATURES: dict[str, tuple[str, Callable[[Path], None]]] = {
     "pascal_context": ("pascal_context", pascal_context),
     "pascal_context prepared": ("pascal_context", prepared_context),
     "pascal_context_59": ("pascal_context_59", pascal_context),
+    "pascal_context_fcn": ("pascal_context_fcn", pascal_context),
     "camvid release": ("camvid", camvid_release),
+    "siftflow": ("siftflow", siftflow),
+    "nyudv2": ("nyudv2", nyudv2),
 }
 """A data set's name and what writes its miniature, by a title."""
 

@@ -14,6 +14,7 @@ from perpixel.checkpoints.format import (
     write_checkpoint,
 )
 from perpixel.conversion import files
+from perpixel.conversion.caffe import has_head, trunk_weights
 from perpixel.conversion.detect import backbone_weights, is_toolkit_model
 from perpixel.conversion.import_ import import_checkpoint
 from perpixel.errors import PerpixelError, UsageError, plural
@@ -23,7 +24,7 @@ from perpixel.models.build import build
 from perpixel.models.timm_backbone import pretrained_source
 from perpixel.recipes import recipe as recipe_called
 from perpixel.recipes import recipes
-from perpixel.recipes.models import Model, ResNet, Timm
+from perpixel.recipes.models import VGG16, CaffeNet, Model, ResNet, Timm
 from perpixel.recipes.overrides import differences, suggestion
 from perpixel.recipes.published import hash_in_name, imagenet
 from perpixel.recipes.schema import Download, Recipe
@@ -128,12 +129,13 @@ def fetch(name: str, *, out: Path | None = None) -> FetchResult:
             f"{name}: Google Drive gives its weights to browsers only. Open {url}, and convert the "
             f"file: `perpixel convert FILE {path} --recipe {name}`"
         )
-    sha256 = hash_in_name(url)
-    file = download.fetch(url, sha256=sha256 or "")
+    sha256, sha1 = hash_in_name(url), recipe.published.weights_sha1
+    file = download.fetch(url, sha256=sha256 or "", sha1=sha1 or "")
+    verified = sha256 is not None or sha1 is not None
     try:
         imported = import_checkpoint(file, recipe=recipe)
     except PerpixelError as error:
-        if sha256 is not None:
+        if verified:
             raise
         raise PerpixelError(
             f"{error}\nIts source publishes no hash to verify it: delete it to download it again"
@@ -142,7 +144,7 @@ def fetch(name: str, *, out: Path | None = None) -> FetchResult:
     with FileLock(path.with_name(f".{path.name}.lock")):  # two processes may fetch it at once
         write_checkpoint(path, imported.checkpoint)
     note = f"All names and shapes match the recipe's model. {imported.note}"
-    return FetchResult(path, download.hash_of(file), sha256 is not None, note)
+    return FetchResult(path, download.hash_of(file), verified, note)
 
 
 def initial_weights(recipe: Recipe, init: str | Path | None) -> InitialWeights | None:
@@ -224,12 +226,16 @@ def _read_model(source: str | Path, *, like: Model) -> tuple[Checkpoint, list[st
 def _backbone_in(path: Path, model: Model) -> InitialWeights | None:
     """Reads a backbone's weights from another toolkit's file; None for a whole model of ours."""
     source = files.read_source(path)
+    is_caffe = isinstance(model.backbone, VGG16 | CaffeNet)
+    if is_caffe and has_head(source.state):
+        return None
     if isinstance(model.backbone, ResNet) and is_toolkit_model(source.state):
         return None
     with torch.device("meta"):
-        names = build(model, num_classes=1).backbone.state_dict()
+        expected = build(model, num_classes=1).backbone.state_dict()
+    find_weights = trunk_weights if is_caffe else backbone_weights
     try:
-        weights, left_out = backbone_weights(source.state, names)
+        weights, left_out = find_weights(source.state, expected)
     except PerpixelError as error:
         raise PerpixelError(f"{path}: {error}") from None
     lines = [source.note] if source.note else []

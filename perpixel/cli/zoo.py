@@ -97,6 +97,7 @@ def _fetch(name: str, out: Path | None) -> None:
 def _row(recipe: "Recipe") -> dict[str, Any]:
     published = recipe.published.model_dump()
     backbone, shipped = recipe.model.backbone, SHIPPED.get(recipe.name)
+    crop = recipe.augment.crop_size
     return {
         "name": recipe.name,
         "method": method_name(recipe.model.head),
@@ -104,7 +105,7 @@ def _row(recipe: "Recipe") -> dict[str, Any]:
         "stem": backbone.stem if isinstance(backbone, ResNet) else None,
         "output_stride": backbone.output_stride,
         "dataset": recipe.data.name,
-        "crop": list(recipe.augment.crop_size),
+        "crop": list(crop) if crop else None,
         "steps": recipe.train.steps if recipe.train.epochs is None else None,
         "batch_size": recipe.train.batch_size,
         "published": {key: published[key] for key in _FIGURES},
@@ -123,7 +124,7 @@ def _cells(row: dict[str, Any]) -> dict[str, str]:
         "method": row["method"],
         "backbone": f"{row['backbone'].replace('ResNet', 'R')}-D{row['output_stride']}",
         "stem": row["stem"] or "-",
-        "crop": "x".join(map(str, row["crop"])),
+        "crop": "x".join(map(str, row["crop"])) if row["crop"] else "whole",
         "steps x images": f"{row['steps'] or 'by data'} x {row['batch_size']}",
         "weights": "shipped" if row["shipped"] else weights,
     } | {

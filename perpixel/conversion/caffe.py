@@ -4,11 +4,15 @@ Sources: the net.py files of shelhamer/fcn.berkeleyvision.org; torchfcn/models o
 wkentaro/pytorch-fcn. No weight is transposed or flipped, and the channels stay blue, green, red.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
+import torch
 from torch import Tensor
 
+from perpixel.conversion.names import to_perpixel_names
 from perpixel.conversion.toolkit import Rules, Toolkit
+from perpixel.data.paths import first_few
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.recipes.models import VGG16, FCNSkip, Model
 from perpixel.recipes.schema import Inference, Input
@@ -30,7 +34,19 @@ _NAME_MAP = (
     ("upscore",         "head.upsample32"),
     ("upscore16",       "head.upsample16"),
     ("upscore8",        "head.upsample8"),
+    ("score_fr_sem",    "head.classifier"),  # see plain_names
+    ("score59",         "head.classifier"),
 )  # fmt: skip
+
+_TORCHVISION_VGG16 = (
+    *(
+        (f"features.{index}", f"backbone.stages.{stage}.{conv}")
+        for stage, first in enumerate((0, 5, 10, 17, 24))
+        for conv, index in enumerate(range(first, first + (4 if stage < 2 else 6), 2))
+    ),
+    ("classifier.0", "backbone.fc6"),
+    ("classifier.3", "backbone.fc7"),
+)
 
 _CONTEXT_2015 = {  # the model zoo's FCN-8s of PASCAL-Context (gist 91eece041c19ff8968ee)
     "score59": "score_fr",
@@ -98,10 +114,40 @@ def pop_scales(
 
 
 def _constant(name: str, scale: Tensor | None) -> float:
-    values = [] if scale is None else scale.unique().tolist()
+    values = [] if scale is None else sorted(set(scale.tolist()))
     if len(values) != 1:
         raise PerpixelError(f"{name}: a scale of pool4 or pool3 is one number, not {len(values)}")
     return float(f"{values[0]:.7g}")  # 0.01, not the float32 next to it
+
+
+def has_head(names: Iterable[str]) -> bool:
+    """Returns whether a net's names include score layers."""
+    return any("score" in name for name in names)
+
+
+def trunk_weights(
+    state: Mapping[str, Any], expected: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Returns a trunk's weights as our "backbone.*", and the names of what is left out.
+
+    `expected` are the trunk's own. The names are Caffe's or, as in pytorch-fcn's vgg16_from_caffe,
+    torchvision's VGG-16; a fully connected layer becomes the convolution of the same numbers.
+    Raises PerpixelError where no weights of the trunk are there.
+    """
+    ours = to_perpixel_names((*_NAME_MAP, *_TORCHVISION_VGG16), map(str, state))
+    weights = {}
+    for name, our_name in ours.items():
+        tensor = torch.as_tensor(state[name]).float()
+        like = expected.get(our_name.removeprefix("backbone."))
+        if like is not None and our_name.startswith("backbone."):
+            fits = tensor.numel() == like.numel()
+            weights[our_name] = tensor.reshape(like.shape) if fits else tensor
+    if not weights:
+        raise PerpixelError(
+            f"no weights of VGG-16 or CaffeNet in it, which begin with conv1_1 or conv1; its names "
+            f"begin with {first_few(state)}"
+        )
+    return weights, [key for key in map(str, state) if ours.get(key) not in weights]
 
 
 def scale_layers(model: Model) -> dict[str, tuple[int, float]]:

@@ -74,7 +74,7 @@ def _parse_blob(content: memoryview) -> Blob:
             dtype = "<f4" if number == 5 else "<f8"
             if len(value) % np.dtype(dtype).itemsize:
                 raise PerpixelError(f"a blob of {len(value)} bytes does not hold whole numbers")
-            data.append(np.frombuffer(value, dtype).astype(np.float32, copy=False))
+            data.append(np.frombuffer(value, dtype).astype(np.float32))
         elif number == 7 and isinstance(value, memoryview):
             for dim_field, dim in _fields(value):
                 if dim_field == 1:

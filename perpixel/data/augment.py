@@ -34,7 +34,9 @@ def sample_crop(label: Array, rng: Rng, *, spec: Augment) -> Window:
     # A probability of 0 takes no random number: recipes without it keep their stream of samples.
     turned = spec.rotate90_prob > 0 and rng.random() < spec.rotate90_prob
     turns = int(rng.integers(4)) if turned else 0
-    crop_size = spec.crop_size[::-1] if turns % 2 else spec.crop_size
+    crop_size = spec.crop_size or size
+    if spec.crop_size and turns % 2:
+        crop_size = crop_size[::-1]
     height, width = map(min, zip(crop_size, size, strict=True))
     every = max(min(height, width) // _GRID, 1)
     for attempt in range(spec.crop_attempts):
@@ -57,7 +59,7 @@ def augment(
     spec: Augment,
     input_spec: Input,
 ) -> Pair:
-    """Crops, rotates, flips, distorts and pads image and label to exactly `spec.crop_size`."""
+    """Crops, rotates, flips, distorts and pads image and label to `spec.crop_size`, if any."""
     image, label = crop_image(image, window), crop_mask(label, window)
     if window.quarter_turns:
         image = np.ascontiguousarray(np.rot90(image, window.quarter_turns))
@@ -68,9 +70,16 @@ def augment(
         image, label = np.asarray(cv2.flip(image, 0), np.uint8), label[::-1]
     if spec.photometric is not None:
         image = distort_colors(image, rng, spec=spec.photometric)
+    if spec.crop_size is None:
+        return image, np.ascontiguousarray(label)
+    return pad_sample(image, label, spec.crop_size, spec=spec, input_spec=input_spec)
+
+
+def pad_sample(image: Array, label: Array, size: Size, *, spec: Augment, input_spec: Input) -> Pair:
+    """Pads to `size` with the color and to the sides that `spec` says."""
     mean = input_spec.mean if input_spec.channel_order == "rgb" else input_spec.mean[::-1]
     color = tuple(round(m) for m in mean) if spec.pad_value == "mean" else (0, 0, 0)
-    return pad(image, label, spec.crop_size, color=color, centered=spec.pad == "center")
+    return pad(image, label, size, color=color, centered=spec.pad == "center")
 
 
 def resize(image: Array, label: Array, size: Size) -> Pair:

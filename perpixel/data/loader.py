@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from perpixel.data.augment import augment, resize, sample_crop
+from perpixel.data.augment import augment, pad_sample, resize, sample_crop
 from perpixel.data.dataset import Dataset, read_dataset_image, read_pair
 from perpixel.data.window import source_rows
 from perpixel.errors import CorruptFileError, PerpixelError
@@ -109,12 +109,26 @@ class _Steps(TorchDataset[Batch | PerpixelError]):
         except PerpixelError as error:
             return error
         images, labels, names = zip(*samples, strict=True)
+        if _phase_augment(self.recipe, step).crop_size is None:
+            images, labels = self._pad_to_largest(images, labels)
         return Batch(
             torch.from_numpy(np.stack(images)),
             torch.from_numpy(np.stack(labels)),
             names,
             tuple(corrupt),
         )
+
+    def _pad_to_largest(
+        self, images: tuple[np.ndarray, ...], labels: tuple[np.ndarray, ...]
+    ) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
+        height, width = (max(label.shape[axis] for label in labels) for axis in (0, 1))
+        spec, input_spec = self.recipe.augment, self.recipe.input
+        padded = [
+            pad_sample(image, label, (height, width), spec=spec, input_spec=input_spec)
+            for image, label in zip(images, labels, strict=True)
+        ]
+        images, labels = zip(*padded, strict=True)
+        return images, labels
 
     def _read_sample(
         self, stream_position: int, step: int, corrupt: list[str]

@@ -5,7 +5,16 @@ from pathlib import Path
 
 from perpixel.data.cache import CachedDataset, is_cache, open_cache, read_origin
 from perpixel.data.dataset import Classes, Dataset, PairDataset
-from perpixel.data.datasets import ade20k, camvid, cityscapes, pascal_context, pascal_voc, synthetic
+from perpixel.data.datasets import (
+    ade20k,
+    camvid,
+    cityscapes,
+    nyudv2,
+    pascal_context,
+    pascal_voc,
+    siftflow,
+    synthetic,
+)
 from perpixel.data.datasets.folder import open_folder, splits_of_folder
 from perpixel.errors import UsageError
 from perpixel.recipes import recipe as recipe_called
@@ -19,9 +28,12 @@ _FILES: dict[str, tuple[Callable[[Path, str], PairDataset], Classes | None]] = {
     "camvid": (camvid.open_camvid, camvid.CLASSES),
     "cityscapes": (cityscapes.open_cityscapes, cityscapes.CLASSES),
     "folder": (open_folder, None),
+    "nyudv2": (nyudv2.open_nyudv2, nyudv2.CLASSES),
     "pascal_context": (pascal_context.open_pascal_context, pascal_context.CLASSES),
     "pascal_context_59": (pascal_context.open_pascal_context_59, pascal_context.CLASSES_59),
+    "pascal_context_fcn": (pascal_context.open_pascal_context_fcn, pascal_context.CLASSES_FCN),
     "pascal_voc": (pascal_voc.open_pascal_voc, pascal_voc.CLASSES),
+    "siftflow": (siftflow.open_siftflow, siftflow.CLASSES),
 }
 
 NAMES = (*_FILES, "scenes")
@@ -109,7 +121,7 @@ def splits(name: str, root: Path) -> tuple[str, ...]:
         return splits_of_folder(root)
     if name == "pascal_voc" and pascal_voc.has_trainaug(root):
         return ("trainaug", "val")
-    return ("train", "val")
+    return ("trainval", "test") if name in ("siftflow", "nyudv2") else ("train", "val")
 
 
 def classes(name: str) -> Classes | None:

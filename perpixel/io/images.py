@@ -157,10 +157,11 @@ def read_mask(path: Path, *, palette_as_colors: bool = False) -> RawMask:
     Ids are uint8 or uint16, and int32 where one is negative. A palette file gives its indices, a
     file of 1, 2 or 4 bits its numbers, a TIFF its stored numbers, whether 0 is white or black in
     it; floating-point numbers must be whole. Alpha is dropped. A MATLAB file gives
-    GTcls.Segmentation (SBD) or LabelMap (Pascal Context), a .npy file its array. With
-    `palette_as_colors` a palette file gives the colors that it shows, and 8 bits of gray or fewer
-    give gray colors. Raises PerpixelError naming the file: for values that are no ids, several
-    pages, a rotated TIFF and 16 bits with colors or alpha; CorruptFileError for a corrupt file.
+    GTcls.Segmentation (SBD), LabelMap (Pascal Context), S (SIFT Flow) or segmentation (NYUDv2), a
+    .npy file its array. With `palette_as_colors` a palette file gives the colors that it shows, and
+    8 bits of gray or fewer give gray colors. Raises PerpixelError naming the file: for values that
+    are no ids, several pages, a rotated TIFF and 16 bits with colors or alpha; CorruptFileError for
+    a corrupt file.
     """
     match path.suffix.lower():
         case ".mat":
@@ -482,19 +483,25 @@ def _decode_top_of_png(content: Array, rows: int) -> Array | None:
     return image
 
 
+_MATLAB_MASKS = "GTcls", "LabelMap", "S", "segmentation"
+"""The variables of SBD (a structure with Segmentation), Pascal Context, SIFT Flow and NYUDv2."""
+
+
 def _read_matlab(path: Path) -> tiff.Numbers:
-    from scipy.io import loadmat  # slow to import, and needed for two data sets
+    from scipy.io import loadmat  # slow to import, and needed for a few data sets
 
     content = io.BytesIO(_read_bytes(path).tobytes())
     try:
-        variables = loadmat(content, variable_names=("GTcls", "LabelMap"), simplify_cells=True)
+        variables = loadmat(content, variable_names=_MATLAB_MASKS, simplify_cells=True)
     except Exception as error:  # a corrupt file makes scipy raise almost anything
         raise CorruptFileError(f"{path}: not a MATLAB file that can be read ({error})") from None
-    mask = variables.get("LabelMap")
-    if "GTcls" in variables:
-        mask = variables["GTcls"].get("Segmentation")
+    mask = next((variables[name] for name in _MATLAB_MASKS if name in variables), None)
+    if isinstance(mask, dict):
+        mask = mask.get("Segmentation")
     if mask is None or np.ndim(mask) != 2:
-        raise PerpixelError(f"{path}: holds no mask called GTcls.Segmentation or LabelMap")
+        raise PerpixelError(
+            f"{path}: holds no mask called GTcls.Segmentation, LabelMap, S or segmentation"
+        )
     return np.asarray(mask)
 
 

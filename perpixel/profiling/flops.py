@@ -13,18 +13,19 @@ from torch import Tensor, nn
 
 from perpixel.errors import UsageError
 from perpixel.models.build import build
+from perpixel.models.fcn_skip import Deconvolution
 from perpixel.models.layers import FrozenBatchNorm2d
 from perpixel.recipes.base import Size
 from perpixel.recipes.models import Model
 
 CONVENTIONS = {
-    "macs": "convolutions and linear layers, their biases, and two per batch-norm element, as in "
-    "pytorch-auto-drive, whose FLOPs are twice that",
-    "macs_convolutions": "convolutions and linear layers without biases",
+    "macs": "convolutions, deconvolutions and linear layers, their biases, and two per batch-norm "
+    "element, as in pytorch-auto-drive, whose FLOPs are twice that",
+    "macs_convolutions": "convolutions, deconvolutions and linear layers without biases",
 }
 """What the two numbers of multiply-adds count; other operations count as zero."""
 
-_COUNTED = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, FrozenBatchNorm2d)
+_COUNTED = (nn.Conv2d, Deconvolution, nn.Linear, nn.BatchNorm2d, FrozenBatchNorm2d)
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,8 @@ def _record_layer(
             per_element = module.in_channels // module.groups * prod(module.kernel_size)
             macs_convolutions = output.numel() * per_element
             others = output.numel() if module.bias is not None else 0
+        case Deconvolution():  # every input value times every weight of its channel
+            macs_convolutions = inputs[0].numel() * module.weight[0].numel()
         case nn.Linear():
             macs_convolutions = output.numel() * module.in_features
             others = output.numel() if module.bias is not None else 0

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from perpixel.errors import UsageError
 from perpixel.recipes import (
+    caffe_fcn,
     camvid,
     folder,
     mmseg,
@@ -26,6 +27,7 @@ _MODULES = (
     sssegmentation,
     sssegmentation_legacy,
     pytorch_auto_drive,
+    caffe_fcn,
 )
 _ALL: dict[str, Recipe] = {recipe.name: recipe for module in _MODULES for recipe in module.RECIPES}
 

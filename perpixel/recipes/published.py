@@ -4,7 +4,7 @@ import math
 import re
 
 from perpixel.errors import UsageError
-from perpixel.recipes.models import Backbone, ResNet, backbone_name
+from perpixel.recipes.models import VGG16, Backbone, CaffeNet, ResNet, backbone_name
 from perpixel.recipes.schema import Download
 
 _OPEN_MMLAB = "https://download.openmmlab.com/pretrain/third_party"
@@ -17,6 +17,12 @@ _IMAGENET = {
     ("7x7", 34): f"{_PYTORCH}/resnet34-b627a593.pth",
     ("7x7", 50): f"{_PYTORCH}/resnet50-0676ba61.pth",
     ("7x7", 101): f"{_PYTORCH}/resnet101-63fe2227.pth",
+}
+
+_CAFFE = {
+    "VGG-16": "https://www.robots.ox.ac.uk/~vgg/software/very_deep/caffe/"
+    "VGG_ILSVRC_16_layers.caffemodel",
+    "CaffeNet": "http://dl.caffe.berkeleyvision.org/bvlc_reference_caffenet.caffemodel",
 }
 
 IMAGES = {"pascal_voc": 10_582, "ade20k": 20_210, "cityscapes": 2_975}
@@ -41,6 +47,12 @@ def imagenet(backbone: Backbone) -> Download:
 
     Raises UsageError where there are none.
     """
+    if isinstance(backbone, VGG16 | CaffeNet):
+        name = "CaffeNet" if isinstance(backbone, CaffeNet) else "VGG-16"
+        raise UsageError(
+            f"Caffe's {name} has no published sha256, so that it is not downloaded: get "
+            f"{_CAFFE[name]}, and name it with --init"
+        )
     if not isinstance(backbone, ResNet) or (backbone.stem, backbone.depth) not in _IMAGENET:
         raise UsageError(
             f"{backbone_name(backbone)}: no ImageNet weights are known for this backbone; name a "

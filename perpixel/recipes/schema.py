@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, model_validator
 
+from perpixel.errors import UsageError
 from perpixel.recipes.base import HalfOpenUnit, PositiveInt, Size, Spec, UnitInterval
 from perpixel.recipes.models import Model, ResNet
 
@@ -73,7 +74,8 @@ class Augment(Spec):
     before a random scale factor out of `scale_range`; None starts from the image's own size. A crop
     of `crop_size` in which one class covers `cat_max_ratio` or more of the labeled pixels is drawn
     again, up to `crop_attempts` draws in all; the last is kept. Pixels are counted on a grid of at
-    least 128 points a side. `flip_prob` is the probability of a horizontal flip,
+    least 128 points a side. Without a `crop_size` images stay whole, and those of a batch are
+    padded to the largest of them. `flip_prob` is the probability of a horizontal flip,
     `vertical_flip_prob` that of a vertical one. With probability `rotate90_prob` the image is
     rotated by 0, 90, 180 or 270 degrees, each equally likely (albumentations' RandomRotate90), and
     then cropped, so that crops need not be square. The last two suit images without an up and a
@@ -82,7 +84,7 @@ class Augment(Spec):
 
     base_size: Size | None = None
     scale_range: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.5, 2.0)
-    crop_size: Size = (512, 1024)
+    crop_size: Size | None = (512, 1024)
     cat_max_ratio: UnitInterval = 0.75
     crop_attempts: PositiveInt = 10
     flip_prob: UnitInterval = 0.5
@@ -344,7 +346,10 @@ class PublishedProfile(Spec):
 
 
 class Published(Spec):
-    """A source's figures for a training: mIoU in percent, training memory, frames per second."""
+    """A source's figures for a training: mIoU in percent, training memory, frames per second.
+
+    `weights_sha1` is the weights' hash, where the source's sha256 is not part of their name.
+    """
 
     miou: float | None = None
     miou_ms_flip: float | None = None
@@ -352,6 +357,7 @@ class Published(Spec):
     fps: float | None = None
     config_url: str | None = None
     weights_url: str | None = None
+    weights_sha1: str | None = None
     log_url: str | None = None
     profiles: tuple[PublishedProfile, ...] = ()
 
@@ -413,10 +419,21 @@ class Recipe(Spec):
         return every
 
     @property
+    def crop_sizes(self) -> tuple[Size, ...]:
+        """The sizes of training crops, (height, width), the final phase's last; () for images."""
+        final, first = self.train.final_phase, self.augment.crop_size
+        last = final.crop_size if final and self.train.final_phase_steps else None
+        return tuple(size for size in (first, last) if size is not None)
+
+    @property
     def last_crop_size(self) -> Size:
-        """The size of the last training crops, (height, width)."""
-        final = self.train.final_phase
-        return final.crop_size if final and self.train.final_phase_steps else self.augment.crop_size
+        """The size of the last training crops; raises UsageError for a recipe of whole images."""
+        if not self.crop_sizes:
+            raise UsageError(
+                f"{self.name} trains on whole images, so that there is no usual size: name one "
+                f"(--size HEIGHTxWIDTH, or inference.window_size for sliding windows)"
+            )
+        return self.crop_sizes[-1]
 
     @property
     def window_size(self) -> Size:

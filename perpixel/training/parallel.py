@@ -23,7 +23,7 @@ def check_batch_divides(recipe: Recipe, world_size: int) -> None:
             f"train.grad_accum_steps={train.grad_accum_steps} micro-batches: make it a multiple of "
             f"{parts}, or start another number of ranks"
         )
-    for crop in {recipe.augment.crop_size, recipe.last_crop_size}:
+    for crop in recipe.crop_sizes:
         height, width = (math.ceil(side / backbone.output_stride) for side in crop)
         if train.batch_size // train.grad_accum_steps * height * width == 1:
             raise UsageError(

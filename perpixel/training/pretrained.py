@@ -53,7 +53,7 @@ def load_pretrained(
         f"{_count_values(taken):,} of {_count_values(state):,} values"
     ]
     if fresh:
-        lines.append(f"from random numbers, {plural(len(fresh), 'tensor')}: {first_few(fresh)}")
+        lines.append(f"freshly initialized, {plural(len(fresh), 'tensor')}: {first_few(fresh)}")
     if names_differ:
         lines.append(
             f"the classifier starts anew, as the classes differ: there {first_few(names_there)}; "

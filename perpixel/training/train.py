@@ -252,7 +252,9 @@ _LESS_MEMORY = (
 
 def _describe_micro_batch(recipe: Recipe, dist_info: DistInfo, device: torch.device) -> str:
     images = recipe.train.batch_size // dist_info.world_size // recipe.train.grad_accum_steps
-    height, width = map(max, zip(recipe.augment.crop_size, recipe.last_crop_size, strict=True))
+    if not recipe.crop_sizes:
+        return f"training on {plural(images, 'whole image')} at once, on {device}"
+    height, width = map(max, zip(*recipe.crop_sizes, strict=True))
     return f"training on {images} crops of {height}x{width} at once, on {device}"
 
 

@@ -534,7 +534,7 @@ def test_model_from_takes_another_models_network(perpixel, mini, trained, tmp_pa
     assert recipe["model"]["backbone"]["base_channels"] == 8
     assert recipe["input"] == json.loads((trained / "recipe.json").read_text())["input"]
     log = (tmp_path / "run/log.txt").read_text()
-    assert "from random numbers" not in log
+    assert "freshly initialized" not in log
     assert "is another" not in log
     more = ["--set", "train.steps=3", "--allow-config-change"]
     code, _, err = perpixel(*words, "--model-from", trained, "--resume", *more)

@@ -35,12 +35,15 @@ def mini_set(request, tmp_path: Path) -> tuple[str, Path]:
 
 
 COUNTS = {
-    "pascal_voc": {"train": 3, "val": 2, "trainval": 5, "trainaug": 5},
+    "pascal_voc": {"train": 3, "val": 2, "trainval": 5, "trainaug": 5, "sbd_train": 3},
     "ade20k": {"train": 4, "val": 2},
     "cityscapes": {"train": 4, "val": 2, "test": 1},
     "pascal_context": {"train": 3, "val": 1},
     "pascal_context_59": {"train": 3, "val": 1},
+    "pascal_context_fcn": {"train": 3, "val": 1},
     "camvid": {"train": 4, "val": 1, "test": 2},
+    "siftflow": {"trainval": 3, "test": 200},
+    "nyudv2": {"train": 381, "val": 414, "trainval": 795, "test": 654},
 }
 
 
@@ -61,16 +64,18 @@ def test_every_split_is_read_and_every_class_is_found(mini_set):
 
 def test_two_steps_of_training(mini_set, tmp_path_factory):
     name, root = mini_set
+    splits = ("train", "val") if "val" in COUNTS[name] else ("trainval", "test")
     recipe = perpixel.override(
         perpixel.recipe("camvid/fcn_r18-d8"),
         ["model.backbone.base_channels=8",
-         f"data.name={name}", "train.steps=2", "train.batch_size=2", "augment.crop_size=32x32",
+         f"data.name={name}", f"data.train_split={splits[0]}", f"data.eval_split={splits[1]}",
+         "train.steps=2", "train.batch_size=2", "augment.crop_size=32x32",
          "train.precision=float32", "model.head.channels=8", "model.aux_head.channels=8"],
     )  # fmt: skip
     run = perpixel.train(
         recipe, data=root, out=tmp_path_factory.mktemp("run"), device="cpu", workers=0
     )
-    assert run.scores.images == COUNTS[name]["val"]
+    assert run.scores.images == COUNTS[name][splits[1]]
     assert set(run.scores.iou) == set(classes(name).names)
 
 
@@ -79,14 +84,15 @@ def test_a_folder_of_something_else_is_described(mini_set, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     (elsewhere / "holiday").mkdir()
     with pytest.raises(PerpixelError, match="holiday" if name != "camvid" else "train.txt"):
-        open_dataset(name, elsewhere, "train")
+        open_dataset(name, elsewhere, next(iter(COUNTS[name])))
     with pytest.raises(PerpixelError, match="no such folder"):
-        open_dataset(name, elsewhere / "none", "train")
+        open_dataset(name, elsewhere / "none", next(iter(COUNTS[name])))
 
 
 def test_names_and_palettes_are_complete():
     counts = {"pascal_voc": 21, "ade20k": 150, "cityscapes": 19, "pascal_context": 60,
-              "pascal_context_59": 59, "camvid": 11, "scenes": 7}  # fmt: skip
+              "pascal_context_59": 59, "pascal_context_fcn": 60, "camvid": 11, "scenes": 7,
+              "siftflow": 33, "nyudv2": 40}  # fmt: skip
     assert set(counts) == set(NAMES) - {"folder"}
     assert classes("folder") is None
     for name, count in counts.items():
@@ -100,6 +106,38 @@ def test_names_and_palettes_are_complete():
     assert dict(zip(*_pairs("cityscapes"), strict=True))["traffic sign"] == (220, 220, 0)
     assert classes("pascal_context").palette == ade.palette[:60]
     assert classes("pascal_context_59").names == classes("pascal_context").names[1:]
+
+
+def test_the_original_fcns_order_and_lists(mini_voc_and_context):
+    """Pascal Context's outputs, VOC's first; SBD's own list and masks; 736 images of VOC 2011."""
+    voc, context = mini_voc_and_context
+    fcn = open_dataset("pascal_context_fcn", context, "train")
+    usual = open_dataset("pascal_context", context, "train")
+    assert fcn.classes.names[:3] == ("background", "aeroplane", "bicycle")
+    assert fcn.classes.names[20:23] == ("tvmonitor", "bag", "bed")
+    assert sorted(fcn.classes.names) == sorted(usual.classes.names)
+    assert dict(zip(fcn.classes.names, fcn.classes.palette, strict=True)) == dict(
+        zip(usual.classes.names, usual.classes.palette, strict=True)
+    )
+    ours, theirs = fcn.label(0), usual.label(0)
+    names = np.array([*usual.classes.names]), np.array([*fcn.classes.names])
+    np.testing.assert_array_equal(names[1][ours], names[0][theirs])
+
+    seg11valid = open_dataset("pascal_voc", voc, "seg11valid")
+    assert len(seg11valid) == 736
+    assert seg11valid.sample_id(0).endswith("JPEGImages/2007_000033.jpg")
+    image, label = read_pair(seg11valid, 0)
+    assert image.shape[:2] == label.shape
+    sbd = open_dataset("pascal_voc", voc, "sbd_train")
+    assert [Path(sbd.sample_id(i)).stem for i in range(3)] == [*miniatures.SBD_TRAIN]
+    assert sbd.files[1][1].endswith("cls/2007_000032.mat")  # SBD's mask, though VOC has one
+
+
+@pytest.fixture
+def mini_voc_and_context(tmp_path: Path) -> tuple[Path, Path]:
+    miniatures.pascal_voc(tmp_path / "voc")
+    miniatures.pascal_context(tmp_path / "context")
+    return tmp_path / "voc", tmp_path / "context"
 
 
 def _pairs(name):

@@ -1,4 +1,4 @@
-"""Ten steps of mmsegmentation's own training code, from our loss, optimizer and schedule."""
+"""Steps of mmsegmentation's and of Caffe's own training code, from our loss and optimizer."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import perpixel
 from perpixel.conversion import from_state_dict, to_state_dict
 from perpixel.losses import segmentation_loss
 from perpixel.models.layers import dropout
@@ -16,6 +17,7 @@ from perpixel.training.optimizer import learning_rate, make_optimizer, set_learn
 from perpixel.training.step import loss_from_logits
 
 from . import weights
+from .caffe import caffe_weights
 
 SAID = json.loads((Path(__file__).parent / "cases" / "train_mmseg_fcn_r18-d8.json").read_text())
 LOSS = Loss(avg_non_ignore=False, aux_weight=0.4)
@@ -74,3 +76,43 @@ def _accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float:
     full = torch.nn.functional.interpolate(logits, size=labels.shape[-2:], mode="bilinear")
     known = labels != 255
     return 100 * (full.argmax(dim=1) == labels)[known].float().mean().item()
+
+
+def test_five_steps_of_caffe():
+    """Caffe's SGDSolver on FCN-8s at once: a summed loss, biases at twice the rate, no decay."""
+    path = Path(__file__).parent / "cases" / "train_caffe_fcn8s-atonce.json"
+    said = json.loads(path.read_text())
+    model = from_state_dict(caffe_weights(said), toolkit="caffe", variant="atonce")
+    model.backbone.dropout = dropout(0.0, type="element")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    recipe = perpixel.recipe("caffe-fcn/voc-fcn8s-atonce")
+    spec = recipe.optimizer.model_copy(
+        update={"lr": said["steps"][0]["lr"], "weight_decay": said["weight_decay"]}
+    )
+    assert spec.momentum == said["momentum"]
+    optimizer = make_optimizer(model.train(), spec)
+    mean = {"mean": (104.00699, 116.66877, 122.67892)}
+    for index, step in enumerate(said["steps"]):
+        set_learning_rate(optimizer, step["lr"])
+        image = weights.image(*said["size"], 10 + index)
+        label = weights.image(*said["size"], 20 + index)[None, ..., 0].astype(np.int64)
+        label = label * said["num_classes"] // 256
+        label[:, :5] = 255
+        labels = torch.from_numpy(label)
+        images = normalize(torch.from_numpy(image[None]), recipe.input.model_copy(update=mean))
+        logits = model(images).logits
+        loss = segmentation_loss(logits, labels, recipe.loss)
+        assert loss.item() == pytest.approx(step["loss"], rel=2e-5)
+        assert _accuracy(logits, labels) == pytest.approx(step["acc"], abs=0.02)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+    after = to_state_dict(model, toolkit="caffe")
+    assert after.keys() == said["final_norms"].keys()
+    norms = {name: after[name].double().norm().item() for name in after}
+    assert norms == pytest.approx(said["final_norms"], rel=1e-5)
+    model.load_state_dict(before)
+    start = to_state_dict(model, toolkit="caffe")
+    changes = {name: (after[name] - start[name]).double().norm().item() for name in after}
+    assert changes == pytest.approx(said["delta_norms"], rel=1e-3, abs=1e-12)

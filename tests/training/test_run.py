@@ -284,7 +284,7 @@ def test_a_run_can_start_from_another_or_from_a_backbone(straight: Path, mini: P
     log = (tmp_path / "all" / "log.txt").read_text()
     digest = hashlib.sha256(best_file(straight).read_bytes()).hexdigest()
     assert f"initial weights from {straight.name} (sha256 {digest}): {count} of {count} t" in log
-    assert "from random numbers" not in log
+    assert "freshly initialized" not in log
     trained = weights(tmp_path / "all")
     source = read_checkpoint(best_file(straight)).weights
     learned = [name for name in source if "running_" not in name and "num_batches" not in name]
@@ -327,7 +327,7 @@ def test_the_imagenet_file_a_recipe_names_is_downloaded(mini: Path, tmp_path, mo
     perpixel.train(named, data=mini, out=tmp_path / "run", device="cpu")
     log = (tmp_path / "run" / "log.txt").read_text()
     assert f"initial weights from {file.name} (sha256 {digest}): " in log
-    assert re.search(r"from random numbers, \d+ tensors: head\.convs.* \(absent there\), head", log)
+    assert re.search(r"freshly initialized, \d+ tensors: head\.convs.* \(absent there\), head", log)
     assert "left out of it, 2 tensors: fc.weight, fc.bias" in log
     perpixel.train(named, data=mini, out=tmp_path / "fresh", init="none", device="cpu")
     assert "random initial weights" in (tmp_path / "fresh" / "log.txt").read_text()

@@ -37,6 +37,21 @@ CLASSES = Classes.listed(
 
 CLASSES_59 = Classes(CLASSES.names[1:], CLASSES.palette[1:])
 
+_FCN_ORDER = (
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair",
+    "cow", "table", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
+    "tvmonitor", "bag", "bed", "bench", "book", "building", "cabinet", "ceiling", "cloth",
+    "computer", "cup", "door", "fence", "floor", "flower", "food", "grass", "ground", "keyboard",
+    "light", "mountain", "mouse", "curtain", "platform", "sign", "plate", "road", "rock", "shelves",
+    "sidewalk", "sky", "snow", "bedclothes", "track", "tree", "truck", "wall", "water", "window",
+    "wood",
+)  # fmt: skip
+"""The order of the original FCN's outputs: Pascal VOC's classes first (classes-59.txt)."""
+
+CLASSES_FCN = Classes(
+    _FCN_ORDER, tuple(CLASSES.palette[CLASSES.names.index(name)] for name in _FCN_ORDER)
+)
+
 RAW_IDS = (
     2, 9, 18, 19, 22, 23, 25, 31, 33, 34, 44, 45, 46, 59, 65, 68, 72, 80, 85, 98, 104, 105, 113,
     115, 144, 158, 159, 162, 187, 189, 207, 220, 232, 258, 259, 260, 284, 295, 296, 308, 324, 326,
@@ -65,6 +80,13 @@ def open_pascal_context_59(root: Path, split: str) -> PairDataset:
     files, ids = _find_pairs(root, split)
     ids = {raw: index - 1 if index else IGNORE_INDEX for raw, index in ids.items()}
     return PairDataset(root, files, CLASSES_59, LabelMapping(ids=ids))
+
+
+def open_pascal_context_fcn(root: Path, split: str) -> PairDataset:
+    """Opens the same pairs with 60 classes in the order of the original FCN's outputs."""
+    files, ids = _find_pairs(root, split)
+    ids = {raw: _FCN_ORDER.index(CLASSES.names[index]) for raw, index in ids.items()}
+    return PairDataset(root, files, CLASSES_FCN, LabelMapping(ids=ids))
 
 
 def _find_pairs(root: Path, split: str) -> tuple[PairList, dict[int, int]]:

@@ -5,6 +5,10 @@ VOC's train and every image of SBD (Hariharan et al., 2011: benchmark_RELEASE/da
 train.txt, val.txt}) that is not in VOC's val: 1,464 + 9,118 = 10,582 images. VOC's own masks take
 precedence over SBD's, which have no unlabeled outlines (mmsegmentation's choice). Instead of SBD,
 VOC2012/SegmentationClassAug may hold the same masks as PNG files of indices.
+
+The original FCN (shelhamer/fcn.berkeleyvision.org, data/pascal) trained on `sbd_train`, SBD's own
+train.txt with SBD's masks, 8,498 images, and was scored on `seg11valid`, the 736 images of VOC
+2011's val that are not among them, with VOC's masks.
 """
 
 from pathlib import Path
@@ -34,18 +38,24 @@ MAPPING = LabelMapping(ids={**{index: index for index in range(len(CLASSES))}, 2
 
 _VOC_FOLDERS = (".", "VOC2012", "VOCdevkit/VOC2012")
 _SBD_FOLDERS = ("benchmark_RELEASE/dataset", "benchmark_RELEASE", "SBD", "sbd")
-_SPLITS = ("train", "val", "trainval", "trainaug", "test")
+_SPLITS = ("train", "val", "trainval", "trainaug", "test", "sbd_train", "seg11valid")
+_SEG11VALID = Path(__file__).parent / "lists" / "seg11valid.txt"
 
 
 def open_pascal_voc(root: Path, split: str) -> PairDataset:
-    """Opens the split "train", "val", "trainval", "trainaug" or "test", in the order of its list.
+    """Opens the split "train", "val", "trainval", "trainaug", "test", "sbd_train" or "seg11valid".
 
     `root` is VOC2012, VOCdevkit or the folder above it. The test split has no published masks:
     its images can be read, its labels cannot. Raises PerpixelError.
     """
     require_known(split, _SPLITS, f"pascal_voc has no split {split!r}")
     voc = _find_voc(root)
-    masks = _trainaug_masks(root, voc) if split == "trainaug" else _voc_masks(voc, split)
+    if split == "trainaug":
+        masks = _trainaug_masks(root, voc)
+    elif split == "sbd_train":
+        masks = _sbd_train_masks(root, voc)
+    else:
+        masks = _voc_masks(voc, split)
     images = voc.relative_to(root) / "JPEGImages"
     files = PairList(
         ((images / f"{name}.jpg").as_posix(), mask.relative_to(root).as_posix())
@@ -76,8 +86,20 @@ def _find_sbd(root: Path, voc: Path) -> Path | None:
 
 def _voc_masks(voc: Path, split: str) -> dict[str, Path]:
     """The masks of a split of VOC itself, by name."""
-    names = read_list(voc / "ImageSets/Segmentation" / f"{split}.txt")
+    folder = voc / "ImageSets/Segmentation"
+    names = read_list(_SEG11VALID if split == "seg11valid" else folder / f"{split}.txt")
     return {name: voc / f"SegmentationClass/{name}.png" for name in names}
+
+
+def _sbd_train_masks(root: Path, voc: Path) -> dict[str, Path]:
+    """The masks of SBD's train.txt, in its order."""
+    sbd = _find_sbd(root, voc)
+    if sbd is None:
+        raise PerpixelError(
+            f"{root}: sbd_train needs SBD: benchmark_RELEASE/dataset/{{cls, train.txt}} in it; "
+            f"`perpixel data download pascal_voc ROOT` brings VOC and SBD"
+        )
+    return {name: sbd / f"cls/{name}.mat" for name in read_list(sbd / "train.txt")}
 
 
 def _trainaug_masks(root: Path, voc: Path) -> dict[str, Path]:
