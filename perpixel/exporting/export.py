@@ -31,6 +31,7 @@ from perpixel.io.atomic import atomic_write
 from perpixel.io.images import Array, Bands, Size, read_image, readable_palette, resize_image
 from perpixel.profiling.latency import Latency, latency
 from perpixel.recipes.overrides import override_inference
+from perpixel.recipes.models import FCNSkip
 from perpixel.recipes.schema import Recipe
 
 MAX_IMAGES = 8
@@ -132,6 +133,11 @@ def export(
 
 def _require_expressible(recipe: Recipe, *, dynamic: bool, logits: bool) -> None:
     """Raises UsageError if `predict` does with this recipe what the file could not."""
+    if dynamic and isinstance(recipe.model.head, FCNSkip):
+        raise UsageError(
+            "the crops of the original FCN (model.head.type=fcn_skip) are exported for one size: "
+            "leave out --dynamic, and name it with --size"
+        )
     now = recipe.inference.model_dump(mode="json")
     can: dict[str, object] = {"mode": "whole", "flip": False}
     if len(now["scales"]) > 1 or dynamic or logits:

@@ -168,3 +168,21 @@ def test_printed_scores_fit_a_few_lines():
     text = repr(scores(counts, names=names, images=images))
     assert "miou=100.0" in text
     assert len(text) < 300
+
+
+def test_the_original_fcns_own_formulas():
+    """score.py of shelhamer/fcn.berkeleyvision.org: NaN is left out of its means."""
+    rng = np.random.default_rng(0)
+    matrix = rng.integers(0, 1000, (21, 21))
+    matrix[5] = matrix[:, 5] = 0  # a class that is neither there nor predicted
+    matrix[7] = 0  # one that is predicted only: an IU of 0
+    correct, there, predicted = np.diag(matrix), matrix.sum(1), matrix.sum(0)
+    with np.errstate(invalid="ignore"):
+        accuracy, iu = correct / there, correct / (there + predicted - correct)
+    freq = there / matrix.sum()
+    found = scores(matrix, names=tuple(map(str, range(21))))
+    assert found.pixel_accuracy == pytest.approx(100 * correct.sum() / matrix.sum())
+    assert found.mean_accuracy == pytest.approx(100 * np.nanmean(accuracy))
+    assert found.miou == pytest.approx(100 * np.nanmean(iu))
+    weighted = (freq[freq > 0] * iu[freq > 0]).sum()
+    assert found.frequency_weighted_iou == pytest.approx(100 * weighted)

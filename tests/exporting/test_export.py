@@ -344,3 +344,24 @@ def test_wrong_names_and_sizes_are_refused(tmp_path, monkeypatch):
     with pytest.raises(PerpixelError, match=r'pip install "perpixel\[export\]"'):
         export(checkpoint, tmp_path / "m.onnx")
     assert not any(tmp_path.iterdir())
+
+
+def test_the_original_fcn_8s(tmp_path):
+    """Its logits are at the image's own size, cropped from larger ones."""
+    recipe = perpixel.override(
+        perpixel.recipe("caffe-fcn/voc-fcn8s"),
+        ["model.backbone.base_channels=8", "model.backbone.fc_channels=16", "input.std=[58,58,58]"],
+    )
+    model = perpixel.build(recipe, num_classes=11)
+    for score in (model.head.classifier, *model.head.skips):
+        torch.nn.init.normal_(score.weight)
+    checkpoint = Checkpoint(recipe, CLASSES.names, CLASSES.palette, model.state_dict())
+    out = tmp_path / "fcn8s.onnx"
+    export(checkpoint, out, size=(72, 100), seconds=0)
+    scenes = SyntheticStreets("val", count=2, size=(72, 100))
+    images = [scenes.image(index) for index in range(2)]
+    masks = [Predictor.from_checkpoint(checkpoint).predict(image).mask for image in images]
+    assert len(np.unique(masks)) > 2
+    assert min(agreements(checkpoint, out, images)) > 0.999
+    with pytest.raises(UsageError, match="exported for one size: leave out --dynamic"):
+        export(checkpoint, out, size=(72, 100), dynamic=True, seconds=0)

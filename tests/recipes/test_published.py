@@ -16,11 +16,13 @@ from perpixel.data import registry
 from perpixel.models.build import build
 from perpixel.recipes.published import steps
 from perpixel.recipes.schema import Recipe
+from perpixel.training.optimizer import learning_rate
 
 HERE = Path(__file__).parent
 TABLES = HERE.parents[2] / "shared" / "recipes.csv"
 OURS = ("camvid/", "folder/", "scenes/")
-PUBLISHED = [name for name in perpixel.recipes() if not name.startswith(OURS)]
+CAFFE = perpixel.recipes("caffe-fcn/*")
+PUBLISHED = [name for name in perpixel.recipes() if not name.startswith((*OURS, "caffe-fcn/"))]
 TOOLKIT = {
     "mmseg": "mmsegmentation",
     "sssegmentation": "sssegmentation",
@@ -55,6 +57,50 @@ def test_figures_length_and_network_are_the_sources(name: str):
     with torch.device("meta"):
         model = build(recipe.model, num_classes=int(row["classes"]))
     assert sum(p.numel() for p in model.parameters()) == int(row["parameters"])
+
+
+CAFFE_NETS = {  # README's mIoU, rate, momentum, steps of solve.py, classes, parameters
+    "voc-fcn32s": (63.6, 1e-10, 0.99, 25 * 4000, 21, 134_346_581),
+    "voc-fcn16s": (65.0, 1e-12, 0.99, 25 * 4000, 21, 134_357_354),
+    "voc-fcn8s": (65.5, 1e-14, 0.99, 25 * 4000, 21, 134_362_751),
+    "voc-fcn8s-atonce": (65.4, 1e-10, 0.99, 75 * 4000, 21, 134_362_751),
+    "voc-fcn-alexnet": (48.0, 1e-4, 0.9, 25 * 4000, 21, 56_954_261),
+    "pascalcontext-fcn32s": (None, 1e-10, 0.99, 50 * 8000, 60, 134_506_364),
+    "pascalcontext-fcn16s": (None, 1e-12, 0.99, 50 * 8000, 60, 134_537_144),
+    "pascalcontext-fcn8s": (None, 1e-14, 0.99, 50 * 8000, 60, 134_552_564),
+    "siftflow-fcn32s": (None, 1e-10, 0.99, 50 * 2000, 33, 134_395_745),
+    "siftflow-fcn16s": (None, 1e-12, 0.99, 50 * 2000, 33, 134_412_674),
+    "siftflow-fcn8s": (None, 1e-12, 0.99, 50 * 2000, 33, 134_421_155),
+    "nyud-fcn32s-color": (None, 1e-10, 0.99, 50 * 2000, 40, 134_424_424),
+}
+
+
+def test_every_net_of_the_original_fcn_on_color_images_is_a_recipe():
+    assert [f"caffe-fcn/{name}" for name in CAFFE_NETS] == CAFFE
+
+
+@pytest.mark.parametrize("name", CAFFE_NETS)
+def test_settings_of_the_original_fcn(name: str):
+    recipe = perpixel.recipe(f"caffe-fcn/{name}")
+    miou, lr, momentum, steps_run, num_classes, parameters = CAFFE_NETS[name]
+    optimizer, train = recipe.optimizer, recipe.train
+    assert recipe.published.miou == miou
+    assert (optimizer.lr, optimizer.momentum, train.steps) == (lr, momentum, steps_run)
+    assert (optimizer.weight_decay, optimizer.bias_lr_mult) == (5e-4, 2)
+    assert not optimizer.decay_norm_and_bias
+    is_alexnet = name == "voc-fcn-alexnet"
+    assert train.batch_size == train.grad_accum_steps == (20 if is_alexnet else 1)
+    assert recipe.loss.reduction == ("mean" if is_alexnet else "sum")
+    assert learning_rate(0, steps=steps_run, lr=lr, schedule=recipe.schedule) == lr
+    assert learning_rate(steps_run - 1, steps=steps_run, lr=lr, schedule=recipe.schedule) == lr
+    assert recipe.augment.crop_size is None
+    assert recipe.input.channel_order == "bgr"
+    classes = registry.classes(recipe.data.name)
+    assert classes is not None
+    assert len(classes) == num_classes
+    with torch.device("meta"):
+        model = build(recipe.model, num_classes=num_classes)
+    assert sum(p.numel() for p in model.parameters()) == parameters
 
 
 def test_a_rows_source_is_its_own():
