@@ -30,8 +30,8 @@ from perpixel.inference.predictor import Predictor
 from perpixel.io.atomic import atomic_write
 from perpixel.io.images import Array, Bands, Size, read_image, readable_palette, resize_image
 from perpixel.profiling.latency import Latency, latency
-from perpixel.recipes.overrides import override_inference
 from perpixel.recipes.models import FCNSkip
+from perpixel.recipes.overrides import override_inference
 from perpixel.recipes.schema import Recipe
 
 MAX_IMAGES = 8
