@@ -81,7 +81,7 @@ def test_half_as_large_it_predicts_the_same(ours: Path, tmp_path: Path):
     full, half = perpixel.load(ours).predict(image), perpixel.load(out).predict(image)
     assert len(np.unique(full.mask)) > 1  # or agreeing would mean nothing
     assert (full.mask == half.mask).mean() > 0.99
-    with pytest.raises(UsageError, match="either --toolkit mmseg or torchvision, or --half"):
+    with pytest.raises(UsageError, match="either --toolkit mmseg, torchvision or caffe, or --half"):
         convert(ours, out, half=True, toolkit="mmseg")
 
 
@@ -277,11 +277,11 @@ def test_a_file_that_does_not_fit_leaves_nothing(theirs: Path, tmp_path: Path):
 
 def test_wrong_commands(ours: Path, tmp_path: Path):
     out = tmp_path / "out.pth"
-    with pytest.raises(UsageError, match="either --toolkit mmseg or torchvision, or --half"):
+    with pytest.raises(UsageError, match="either --toolkit mmseg, torchvision or caffe, or --half"):
         convert(ours, out)
     with pytest.raises(UsageError, match="not for 'detectron2'"):
         convert(ours, out, toolkit="detectron2")
-    with pytest.raises(UsageError, match="either --toolkit mmseg or torchvision, or --half"):
+    with pytest.raises(UsageError, match="either --toolkit mmseg, torchvision or caffe, or --half"):
         convert(ours, out, toolkit="mmseg", trust=True)
     assert not out.exists()
 

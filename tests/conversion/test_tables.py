@@ -374,5 +374,5 @@ def test_what_a_toolkit_cannot_express(toolkit: str, model: Model, reason: str):
 
 
 def test_export_for_the_others_is_not_offered():
-    with pytest.raises(UsageError, match="mmseg or torchvision"):
+    with pytest.raises(UsageError, match="mmseg or torchvision or caffe"):
         to_state_dict(build(SMALL, num_classes=2), toolkit="detectron2")
