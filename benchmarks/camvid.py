@@ -1,15 +1,12 @@
 """What helps CamVid's training from random weights: one change at a time, all within one budget.
 
     python benchmarks/camvid.py changes --data CamVid [--out runs/changes] [--jobs 2]
-    python benchmarks/camvid.py weights RUN FILE.safetensors
     python benchmarks/camvid.py page
 
 `changes` takes every change to the plain training through `perpixel train`, for as many pixels
 (steps times images times crop; a wider model for fewer, by its multiply-adds), on one core,
 `--jobs` at a time. Run again, it goes on where it was. The plain training runs with three seeds:
 their spread says which differences mean something. Writes benchmarks/results/camvid/changes.json.
-`weights` writes a run's weights to hand on: in float16, those of convolutions with 5 bits after the
-point in place of 10, so that a repository holds them in about 15 MB in place of 21.
 `page` writes the results into docs/camvid.md and docs/camvid.svg.
 """
 
@@ -21,17 +18,13 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import torch
 from measure import RESULTS, write_result
 from tables import DOCS, replaced
 
-from perpixel.checkpoints.format import write_checkpoint
-from perpixel.checkpoints.zoo import find
 from perpixel.io.charts import HEIGHT, WIDTH, Chart, charts
 from perpixel.reporting.reading import read_source
 
@@ -51,8 +44,10 @@ PLAIN = (
     "schedule.warmup=0",
     "evaluate.every=null",
 )
-RUNS = ("first", "second", "third", "fourth", "fifth")
-COLORS = ("#37b", "#c52", "#393", "#93b", "#b80")
+RUNS = ("ImageNet", "random")
+"""Two runs of camvid/fast, by their initial weights."""
+
+COLORS = ("#37b", "#c52")
 
 ENET_WEIGHTS = "[5.6,4.3,33.57,3.34,15.49,8.74,31.54,32.01,12.83,38.01,43.91]"
 """1 / ln(1.02 + p) for every class's share p of the labeled pixels (Paszke et al., 2016)."""
@@ -162,18 +157,6 @@ def drawing(found: Sequence[Chart]) -> str:
     return "\n".join([*parts, "</svg>", ""])
 
 
-def hand_on(run: str, file: Path) -> None:
-    """Writes the weights of `run`, a MODEL, into `file`, small enough to lie in a repository."""
-    checkpoint = find(run)
-    weights = {}
-    for name, tensor in checkpoint.weights.items():
-        if tensor.ndim == 4:
-            bits = tensor.half().view(torch.int16)
-            tensor = ((bits + 0x10) & ~0x1F).view(torch.float16)  # the nearest of 5 bits
-        weights[name] = tensor
-    write_checkpoint(file, replace(checkpoint, weights=weights))
-
-
 def page() -> dict[Path, str]:
     """The texts of docs/camvid.md and docs/camvid.svg, by their paths."""
     runs = [read_source(RESULTS / "camvid" / name) for name in RUNS]
@@ -192,9 +175,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     verbs = parser.add_subparsers(required=True, dest="verb")
     verbs.add_parser("page")
-    weights = verbs.add_parser("weights")
-    weights.add_argument("run")
-    weights.add_argument("file", type=Path)
     changes = verbs.add_parser("changes")
     changes.add_argument("--data", type=Path, required=True)
     changes.add_argument("--out", type=Path, default=Path("runs/changes"))
@@ -203,9 +183,6 @@ def main() -> None:
     if chosen.verb == "page":
         for path, text in page().items():
             path.write_text(text)
-        return
-    if chosen.verb == "weights":
-        hand_on(chosen.run, chosen.file)
         return
     with ThreadPoolExecutor(chosen.jobs) as pool:
         results = pool.map(lambda n: trained(n, data=chosen.data, out=chosen.out), CHANGES)

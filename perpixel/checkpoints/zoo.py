@@ -24,7 +24,15 @@ from perpixel.models.build import build
 from perpixel.models.timm_backbone import pretrained_source
 from perpixel.recipes import recipe as recipe_called
 from perpixel.recipes import recipes
-from perpixel.recipes.models import VGG16, CaffeNet, Model, ResNet, Timm
+from perpixel.recipes.models import (
+    VGG16,
+    CaffeNet,
+    FCNSkip,
+    Model,
+    ResNet,
+    Timm,
+    method_name,
+)
 from perpixel.recipes.overrides import differences, suggestion
 from perpixel.recipes.published import hash_in_name, imagenet
 from perpixel.recipes.schema import Download, Recipe
@@ -32,6 +40,9 @@ from perpixel.recipes.shipped import SHIPPED
 
 _REPOSITORY = Path(__file__).parents[2]
 """Where the package lies in a checkout: the folder that holds `benchmarks`."""
+
+_TORCHVISION_VGG16 = "397923af"
+"""The first digits of the sha256 of vgg16-397923af.pth."""
 
 _FAMILIES = {name.partition("/")[0] for name in recipes()}
 """The parts of recipes' names before the slash; the Hub is not asked for a misspelled recipe."""
@@ -160,12 +171,19 @@ def initial_weights(recipe: Recipe, init: str | Path | None) -> InitialWeights |
         except PerpixelError as error:
             advice = "or train with --init FILE, or from random weights with --init none"
             raise type(error)(f"{error}; {advice}") from None
+    head = recipe.model.head
+    if init is None and isinstance(head, FCNSkip) and head.starts_from_a_stage:
+        raise UsageError(
+            f"{method_name(head)} trained in stages starts from a run or checkpoint of "
+            f"FCN-{2 * head.stride}s: name it with --init, or train from random weights with "
+            f"--init none"
+        )
     if init is None or init == "none":
         return None
     path = Path(init)
     if _is_foreign(path) and (backbone_only := _backbone_in(path, recipe.model)):
         return backbone_only
-    checkpoint, lines = _read_model(init, like=recipe.model)
+    checkpoint, lines = _read_model(init, like=recipe.model, dataset=recipe.data.name)
     if changes := differences(recipe.model, checkpoint.recipe.model):
         lines.append(
             f"their model is another (recipe -> there): {'; '.join(changes)}; --model-from "
@@ -212,15 +230,24 @@ def _is_foreign(path: Path) -> bool:
     return path.is_file() and not files.is_ours(path)
 
 
-def _read_model(source: str | Path, *, like: Model) -> tuple[Checkpoint, list[str]]:
+def _read_model(
+    source: str | Path, *, like: Model, dataset: str | None = None
+) -> tuple[Checkpoint, list[str]]:
     """Reads what `find` does, or another toolkit's whole model; and lines about that.
 
-    What a toolkit's file does not tell is as in `like`.
+    What a toolkit's file does not tell is as in `like`; if it names no classes, and has as many
+    outputs as `dataset`, they are those of `dataset`.
     """
     if not _is_foreign(Path(source)):
         return find(source), []
-    imported = import_checkpoint(Path(source), like=like)
-    return imported.checkpoint, imported.note.splitlines()
+    imported = import_checkpoint(Path(source), like=like, dataset_if_unnamed=dataset)
+    lines = imported.note.splitlines()
+    head = imported.finding.model.head
+    if imported.finding.toolkit.name == "caffe" and method_name(head) == "FCN-8s":
+        assert isinstance(head, FCNSkip)
+        kind = "in stages" if head.starts_from_a_stage else "at once"
+        lines.append(f"taken for an FCN-8s trained {kind}, as the recipe's or by its own layers")
+    return imported.checkpoint, lines
 
 
 def _backbone_in(path: Path, model: Model) -> InitialWeights | None:
@@ -239,6 +266,14 @@ def _backbone_in(path: Path, model: Model) -> InitialWeights | None:
     except PerpixelError as error:
         raise PerpixelError(f"{path}: {error}") from None
     lines = [source.note] if source.note else []
+    if is_caffe and "features.0.weight" in source.state:
+        if download.hash_of(path).startswith(_TORCHVISION_VGG16):
+            raise PerpixelError(
+                f"{path}: torchvision's VGG-16 expects other channels and another scale than "
+                f"Caffe's, and trains to some 5 mIoU less (pytorch-fcn's issue 84): name "
+                f"VGG_ILSVRC_16_layers.caffemodel or pytorch-fcn's vgg16_from_caffe.pth"
+            )
+        lines.append("taken for Caffe's VGG-16 under torchvision's names, as vgg16_from_caffe.pth")
     if left_out:
         shown = ", ".join(left_out[:8]) + (", ..." if len(left_out) > 8 else "")
         lines.append(f"left out of it, {plural(len(left_out), 'tensor')}: {shown}")

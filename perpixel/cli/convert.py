@@ -135,8 +135,8 @@ def _print(imported: "ImportResult", out: Path, *, detected: bool, has_recipe: b
         typer.echo("These are torchvision's names too: for its files give --toolkit torchvision.")
     if not has_recipe and toolkit == "caffe":
         typer.echo(
-            "Assumed, as weights do not show it: the mean of Pascal VOC's images. --recipe of a "
-            "model of SIFT Flow or NYUDv2 has another."
+            "Assumed, as weights do not show it: the mean of the data set's images, without "
+            "--dataset or --recipe that of Pascal VOC."
         )
     elif not has_recipe:
         typer.echo(

@@ -14,7 +14,7 @@ from perpixel.conversion.names import to_perpixel_names
 from perpixel.conversion.toolkit import Rules, Toolkit
 from perpixel.data.paths import first_few
 from perpixel.errors import PerpixelError, UsageError
-from perpixel.recipes.models import VGG16, FCNSkip, Model
+from perpixel.recipes.models import VGG16, FCNSkip, Model, method_name
 from perpixel.recipes.schema import Inference, Input
 
 MEAN = (104.00698793, 116.66876762, 122.67891434)
@@ -102,7 +102,8 @@ def pop_scales(
             )
         of_pool4, of_pool3 = (_constant(name, tensors.pop(name, None)) for name in _SCALES)
         return of_pool4, of_pool3
-    if variant is None and like is not None and isinstance(like.head, FCNSkip):
+    if variant is None and like is not None and method_name(like.head) == "FCN-8s":
+        assert isinstance(like.head, FCNSkip)
         return like.head.skip_scales
     if variant is None:
         raise UsageError(
@@ -137,11 +138,14 @@ def trunk_weights(
     ours = to_perpixel_names((*_NAME_MAP, *_TORCHVISION_VGG16), map(str, state))
     weights = {}
     for name, our_name in ours.items():
+        # What else a trunk has, as VGG-19's conv3_4, is taken, too: it will not fit, and say so.
+        if not our_name.startswith("backbone.") or our_name.startswith("backbone.fc8."):
+            continue
         tensor = torch.as_tensor(state[name]).float()
         like = expected.get(our_name.removeprefix("backbone."))
-        if like is not None and our_name.startswith("backbone."):
-            fits = tensor.numel() == like.numel()
-            weights[our_name] = tensor.reshape(like.shape) if fits else tensor
+        if like is not None and tensor.ndim == 2 and tensor.numel() == like.numel():
+            tensor = tensor.reshape(like.shape)
+        weights[our_name] = tensor
     if not weights:
         raise PerpixelError(
             f"no weights of VGG-16 or CaffeNet in it, which begin with conv1_1 or conv1; its names "
@@ -160,8 +164,22 @@ def scale_layers(model: Model) -> dict[str, tuple[int, float]]:
     return {name: (width * backbone.base_channels, scale) for name, width, scale in factors}
 
 
+def variant_of_caffemodel(names: Iterable[str]) -> str | None:
+    """Returns "staged" for an FCN-8s without scales of pool4 and pool3; None where none is needed.
+
+    A .caffemodel holds every layer, so that one without such layers was not trained at once.
+    """
+    plain = plain_names(dict.fromkeys(names, torch.empty(0)))[0]
+    is_staged = "upscore8.weight" in plain and not any(name in plain for name in _SCALES)
+    return "staged" if is_staged else None
+
+
 def _unsupported(model: Model) -> Rules:
-    return ((not isinstance(model.head, FCNSkip), "another head than FCN-32s, -16s or -8s (head)"),)
+    head = model.head
+    yield not isinstance(head, FCNSkip), "another head than FCN-32s, -16s or -8s (head)"
+    if isinstance(head, FCNSkip):
+        known = head.skip_scales in ((1.0, 1.0), ATONCE_SCALES)
+        yield not known, "scales of its own (head.skip_scales)"
 
 
 CAFFE = Toolkit(

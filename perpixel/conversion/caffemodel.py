@@ -29,13 +29,13 @@ def parse_caffemodel(content: bytes) -> dict[str, Blob]:
         if number not in (100, 2) or not isinstance(value, memoryview):
             continue
         name_field, blobs_field = (1, 7) if number == 100 else (4, 6)
-        name, found = "", []
+        name, layer_blobs = "", []
         for layer_field, part in _fields(value):
             if layer_field == name_field and isinstance(part, memoryview):
                 name = bytes(part).decode(errors="replace")
             elif layer_field == blobs_field and isinstance(part, memoryview):
-                found.append(_parse_blob(part))
-        for index, blob in enumerate(found):
+                layer_blobs.append(_parse_blob(part))
+        for index, blob in enumerate(layer_blobs):
             kind = _PARAMETERS[index] if index < len(_PARAMETERS) else f"blob{index}"
             blobs[f"{name}.{kind}"] = blob.ravel() if kind == "bias" else blob
     if not blobs:

@@ -136,6 +136,8 @@ def find(
     if source is CAFFE:
         tensors, geometric = plain_names(tensors)
         left_out += geometric
+        if threshold is not None:
+            raise UsageError("a threshold is not for the original FCN, whose borders are zeros")
         skip_scales = pop_scales(tensors, variant, like)
     elif variant is not None:
         raise UsageError(f"variant={variant!r} is of caffe's FCN-8s, and this is {source.name}'s")
@@ -301,7 +303,7 @@ def _choose_toolkit(toolkit: str, tensors: Mapping[str, Tensor]) -> Toolkit:
         raise PerpixelError(
             "this is a classification model, such as ImageNet pre-training gives, without a "
             "segmentation head to convert; `perpixel train --init` takes a ResNet's by "
-            "torchvision's, timm's or open-mmlab's names"
+            "torchvision's, timm's or open-mmlab's names, and VGG-16's and CaffeNet's by Caffe's"
         )
     first = ", ".join(list(tensors)[:3]) or "none at all"
     raise PerpixelError(

@@ -25,6 +25,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.serialization import MAGIC_NUMBER
 
+from perpixel.conversion.caffe import variant_of_caffemodel
 from perpixel.conversion.caffemodel import parse_caffemodel
 from perpixel.data.paths import first_few
 from perpixel.errors import PerpixelError
@@ -66,9 +67,7 @@ def read_source(path: Path, *, trust: bool = False) -> Source:
                     return Source({_chainer_to_torch(name): arrays[name] for name in arrays})
             case "caffemodel":
                 blobs = parse_caffemodel(path.read_bytes())
-                # Only nets trained at once have layers that scale pool4 and pool3.
-                is_staged = bool(_FCN8S & blobs.keys()) and "scale_pool4.weight" not in blobs
-                return Source(blobs, variant="staged" if is_staged else None)
+                return Source(blobs, variant=variant_of_caffemodel(blobs))
             case "torch":
                 with torch.serialization.safe_globals(_SAFE):  # a score or a palette in its meta
                     return unpack(torch.load(path, map_location="cpu", weights_only=True))
@@ -93,9 +92,6 @@ def read_source(path: Path, *, trust: bool = False) -> Source:
         f"could run any code it contains. If you trust its source, `perpixel convert --trust` "
         f"loads it in a separate process; or save its state dict alone where it was written"
     )
-
-
-_FCN8S = {"upscore8.weight", "upscore8_sem.weight", "upsample.weight"}
 
 
 def _chainer_to_torch(name: str) -> str:
@@ -126,7 +122,8 @@ def file_kind(path: Path) -> Literal["safetensors", "torch", "npz", "pickle", "c
         raise PerpixelError("the file is empty")
     if head[7:9] == b"\0{":  # after the header's length, whose first byte may be "<"
         return "safetensors"
-    if head.lstrip().startswith(b"<"):
+    is_net = path.suffix == ".caffemodel" and b"<html" not in head.lower()
+    if head.lstrip().startswith(b"<") and not is_net:  # whose name may be of 60 characters, "<"
         raise PerpixelError("a web page, not a checkpoint; the link leads to a page about the file")
     if head.startswith(b"PK\x03\x04"):  # a zip file: its first entry's name tells
         name = head[30 : 30 + int.from_bytes(head[26:28], "little")]
@@ -135,7 +132,7 @@ def file_kind(path: Path) -> Literal["safetensors", "torch", "npz", "pickle", "c
         return "torch"
     if head.startswith(b"\x80"):
         return "pickle"
-    if path.suffix == ".caffemodel":
+    if is_net:
         return "caffemodel"
     raise PerpixelError(
         "neither a file of torch.save nor a pickle, .npz, safetensors or .caffemodel"

@@ -5,15 +5,18 @@ from pathlib import Path
 
 from perpixel.checkpoints.format import Checkpoint
 from perpixel.conversion import Finding, find
+from perpixel.conversion.caffe import CAFFE
 from perpixel.conversion.files import Source, read_source
 from perpixel.data import registry
 from perpixel.data.dataset import Classes
 from perpixel.data.paths import first_few
 from perpixel.errors import PerpixelError, UsageError, plural
 from perpixel.io.images import distinct_palette
+from perpixel.recipes import recipe as recipe_called
+from perpixel.recipes import recipes
 from perpixel.recipes.models import Model
 from perpixel.recipes.overrides import differences
-from perpixel.recipes.schema import Data, Recipe
+from perpixel.recipes.schema import Data, Input, Recipe
 
 
 @dataclass(frozen=True)
@@ -36,18 +39,24 @@ def import_checkpoint(
     threshold: float | None = None,
     variant: str | None = None,
     dataset: str | None = None,
+    dataset_if_unnamed: str | None = None,
     trust: bool = False,
 ) -> ImportResult:
     """Reads a toolkit's file and converts it to a checkpoint.
 
     `recipe` is the one that the file was trained with: it says what weights do not tell, and its
-    data set names the classes; without one, `dataset` does. `like` only says what weights do not
+    data set names the classes; without one, `dataset` does, or `dataset_if_unnamed` where the file
+    names no classes and has as many outputs. `like` only says what weights do not
     tell. `threshold` and `variant` are as in `from_state_dict`. Raises PerpixelError naming the
     file where it cannot be read or is not the recipe's model, UsageError as `conversion.find` does.
     """
     if recipe is not None and dataset not in (None, recipe.data.name):
         raise UsageError(f"--dataset {dataset}: {recipe.name} is of {recipe.data.name}; give one")
     source = read_source(path, trust=trust)
+    if variant is not None and source.variant not in (None, variant):
+        raise UsageError(
+            f"--variant {variant}: {path} holds the layers of a {source.variant} FCN-8s"
+        )
     try:
         finding = find(
             source.state,
@@ -60,6 +69,10 @@ def import_checkpoint(
         )
     except PerpixelError as error:
         raise type(error)(f"{path}: {error}") from None
+    if recipe is None and dataset is None and source.names is None and dataset_if_unnamed:
+        known = registry.classes(dataset_if_unnamed)
+        if known is not None and len(known) == finding.num_classes:
+            dataset = dataset_if_unnamed
     if recipe is None:
         recipe = _make_recipe(path, finding, dataset or "folder")
     else:
@@ -80,9 +93,18 @@ def _make_recipe(path: Path, finding: Finding, dataset: str) -> Recipe:
         source=f"{path.name}, converted from {finding.toolkit.name}",
         data=Data(name=dataset),
         model=finding.model,
-        input=finding.input or finding.toolkit.input,
+        input=finding.input or _usual_input(finding, dataset),
         inference=finding.toolkit.inference,
     )
+
+
+def _usual_input(finding: Finding, dataset: str) -> Input:
+    """Returns the toolkit's input; the original FCN has one for each data set."""
+    if finding.toolkit is CAFFE:
+        for name in recipes("caffe-fcn/*"):
+            if recipe_called(name).data.name == dataset:
+                return recipe_called(name).input
+    return finding.toolkit.input
 
 
 def _check_recipe(path: Path, finding: Finding, recipe: Recipe) -> Recipe:

@@ -67,7 +67,7 @@ def resnet_of(model: Model) -> ResNet:
     """Returns the model's ResNet; raises UsageError for another backbone."""
     if not isinstance(model.backbone, ResNet):
         raise UsageError(
-            f"files of other toolkits are converted for a ResNet, and this model's backbone is "
+            f"this toolkit's files are of models with a ResNet, and this model's backbone is "
             f"{backbone_name(model.backbone)}"
         )
     return model.backbone

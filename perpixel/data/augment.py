@@ -71,15 +71,10 @@ def augment(
     if spec.photometric is not None:
         image = distort_colors(image, rng, spec=spec.photometric)
     if spec.crop_size is None:
-        return image, np.ascontiguousarray(label)
-    return pad_sample(image, label, spec.crop_size, spec=spec, input_spec=input_spec)
-
-
-def pad_sample(image: Array, label: Array, size: Size, *, spec: Augment, input_spec: Input) -> Pair:
-    """Pads to `size` with the color and to the sides that `spec` says."""
+        return image, label
     mean = input_spec.mean if input_spec.channel_order == "rgb" else input_spec.mean[::-1]
     color = tuple(round(m) for m in mean) if spec.pad_value == "mean" else (0, 0, 0)
-    return pad(image, label, size, color=color, centered=spec.pad == "center")
+    return pad(image, label, spec.crop_size, color=color, centered=spec.pad == "center")
 
 
 def resize(image: Array, label: Array, size: Size) -> Pair:

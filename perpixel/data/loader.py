@@ -24,11 +24,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from perpixel.data.augment import augment, pad_sample, resize, sample_crop
+from perpixel.data.augment import augment, resize, sample_crop
 from perpixel.data.dataset import Dataset, read_dataset_image, read_pair
 from perpixel.data.window import source_rows
 from perpixel.errors import CorruptFileError, PerpixelError
-from perpixel.recipes.schema import Augment, Recipe
+from perpixel.recipes.base import Size
+from perpixel.recipes.schema import IGNORE_INDEX, Augment, Recipe
 
 _MAX_ATTEMPTS = 4
 
@@ -37,12 +38,14 @@ class Batch(NamedTuple):
     """Images uint8 RGB [N, height, width, 3], labels uint8 [N, height, width], and names.
 
     `corrupt` holds the error messages of corrupt samples, which the next of their epoch replace.
+    Whole images are padded to the largest, and `sizes` are their own (height, width).
     """
 
     images: Tensor
     labels: Tensor
     names: tuple[str, ...]
     corrupt: tuple[str, ...]
+    sizes: tuple[Size, ...] | None = None
 
 
 def batches(
@@ -109,26 +112,19 @@ class _Steps(TorchDataset[Batch | PerpixelError]):
         except PerpixelError as error:
             return error
         images, labels, names = zip(*samples, strict=True)
+        sizes = None
         if _phase_augment(self.recipe, step).crop_size is None:
-            images, labels = self._pad_to_largest(images, labels)
+            sizes = tuple((int(label.shape[0]), int(label.shape[1])) for label in labels)
+            largest = max(height for height, _ in sizes), max(width for _, width in sizes)
+            images = tuple(_pad_to(image, largest, 0) for image in images)
+            labels = tuple(_pad_to(label, largest, IGNORE_INDEX) for label in labels)
         return Batch(
             torch.from_numpy(np.stack(images)),
             torch.from_numpy(np.stack(labels)),
             names,
             tuple(corrupt),
+            sizes,
         )
-
-    def _pad_to_largest(
-        self, images: tuple[np.ndarray, ...], labels: tuple[np.ndarray, ...]
-    ) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
-        height, width = (max(label.shape[axis] for label in labels) for axis in (0, 1))
-        spec, input_spec = self.recipe.augment, self.recipe.input
-        padded = [
-            pad_sample(image, label, (height, width), spec=spec, input_spec=input_spec)
-            for image, label in zip(images, labels, strict=True)
-        ]
-        images, labels = zip(*padded, strict=True)
-        return images, labels
 
     def _read_sample(
         self, stream_position: int, step: int, corrupt: list[str]
@@ -183,6 +179,13 @@ def _phase_augment(recipe: Recipe, step: int) -> Augment:
         return recipe.augment
     plain = {"scale_range": (1.0, 1.0), "photometric": None, "crop_size": recipe.last_crop_size}
     return recipe.augment.model_copy(update=plain)
+
+
+def _pad_to(pixels: np.ndarray, size: Size, value: int) -> np.ndarray:
+    """Pads image or label with `value` at the bottom and right, for their way to the device."""
+    down, right = size[0] - pixels.shape[0], size[1] - pixels.shape[1]
+    widths = [(0, down), (0, right), *[(0, 0)] * (pixels.ndim - 2)]
+    return np.pad(pixels, widths, constant_values=value)
 
 
 @lru_cache(maxsize=2)  # a batch may span two epochs

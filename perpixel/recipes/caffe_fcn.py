@@ -3,12 +3,11 @@
 Whole images, one a step, blue, green and red less the mean of the data set; the loss is a sum over
 pixels, the rate constant, momentum 0.99. FCN-16s starts from FCN-32s and FCN-8s from FCN-16s
 (`--init RUN`); FCN-32s, FCN-8s at once and FCN-AlexNet from Caffe's VGG-16 or CaffeNet, whose
-files have no published hash: the error of a training without `--init` says where they are. Score
-layers start at 0, so that a staged recipe from random weights learns nothing for long.
+files have no published hash: the error of a training without `--init` says where they are.
 
-Not reproduced: images were drawn with replacement, and here epoch after epoch. In FCN-AlexNet only
-the score layer's bias had twice the rate and no decay, and the 20 images of a step were not padded
-to the largest of them. SIFT Flow's models had a second, geometric head, which is left out (their
+Not reproduced: images were drawn with replacement, and here epoch after epoch. VOC 2012's masks
+stand for VOC 2011's. In FCN-AlexNet only the score layer's bias had twice the rate and no decay.
+SIFT Flow's models had a second, geometric head, which is left out (their
 scores in that release are off, as its README says). Of NYUDv2's models only the one of color images
 is here. FCN-AlexNet's loss is divided by the labeled pixels of all 20 images, there by each image's
 own. Which snapshot was scored is not documented.
@@ -94,7 +93,6 @@ _ROWS = (
 
 def _recipe(row: _Row) -> Recipe:
     alexnet = row.model is _ALEXNET
-    staged = isinstance(row.model.head, FCNSkip) and row.model.head.stride < 32
     return Recipe(
         name=f"caffe-fcn/{row.name}",
         source=f"{_SOURCE}, {row.name}; FCN (Long et al., 2015)",
@@ -121,7 +119,7 @@ def _recipe(row: _Row) -> Recipe:
             steps=row.steps,
             batch_size=20 if alexnet else 1,
             grad_accum_steps=20 if alexnet else 1,
-            pretrained=None if staged and row.model is not _ATONCE else "imagenet",
+            pretrained=None if row.model in (_FCN16S, _FCN8S) else "imagenet",
             precision="float32",
         ),
         evaluate=Evaluate(every=row.setting.evaluate_every),

@@ -198,15 +198,26 @@ class FCNSkip(Spec):
 
     `stride` is that of the scores before the last deconvolution: 32 (FCN-32s), 16, which adds
     scores of pool4, or 8, which adds those of pool3, too. `skip_scales` multiply pool4 and pool3
-    before their scores, by 0.01 and 0.0001 in FCN-8s trained at once. Deconvolutions stay bilinear,
-    but with `learned_upsampling` all except the last are trained (the paper; fixed in the released
-    models).
+    before their scores, by 0.01 and 0.0001 in FCN-8s trained at once; others have none.
+    Deconvolutions stay bilinear, but with `learned_upsampling` all except the last are trained (the
+    paper; fixed in the released models).
     """
 
     type: Literal["fcn_skip"] = "fcn_skip"
     stride: Literal[8, 16, 32] = 8
     skip_scales: tuple[float, float] = (1.0, 1.0)
     learned_upsampling: bool = False
+
+    @property
+    def starts_from_a_stage(self) -> bool:
+        """Whether it is trained in stages, and has one before it (Long et al., 2015, 4.3)."""
+        return self.stride < 32 and self.skip_scales == (1, 1)
+
+    @model_validator(mode="after")
+    def _scales_are_of_fcn_8s(self) -> "FCNSkip":
+        if self.stride != 8 and self.skip_scales != (1, 1):
+            raise ValueError(f"skip_scales are for stride=8, and stride is {self.stride}")
+        return self
 
 
 class CustomHead(Custom):

@@ -125,8 +125,9 @@ class Loss(Spec):
     label's class weight applies to the sum (torch applies each class's own weight). With
     `avg_non_ignore` they are divided by the labeled pixels, each counted with its class's weight,
     otherwise by all pixels (mmsegmentation's default); with `reduction` "sum" by the number of
-    images alone (Caffe's unnormalized loss). `dice` (Milletari et al., 2016) and `lovasz`
-    (Berman et al., 2018) compare areas, averaged over the classes of one rank's micro-batch.
+    images alone (Caffe's unnormalized loss), whatever `avg_non_ignore` says. `dice` (Milletari et
+    al., 2016) and `lovasz` (Berman et al., 2018) compare areas, averaged over the classes of one
+    rank's micro-batch.
     """
 
     cross_entropy: Weight = 1.0
@@ -147,6 +148,8 @@ class Loss(Spec):
             raise ValueError("one of cross_entropy, focal, dice and lovasz must be above 0")
         if not (self.cross_entropy or self.focal) and (self.class_weights or self.ohem):
             raise ValueError("class_weights and ohem apply to cross_entropy and focal, which are 0")
+        if self.reduction == "sum" and (self.dice or self.lovasz):
+            raise ValueError("reduction=sum beside dice or lovasz, which would be lost in it")
         if self.class_weights is not None and not any(self.class_weights):
             raise ValueError("one of class_weights must be above 0")
         if self.label_smoothing and not self.cross_entropy:
@@ -389,6 +392,18 @@ class Recipe(Spec):
         return self
 
     @model_validator(mode="after")
+    def _whole_images_have_no_size(self) -> "Recipe":
+        if self.augment.crop_size is None and self.train.compile != "off":
+            raise ValueError("train.compile is for one crop size: set it to off for whole images")
+        inference = self.inference
+        if not self.crop_sizes and inference.mode != "whole" and inference.window_size is None:
+            raise ValueError(
+                f"inference.mode={inference.mode} needs an inference.window_size, as training on "
+                f"whole images gives none"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _has_the_parts_to_freeze(self) -> "Recipe":
         freeze, backbone = self.train.freeze, self.model.backbone
         if freeze not in ("off", "backbone") and not isinstance(backbone, ResNet):
@@ -420,7 +435,7 @@ class Recipe(Spec):
 
     @property
     def crop_sizes(self) -> tuple[Size, ...]:
-        """The sizes of training crops, (height, width), the final phase's last; () for images."""
+        """The training crops' sizes, the final phase's last; () for whole images."""
         final, first = self.train.final_phase, self.augment.crop_size
         last = final.crop_size if final and self.train.final_phase_steps else None
         return tuple(size for size in (first, last) if size is not None)
@@ -430,8 +445,7 @@ class Recipe(Spec):
         """The size of the last training crops; raises UsageError for a recipe of whole images."""
         if not self.crop_sizes:
             raise UsageError(
-                f"{self.name} trains on whole images, so that there is no usual size: name one "
-                f"(--size HEIGHTxWIDTH, or inference.window_size for sliding windows)"
+                f"{self.name} trains on whole images, so that there is no usual size: name one"
             )
         return self.crop_sizes[-1]
 

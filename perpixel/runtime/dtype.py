@@ -87,8 +87,10 @@ def no_kernel_search() -> Iterator[None]:
 
 
 @contextmanager
-def cudnn_mode(*, deterministic: bool) -> Iterator[None]:
+def cudnn_mode(*, deterministic: bool, one_size: bool = True) -> Iterator[None]:
     """Context in which cuDNN searches the fastest kernels, or only deterministic ones are used.
+
+    The search is for inputs of `one_size`: it would begin anew with every other.
 
     Where torch has no such kernel it warns. On a CPU every kernel here gives the same bits.
     """
@@ -96,7 +98,7 @@ def cudnn_mode(*, deterministic: bool) -> Iterator[None]:
     enabled = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    torch.backends.cudnn.benchmark = not deterministic
+    torch.backends.cudnn.benchmark = one_size and not deterministic
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by cuBLAS's first call
         torch.use_deterministic_algorithms(True, warn_only=True)

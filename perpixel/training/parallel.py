@@ -9,6 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.models.segmenter import Segmenter
+from perpixel.recipes.models import VGG16, CaffeNet
 from perpixel.recipes.schema import Recipe
 from perpixel.runtime.distributed import all_gather_ints
 
@@ -23,6 +24,15 @@ def check_batch_divides(recipe: Recipe, world_size: int) -> None:
             f"train.grad_accum_steps={train.grad_accum_steps} micro-batches: make it a multiple of "
             f"{parts}, or start another number of ranks"
         )
+    if recipe.augment.crop_size is None and train.batch_size != parts:
+        raise UsageError(
+            f"augment.crop_size=null: whole images go through the model one at a time, and "
+            f"train.batch_size={train.batch_size} in train.grad_accum_steps="
+            f"{train.grad_accum_steps} micro-batches of {world_size} ranks are several: set "
+            f"train.grad_accum_steps to train.batch_size divided by the ranks"
+        )
+    if isinstance(backbone, VGG16 | CaffeNet):
+        return  # without batch norm
     for crop in recipe.crop_sizes:
         height, width = (math.ceil(side / backbone.output_stride) for side in crop)
         if train.batch_size // train.grad_accum_steps * height * width == 1:

@@ -14,6 +14,7 @@ from perpixel.acceleration.accelerate import accelerate
 from perpixel.losses import loss_denominator, segmentation_loss
 from perpixel.models.normalize import normalize
 from perpixel.models.segmenter import SegmentationOutput, Segmenter
+from perpixel.recipes.base import Size
 from perpixel.recipes.schema import Recipe
 from perpixel.runtime.device import to_device
 from perpixel.runtime.distributed import DistInfo, all_reduce_sum
@@ -60,7 +61,7 @@ def make_train_state(
         compile=recipe.train.compile,
     )
     freeze_backbone(model, recipe.train.freeze)
-    buffers = list(model.buffers())
+    buffers = [buffer for buffer in model.buffers() if buffer.ndim < 2]  # others are constants
     return TrainState(
         model,
         ema_model,
@@ -113,10 +114,12 @@ def train_step(
     interrupted: bool = False,
     finish: bool = False,
     corrupt: int = 0,
+    sizes: tuple[Size, ...] | None = None,
 ) -> StepStats:
     """Trains on one batch: forward, loss, backward, unscale, clip, optimizer, moving average.
 
-    images: this rank's uint8 RGB [N, H, W, 3]; labels: uint8 [N, H, W]. `ddp_model` wraps
+    images: this rank's uint8 RGB [N, H, W, 3]; labels: uint8 [N, H, W]; sizes: those of the images
+    that are smaller, padded at the bottom and right, one in each micro-batch. `ddp_model` wraps
     `state.model`, if there are several ranks. The loss is a sum over the counted pixels of all
     ranks and micro-batches, divided once. A step whose loss or gradient is not finite changes
     nothing but float16's loss scale. `interrupted`, `finish` and `corrupt` are this rank's; all
@@ -127,7 +130,7 @@ def train_step(
     optimizer.zero_grad(set_to_none=True)
     loss = torch.zeros((), dtype=torch.float32, device=model.device)
     images, labels = (part.to(model.device, non_blocking=True) for part in (images, labels))
-    for batch in micro_batches(images, labels, recipe, dist_info):
+    for batch in micro_batches(images, labels, recipe, dist_info, sizes=sizes):
         torch.manual_seed(dropout_seed(recipe.train.seed, step, batch.number))
         with _no_sync_unless_last(ddp_model, batch):
             output = forward(ddp_model or model, batch.images, recipe, dtype=state.dtype)
@@ -187,16 +190,27 @@ class MicroBatch(NamedTuple):
 
 
 def micro_batches(
-    images: Tensor, labels: Tensor, recipe: Recipe, dist_info: DistInfo
+    images: Tensor,
+    labels: Tensor,
+    recipe: Recipe,
+    dist_info: DistInfo,
+    *,
+    sizes: tuple[Size, ...] | None = None,
 ) -> Iterator[MicroBatch]:
-    """Splits this rank's batch into micro-batches."""
+    """Splits this rank's batch into micro-batches; of `sizes`, into its images without padding."""
     count = recipe.train.grad_accum_steps
     parts = labels.chunk(count)
+    if sizes is not None:
+        parts = tuple(part[:, :h, :w] for part, (h, w) in zip(parts, sizes, strict=True))
     weights = torch.stack([loss_denominator(part, recipe.loss) for part in parts])
     factors = weights / all_reduce_sum(weights.sum()).clamp(min=torch.finfo(weights.dtype).tiny)
     factors = factors * dist_info.world_size
-    for index, part in enumerate(zip(images.chunk(count), parts, factors, strict=True)):
-        yield MicroBatch(dist_info.rank * count + index, *part, last=index == len(parts) - 1)
+    for index, (image_part, part, factor) in enumerate(
+        zip(images.chunk(count), parts, factors, strict=True)
+    ):
+        number, last = dist_info.rank * count + index, index == len(parts) - 1
+        height, width = part.shape[-2:]
+        yield MicroBatch(number, image_part[:, :height, :width], part, factor, last=last)
 
 
 def _no_sync_unless_last(

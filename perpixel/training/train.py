@@ -170,6 +170,7 @@ def train(
                 step=progress.step, ddp_model=ddp_model, dist_info=dist_info,
                 interrupted=preempted.is_set(), finish=logger.finish_requested,
                 corrupt=len(batch.corrupt),
+                sizes=batch.sizes,
             )  # fmt: skip
             progress.step += 1
             logger.set_step(progress.step)
@@ -238,7 +239,7 @@ def _run_context(
         run_lock(out, dist_info),
         distributed.process_group(device),
         preemption_flag() as preempted,
-        cudnn_mode(deterministic=deterministic),
+        cudnn_mode(deterministic=deterministic, one_size=bool(recipe.crop_sizes)),
         oom_message(_describe_micro_batch(recipe, dist_info, device), hint=_LESS_MEMORY),
     ):
         yield preempted

@@ -114,7 +114,7 @@ def test_a_caffemodel_and_back(tmp_path: Path, classes, capsys):
         assert ("scale_pool4.weight" in blobs) == (kind == "atonce")
         back = tmp_path / f"{kind}_back.safetensors"
         convert(theirs, back, dataset="pascal_voc")
-        assert "the mean of Pascal VOC's images" in capsys.readouterr().out
+        assert "the mean of" in capsys.readouterr().out
         checkpoint = read_checkpoint(back)
         assert checkpoint.recipe.model == MODELS[kind]
         assert checkpoint.recipe.input == recipe.input
@@ -345,6 +345,72 @@ def test_a_stage_starts_from_the_one_before(tmp_path: Path, classes):
         before, after = fcn32s(images).logits, fcn16s(images).logits
     assert before.abs().max() > 0.05
     assert (before - after).abs().max() < 0.5 * before.abs().max()
+
+
+def test_a_stage_starts_from_a_published_file(tmp_path: Path):
+    """Which names no classes: as many outputs as the recipe's data set has are taken for its."""
+    state = to_state_dict(random_model(MODELS["32s"]), toolkit="caffe")
+    blobs = {name: tensor.numpy() for name, tensor in state.items()}
+    (tmp_path / "fcn32s.caffemodel").write_bytes(serialize_caffemodel("fcn32s", blobs))
+    torch.save(state, tmp_path / "fcn32s.pth")
+    for file in ("fcn32s.caffemodel", "fcn32s.pth"):
+        model = build(MODELS["16s"], num_classes=21)
+        initial = zoo.initial_weights(small_recipe(MODELS["16s"]), tmp_path / file)
+        lines = " ".join(load_pretrained(model, initial, class_names=CLASSES.names))
+        assert torch.equal(model.head.classifier.weight, state["score_fr.weight"])
+        assert "input is another" not in lines
+    nyud = small_recipe(MODELS["16s"], "caffe-fcn/nyud-fcn32s-color")
+    initial = zoo.initial_weights(nyud, tmp_path / "fcn32s.pth")  # 21 outputs, and 40 classes there
+    model = build(MODELS["16s"], num_classes=40)
+    assert "starts anew" in " ".join(load_pretrained(model, initial, class_names=("a",) * 40))
+
+
+def test_what_is_no_vgg_16(tmp_path: Path):
+    state = to_state_dict(random_model(MODELS["32s"]), toolkit="caffe")
+    trunk = {name: tensor for name, tensor in state.items() if name.startswith(("conv", "fc"))}
+    vgg19 = {**trunk, "conv3_4.weight": torch.zeros(8, 8, 3, 3), "conv3_4.bias": torch.zeros(8)}
+    keras = {
+        name: tensor.permute(2, 3, 1, 0).contiguous() if tensor.ndim == 4 else tensor
+        for name, tensor in trunk.items()
+    }
+    for name, weights in (("vgg19", vgg19), ("keras", keras)):
+        torch.save(weights, tmp_path / f"{name}.pth")
+        initial = zoo.initial_weights(small_recipe(MODELS["32s"]), tmp_path / f"{name}.pth")
+        model = build(MODELS["32s"], num_classes=21)
+        with pytest.raises(PerpixelError, match=r"do not fit the recipe's backbone in \d+ places"):
+            load_pretrained(model, initial, class_names=CLASSES.names)
+
+
+def test_contradictions_are_refused(tmp_path: Path):
+    state = to_state_dict(random_model(MODELS["8s"]), toolkit="caffe")
+    blobs = {name: tensor.numpy() for name, tensor in state.items()}
+    (tmp_path / "8s.caffemodel").write_bytes(serialize_caffemodel("x" * 60, blobs))
+    out = tmp_path / "out.safetensors"
+    with pytest.raises(UsageError, match="holds the layers of a staged FCN-8s"):
+        convert(tmp_path / "8s.caffemodel", out, variant="atonce")
+    convert(tmp_path / "8s.caffemodel", out, dataset="pascal_voc")  # a name of 60 bytes, "<"
+    with pytest.raises(UsageError, match="a threshold is not for the original FCN"):
+        convert(tmp_path / "8s.caffemodel", out, threshold=0.5)
+    odd = Model(backbone=SMALL, head=FCNSkip(skip_scales=(0.5, 0.25)))
+    with pytest.raises(PerpixelError, match="scales of its own"):
+        to_state_dict(random_model(odd), toolkit="caffe")
+    with pytest.raises(UsageError, match="models with a ResNet, and this model's backbone is VGG"):
+        to_state_dict(random_model(MODELS["8s"]), toolkit="mmseg")
+
+
+def test_the_mean_is_that_of_the_data_set(tmp_path: Path):
+    state = to_state_dict(random_model(MODELS["32s"], classes=33), toolkit="caffe")
+    torch.save(state, tmp_path / "siftflow.pth")
+    convert(tmp_path / "siftflow.pth", tmp_path / "out.safetensors", dataset="siftflow")
+    recipe = read_checkpoint(tmp_path / "out.safetensors").recipe
+    assert recipe.input == perpixel.recipe("caffe-fcn/siftflow-fcn32s").input
+
+
+@pytest.mark.parametrize("name", ["voc-fcn16s", "voc-fcn8s", "pascalcontext-fcn8s"])
+def test_a_stage_without_the_one_before_is_refused(name: str):
+    with pytest.raises(UsageError, match=r"starts from a run or checkpoint of FCN-(32|16)s"):
+        zoo.initial_weights(perpixel.recipe(f"caffe-fcn/{name}"), None)
+    assert zoo.initial_weights(perpixel.recipe(f"caffe-fcn/{name}"), "none") is None
 
 
 @pytest.mark.parametrize("name", ["voc-fcn32s", "voc-fcn8s-atonce", "voc-fcn-alexnet"])

@@ -6,12 +6,16 @@ import torch
 from torch.nn.functional import interpolate, pad
 
 import perpixel
+from perpixel.data.loader import batches
+from perpixel.data.user_dataset import wrap_dataset
 from perpixel.models.build import build
 from perpixel.models.fcn_skip import Deconvolution, bilinear_kernel
 from perpixel.profiling.flops import count
 from perpixel.recipes.models import FCN, VGG16, Auxiliary, CaffeNet, FCNSkip, Model, ResNet
-from perpixel.recipes.schema import Recipe
+from perpixel.runtime.distributed import DistInfo
 from perpixel.training.freeze import freeze_backbone
+from perpixel.training.parallel import check_batch_divides
+from perpixel.training.step import forward, loss_from_logits, micro_batches
 
 SMALL = VGG16(base_channels=2, fc_channels=4)
 MODELS = [
@@ -114,7 +118,7 @@ LEARNING = perpixel.override(
 def test_fcn_8s_learns_from_random_weights(tmp_path, precision: str):
     """A model that gives every pixel one class has at most 5 mIoU on the scenes."""
     recipe = perpixel.override(LEARNING, [f"train.precision={precision}"])
-    run = perpixel.train(recipe, out=tmp_path, device="cpu")
+    run = perpixel.train(recipe, out=tmp_path, device="cpu", init="none")
     print(f"mIoU {run.scores.miou:.1f}")
     assert run.scores.miou > 10
 
@@ -134,17 +138,93 @@ class _DarkAndLight:
         return np.repeat(200 * mask[..., None], 3, axis=2), mask
 
 
-@pytest.mark.parametrize("batch_size", [1, 3])
-def test_whole_images_of_several_sizes_train(tmp_path, batch_size: int):
-    changes = ["augment.crop_size=null", "train.steps=4", f"train.batch_size={batch_size}"]
-    recipe: Recipe = perpixel.override(LEARNING, [*changes, "loss.reduction=sum"])
+WHOLE = perpixel.override(
+    LEARNING, ["augment.crop_size=null", "train.steps=4", "train.batch_size=1"]
+)
+
+
+def test_whole_images_of_several_sizes_train(tmp_path):
     run = perpixel.train(
-        recipe,
-        train_dataset=_DarkAndLight(),
-        eval_dataset=_DarkAndLight(),
-        out=tmp_path,
-        device="cpu",
-    )
+        WHOLE, train_dataset=_DarkAndLight(), eval_dataset=_DarkAndLight(), out=tmp_path,
+        device="cpu", init="none",
+    )  # fmt: skip
     assert run.scores.images == 4
+    assert run.scores.miou > 60  # either class alone has 25 at most
+
+
+def test_whole_images_are_padded_on_their_way_only():
+    """Three of several sizes in one batch; a micro-batch is one of them as it is."""
+    recipe = perpixel.override(
+        WHOLE, ["train.batch_size=3", "train.grad_accum_steps=3", "augment.flip_prob=0"]
+    )
+    dataset = wrap_dataset(_DarkAndLight())
+    (batch, *_) = batches(dataset, recipe, first_step=0, workers=0)
+    assert batch.sizes is not None
+    assert len(set(batch.sizes)) == 3
+    assert batch.images.shape[1:3] == tuple(map(max, zip(*batch.sizes, strict=True)))
+    for image, label, (height, width) in zip(batch.images, batch.labels, batch.sizes, strict=True):
+        assert (label[height:] == 255).all()
+        assert (label[:, width:] == 255).all()
+        assert set(label[:height, :width].unique().tolist()) == {0, 1}
+        assert torch.equal(image[..., 0] == 200, label == 1)
+    parts = list(micro_batches(batch.images, batch.labels, recipe, DistInfo(), sizes=batch.sizes))
+    assert [tuple(part.images.shape[1:3]) for part in parts] == [*batch.sizes]
+    assert [tuple(part.labels.shape[1:]) for part in parts] == [*batch.sizes]
+
+
+def test_a_sum_over_pixels_is_the_mean_over_images():
+    """In one batch as in micro-batches; unlabeled pixels count nothing."""
+    recipe = perpixel.override(
+        LEARNING, ["loss.reduction=sum", "augment.crop_size=32x40", "train.batch_size=2"]
+    )
+    torch.manual_seed(0)
+    model = build(recipe.model, num_classes=2)
+    for score in (model.head.classifier, *model.head.skips):
+        torch.nn.init.normal_(score.weight, std=0.1)
+    images = torch.randint(0, 256, (2, 32, 40, 3), dtype=torch.uint8)
+    labels = torch.randint(0, 2, (2, 32, 40), dtype=torch.uint8)
+    labels[1, :9] = 255
+    gradients = []
+    for parts in (1, 2):
+        settings = perpixel.override(recipe, [f"train.grad_accum_steps={parts}"])
+        model.zero_grad()
+        for batch in micro_batches(images, labels, settings, DistInfo()):
+            output = forward(model, batch.images, settings, dtype=torch.float32)
+            (batch.factor * loss_from_logits(output, batch.labels, settings)).backward()
+        gradients.append(model.head.classifier.weight.grad.clone())
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-3)
+    output = forward(model, images, recipe, dtype=torch.float32)
+    expected = torch.nn.functional.cross_entropy(
+        output.logits, labels.long(), ignore_index=255, reduction="sum"
+    )
+    torch.testing.assert_close(loss_from_logits(output, labels, recipe), expected / 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (["inference.mode=slide"], "needs an inference.window_size"),
+        (["train.compile=default"], "compile is for one crop size"),
+        (["loss.reduction=sum", "loss.dice=1"], "reduction=sum beside dice or lovasz"),
+        (
+            ["model.head.stride=16", "model.head.skip_scales=[0.01,1]"],
+            "skip_scales are for stride=8",
+        ),
+    ],
+)
+def test_settings_that_do_not_go_together(changes: list[str], says: str):
+    with pytest.raises(perpixel.UsageError, match=says):
+        perpixel.override(WHOLE, changes)
+
+
+def test_what_needs_a_size_or_one_image_says_so(tmp_path):
     with pytest.raises(perpixel.UsageError, match="trains on whole images"):
-        _ = recipe.window_size
+        _ = WHOLE.window_size
+    with pytest.raises(perpixel.UsageError, match=r"one at a time.*train\.batch_size=3"):
+        check_batch_divides(perpixel.override(WHOLE, ["train.batch_size=3"]), world_size=1)
+    check_batch_divides(perpixel.override(WHOLE, ["train.batch_size=2"]), world_size=2)
+    check_batch_divides(
+        perpixel.override(LEARNING, ["augment.crop_size=32x32", "train.batch_size=1"]), 1
+    )  # a batch norm would have one value, and there is none
+    with pytest.raises(perpixel.UsageError, match="starts from a run or checkpoint of FCN-16s"):
+        perpixel.train(LEARNING, out=tmp_path, device="cpu")

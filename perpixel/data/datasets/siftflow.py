@@ -3,7 +3,7 @@
 Layout: {Images, SemanticLabels}/spatial_envelope_256x256_static_8outdoorcategories/NAME.{jpg, mat},
 in SiftFlowDataset or where it was unpacked. A mask is the variable S of a .mat file: 0 void, 1 to
 33 the classes. The split "test" are the usual 200 images, "trainval" all others with a mask but
-highway_bost181 and street_urb506, whose masks are empty: 2,486 (data/sift-flow of
+highway_bost181 and street_urb506, which lack labels: 2,486 (data/sift-flow of
 shelhamer/fcn.berkeleyvision.org). Cow, desert and moon are absent from "test".
 """
 
@@ -27,7 +27,7 @@ CLASSES = Classes(_NAMES, distinct_palette(len(_NAMES)))
 
 _MAPPING = LabelMapping(ids={0: IGNORE_INDEX, **{i + 1: i for i in range(len(CLASSES))}})
 _SCENES = "spatial_envelope_256x256_static_8outdoorcategories"
-_EMPTY = ("highway_bost181", "street_urb506")
+_UNLABELED = ("highway_bost181", "street_urb506")
 _TEST = Path(__file__).parent / "lists" / "siftflow_test.txt"
 
 
@@ -41,7 +41,7 @@ def open_siftflow(root: Path, split: str) -> PairDataset:
     names = read_list(_TEST)
     if split == "trainval":
         others = (path.stem for path in list_files(masks, "*.mat"))
-        names = tuple(name for name in others if name not in {*names, *_EMPTY})
+        names = tuple(name for name in others if name not in {*names, *_UNLABELED})
         if not names:
             raise PerpixelError(f"{masks}: holds no mask of trainval, NAME.mat")
     below = folder.relative_to(root)
