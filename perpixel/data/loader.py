@@ -38,14 +38,14 @@ class Batch(NamedTuple):
     """Images uint8 RGB [N, height, width, 3], labels uint8 [N, height, width], and names.
 
     `corrupt` holds the error messages of corrupt samples, which the next of their epoch replace.
-    Whole images are padded to the largest, and `sizes` are their own (height, width).
+    Whole images are padded to the largest, and `sizes`, int64 [N, 2], are their own.
     """
 
     images: Tensor
     labels: Tensor
     names: tuple[str, ...]
     corrupt: tuple[str, ...]
-    sizes: tuple[Size, ...] | None = None
+    sizes: Tensor | None = None
 
 
 def batches(
@@ -114,8 +114,8 @@ class _Steps(TorchDataset[Batch | PerpixelError]):
         images, labels, names = zip(*samples, strict=True)
         sizes = None
         if _phase_augment(self.recipe, step).crop_size is None:
-            sizes = tuple((int(label.shape[0]), int(label.shape[1])) for label in labels)
-            largest = max(height for height, _ in sizes), max(width for _, width in sizes)
+            sizes = torch.tensor([label.shape for label in labels])
+            largest = max(map(len, labels)), max(label.shape[1] for label in labels)
             images = tuple(_pad_to(image, largest, 0) for image in images)
             labels = tuple(_pad_to(label, largest, IGNORE_INDEX) for label in labels)
         return Batch(

@@ -14,7 +14,6 @@ from perpixel.acceleration.accelerate import accelerate
 from perpixel.losses import loss_denominator, segmentation_loss
 from perpixel.models.normalize import normalize
 from perpixel.models.segmenter import SegmentationOutput, Segmenter
-from perpixel.recipes.base import Size
 from perpixel.recipes.schema import Recipe
 from perpixel.runtime.device import to_device
 from perpixel.runtime.distributed import DistInfo, all_reduce_sum
@@ -114,12 +113,12 @@ def train_step(
     interrupted: bool = False,
     finish: bool = False,
     corrupt: int = 0,
-    sizes: tuple[Size, ...] | None = None,
+    sizes: Tensor | None = None,
 ) -> StepStats:
     """Trains on one batch: forward, loss, backward, unscale, clip, optimizer, moving average.
 
-    images: this rank's uint8 RGB [N, H, W, 3]; labels: uint8 [N, H, W]; sizes: those of the images
-    that are smaller, padded at the bottom and right, one in each micro-batch. `ddp_model` wraps
+    images: this rank's uint8 RGB [N, H, W, 3]; labels: uint8 [N, H, W]; sizes: int64 [N, 2], where
+    images are smaller and padded at the bottom and right, one in each micro-batch. `ddp_model` wraps
     `state.model`, if there are several ranks. The loss is a sum over the counted pixels of all
     ranks and micro-batches, divided once. A step whose loss or gradient is not finite changes
     nothing but float16's loss scale. `interrupted`, `finish` and `corrupt` are this rank's; all
@@ -195,13 +194,13 @@ def micro_batches(
     recipe: Recipe,
     dist_info: DistInfo,
     *,
-    sizes: tuple[Size, ...] | None = None,
+    sizes: Tensor | None = None,
 ) -> Iterator[MicroBatch]:
     """Splits this rank's batch into micro-batches; of `sizes`, into its images without padding."""
     count = recipe.train.grad_accum_steps
     parts = labels.chunk(count)
     if sizes is not None:
-        parts = tuple(part[:, :h, :w] for part, (h, w) in zip(parts, sizes, strict=True))
+        parts = tuple(part[:, :h, :w] for part, (h, w) in zip(parts, sizes.tolist(), strict=True))
     weights = torch.stack([loss_denominator(part, recipe.loss) for part in parts])
     factors = weights / all_reduce_sum(weights.sum()).clamp(min=torch.finfo(weights.dtype).tiny)
     factors = factors * dist_info.world_size

@@ -160,16 +160,17 @@ def test_whole_images_are_padded_on_their_way_only():
     dataset = wrap_dataset(_DarkAndLight())
     (batch, *_) = batches(dataset, recipe, first_step=0, workers=0)
     assert batch.sizes is not None
-    assert len(set(batch.sizes)) == 3
-    assert batch.images.shape[1:3] == tuple(map(max, zip(*batch.sizes, strict=True)))
-    for image, label, (height, width) in zip(batch.images, batch.labels, batch.sizes, strict=True):
+    sizes = [(height, width) for height, width in batch.sizes.tolist()]
+    assert len(set(sizes)) == 3
+    assert batch.images.shape[1:3] == tuple(map(max, zip(*sizes, strict=True)))
+    for image, label, (height, width) in zip(batch.images, batch.labels, sizes, strict=True):
         assert (label[height:] == 255).all()
         assert (label[:, width:] == 255).all()
         assert set(label[:height, :width].unique().tolist()) == {0, 1}
         assert torch.equal(image[..., 0] == 200, label == 1)
     parts = list(micro_batches(batch.images, batch.labels, recipe, DistInfo(), sizes=batch.sizes))
-    assert [tuple(part.images.shape[1:3]) for part in parts] == [*batch.sizes]
-    assert [tuple(part.labels.shape[1:]) for part in parts] == [*batch.sizes]
+    assert [tuple(part.images.shape[1:3]) for part in parts] == sizes
+    assert [tuple(part.labels.shape[1:]) for part in parts] == sizes
 
 
 def test_a_sum_over_pixels_is_the_mean_over_images():
