@@ -119,8 +119,8 @@ def train_step(
 
     images: this rank's uint8 RGB [N, H, W, 3]; labels: uint8 [N, H, W]; sizes: int64 [N, 2], where
     images are smaller and padded at the bottom and right, one in each micro-batch. `ddp_model`
-    wraps `state.model`, if there are several ranks. The loss is a sum over the counted pixels of all
-    ranks and micro-batches, divided once. A step whose loss or gradient is not finite changes
+    wraps `state.model`, if there are several ranks. The loss is a sum over the counted pixels of
+    all ranks and micro-batches, divided once. A step whose loss or gradient is not finite changes
     nothing but float16's loss scale. `interrupted`, `finish` and `corrupt` are this rank's; all
     ranks return the same stats.
     """
