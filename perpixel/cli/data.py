@@ -181,8 +181,6 @@ def check(
 
 def _draw(report: "Report", file: Path) -> None:
     """Writes the sheet of a report's examples; raises PerpixelError where there are none."""
-    import numpy as np
-
     from perpixel.data.dataset import read_pair
     from perpixel.data.label_sheet import label_sheet
     from perpixel.io.images import write_image
@@ -192,7 +190,7 @@ def _draw(report: "Report", file: Path) -> None:
     samples = (
         (*read_pair(pairs, index), pairs.sample_id(index)) for pairs, index in report.examples
     )
-    write_image(file, np.asarray(label_sheet(samples, report.examples[0][0].classes)))
+    write_image(file, label_sheet(samples, report.examples[0][0].classes))
     typer.echo(f"{file}: {plural(len(report.examples), 'image')} with their masks")
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 import numpy as np
-from PIL.Image import Image
 
 from perpixel.data.augment import resize
 from perpixel.data.dataset import Dataset, read_pair
@@ -36,7 +35,7 @@ def errors(image: Array, label: Array, prediction: Array) -> Array:
 
 def prediction_sheet(
     predictor: Predictor, dataset: Dataset, scores: Scores, *, rows: int = 5
-) -> Image:
+) -> Array:
     """Draws the worst image, the best and those between: image, truth, prediction, errors.
 
     `scores` are those of `predictor` on `dataset`.

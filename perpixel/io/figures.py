@@ -35,7 +35,7 @@ def sheet(
     classes: Sequence[str],
     palette: Palette,
     shown: Collection[int],
-) -> Image.Image:
+) -> Array:
     """Arranges RGB images with their captions in a grid, above a legend of the classes.
 
     The legend's classes that are not `shown`, by index, are pale.
@@ -59,7 +59,7 @@ def sheet(
             draw.text((left, top + images[index].height + 4), caption, _INK, caption_font)
         top += height
     figure.paste(names, (0, top))
-    return figure
+    return np.asarray(figure)
 
 
 def add_legend(image: Array, names: Sequence[str], palette: Palette) -> Array:
