@@ -162,9 +162,7 @@ def check(
     from perpixel.data import check
     from perpixel.io.atomic import atomic_write
 
-    for file in (json_file, sheet):
-        if file is not None:
-            options.require_writable(file)
+    options.require_writable(json_file, sheet)
     size = None if crop is None else options.read_size(crop, "--crop")
     with options.progress_bar("check") as progress:
         report = check.check(dataset, root, only=split or (), crop=size, progress=progress)
