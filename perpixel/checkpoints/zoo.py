@@ -181,7 +181,7 @@ def initial_weights(recipe: Recipe, init: str | Path | None) -> InitialWeights |
     if init is None or init == "none":
         return None
     path = Path(init)
-    if _is_foreign(path) and (backbone_only := _backbone_in(path, recipe.model)):
+    if _is_foreign(path) and (backbone_only := _backbone_in(path, recipe.model, name=path.name)):
         return backbone_only
     checkpoint, lines = _read_model(init, like=recipe.model, dataset=recipe.data.name)
     if changes := differences(recipe.model, checkpoint.recipe.model):
@@ -211,10 +211,9 @@ def _imagenet_weights(recipe: Recipe) -> InitialWeights:
         file = chosen if isinstance(chosen, Download) else imagenet(backbone)
         path = download.fetch(file.url, sha256=file.sha256)
         name = path.name
-    weights = _backbone_in(path, recipe.model)
+    weights = _backbone_in(path, recipe.model, name=name)
     assert weights is not None  # none of these files is a whole model of ours
-    origin = f"{name} (sha256 {download.hash_of(path)})"
-    return replace(weights, origin=origin, lines=(*weights.lines, *lines))
+    return replace(weights, lines=(*weights.lines, *lines))
 
 
 def with_model_of(source: str | Path, recipe: Recipe) -> Recipe:
@@ -250,7 +249,7 @@ def _read_model(
     return imported.checkpoint, lines
 
 
-def _backbone_in(path: Path, model: Model) -> InitialWeights | None:
+def _backbone_in(path: Path, model: Model, *, name: str) -> InitialWeights | None:
     """Reads a backbone's weights from another toolkit's file; None for a whole model of ours."""
     source = files.read_source(path)
     is_caffe = isinstance(model.backbone, VGG16 | CaffeNet)
@@ -277,9 +276,8 @@ def _backbone_in(path: Path, model: Model) -> InitialWeights | None:
     if left_out:
         shown = ", ".join(left_out[:8]) + (", ..." if len(left_out) > 8 else "")
         lines.append(f"left out of it, {plural(len(left_out), 'tensor')}: {shown}")
-    return InitialWeights(
-        weights, f"{path.name} (sha256 {download.hash_of(path)})", lines=tuple(lines)
-    )
+    origin = f"{name} (sha256 {download.hash_of(path)})"
+    return InitialWeights(weights, origin, lines=tuple(lines))
 
 
 def _find_in_run(folder: Path) -> Path:

@@ -162,9 +162,7 @@ def check(
     from perpixel.data import check
     from perpixel.io.atomic import atomic_write
 
-    for file in (json_file, sheet):
-        if file is not None:
-            options.require_writable(file)
+    options.require_writable(json_file, sheet)
     size = None if crop is None else options.read_size(crop, "--crop")
     with options.progress_bar("check") as progress:
         report = check.check(dataset, root, only=split or (), crop=size, progress=progress)
@@ -181,8 +179,6 @@ def check(
 
 def _draw(report: "Report", file: Path) -> None:
     """Writes the sheet of a report's examples; raises PerpixelError where there are none."""
-    import numpy as np
-
     from perpixel.data.dataset import read_pair
     from perpixel.data.label_sheet import label_sheet
     from perpixel.io.images import write_image
@@ -192,7 +188,7 @@ def _draw(report: "Report", file: Path) -> None:
     samples = (
         (*read_pair(pairs, index), pairs.sample_id(index)) for pairs, index in report.examples
     )
-    write_image(file, np.asarray(label_sheet(samples, report.examples[0][0].classes)))
+    write_image(file, label_sheet(samples, report.examples[0][0].classes))
     typer.echo(f"{file}: {plural(len(report.examples), 'image')} with their masks")
 
 

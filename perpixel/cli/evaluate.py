@@ -52,9 +52,7 @@ def evaluate(
     from perpixel.io.atomic import atomic_write
     from perpixel.runtime.distributed import get_dist_info
 
-    for file in (json_file, out / "evaluate.json" if out else None):
-        if file is not None:
-            options.require_writable(file)
+    options.require_writable(json_file, out / "evaluate.json" if out else None)
     predictor = perpixel.load(
         model,
         device=device,

@@ -112,20 +112,21 @@ def inference_settings(mode: str | None, scales: str | None, flip: bool | None) 
     return settings
 
 
-def require_writable(path: Path, *, folder: bool = False) -> None:
-    """Raises PerpixelError, before the work starts, if a file, or files in a folder, cannot be
-    written at its end."""
-    if path.exists() and not path.is_file() and not folder:
-        writable = not path.is_dir() and os.access(path, os.W_OK)  # a device, as /dev/stdout
-    else:
-        parent = path if folder else path.parent
-        while not parent.exists():
-            parent = parent.parent
-        writable = parent.is_dir() and os.access(parent, os.W_OK)
-    if not writable:
-        raise PerpixelError(
-            f"{path}: cannot be written; name another {'folder' if folder else 'file'}"
-        )
+def require_writable(*paths: Path | None, folder: bool = False) -> None:
+    """Raises PerpixelError, before the work starts, if files, or files in a folder, cannot be
+    written at its end; None is no file."""
+    for path in filter(None, paths):
+        if path.exists() and not path.is_file() and not folder:
+            writable = not path.is_dir() and os.access(path, os.W_OK)  # a device, as /dev/stdout
+        else:
+            parent = path if folder else path.parent
+            while not parent.exists():
+                parent = parent.parent
+            writable = parent.is_dir() and os.access(parent, os.W_OK)
+        if not writable:
+            raise PerpixelError(
+                f"{path}: cannot be written; name another {'folder' if folder else 'file'}"
+            )
 
 
 def read_size(text: str, option: str) -> tuple[int, int]:

@@ -72,8 +72,7 @@ def profile(
     sizes = [options.read_size(text, "--size") for text in size]
     if trace is not None and (len(sizes) > 1 or seconds == 0):
         raise UsageError("--trace writes one pass: give one --size, and --seconds above 0")
-    for file in filter(None, (json_file, trace)):
-        options.require_writable(file)
+    options.require_writable(json_file, trace)
     recipe, num_classes = _find_recipe(model, num_classes)
     torch_device = resolve_device(device)
     dtype = resolve_dtype(precision, torch_device)

@@ -194,8 +194,8 @@ def _report(runs: list[Path], *, device: str) -> None:
     from perpixel.training.run_logger import read_data_root
 
     if get_dist_info().is_main:
-        report(runs, out=runs[0].parent / "report.html" if len(runs) > 1 else None,
-               data=read_data_root(runs[0]), images=6, device=device)  # fmt: skip
+        out = runs[0].parent / "report.html" if len(runs) > 1 else None
+        report(runs, out=out, data=read_data_root(runs[0]), device=device)
 
 
 def _train_seeds(

@@ -5,7 +5,6 @@ from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
-from PIL.Image import Image
 
 from perpixel.data.dataset import Classes
 from perpixel.io import figures
@@ -15,7 +14,7 @@ MAX_IMAGES = 12
 """More would be too small to see, or too many to look at."""
 
 
-def label_sheet(samples: Iterable[tuple[Array, Array, str]], classes: Classes) -> Image:
+def label_sheet(samples: Iterable[tuple[Array, Array, str]], classes: Classes) -> Array:
     """Draws the first MAX_IMAGES of (image, mask, name); unlabeled pixels have no color."""
     palette = readable_palette(classes.palette)
     tiles, shown = [], set[int]()

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 import numpy as np
-from PIL.Image import Image
 
 from perpixel.data.augment import resize
 from perpixel.data.dataset import Dataset, read_pair
@@ -34,10 +33,8 @@ def errors(image: Array, label: Array, prediction: Array) -> Array:
     return view
 
 
-def prediction_sheet(
-    predictor: Predictor, dataset: Dataset, scores: Scores, *, rows: int = 5
-) -> Image:
-    """Draws the worst image, the best and those between: image, truth, prediction, errors.
+def prediction_sheet(predictor: Predictor, dataset: Dataset, scores: Scores) -> Array:
+    """Draws the worst image, the best and three between: image, truth, prediction, errors.
 
     `scores` are those of `predictor` on `dataset`.
     """
@@ -48,7 +45,7 @@ def prediction_sheet(
     )
     tiles: list[tuple[Array, str]] = []
     shown: set[int] = set()
-    places = sorted(set(np.linspace(0, len(ranking) - 1, rows).astype(int).tolist()))
+    places = sorted(set(np.linspace(0, len(ranking) - 1, num=5).astype(int).tolist()))
     for place in places:
         miou, index = ranking[place]
         image, label = read_pair(dataset, index)

@@ -92,7 +92,7 @@ def _subsample(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     return points[::-stride][::-1]
 
 
-def draw(charts: Sequence[Chart]) -> Image.Image:
+def draw(charts: Sequence[Chart]) -> Array:
     """Draws the first run's curves, the charts side by side."""
     height, width = round(HEIGHT * _SCALE) + _TITLE + 24, round(WIDTH * _SCALE) + 24
     canvas = np.full((height, width * len(charts), 3), 255, np.uint8)
@@ -117,7 +117,7 @@ def draw(charts: Sequence[Chart]) -> Image.Image:
     for origin, position, text, anchor, size in texts:
         place = tuple(origin + np.array(position) * _SCALE)
         ImageDraw.Draw(figure).text(place, text, _INK, font(size), anchor=anchor)
-    return figure
+    return np.asarray(figure)
 
 
 def _line(

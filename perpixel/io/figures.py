@@ -3,7 +3,6 @@
 import math
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
-from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -35,7 +34,7 @@ def sheet(
     classes: Sequence[str],
     palette: Palette,
     shown: Collection[int],
-) -> Image.Image:
+) -> Array:
     """Arranges RGB images with their captions in a grid, above a legend of the classes.
 
     The legend's classes that are not `shown`, by index, are pale.
@@ -59,7 +58,7 @@ def sheet(
             draw.text((left, top + images[index].height + 4), caption, _INK, caption_font)
         top += height
     figure.paste(names, (0, top))
-    return figure
+    return np.asarray(figure)
 
 
 def add_legend(image: Array, names: Sequence[str], palette: Palette) -> Array:
@@ -102,7 +101,7 @@ def confusion(matrix: npt.NDArray[np.int64], names: Sequence[str]) -> Image.Imag
     """
     count = len(names)
     size = max(12, min(40, 1200 // count))
-    small = font(min(15, size - 1), names)
+    small, medium = font(min(15, size - 1), names), font(14)
     texts = [_shorten(name, 200, small) for name in names]
     margin = int(max(small.getlength(text) for text in texts)) + 44
     side = margin + count * size + _GAP
@@ -118,7 +117,7 @@ def confusion(matrix: npt.NDArray[np.int64], names: Sequence[str]) -> Image.Imag
         if size >= 24 and fraction >= 0.005:
             ink = "white" if fraction > 0.2 else _INK
             middle = (x + size / 2 - 1, y + size / 2 - 1)
-            draw.text(middle, f"{100 * fraction:.0f}", ink, font(14), anchor="mm")
+            draw.text(middle, f"{100 * fraction:.0f}", ink, medium, anchor="mm")
     upright = Image.new("RGB", (margin - 30, count * size), "white")  # names of columns, to turn
     for index, text in enumerate(texts):
         place = margin - 8, margin + (index + 0.5) * size - 1
@@ -133,11 +132,7 @@ def confusion(matrix: npt.NDArray[np.int64], names: Sequence[str]) -> Image.Imag
 
 def font(size: int, texts: Iterable[str] = ()) -> ImageFont.FreeTypeFont:
     """Returns Pillow's own font, `size` pixels high, or one of the system for more than ASCII."""
-    return _font(size, is_ascii=all(text.isascii() for text in texts))
-
-
-@lru_cache
-def _font(size: int, *, is_ascii: bool) -> ImageFont.FreeTypeFont:
+    is_ascii = all(text.isascii() for text in texts)
     for name in () if is_ascii else _SYSTEM_FONTS:
         with suppress(OSError):
             return ImageFont.truetype(name, size)

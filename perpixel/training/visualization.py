@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-
 from perpixel.data.dataset import Classes, Dataset
 from perpixel.data.label_sheet import label_sheet
 from perpixel.data.loader import Batch
@@ -24,8 +22,7 @@ def draw_batch(out: Path, batch: Batch, classes: Classes, logger: RunLogger) -> 
     """Draws train_batch.png: augmented images as the model gets them, their masks over them."""
     with _logs_failure(logger):
         samples = zip(batch.images.numpy(), batch.labels.numpy(), batch.names, strict=True)
-        sheet = label_sheet(samples, classes)
-        write_image(out / "results" / "train_batch.png", np.asarray(sheet))
+        write_image(out / "results" / "train_batch.png", label_sheet(samples, classes))
 
 
 def draw_evaluation(
@@ -35,7 +32,7 @@ def draw_evaluation(
     with _logs_failure(logger):
         scores.plot_confusion(out / "results" / "confusion.png")
         sheet = prediction_sheet(predictor, dataset, scores)
-        write_image(out / "results" / "predictions.png", np.asarray(sheet))
+        write_image(out / "results" / "predictions.png", sheet)
 
 
 def draw_curves(out: Path, logger: RunLogger, *, step: int) -> None:
@@ -43,7 +40,7 @@ def draw_curves(out: Path, logger: RunLogger, *, step: int) -> None:
     with _logs_failure(logger):
         logged = rows(out / "metrics.jsonl", up_to=step)
         curves = charts.draw(charts.charts([logged])[:2])
-        write_image(out / "results" / "curves.png", np.asarray(curves))
+        write_image(out / "results" / "curves.png", curves)
 
 
 @contextmanager
