@@ -190,8 +190,12 @@ def test_data_sets_in_their_original_layouts_have_no_errors(layout: str, tmp_pat
     name, write = MINIATURES[layout]
     write(tmp_path)
     report = check(name, tmp_path)
-    train = "trainaug" if name == "pascal_voc" else "train"
-    assert [split.name for split in report.splits] == [train, "val"]
+    expected = {
+        "pascal_voc": ["trainaug", "val"],
+        "siftflow": ["trainval", "test"],
+        "nyudv2": ["trainval", "test"],
+    }
+    assert [split.name for split in report.splits] == expected.get(name, ["train", "val"])
     assert report.balance is report.splits[0]
     # The miniatures of one split are painted as those of the other.
     # Pascal Context's 59 classes leave out the background.
