@@ -293,7 +293,7 @@ def test_a_run_can_start_from_another_or_from_a_backbone(straight: Path, mini: P
     wider = perpixel.override(started, ["model.head.channels=12", "model.aux_head=none"])
     perpixel.train(wider, data=mini, out=tmp_path / "part", init=straight, device="cpu")
     log = (tmp_path / "part" / "log.txt").read_text()
-    assert "initialized, 16 tensors: head.convs.0.0.weight [12, 64, 3, 3] (there [8, 64, 3, 3])" in log
+    assert "16 tensors: head.convs.0.0.weight [12, 64, 3, 3] (there [8, 64, 3, 3])" in log
     assert "not used, 7 tensors: auxiliary.classifier.bias, " in log
     assert f"head.channels: 12 -> 8; --model-from {straight} takes theirs" in log
 
