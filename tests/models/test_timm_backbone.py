@@ -190,7 +190,7 @@ def test_backbones_train_under_our_heads(recipe, name, stride, tmp_path):
     assert torch.equal(
         model_from_checkpoint(read_checkpoint(path))(images).logits, model(images).logits
     )
-    with pytest.raises(UsageError, match="converted for a ResNet, and this model's backbone is"):
+    with pytest.raises(UsageError, match="models with a ResNet, and this model's backbone is"):
         to_state_dict(model, toolkit="mmseg")
 
 
