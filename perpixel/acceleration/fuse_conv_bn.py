@@ -35,7 +35,7 @@ def _fuse_below(part: nn.Module) -> None:
     """Fuses every norm of `part`; our modules register a norm right after its convolution."""
     for module in list(part.modules()):
         for (_, convolution), (name, norm) in pairwise(list(module.named_children())):
-            if isinstance(norm, _Norm):
+            if isinstance(norm, _Norm) and not isinstance(convolution, nn.ConvTranspose2d):
                 assert isinstance(convolution, nn.Conv2d), f"{name} follows no convolution"
                 _fuse(convolution, norm)
                 setattr(module, name, nn.Identity())

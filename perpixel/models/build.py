@@ -58,7 +58,14 @@ def build(spec: Model, *, num_classes: int) -> Segmenter:
                     f"Semantic FPN needs features at four strides; {spec.backbone} has "
                     f"{len(channels)}"
                 )
-            head = SemanticFPNHead(channels, num_classes, semantic_fpn, align_corners=align)
+            strides = set(backbone.strides) if isinstance(backbone, TimmBackbone) else set()
+            head = SemanticFPNHead(
+                channels,
+                num_classes,
+                semantic_fpn,
+                align_corners=align,
+                one_stride=strides.pop() if len(strides) == 1 else None,
+            )
         case FCNSkip() as skip:
             is_caffenet = isinstance(spec.backbone, CaffeNetSpec)
             head = FCNSkipHead(channels, num_classes, skip, caffenet=is_caffenet)

@@ -20,7 +20,10 @@ _CONVS = (1, 1, 2, 3)  # per level, strides 4, 8, 16, 32
 
 
 class SemanticFPNHead(nn.Module):
-    """Neck and head. Keys: `lateral.L`, `output.L`, `scales.L.K.{0,1}`, `classifier`."""
+    """Neck and head. Keys: `lateral.L`, `output.L`, `scales.L.K.{0,1}`, `classifier`.
+
+    With `one_stride`, that of a plain ViT's features, they become a pyramid first (`pyramid.L`).
+    """
 
     def __init__(
         self,
@@ -29,8 +32,10 @@ class SemanticFPNHead(nn.Module):
         spec: SemanticFPN,
         *,
         align_corners: bool = False,
+        one_stride: int | None = None,
     ) -> None:
         super().__init__()
+        self.pyramid = None if one_stride is None else _pyramid(in_channels, one_stride)
         self._align_corners = align_corners
         neck = spec.fpn_channels
         if spec.fpn_norm:
@@ -53,6 +58,10 @@ class SemanticFPNHead(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Features at strides 4, 8, 16, 32 to logits [N, num_classes, H/4, W/4]."""
+        if self.pyramid is not None:
+            features = [
+                resize(feature) for resize, feature in zip(self.pyramid, features, strict=True)
+            ]
         levels = [lateral(feature) for lateral, feature in zip(self.lateral, features, strict=True)]
         for fine in range(len(levels) - 2, -1, -1):
             levels[fine] = levels[fine] + interpolate(
@@ -75,3 +84,26 @@ class SemanticFPNHead(nn.Module):
             merged = merged + feature
         logits: Tensor = self.classifier(self.dropout(merged))
         return logits
+
+
+def _pyramid(channels: Sequence[int], stride: int) -> nn.ModuleList:
+    """Resizes features of one stride to strides twice as large each, the first near 4.
+
+    A 2x2 transposed convolution doubles a feature, two with batch norm and GELU between them
+    enlarge it by 4; max pooling shrinks (BEiT's backbone/beit.py; mmsegmentation's Feature2Pyramid
+    in necks/featurepyramid.py). From stride 16 or 14 the factors are 4, 2, 1, 1/2, from 8 they are
+    2, 1, 1/2, 1/4.
+    """
+    doublings = (2, 1, 0, -1) if stride > 8 else (1, 0, -1, -2)
+    return nn.ModuleList(map(_resize, channels, doublings))
+
+
+def _resize(channels: int, doublings: int) -> nn.Module:
+    if doublings < 0:
+        return nn.MaxPool2d(2**-doublings, stride=2**-doublings)
+    if doublings == 0:
+        return nn.Identity()
+    double = partial(nn.ConvTranspose2d, channels, channels, 2, stride=2)
+    if doublings == 1:
+        return double()
+    return nn.Sequential(double(), nn.BatchNorm2d(channels), nn.GELU(), double())

@@ -1,40 +1,98 @@
 """Any backbone of timm that gives features, under our heads; its names and weights are timm's."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from types import ModuleType
 from typing import cast
 
+import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from perpixel.errors import PerpixelError, UsageError
+from perpixel.recipes.base import Size
 from perpixel.recipes.models import Timm
 from perpixel.recipes.overrides import suggestion
 
 _STAGES = 4
+_ANY_SIZE: tuple[dict[str, bool], ...] = (
+    {"dynamic_img_size": True, "dynamic_img_pad": True},  # ViT, DeiT, DINOv2, DINOv3, EVA
+    # Swin; its last stage shifts windows at every size, as in the toolkits, where `img_size` of the
+    # weights would have it not.
+    {"strict_img_size": False, "always_partition": True},
+    {},
+)
+"""What timm's classes call the option to take images of any size; the first that it knows."""
+
+_MULTIPLES = {  # of these sides only, so that images are padded inside
+    "swin": 4,
+    "hrnet": 32,
+    "hieradet": 32,
+    "sam2_hiera": 32,
+    "dla": 32,
+    "samvit": 16,
+}
 
 
 class TimmBackbone(nn.Module):
     """The last four features of `timm.create_model(features_only=True)`; keys: `body.*`.
 
-    `out_channels` are theirs. Raises UsageError for a name or an output stride timm does not
-    have, PerpixelError when timm cannot be imported.
+    `out_channels` and `strides` are theirs. A plain ViT, whose blocks have one stride, gives those
+    at the quarters of its depth. An image whose sides a backbone cannot take is padded with zeros
+    at the bottom and right, and the features are cropped again. Raises UsageError for a name or an
+    output stride timm does not have, PerpixelError when timm cannot be imported.
     """
 
     def __init__(self, spec: Timm) -> None:
         super().__init__()
         self.body = _create(spec)
         timm = _timm()
-        self.out_channels = tuple(self.body.feature_info.channels()[-_STAGES:])  # type: ignore[operator, union-attr]
+        info = self.body.feature_info
+        self.out_channels = tuple(info.channels()[-_STAGES:])  # type: ignore[operator, union-attr]
+        self.strides = tuple(info.reduction()[-_STAGES:])  # type: ignore[operator, union-attr]
+        self.multiple = next(
+            (multiple for name, multiple in _MULTIPLES.items() if spec.name.startswith(name)), 1
+        )
         # Only those of timm's wrappers that know another order have the attribute.
         order = getattr(self.body, "output_fmt", timm.layers.Format.NCHW)
         self._channels_last = order == timm.layers.Format.NHWC
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Normalized images [N, 3, H, W] to features [N, C, h, w], finest first."""
-        features = cast(Sequence[Tensor], self.body(images))[-_STAGES:]
+        height, width = images.shape[-2:]
+        if self.multiple > 1:
+            images = pad(images, (0, -width % self.multiple, 0, -height % self.multiple))
+        features = list(cast(Sequence[Tensor], self.body(images))[-_STAGES:])
         if self._channels_last:
-            return [feature.permute(0, 3, 1, 2).contiguous() for feature in features]
-        return list(features)
+            features = [feature.permute(0, 3, 1, 2).contiguous() for feature in features]
+        if self.multiple > 1:
+            features = [
+                feature[..., : -(-height // stride), : -(-width // stride)]
+                for feature, stride in zip(features, self.strides, strict=True)
+            ]
+        return features
+
+
+def check_sizes(spec: Timm, sizes: Iterable[Size]) -> None:
+    """Raises UsageError unless the backbone takes images of these (height, width).
+
+    It runs on PyTorch's meta device, without weights.
+    """
+    with torch.device("meta"):
+        backbone = TimmBackbone(spec).eval()
+    for height, width in sizes:
+        try:
+            with torch.no_grad():
+                backbone(torch.zeros(1, 3, height, width, device="meta"))
+        except Exception as error:  # an assertion, a RuntimeError, ...: each family has its own
+            own = _timm().get_pretrained_cfg(spec.name)
+            side = "x".join(map(str, own.input_size[1:])) if own else "its own size"
+            raise UsageError(
+                f"model.backbone.name={spec.name}: timm's model cannot take images of {height}x"
+                f"{width} ({type(error).__name__}: {str(error).splitlines()[0]}). It was made for "
+                f"{side}: set augment.crop_size={side}, inference.mode=slide and "
+                f"inference.window_size={side}, or take another backbone"
+            ) from None
 
 
 def pretrained_source(spec: Timm) -> tuple[str, dict[str, tuple[float, ...]]]:
@@ -60,7 +118,14 @@ def _create(spec: Timm) -> nn.Module:
     timm = _timm()
     options = {} if spec.output_stride == 32 else {"output_stride": spec.output_stride}
     try:
-        body: nn.Module = timm.create_model(spec.name, features_only=True, **options)
+        body, any_size = _create_for_any_size(spec.name, options)
+        strides = body.feature_info.reduction()  # type: ignore[operator, union-attr]
+        if len(set(strides)) == 1:
+            depth = len(body.feature_info.info)  # type: ignore[arg-type, union-attr]
+            quarters = [depth * part // _STAGES - 1 for part in range(1, _STAGES + 1)]
+            body = timm.create_model(
+                spec.name, features_only=True, out_indices=quarters, **options, **any_size
+            )
     except Exception as error:  # a model may refuse by any: RuntimeError, TypeError, an assertion
         raise UsageError(
             f"model.backbone.name={spec.name!r}: timm makes no features of it at output stride "
@@ -68,6 +133,18 @@ def _create(spec: Timm) -> nn.Module:
             + ("" if spec.name in timm.list_models() else suggestion(spec.name, timm.list_models()))
         ) from None
     return body
+
+
+def _create_for_any_size(
+    name: str, options: Mapping[str, int]
+) -> tuple[nn.Module, dict[str, bool]]:
+    """Creates the features with the first of _ANY_SIZE that the model's class knows."""
+    *special, plain = _ANY_SIZE
+    for any_size in special:
+        with suppress(TypeError):
+            body: nn.Module = _timm().create_model(name, features_only=True, **options, **any_size)
+            return body, any_size
+    return _timm().create_model(name, features_only=True, **options), plain
 
 
 def _timm() -> ModuleType:

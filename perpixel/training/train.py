@@ -19,9 +19,13 @@ from perpixel.evaluation.files import write_scores
 from perpixel.evaluation.metrics import Scores
 from perpixel.inference.predictor import Predictor
 from perpixel.io.atomic import atomic_write
+from perpixel.io.images import scaled_size
 from perpixel.losses import check_class_weights
 from perpixel.models.build import build
+from perpixel.models.timm_backbone import check_sizes
 from perpixel.recipes import overrides
+from perpixel.recipes.base import Size
+from perpixel.recipes.models import Timm
 from perpixel.recipes.schema import Recipe
 from perpixel.runtime import distributed
 from perpixel.runtime.device import copies_pinned, default_workers, resolve_device
@@ -278,11 +282,24 @@ def _check_settings_and_data(
     """
     check_class_weights(recipe.loss, len(train_dataset.classes))
     require_classes(eval_dataset, train_dataset.classes.names)
-    read_pair(eval_dataset, 0)
+    image, _ = read_pair(eval_dataset, 0)
+    if isinstance(recipe.model.backbone, Timm):
+        sizes = _input_sizes(recipe, (image.shape[0], image.shape[1]))
+        check_sizes(recipe.model.backbone, dict.fromkeys(sizes))
     return [
         *require_classes_shown(train_dataset, split=recipe.data.train_split),
         *require_classes_shown(eval_dataset, split=recipe.data.eval_split),
     ]
+
+
+def _input_sizes(recipe: Recipe, image_size: Size) -> list[Size]:
+    """The sizes of a model's inputs in training, and in evaluating an image of `image_size`."""
+    inference = recipe.inference
+    if inference.mode != "whole":
+        return [*recipe.crop_sizes, recipe.window_size]
+    size = recipe.data.resize or image_size
+    scaled = (scaled_size(size, scale, box=inference.base_size) for scale in inference.scales)
+    return [*recipe.crop_sizes, *scaled]
 
 
 def _check_random_weights_are_trained(recipe: Recipe) -> None:

@@ -9,6 +9,7 @@ import timm
 import torch
 
 import perpixel
+from perpixel.acceleration.fuse_conv_bn import fuse_conv_bn
 from perpixel.checkpoints import zoo
 from perpixel.checkpoints.format import (
     Checkpoint,
@@ -218,6 +219,102 @@ def test_what_timm_cannot_make_is_refused():
         spec = FPN.model.model_copy(update={"backbone": backbone})
         with pytest.raises(UsageError, match=complaint):
             build(spec, num_classes=5)
-    three = FPN.model.model_copy(update={"backbone": Timm(name="vit_tiny_patch16_224")})
+    three = FPN.model.model_copy(update={"backbone": Timm(name="visformer_tiny")})
     with pytest.raises(UsageError, match="features at four strides"):
         build(three, num_classes=5)
+
+
+ANY_SIZE = (  # a model of each family, the smallest
+    "vit_tiny_patch16_224", "vit_small_patch14_dinov2", "vit_small_patch14_reg4_dinov2",
+    "vit_small_patch16_dinov3", "deit_tiny_patch16_224", "deit3_small_patch16_224",
+    "eva02_tiny_patch14_224", "xcit_nano_12_p16_224", "xcit_nano_12_p8_224",
+    "swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256", "swin_s3_tiny_224",
+    "swinv2_cr_tiny_224", "hieradet_small", "hrnet_w18_small_v2", "pvt_v2_b0",
+    "twins_pcpvt_small", "poolformer_s12", "caformer_s18", "repvit_m1_1", "convnext_atto",
+    "convnextv2_atto", "fastvit_t8", "swiftformer_xs", "inception_next_tiny", "mambaout_femto",
+    "focalnet_tiny_srf", "davit_tiny", "tiny_vit_5m_224", "edgenext_xx_small", "mobilevit_xxs",
+    "mobileone_s0", "regnety_002", "efficientnet_lite0", "mobilenetv3_small_050", "resnet10t",
+    "densenet121", "dla34", "mvitv2_tiny", "nextvit_small", "vgg11", "ghostnet_050",
+    "res2net50_26w_4s", "samvit_base_patch16",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ANY_SIZE)
+def test_a_family_takes_images_of_any_size(name: str):
+    """On the meta device: shapes are those of real images, and no time goes into arithmetic."""
+    spec = perpixel.override(FPN, [*KIND, f"model.backbone.name={name}"]).model
+    with torch.device("meta"):
+        model = build(spec, num_classes=3)
+        for size in ((224, 224), (256, 320), (200, 333), (33, 65)):
+            logits = model(torch.zeros(2, 3, *size)).logits
+            assert logits.shape[:2] == (2, 3)
+            first = model.backbone.strides[0]
+            near = (side / (first if first <= 8 else first / 4) for side in size)
+            assert all(
+                abs(side - expected) <= 4
+                for side, expected in zip(logits.shape[2:], near, strict=True)
+            )
+
+
+@pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "hrnet_w18_small_v2"])
+def test_padding_changes_no_feature_of_a_size_that_fits(name: str):
+    backbone = timm_backbone.TimmBackbone(Timm(name=name)).eval()
+    images = torch.rand(1, 3, 64, 96)
+    with torch.inference_mode():
+        plain, ours = backbone.body(images)[-4:], backbone(images)
+        odd = backbone(images[..., :61, :90])
+    for feature, expected in zip(ours, plain, strict=True):
+        expected = expected.permute(0, 3, 1, 2) if name.startswith("swin") else expected
+        torch.testing.assert_close(feature, expected)
+    assert [tuple(f.shape[2:]) for f in odd] == [(16, 23), (8, 12), (4, 6), (2, 3)]
+
+
+def test_swin_shifts_its_last_windows_at_every_size():
+    """As the toolkits' do; timm's own default has them fixed where the weights' size needs none."""
+    body = timm_backbone.TimmBackbone(Timm(name="swin_tiny_patch4_window7_224")).body
+    shifts = [module.shift_size for module in body.modules() if hasattr(module, "shift_size")]
+    assert all(max(shift) > 0 for shift in shifts[1::2])
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_small_patch14_dinov2"])
+def test_a_plain_vits_pyramid_trains(name: str):
+    spec = perpixel.override(FPN, [*KIND, f"model.backbone.name={name}"]).model
+    model = build(spec, num_classes=3).train()
+    output = model(torch.rand(2, 3, 64, 80)).logits
+    output.sum().backward()
+    assert {n for n, p in model.named_parameters() if p.grad is None} <= {
+        n for n in model.state_dict() if n.startswith("backbone.")
+    }
+    names = {n.split(".")[2] for n, _ in model.named_parameters() if "pyramid" in n}
+    assert names == {"0", "1"}
+    fused = fuse_conv_bn(model.eval())
+    images = torch.rand(1, 3, 50, 70)
+    with torch.inference_mode():
+        torch.testing.assert_close(fused(images).logits, model(images).logits, rtol=1e-4, atol=1e-5)
+    fcn = perpixel.override(
+        FCN, [*KIND, f"model.backbone.name={name}", "model.aux_head=null"]
+    ).model
+    stride = 14 if "14" in name else 16
+    logits = build(fcn, num_classes=3)(torch.rand(2, 3, 64, 80)).logits
+    assert logits.shape[2:] == (-(-64 // stride), -(-80 // stride))
+
+
+FIXED = ("hiera_tiny_224", "beit_base_patch16_224", "maxvit_tiny_tf_224", "efficientformer_l1",
+         "efficientformerv2_s0", "gcvit_xxtiny", "cait_xxs24_224")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_a_backbone_of_one_size_says_so_before_training(name: str):
+    timm_backbone.check_sizes(Timm(name=name), [(224, 224)])
+    with pytest.raises(UsageError, match=r"cannot take images of 256x320 .*crop_size=224x224"):
+        timm_backbone.check_sizes(Timm(name=name), [(224, 224), (256, 320)])
+
+
+def test_a_training_of_a_wrong_size_ends_before_it_begins(tmp_path: Path):
+    recipe = perpixel.override(
+        perpixel.recipe("scenes/semantic_fpn_r18"),
+        [*KIND, "model.backbone.name=efficientformer_l1", "train.steps=1"],
+    )
+    with pytest.raises(UsageError, match="take another backbone"):
+        perpixel.train(recipe, out=tmp_path / "run", device="cpu", init="none")
+    assert not (tmp_path / "run").exists()
