@@ -217,7 +217,7 @@ def test_the_page_of_camvid_holds_the_results_that_are_kept(modules):
 
 
 def test_the_weights_that_are_kept_know_a_street(camvid):
-    model = perpixel.load(BENCHMARKS / "results/camvid/semantic_fpn_r18.safetensors")
+    model = perpixel.load(BENCHMARKS / "results/camvid/fast.safetensors")
     image = min((camvid / "val").glob("*.png"))
     wanted = read_mask(camvid / "valannot" / image.name)
     found = model.predict(read_image(image)).mask

@@ -1,5 +1,6 @@
 """Finds, fetches and reads the checkpoint of a run, a file, a recipe or a Hub repository."""
 
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,7 +37,7 @@ from perpixel.recipes.models import (
 from perpixel.recipes.overrides import differences, suggestion
 from perpixel.recipes.published import hash_in_name, imagenet
 from perpixel.recipes.schema import Download, Recipe
-from perpixel.recipes.shipped import SHIPPED
+from perpixel.recipes.shipped import REPLACED, SHIPPED
 
 _REPOSITORY = Path(__file__).parents[2]
 """Where the package lies in a checkout: the folder that holds `benchmarks`."""
@@ -81,6 +82,10 @@ def find(source: str | Path) -> Checkpoint:
         return read_checkpoint(path)
     if name in recipes():
         fetched = _shipped_path(name) or fetched_path(name)
+        if name in REPLACED and not fetched.is_file():
+            message = f"{name} ships no weights any more: {REPLACED[name]}, which has, is used"
+            print(message, file=sys.stderr, flush=True)
+            return find(REPLACED[name])
         if fetched.is_file():
             return read_checkpoint(fetched)
         advice = f"train it with `perpixel train {name} --data ROOT --out RUN` and name RUN"

@@ -1,7 +1,6 @@
 import json
 import os
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -101,8 +100,6 @@ def test_checkpoints_of_version_0_1_are_read(tmp_path):
     metadata, tensors = read_tensors(path)
     assert metadata["perpixel-run"] == "{}"
     assert torch.equal(tensors["a"], torch.ones(3))
-    published = Path(__file__).parents[2] / "benchmarks/results/camvid/semantic_fpn_r18.safetensors"
-    assert read_checkpoint(published).class_names[0] == "sky"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows knows no such permissions")

@@ -278,7 +278,7 @@ def test_the_table_prints_what_the_sources_print(capsys, monkeypatch):
     assert " ".join(lines[1].split()) == f"{first} 5.7 4.17 72.25 73.36"
 
 
-SHIPPED_NAME = "camvid/semantic_fpn_r18"
+SHIPPED_NAME = "camvid/fast"
 
 
 def test_shipped_weights_are_the_repositorys_in_a_checkout(mirror, capsys, tmp_path):
@@ -287,11 +287,16 @@ def test_shipped_weights_are_the_repositorys_in_a_checkout(mirror, capsys, tmp_p
     assert found.origin == Path(__file__).parents[2] / SHIPPED[SHIPPED_NAME].path
     assert found.class_names == CLASSES.names
     command.zoo(["fetch", SHIPPED_NAME], out=tmp_path / "copy.safetensors")
-    assert "64 channels wide, narrower than the recipe's" in capsys.readouterr().out
+    assert "started from ImageNet weights" in capsys.readouterr().out
     assert zoo.find(tmp_path / "copy.safetensors").recipe == found.recipe
     command.zoo([SHIPPED_NAME], as_json=True)
     (row,) = json.loads(capsys.readouterr().out)
     assert (row["shipped"], row["weights_url"]) == (True, SHIPPED[SHIPPED_NAME].url)
+
+
+def test_weights_that_shipped_once_are_replaced_and_that_is_said(mirror, capsys):
+    assert zoo.find("camvid/semantic_fpn_r18").recipe == zoo.find(SHIPPED_NAME).recipe
+    assert "camvid/fast, which has, is used" in capsys.readouterr().err
 
 
 def test_an_installed_package_downloads_shipped_weights_once(mirror, monkeypatch, tmp_path):
@@ -315,8 +320,8 @@ def test_an_installed_package_downloads_shipped_weights_once(mirror, monkeypatch
         monkeypatch.setattr(shipped, "RELEASES", f"http://127.0.0.1:{server.server_port}/download")
         first, second = zoo.find(SHIPPED_NAME), zoo.find(SHIPPED_NAME)
         server.shutdown()
-    assert requests == ["/download/v0.2.0/camvid_semantic_fpn_r18.safetensors"]
-    assert first.origin == second.origin == tmp_path / "cache/camvid_semantic_fpn_r18.safetensors"
+    assert requests == ["/download/v0.3.0/camvid_fast.safetensors"]
+    assert first.origin == second.origin == tmp_path / "cache/camvid_fast.safetensors"
 
 
 def test_shipped_weights_that_differ_are_no_model(mirror, monkeypatch, tmp_path):
@@ -326,6 +331,6 @@ def test_shipped_weights_that_differ_are_no_model(mirror, monkeypatch, tmp_path)
         path.write_bytes(b"version https://git-lfs.github.com/spec/v1")
     monkeypatch.setattr(zoo, "_REPOSITORY", tmp_path / "site-packages")
     with pytest.raises(
-        PerpixelError, match=r"v0\.2\.0/camvid_\S+: the downloaded file has the sha"
+        PerpixelError, match=r"v0\.3\.0/camvid_\S+: the downloaded file has the sha"
     ):
         zoo.find(SHIPPED_NAME)

@@ -32,7 +32,7 @@ SETTING = "perpixel train camvid/semantic_fpn_r18 --set "
     ("line", "offered"),
     [
         ("perpixel train scenes/s", ["scenes/semantic_fpn_r18"]),
-        ("perpixel predict cam", ["camvid/semantic_fpn_r18"]),  # what has weights
+        ("perpixel predict cam", ["camvid/fast"]),  # what has weights
         ("perpixel zoo fe", ["fetch"]),
         ("perpixel data check city", ["cityscapes"]),
         ("perpixel eval runs/a --dataset pascal_v", ["pascal_voc"]),
