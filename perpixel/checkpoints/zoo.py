@@ -189,7 +189,14 @@ def initial_weights(recipe: Recipe, init: str | Path | None) -> InitialWeights |
     if _is_foreign(path) and (backbone_only := _backbone_in(path, recipe.model, name=path.name)):
         return backbone_only
     checkpoint, lines = _read_model(init, like=recipe.model, dataset=recipe.data.name)
-    if changes := differences(recipe.model, checkpoint.recipe.model):
+    theirs = checkpoint.recipe.model.head
+    if isinstance(head, FCNSkip) and isinstance(theirs, FCNSkip) and head.starts_from_a_stage:
+        before = f"FCN-{2 * head.stride}s"
+        if method_name(theirs) != before:
+            lines.append(
+                f"{method_name(head)} usually starts from {before}, not {method_name(theirs)}"
+            )
+    elif changes := differences(recipe.model, checkpoint.recipe.model):
         lines.append(
             f"their model is another (recipe -> there): {'; '.join(changes)}; --model-from "
             f"{init} takes theirs"

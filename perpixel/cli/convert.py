@@ -134,9 +134,10 @@ def _print(imported: "ImportResult", out: Path, *, detected: bool, has_recipe: b
     if detected and toolkit == "pytorch-auto-drive":
         typer.echo("These are torchvision's names too: for its files give --toolkit torchvision.")
     if not has_recipe and toolkit == "caffe":
+        mean = ", ".join(f"{value:.2f}" for value in imported.checkpoint.recipe.input.mean)
         typer.echo(
-            "Assumed, as weights do not show it: the mean of the data set's images, without "
-            "--dataset or --recipe that of Pascal VOC."
+            f"Assumed, as weights do not show it: a mean of {mean} (blue, green, red). --recipe, "
+            f"or --dataset of another of the caffe-fcn recipes, takes theirs."
         )
     elif not has_recipe:
         typer.echo(

@@ -109,7 +109,8 @@ def pop_scales(
         raise UsageError(
             "FCN-8s trained in stages and FCN-8s trained at once have the same names and shapes, "
             "and the second multiplies pool4 by 0.01 and pool3 by 0.0001: say variant='staged' or "
-            "'atonce' (`perpixel convert --variant`; the file's name has at-once or atonce in it)"
+            "'atonce' (`perpixel convert --variant`; pytorch-fcn's files of the second are called "
+            "fcn8s-atonce_from_caffe.pth)"
         )
     return ATONCE_SCALES if variant == "atonce" else (1.0, 1.0)
 

@@ -51,7 +51,10 @@ def import_checkpoint(
     file where it cannot be read or is not the recipe's model, UsageError as `conversion.find` does.
     """
     if recipe is not None and dataset not in (None, recipe.data.name):
-        raise UsageError(f"--dataset {dataset}: {recipe.name} is of {recipe.data.name}; give one")
+        raise UsageError(
+            f"--dataset {dataset}: {recipe.name} is of {recipe.data.name}, whose classes the "
+            f"outputs are; leave out one of --recipe and --dataset"
+        )
     source = read_source(path, trust=trust)
     if variant is not None and source.variant not in (None, variant):
         raise UsageError(

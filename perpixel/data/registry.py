@@ -121,6 +121,11 @@ def splits(name: str, root: Path) -> tuple[str, ...]:
         return splits_of_folder(root)
     if name == "pascal_voc" and pascal_voc.has_trainaug(root):
         return ("trainaug", "val")
+    return usual_splits(name)
+
+
+def usual_splits(name: str) -> tuple[str, str]:
+    """The names of a data set's splits for training and evaluation."""
     return ("trainval", "test") if name in ("siftflow", "nyudv2") else ("train", "val")
 
 

@@ -51,7 +51,7 @@ def imagenet(backbone: Backbone) -> Download:
         name = "CaffeNet" if isinstance(backbone, CaffeNet) else "VGG-16"
         raise UsageError(
             f"Caffe's {name} has no published sha256, so that it is not downloaded: get "
-            f"{_CAFFE[name]}, and name it with --init"
+            f"{_CAFFE[name]}"
         )
     if not isinstance(backbone, ResNet) or (backbone.stem, backbone.depth) not in _IMAGENET:
         raise UsageError(

@@ -26,10 +26,9 @@ def check_batch_divides(recipe: Recipe, world_size: int) -> None:
         )
     if recipe.augment.crop_size is None and train.batch_size != parts:
         raise UsageError(
-            f"augment.crop_size=null: whole images go through the model one at a time, and "
-            f"train.batch_size={train.batch_size} in train.grad_accum_steps="
-            f"{train.grad_accum_steps} micro-batches of {world_size} ranks are several: set "
-            f"train.grad_accum_steps to train.batch_size divided by the ranks"
+            f"augment.crop_size=null trains on whole images, which go through the model one at a "
+            f"time: set train.grad_accum_steps={train.batch_size // world_size}, or "
+            f"train.batch_size={parts}"
         )
     if isinstance(backbone, VGG16 | CaffeNet):
         return  # without batch norm

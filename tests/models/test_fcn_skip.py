@@ -221,7 +221,7 @@ def test_settings_that_do_not_go_together(changes: list[str], says: str):
 def test_what_needs_a_size_or_one_image_says_so(tmp_path):
     with pytest.raises(perpixel.UsageError, match="trains on whole images"):
         _ = WHOLE.window_size
-    with pytest.raises(perpixel.UsageError, match=r"one at a time.*train\.batch_size=3"):
+    with pytest.raises(perpixel.UsageError, match=r"one at a time.*grad_accum_steps=3"):
         check_batch_divides(perpixel.override(WHOLE, ["train.batch_size=3"]), world_size=1)
     check_batch_divides(perpixel.override(WHOLE, ["train.batch_size=2"]), world_size=2)
     check_batch_divides(
