@@ -208,7 +208,8 @@ def backbone_weights(
     modules = {name.partition(".")[0] for name in name_of_timm}
     is_part = any(name.startswith("body.") for name in name_of_timm.values())  # timm's features
     anchor = max(name_of_timm, key=lambda name: name.count("."))
-    theirs = model_names(state, re.compile(rf"((?:[^.]+\.)*?){re.escape(anchor)}"))
+    pattern = re.compile(rf"((?:[^.]+\.)*?){re.escape(anchor)}")
+    theirs = model_names(state, pattern, without_dot=name_of_timm)
     if anchor not in theirs.values():
         raise PerpixelError(
             f"no weights of the backbone in it: its names begin with {first_few(state)}, and the "
@@ -235,14 +236,18 @@ def title(model: Model) -> str:
     return f"{method_name(model.head)} on {backbone_name(model.backbone)}"
 
 
-def model_names(state: Mapping[str, Any], anchor: re.Pattern[str] = _FIRST_BLOCK) -> dict[str, str]:
+def model_names(
+    state: Mapping[str, Any],
+    anchor: re.Pattern[str] = _FIRST_BLOCK,
+    without_dot: Iterable[str] = (),
+) -> dict[str, str]:
     """Returns the names of the model's weights in a state dict, as its toolkit has them, by key.
 
     DataParallel, Lightning, AveragedModel and others put "module." or "model." before them, which
     `anchor`, of one weight, shows as its first group; torch.compile and FSDP put names of theirs
     between. What is beside the model, as a loss's weights, AveragedModel's n_averaged or the
-    averages of mmcv's EMAHook (ema_backbone_conv1_weight), is left out. Raises PerpixelError for
-    two models.
+    averages of mmcv's EMAHook (ema_backbone_conv1_weight), is left out: of names without a dot all
+    but `without_dot`, as a ViT's pos_embed. Raises PerpixelError for two models.
     """
     names = {key: _WRAPPERS.sub("", str(key)) for key in state}
     prefixes = {match[1] for match in map(anchor.fullmatch, names.values()) if match}
@@ -255,6 +260,7 @@ def model_names(state: Mapping[str, Any], anchor: re.Pattern[str] = _FIRST_BLOCK
         return names
     (prefix,) = prefixes
     known = {name for kit in TOOLKITS.values() for name in kit.mean_std_names or ()}
+    known.update(without_dot)
     return {
         key: name.removeprefix(prefix)
         for key, name in names.items()

@@ -18,7 +18,8 @@ from perpixel.recipes.models import FCN
 class FCNHead(nn.Module):
     """An FCN head on the backbone's features at `level` (-1 the last).
 
-    Keys: `convs.K.{0,1}`, `fuse.{0,1}` where features are concatenated, `classifier`.
+    Keys: `norm` with `input_norm`, `convs.K.{0,1}`, `fuse.{0,1}` where features are concatenated,
+    `classifier`.
     """
 
     def __init__(
@@ -27,6 +28,7 @@ class FCNHead(nn.Module):
         super().__init__()
         self.level = level
         channels = [in_channels[level], *[spec.channels] * spec.num_convs]
+        self.norm = nn.BatchNorm2d(channels[0]) if spec.input_norm else None
         self.convs = nn.Sequential(
             *(
                 conv_norm_relu(*pair, kernel_size=spec.kernel_size, dilation=spec.dilation)
@@ -44,6 +46,8 @@ class FCNHead(nn.Module):
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """The backbone's features [N, C, h, w], finest first, to logits [N, num_classes, h, w]."""
         x = features[self.level]
+        if self.norm is not None:
+            x = self.norm(x)
         output = self.convs(x)
         if self.fuse is not None:
             output = self.fuse(torch.cat([x, output], dim=1))

@@ -50,8 +50,13 @@ class TimmBackbone(nn.Module):
         info = self.body.feature_info
         self.out_channels = tuple(info.channels()[-_STAGES:])  # type: ignore[operator, union-attr]
         self.strides = tuple(info.reduction()[-_STAGES:])  # type: ignore[operator, union-attr]
-        self.multiple = next(
-            (multiple for name, multiple in _MULTIPLES.items() if spec.name.startswith(name)), 1
+        self.center_padding = spec.center_padding
+        self.multiple = (
+            self.strides[-1]
+            if spec.center_padding
+            else next(
+                (multiple for name, multiple in _MULTIPLES.items() if spec.name.startswith(name)), 1
+            )
         )
         # Only those of timm's wrappers that know another order have the attribute.
         order = getattr(self.body, "output_fmt", timm.layers.Format.NCHW)
@@ -61,7 +66,9 @@ class TimmBackbone(nn.Module):
         """Normalized images [N, 3, H, W] to features [N, C, h, w], finest first."""
         height, width = images.shape[-2:]
         if self.multiple > 1:
-            images = pad(images, (0, -width % self.multiple, 0, -height % self.multiple))
+            down, right = -height % self.multiple, -width % self.multiple
+            left, top = (right // 2, down // 2) if self.center_padding else (0, 0)
+            images = pad(images, (left, right - left, top, down - top))
         features = list(cast(Sequence[Tensor], self.body(images))[-_STAGES:])
         if self._channels_last:
             features = [feature.permute(0, 3, 1, 2).contiguous() for feature in features]
@@ -123,9 +130,11 @@ def _create(spec: Timm) -> nn.Module:
         if len(set(strides)) == 1:
             depth = len(body.feature_info.info)  # type: ignore[arg-type, union-attr]
             quarters = [depth * part // _STAGES - 1 for part in range(1, _STAGES + 1)]
-            body = timm.create_model(
-                spec.name, features_only=True, out_indices=quarters, **options, **any_size
-            )
+            whole = timm.create_model(spec.name, num_classes=0, **options, **any_size)
+            getter = timm.models._features.FeatureGetterNet  # create_model has no option `norm`
+            body = getter(whole, out_indices=quarters, norm=spec.final_norm)
+        elif spec.final_norm or spec.center_padding:
+            raise ValueError("final_norm and center_padding are for plain ViTs")
     except Exception as error:  # a model may refuse by any: RuntimeError, TypeError, an assertion
         raise UsageError(
             f"model.backbone.name={spec.name!r}: timm makes no features of it at output stride "

@@ -10,6 +10,7 @@ from perpixel.recipes import (
     caffe_fcn,
     camvid,
     folder,
+    linear,
     mmseg,
     pytorch_auto_drive,
     sssegmentation,
@@ -28,6 +29,7 @@ _MODULES = (
     sssegmentation_legacy,
     pytorch_auto_drive,
     caffe_fcn,
+    linear,
 )
 _ALL: dict[str, Recipe] = {recipe.name: recipe for module in _MODULES for recipe in module.RECIPES}
 

@@ -90,12 +90,17 @@ class ResNet(Spec):
 class Timm(Spec):
     """A backbone of the timm library, by its name there, with features at up to four strides.
 
-    The recipe's `input` must have the normalization that timm's weights were trained with.
+    The recipe's `input` must have the normalization that timm's weights were trained with. Of a
+    plain ViT, whose blocks have one stride, `final_norm` normalizes features by the layer norm that
+    ends it, and `center_padding` pads images to whole patches on all sides, not at the bottom and
+    right (both DINOv2).
     """
 
     type: Literal["timm"] = "timm"
     name: str = "convnext_tiny"
     output_stride: Literal[8, 16, 32] = 32
+    final_norm: bool = False
+    center_padding: bool = False
 
 
 class VGG16(Spec):
@@ -151,7 +156,8 @@ class FCN(Spec):
 
     `concat_input` appends the backbone's features to the head's and fuses them with one more
     convolution (mmsegmentation). `dropout_type` "channel" drops whole feature maps (Dropout2d),
-    "element" single values (torchvision).
+    "element" single values (torchvision). `input_norm` puts a batch norm before everything; with
+    `num_convs` 0 that is DINOv2's linear probe.
     """
 
     type: Literal["fcn"] = "fcn"
@@ -160,6 +166,7 @@ class FCN(Spec):
     kernel_size: Literal[1, 3] = 3
     dilation: PositiveInt = 1
     concat_input: bool = False
+    input_norm: bool = False
     dropout: UnitInterval = 0.1
     dropout_type: Literal["channel", "element"] = "channel"
 

@@ -316,3 +316,44 @@ def test_a_training_of_a_wrong_size_ends_before_it_begins(tmp_path: Path):
     with pytest.raises(UsageError, match="take another backbone"):
         perpixel.train(recipe, out=tmp_path / "run", device="cpu", init="none")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_linear_probe_trains_its_head_alone(tmp_path: Path):
+    torch.manual_seed(0)
+    vit = timm.create_model("test_vit")
+    torch.save(vit.state_dict(), tmp_path / "vit.pth")
+    recipe = perpixel.override(
+        perpixel.recipe("linear/dinov2_vits14"),
+        ["data.name=scenes", "model.backbone.name=test_vit", "train.epochs=null", "train.steps=6",
+         "train.batch_size=2", "augment.base_size=null", "augment.crop_size=64x64",
+         "inference.base_size=null", "inference.mode=whole", "evaluate.fraction=1"],
+    )  # fmt: skip
+    run = perpixel.train(recipe, out=tmp_path / "run", device="cpu", init=tmp_path / "vit.pth")
+    assert run.scores.images == 60
+    trained = perpixel.load_model(tmp_path / "run").state_dict()
+    for name, tensor in vit.state_dict().items():
+        if not name.startswith(("head.", "fc_norm.")):
+            assert torch.equal(trained[f"backbone.body.model.{name}"], tensor), name
+    assert trained["head.norm.running_mean"].abs().max() > 0
+    assert "taken" not in (tmp_path / "run/log.txt").read_text()
+    with pytest.raises(UsageError, match=r"would keep random weights as they are"):
+        perpixel.train(recipe, out=tmp_path / "random", device="cpu", init="none")
+
+
+def test_padding_on_all_sides():
+    """Three pixels before and four after 57 of them, to five patches of 14, less 6 in all."""
+    spec = Timm(name="vit_small_patch14_dinov2", center_padding=True)
+    backbone = timm_backbone.TimmBackbone(spec).eval()
+    images = torch.rand(1, 3, 63, 57)
+    padded = torch.zeros(1, 3, 70, 70)
+    padded[..., 3:66, 6:63] = images
+    with torch.inference_mode():
+        for ours, theirs in zip(backbone(images), backbone.body(padded), strict=True):
+            torch.testing.assert_close(ours, theirs)
+
+
+def test_what_is_for_plain_vits_only():
+    for setting in ("final_norm", "center_padding"):
+        spec = Timm(name="resnet10t", **{setting: True})
+        with pytest.raises(UsageError, match="are for plain ViTs"):
+            timm_backbone.TimmBackbone(spec)

@@ -20,7 +20,7 @@ from perpixel.training.optimizer import learning_rate
 
 HERE = Path(__file__).parent
 TABLES = HERE.parents[2] / "shared" / "recipes.csv"
-OURS = ("camvid/", "folder/", "scenes/")
+OURS = ("camvid/", "folder/", "scenes/", "linear/")
 CAFFE = perpixel.recipes("caffe-fcn/*")
 PUBLISHED = [name for name in perpixel.recipes() if not name.startswith((*OURS, "caffe-fcn/"))]
 TOOLKIT = {
