@@ -21,17 +21,15 @@ from perpixel.models.segmenter import Segmenter
 from perpixel.recipes.schema import Data, Recipe
 
 from . import weights
-from .caffe import caffe_weights
 
 CASES = sorted(
     path.stem
     for path in (Path(__file__).parent / "cases").glob("*.npz")
-    if not path.stem.startswith("dinov2")  # test_dinov2.py
+    if not path.stem.startswith(("caffe", "dinov2"))  # test_caffe.py, test_dinov2.py
 )
 OUTPUT_STRIDE = {"sssegmentation_fcn_resnet101os16_cityscapes": 16}  # else the default
 
 RELATIVE = 1e-3  # the promise; measured errors are below 1e-5
-CAFFE_RELATIVE = 1e-5
 NOISE = 1e-4  # of the largest score: classes are compared where the best one leads by more
 
 
@@ -50,17 +48,12 @@ def case(request: pytest.FixtureRequest) -> Iterator[Case]:
     name = request.param
     path = Path(__file__).parent / "cases" / name
     said = json.loads(path.with_suffix(".json").read_text())
-    if said["toolkit"].startswith("Caffe"):
-        variant = {"voc-fcn8s": "staged", "voc-fcn8s-atonce": "atonce"}.get(said["config"])
-        finding = find(caffe_weights(said), variant=variant)
-    else:
-        finding = find(
-            weights.fill(said["shapes"]),
-            output_stride=OUTPUT_STRIDE.get(name),
-            align_corners=said["align_corners"],
-        )
-    toolkit = said["toolkit"].split()[0].lower().replace("mmsegmentation", "mmseg")
-    assert toolkit == finding.toolkit.name
+    finding = find(
+        weights.fill(said["shapes"]),
+        output_stride=OUTPUT_STRIDE.get(name),
+        align_corners=said["align_corners"],
+    )
+    assert said["toolkit"].split()[0].replace("mmsegmentation", "mmseg") == finding.toolkit.name
     assert finding.num_classes == said["num_classes"]
     fed = finding.toolkit.input
     assert fed.channel_order == said.get("channel_order", "RGB").lower()
@@ -89,8 +82,6 @@ def test_logits(case: Case, quick: bool, monkeypatch):
     """As they come, and with Winograd's algorithm wherever it can be, on however small maps."""
     model = case.model
     if quick:
-        if case.said["toolkit"].startswith("Caffe") and "atonce" not in case.name:
-            pytest.skip("the same convolutions as of another case")
         monkeypatch.setattr(winograd, "pays", lambda *_, **__: True)
         model = deepcopy(model)
         winograd.use_winograd(model)
@@ -99,9 +90,7 @@ def test_logits(case: Case, quick: bool, monkeypatch):
     fed = pad(fed, (0, -fed.shape[3] % divisor, 0, -fed.shape[2] % divisor))
     with torch.inference_mode():
         output = model(fed, return_aux=True)
-    is_caffe = case.said["toolkit"].startswith("Caffe")
-    within = CAFFE_RELATIVE if is_caffe and not quick else RELATIVE
-    _close(output.logits[0], case.arrays["logits"], within=within)
+    _close(output.logits[0], case.arrays["logits"])
     assert (output.aux_logits is None) == ("aux_logits" not in case.arrays)
     if output.aux_logits is not None:
         _close(output.aux_logits[0], case.arrays["aux_logits"])
@@ -169,7 +158,7 @@ def _remembering(model: Segmenter) -> Iterator[None]:
         yield
 
 
-def _close(ours: torch.Tensor, theirs: np.ndarray, *, within: float = RELATIVE) -> None:
+def _close(ours: torch.Tensor, theirs: np.ndarray) -> None:
     error = np.abs(ours.numpy() - theirs).max() / np.abs(theirs).max()
     print(f"relative error {error:.1e}")
-    assert error < within
+    assert error < RELATIVE
