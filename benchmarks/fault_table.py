@@ -501,8 +501,8 @@ _CONVERSION = [
         "conversion",
         (
             "conversion/file's mean and std not taken over",
-            "input=finding.input or finding.toolkit.input,",
-            "input=finding.toolkit.input,",
+            "input=finding.input or _usual_input(finding, dataset),",
+            "input=_usual_input(finding, dataset),",
         ),
         (
             "conversion/recipe's mean and std before the file's",

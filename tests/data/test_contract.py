@@ -7,7 +7,7 @@ import pytest
 from miniatures import MINIATURES
 
 from perpixel.data.dataset import Dataset, read_pair
-from perpixel.data.registry import NAMES, open_dataset
+from perpixel.data.registry import NAMES, open_dataset, usual_splits
 from perpixel.errors import UsageError
 from perpixel.recipes.schema import IGNORE_INDEX
 
@@ -17,7 +17,7 @@ def dataset(request, mini: Path, tmp_path: Path) -> Dataset:
     if request.param in MINIATURES:
         name, write = MINIATURES[request.param]
         write(tmp_path)
-        return open_dataset(name, tmp_path, "train")
+        return open_dataset(name, tmp_path, usual_splits(name)[0])
     if request.param == "folder":
         (tmp_path / "images").symlink_to(mini / "train")
         (tmp_path / "masks").symlink_to(mini / "trainannot")

@@ -245,13 +245,12 @@ def test_a_family_takes_images_of_any_size(name: str):
     spec = perpixel.override(FPN, [*KIND, f"model.backbone.name={name}"]).model
     with torch.device("meta"):
         model = build(spec, num_classes=3)
-        for size in ((256, 320), (200, 333)):
-            logits = model(torch.zeros(2, 3, *size)).logits
-            assert logits.shape[:2] == (2, 3)
-            strides = model.backbone.strides  # of one stride alone: a pyramid from about 4 on
-            stride = {8: 4, 14: 3.5, 16: 4}[strides[0]] if len(set(strides)) == 1 else strides[0]
-            for side, image_side in zip(logits.shape[2:], size, strict=True):
-                assert abs(side - image_side / stride) <= 4
+        logits = model(torch.zeros(2, 3, 200, 333)).logits
+    assert logits.shape[:2] == (2, 3)
+    strides = model.backbone.strides  # of one stride alone: a pyramid from about 4 on
+    stride = {8: 4, 14: 3.5, 16: 4}[strides[0]] if len(set(strides)) == 1 else strides[0]
+    for side, image_side in zip(logits.shape[2:], (200, 333), strict=True):
+        assert abs(side - image_side / stride) <= 4
 
 
 @pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "hrnet_w18_small_v2"])
