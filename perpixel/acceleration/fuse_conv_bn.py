@@ -32,10 +32,14 @@ def fuse_conv_bn(model: Segmenter) -> Segmenter:
 
 
 def _fuse_below(part: nn.Module) -> None:
-    """Fuses the norms of `part` that are registered right after a convolution, as ours are."""
+    """Fuses every norm of `part`; our modules register a norm right after its convolution.
+
+    One after a transposed convolution, in a ViT's pyramid, stays as it is.
+    """
     for module in list(part.modules()):
         for (_, convolution), (name, norm) in pairwise(list(module.named_children())):
-            if isinstance(norm, _Norm) and isinstance(convolution, nn.Conv2d):
+            if isinstance(norm, _Norm) and not isinstance(convolution, nn.ConvTranspose2d):
+                assert isinstance(convolution, nn.Conv2d), f"{name} follows no convolution"
                 _fuse(convolution, norm)
                 setattr(module, name, nn.Identity())
 

@@ -53,7 +53,7 @@ def test_every_split_is_read_and_every_class_is_found(mini_set):
         dataset = open_dataset(name, root, split)
         assert len(dataset) == count
         assert dataset.classes == classes(name)
-        for index in range(0, count, 1 + count // 100):
+        for index in range(count):
             image, label = read_pair(dataset, index)
             assert image.shape == (*miniatures.SIZE, 3)
             void = {IGNORE_INDEX} & set(np.unique(label).tolist())
