@@ -89,10 +89,10 @@ class SemanticFPNHead(nn.Module):
 def _pyramid(channels: Sequence[int], stride: int) -> nn.ModuleList:
     """Resizes features of one stride to strides twice as large each, the first near 4.
 
-    A 2x2 transposed convolution doubles a feature, two with batch norm and GELU between them
-    enlarge it by 4; max pooling shrinks (BEiT's backbone/beit.py; mmsegmentation's Feature2Pyramid
-    in necks/featurepyramid.py). From stride 16 or 14 the factors are 4, 2, 1, 1/2, from 8 they are
-    2, 1, 1/2, 1/4.
+    A 2x2 transposed convolution upsamples by 2, two with batch norm and GELU between them by 4; max
+    pooling shrinks (BEiT's backbone/beit.py; mmsegmentation's Feature2Pyramid in
+    necks/featurepyramid.py). From stride 16 or 14 the factors are 4, 2, 1, 1/2, from 8 they are 2,
+    1, 1/2, 1/4.
     """
     doublings = (2, 1, 0, -1) if stride > 8 else (1, 0, -1, -2)
     return nn.ModuleList(map(_resize, channels, doublings))

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from types import ModuleType
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -47,9 +47,9 @@ class TimmBackbone(nn.Module):
         super().__init__()
         self.body = _create(spec)
         timm = _timm()
-        info = self.body.feature_info
-        self.out_channels = tuple(info.channels()[-_STAGES:])  # type: ignore[operator, union-attr]
-        self.strides = tuple(info.reduction()[-_STAGES:])  # type: ignore[operator, union-attr]
+        info = cast(Any, self.body).feature_info
+        self.out_channels: tuple[int, ...] = tuple(info.channels()[-_STAGES:])
+        self.strides: tuple[int, ...] = tuple(info.reduction()[-_STAGES:])
         self.center_padding = spec.center_padding
         self.multiple = (
             self.strides[-1]
@@ -126,9 +126,10 @@ def _create(spec: Timm) -> nn.Module:
     options = {} if spec.output_stride == 32 else {"output_stride": spec.output_stride}
     try:
         body, any_size = _create_for_any_size(spec.name, options)
-        strides = body.feature_info.reduction()  # type: ignore[operator, union-attr]
+        info = cast(Any, body).feature_info
+        strides = info.reduction()
         if len(set(strides)) == 1:
-            depth = len(body.feature_info.info)  # type: ignore[arg-type, union-attr]
+            depth = len(info.info)
             quarters = [depth * part // _STAGES - 1 for part in range(1, _STAGES + 1)]
             whole = timm.create_model(spec.name, num_classes=0, **options, **any_size)
             getter = timm.models._features.FeatureGetterNet  # create_model has no option `norm`

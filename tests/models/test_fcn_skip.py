@@ -39,9 +39,9 @@ def test_every_size_gives_logits_of_its_size(spec: Model):
 def test_a_deconvolution_is_bilinear_upsampling_with_zeros_beyond_the_border(stride: int):
     x = torch.randn(1, 2, 5, 7)
     ring = pad(x, (1, 1, 1, 1))
-    enlarged = interpolate(ring, scale_factor=stride, mode="bilinear")
+    upsampled = interpolate(ring, scale_factor=stride, mode="bilinear")
     half = stride // 2
-    expected = enlarged[..., half:-half, half:-half]
+    expected = upsampled[..., half:-half, half:-half]
     ours = Deconvolution(2, kernel_size=2 * stride, stride=stride)(x)
     torch.testing.assert_close(ours, expected)
 
