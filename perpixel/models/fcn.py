@@ -10,13 +10,14 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from perpixel.models.layers import conv_norm_relu, dropout
 from perpixel.recipes.models import FCN
 
 
 class FCNHead(nn.Module):
-    """An FCN head on the backbone's features at `level` (-1 the last).
+    """An FCN head on the backbone's features at `level` (-1 the last), or on all.
 
     Keys: `norm` with `input_norm`, `convs.K.{0,1}`, `fuse.{0,1}` where features are concatenated,
     `classifier`.
@@ -26,8 +27,9 @@ class FCNHead(nn.Module):
         self, in_channels: Sequence[int], num_classes: int, spec: FCN, *, level: int = -1
     ) -> None:
         super().__init__()
-        self.level = level
-        channels = [in_channels[level], *[spec.channels] * spec.num_convs]
+        self.level = None if spec.inputs == "all" else level
+        first = sum(in_channels) if self.level is None else in_channels[self.level]
+        channels = [first, *[spec.channels] * spec.num_convs]
         self.norm = nn.BatchNorm2d(channels[0]) if spec.input_norm else None
         self.convs = nn.Sequential(
             *(
@@ -45,7 +47,7 @@ class FCNHead(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """The backbone's features [N, C, h, w], finest first, to logits [N, num_classes, h, w]."""
-        x = features[self.level]
+        x = _concatenate(features) if self.level is None else features[self.level]
         if self.norm is not None:
             x = self.norm(x)
         output = self.convs(x)
@@ -53,3 +55,14 @@ class FCNHead(nn.Module):
             output = self.fuse(torch.cat([x, output], dim=1))
         logits: Tensor = self.classifier(self.dropout(output))
         return logits
+
+
+def _concatenate(features: Sequence[Tensor]) -> Tensor:
+    """Resizes features to the finest one's size and concatenates them.
+
+    It is mmsegmentation's input_transform "resize_concat" (decode_heads/decode_head.py).
+    """
+    finest, *others = features
+    size = list(finest.shape[2:])
+    resized = [interpolate(x, size=size, mode="bilinear", align_corners=False) for x in others]
+    return torch.cat([finest, *resized], dim=1)

@@ -23,6 +23,7 @@ class SemanticFPNHead(nn.Module):
     """Neck and head. Keys: `lateral.L`, `output.L`, `scales.L.K.{0,1}`, `classifier`.
 
     With `one_stride`, that of a plain ViT's features, they become a pyramid first (`pyramid.L`).
+    `input_norm` adds `norms.L`.
     """
 
     def __init__(
@@ -36,6 +37,9 @@ class SemanticFPNHead(nn.Module):
     ) -> None:
         super().__init__()
         self.pyramid = None if one_stride is None else _pyramid(in_channels, one_stride)
+        self.norms = None
+        if spec.input_norm:
+            self.norms = nn.ModuleList(nn.GroupNorm(1, channels) for channels in in_channels)
         self._align_corners = align_corners
         neck = spec.fpn_channels
         if spec.fpn_norm:
@@ -62,6 +66,8 @@ class SemanticFPNHead(nn.Module):
             features = [
                 resize(feature) for resize, feature in zip(self.pyramid, features, strict=True)
             ]
+        if self.norms is not None:
+            features = [norm(feature) for norm, feature in zip(self.norms, features, strict=True)]
         levels = [lateral(feature) for lateral, feature in zip(self.lateral, features, strict=True)]
         for fine in range(len(levels) - 2, -1, -1):
             levels[fine] = levels[fine] + interpolate(

@@ -26,7 +26,7 @@ _ANY_SIZE: tuple[dict[str, bool], ...] = (
 
 _MULTIPLES = {  # of these sides only, so that images are padded inside
     "swin": 4,
-    "hrnet": 32,
+    "hrnet": 32,  # except as published
     "hieradet": 32,
     "sam2_hiera": 32,
     "dla": 32,
@@ -50,14 +50,13 @@ class TimmBackbone(nn.Module):
         info = cast(Any, self.body).feature_info
         self.out_channels: tuple[int, ...] = tuple(info.channels()[-_STAGES:])
         self.strides: tuple[int, ...] = tuple(info.reduction()[-_STAGES:])
-        self.center_padding = spec.center_padding
-        self.multiple = (
-            self.strides[-1]
-            if spec.center_padding
-            else next(
-                (multiple for name, multiple in _MULTIPLES.items() if spec.name.startswith(name)), 1
-            )
-        )
+        self.center_padding = spec.as_published and "dinov2" in spec.name
+        self.multiple = 1
+        if self.center_padding:
+            self.multiple = self.strides[-1]
+        elif not spec.as_published:
+            known = (size for name, size in _MULTIPLES.items() if spec.name.startswith(name))
+            self.multiple = next(known, 1)
         # Only those of timm's wrappers that know another order have the attribute.
         order = getattr(self.body, "output_fmt", timm.layers.Format.NCHW)
         self._channels_last = order == timm.layers.Format.NHWC
@@ -123,8 +122,14 @@ def pretrained_source(spec: Timm) -> tuple[str, dict[str, tuple[float, ...]]]:
 
 def _create(spec: Timm) -> nn.Module:
     timm = _timm()
-    options = {} if spec.output_stride == 32 else {"output_stride": spec.output_stride}
+    options: dict[str, Any] = {}
+    if spec.output_stride != 32:
+        options["output_stride"] = spec.output_stride
     try:
+        if spec.as_published:
+            from perpixel.models import published_trunks  # it imports timm
+
+            options |= published_trunks.options(spec.name)
         body, any_size = _create_for_any_size(spec.name, options)
         info = cast(Any, body).feature_info
         strides = info.reduction()
@@ -134,8 +139,12 @@ def _create(spec: Timm) -> nn.Module:
             whole = timm.create_model(spec.name, num_classes=0, **options, **any_size)
             getter = timm.models._features.FeatureGetterNet  # create_model has no option `norm`
             body = getter(whole, out_indices=quarters, norm=spec.final_norm)
-        elif spec.final_norm or spec.center_padding:
-            raise ValueError("final_norm and center_padding are for plain ViTs")
+        elif spec.final_norm:
+            raise ValueError("final_norm is for plain ViTs")
+        if spec.as_published:
+            published_trunks.as_published(spec.name, body)
+    except UsageError:
+        raise
     except Exception as error:  # a model may refuse by any: RuntimeError, TypeError, an assertion
         raise UsageError(
             f"model.backbone.name={spec.name!r}: timm makes no features of it at output stride "
@@ -146,7 +155,7 @@ def _create(spec: Timm) -> nn.Module:
 
 
 def _create_for_any_size(
-    name: str, options: Mapping[str, int]
+    name: str, options: Mapping[str, Any]
 ) -> tuple[nn.Module, dict[str, bool]]:
     """Creates the features with the first of _ANY_SIZE that the model's class knows."""
     *special, plain = _ANY_SIZE

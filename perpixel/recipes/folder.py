@@ -9,12 +9,13 @@ docs/own-data.md has what each costs. They see images fitted into 640x640, in tr
 prediction, so that photos of any camera fit: `augment.base_size=null inference.base_size=null`
 keeps the images' own size, as objects of few pixels in aerial or microscope images need. The
 recipes on ResNets see the images' own size. `camvid/fast` is `folder/fast` on CamVid, in fewer
-steps: its weights are the ones that perpixel ships.
+steps: its weights are the ones that perpixel ships. `camvid/fcn_mobilenetv2-d8` trains
+mmsegmentation's MobileNetV2-D8 FCN like it.
 """
 
 from perpixel.recipes.base import Size
 from perpixel.recipes.camvid import RECIPES as _CAMVID
-from perpixel.recipes.models import Model, SemanticFPN, Timm
+from perpixel.recipes.models import FCN, Auxiliary, Model, SemanticFPN, Timm
 from perpixel.recipes.schema import (
     Augment,
     Data,
@@ -92,4 +93,22 @@ def _on_camvid(recipe: Recipe) -> Recipe:
 
 
 _FAST, *_LARGER = (_by_need(*row) for row in _BY_NEED)
-RECIPES = (_FAST, *_LARGER, *map(_on_resnet, _CAMVID), _on_camvid(_FAST))
+_CAMVID_FAST = _on_camvid(_FAST)
+_CAMVID_MOBILENETV2 = _CAMVID_FAST.model_copy(
+    update={
+        "name": "camvid/fcn_mobilenetv2-d8",
+        "model": Model(
+            backbone=Timm(name="mobilenetv2_100", output_stride=8, as_published=True),
+            head=FCN(concat_input=True),
+            aux_head=Auxiliary(),
+        ),
+        "input": Input(),
+    }
+)
+RECIPES = (
+    _FAST,
+    *_LARGER,
+    *map(_on_resnet, _CAMVID),
+    _CAMVID_FAST,
+    _CAMVID_MOBILENETV2,
+)

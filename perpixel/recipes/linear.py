@@ -5,9 +5,7 @@ of 16 crops of 512, a linear fall of the rate after 1,500 steps of warm-up (whic
 millionth of the rate, and here at 1/1501); windows of 512, 341 apart. `linear/NAME` without a data
 set is for a folder of one's own, in as many steps as suit its images.
 
-Not reproduced: timm interpolates position embeddings to sizes other than 518x518 with antialiasing,
-the original without; every published window is padded to 518x518, where they are equal. The
-published heads (dinov2_vits14_ade20k_linear_head.pth, ...) hold no backbone, and are not converted.
+Not reproduced: the published heads (dinov2_vits14_ade20k_linear_head.pth, ...) hold no backbone, and are not converted.
 """
 
 from typing import NamedTuple
@@ -58,7 +56,7 @@ def _recipe(row: _Row) -> Recipe:
         source=f"{_SOURCE}, linear evaluation; Oquab et al. (2023), table 10",
         data=row.data,
         model=Model(
-            backbone=Timm(name=row.backbone, final_norm=True, center_padding=True),
+            backbone=Timm(name=row.backbone, final_norm=True, as_published=True),
             head=FCN(num_convs=0, input_norm=True, dropout=0.0),
         ),
         augment=Augment(base_size=(2048, 512), crop_size=(512, 512)),

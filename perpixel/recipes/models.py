@@ -92,15 +92,15 @@ class Timm(Spec):
 
     The recipe's `input` must have the normalization that timm's weights were trained with. Of a
     plain ViT, whose blocks have one stride, `final_norm` normalizes features by the layer norm that
-    ends it, and `center_padding` pads images to whole patches on all sides, not at the bottom and
-    right (both DINOv2).
+    ends it (DINOv2). `as_published` changes timm's model to that of the family's published
+    segmentation code where features differ (perpixel/models/published_trunks.py has the list).
     """
 
     type: Literal["timm"] = "timm"
     name: str = "convnext_tiny"
     output_stride: Literal[8, 16, 32] = 32
     final_norm: bool = False
-    center_padding: bool = False
+    as_published: bool = False
 
 
 class VGG16(Spec):
@@ -157,10 +157,12 @@ class FCN(Spec):
     `concat_input` appends the backbone's features to the head's and fuses them with one more
     convolution (mmsegmentation). `dropout_type` "channel" drops whole feature maps (Dropout2d),
     "element" single values (torchvision). `input_norm` puts a batch norm before everything; with
-    `num_convs` 0 that is DINOv2's linear probe.
+    `num_convs` 0 that is DINOv2's linear probe. `inputs` "all" is for all of the backbone's
+    features, resized to the finest and concatenated (HRNet in mmsegmentation).
     """
 
     type: Literal["fcn"] = "fcn"
+    inputs: Literal["last", "all"] = "last"
     num_convs: Annotated[int, Field(ge=0, le=16)] = 2
     channels: PositiveInt = 512
     kernel_size: Literal[1, 3] = 3
@@ -182,9 +184,11 @@ class SemanticFPN(Spec):
 
     `fpn_norm` gives the neck's convolutions batch norm and ReLU in place of a bias
     (sssegmentation). `norm` "group" uses GroupNorm with 32 groups in the scale heads (detectron2).
+    `input_norm` puts a GroupNorm of one group on each of the backbone's features (PoolFormer).
     """
 
     type: Literal["semantic_fpn"] = "semantic_fpn"
+    input_norm: bool = False
     fpn_channels: PositiveInt = 256
     fpn_norm: bool = False
     channels: PositiveInt = 128

@@ -1,0 +1,164 @@
+"""timm's backbones as published segmentation code has them, where the two differ.
+
+timm builds what classifies ImageNet. With the same weights the trunks below gave other features:
+
+| backbone    | published code                            | what is changed                        |
+|-------------|-------------------------------------------|----------------------------------------|
+| DINOv2      | dinov2/eval/segmentation                  | images padded on all sides; positions  |
+|             |                                           | resized without antialiasing           |
+| HRNet       | mmsegmentation backbones/hrnet.py         | bilinear upsampling, to any size; the  |
+|             |                                           | branches themselves as features        |
+| MobileNetV2 | mmsegmentation backbones/mobilenet_v2.py  | of a group of blocks only the first is |
+|             |                                           | dilated                                |
+| RepViT      | RepViT segmentation/repvit.py             | features before the downsampling block |
+| ResNeSt     | mmsegmentation backbones/resnest.py       | no averaging where there is no stride  |
+| Twins-PCPVT | mmsegmentation backbones/twins.py         | layer norms' eps 1e-5; zeros where a   |
+|             |                                           | patch would be cut                     |
+
+Others (PVTv2, PoolFormer, XCiT) need no change: timm's is the published trunk.
+"""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from timm.layers import resample_abs_pos_embed
+from timm.models._features import FeatureListNet
+from timm.models.hrnet import HighResolutionModule
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, pad
+
+from perpixel.errors import UsageError
+
+
+def as_published(name: str, body: nn.Module) -> None:
+    """Changes timm's features, `body` of the model `name`, to those of its published code.
+
+    Raises UsageError for a model without an entry in the table above.
+    """
+    _change_of(name)(cast(Any, body))
+
+
+def options(name: str) -> dict[str, Any]:
+    """Returns what timm.create_model is told in addition for the published trunk."""
+    _change_of(name)
+    return {"feature_location": "", "out_indices": (1, 2, 3, 4)} if "hrnet" in name else {}
+
+
+def _change_of(name: str) -> Callable[[Any], None]:
+    for part, change in _CHANGES.items():
+        if part in name:
+            return change
+    raise UsageError(
+        f"model.backbone.as_published: no published code is known that differs from timm's {name}; "
+        f"it does for {', '.join(_CHANGES)}"
+    )
+
+
+class _DINOv2(VisionTransformer):
+    """Positions as in dinov2/models/vision_transformer.py, interpolate_pos_encoding."""
+
+    def _pos_embed(self, x: Tensor) -> Tensor:
+        size = x.shape[1:3]
+        grid = self.patch_embed.grid_size
+        if self.reg_token is not None or tuple(size) == tuple(grid):
+            return cast(Tensor, super()._pos_embed(x))
+        first, positions = self.pos_embed[:, :1], self.pos_embed[:, 1:]
+        resized = interpolate(
+            positions.reshape(1, *grid, -1).permute(0, 3, 1, 2),
+            scale_factor=[(side + 0.1) / old for side, old in zip(size, grid, strict=True)],
+            mode="bicubic",
+        )
+        assert resized.shape[2:] == size
+        tokens = torch.cat([self.cls_token.expand(len(x), -1, -1), x.flatten(1, 2)], dim=1)
+        return tokens + torch.cat([first, resized.flatten(2).transpose(1, 2)], dim=1)
+
+
+def _dinov2(body: Any) -> None:
+    body.model.__class__ = _DINOv2
+
+
+class _HighResolutionModule(HighResolutionModule):
+    """Brings a coarser branch to the finer one's size, as at sides that are no multiple of 32."""
+
+    def forward(self, x: list[Tensor]) -> list[Tensor]:
+        if self.num_branches == 1:
+            return [self.branches[0](x[0])]
+        x = [branch(feature) for branch, feature in zip(self.branches, x, strict=True)]
+        fused = []
+        for row, target in zip(self.fuse_layers, x, strict=True):
+            total: Any = 0
+            for layer, feature in zip(row, x, strict=True):
+                part = layer(feature)
+                if part.shape[2:] != target.shape[2:]:
+                    part = interpolate(part, size=target.shape[2:], mode="bilinear")
+                total = total + part
+            fused.append(self.fuse_act(total))
+        return fused
+
+
+def _hrnet(body: Any) -> None:
+    for module in body.modules():
+        if isinstance(module, HighResolutionModule):
+            module.__class__ = _HighResolutionModule
+        if isinstance(module, nn.Upsample):
+            module.mode, module.align_corners = "bilinear", False
+
+
+def _mobilenetv2(body: Any) -> None:
+    for blocks in body.blocks:
+        widest = max(block.conv_dw.dilation for block in blocks)
+        for index, block in enumerate(blocks):
+            block.conv_dw.dilation = block.conv_dw.padding = (1, 1) if index else widest
+
+
+class _RepViT(FeatureListNet):
+    def forward(self, x: Tensor) -> list[Tensor]:
+        features = []
+        for module in self.values():
+            downsample = getattr(module, "downsample", None)
+            if isinstance(downsample, nn.Module) and not isinstance(downsample, nn.Identity):
+                x = downsample.pre_block(x)
+                features.append(x)
+                x = downsample.channel_downsample(downsample.spatial_downsample(x))
+                x = module.blocks(x + downsample.ffn(x))
+            else:
+                x = module(x)
+        return [*features, x]
+
+
+def _repvit(body: Any) -> None:
+    body.__class__ = _RepViT
+
+
+def _resnest(body: Any) -> None:
+    for module in body.modules():
+        downsample = getattr(module, "downsample", None)
+        pool = downsample[0] if isinstance(downsample, nn.Sequential) else None
+        if isinstance(pool, nn.AvgPool2d) and pool.stride in (1, (1, 1)):
+            downsample[0] = nn.Identity()
+
+
+def _twins_pcpvt(body: Any) -> None:
+    for module in body.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.eps = 1e-5
+    for embed in body.model.patch_embeds:
+        embed.register_forward_pre_hook(_pad_patches)
+
+
+def _pad_patches(embed: Any, inputs: tuple[Tensor]) -> tuple[Tensor]:
+    (x,) = inputs
+    tall, wide = embed.patch_size
+    return (pad(x, (0, -x.shape[3] % wide, 0, -x.shape[2] % tall)),)
+
+
+_CHANGES: dict[str, Callable[[Any], None]] = {
+    "dinov2": _dinov2,
+    "hrnet": _hrnet,
+    "mobilenetv2": _mobilenetv2,
+    "repvit": _repvit,
+    "resnest": _resnest,
+    "twins_pcpvt": _twins_pcpvt,
+}
