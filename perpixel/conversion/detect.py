@@ -14,11 +14,12 @@ from perpixel.checkpoints.format import mismatches
 from perpixel.conversion.caffe import CAFFE, plain_names, pop_scales
 from perpixel.conversion.detectron2 import DETECTRON2
 from perpixel.conversion.mmseg import MMSEG
-from perpixel.conversion.names import to_perpixel_names, to_toolkit_names
+from perpixel.conversion.names import NameMap, to_perpixel_names, to_toolkit_names
 from perpixel.conversion.sssegmentation import SSSEGMENTATION
-from perpixel.conversion.structure import Shapes, is_pyramid, read_model, resnet_of
+from perpixel.conversion.structure import Shapes, is_pyramid, read_model
 from perpixel.conversion.toolkit import Toolkit
 from perpixel.conversion.torchvision import PYTORCH_AUTO_DRIVE, TORCHVISION
+from perpixel.conversion.trunks import Trunk, backbone_of, timm_name, trunk_of
 from perpixel.data.paths import first_few
 from perpixel.errors import PerpixelError, UsageError, plural
 from perpixel.models.build import build
@@ -28,6 +29,7 @@ from perpixel.recipes.models import (
     FCNSkip,
     Model,
     SemanticFPN,
+    Timm,
     backbone_name,
     method_name,
 )
@@ -141,9 +143,15 @@ def find(
         skip_scales = pop_scales(tensors, variant, like)
     elif variant is not None:
         raise UsageError(f"variant={variant!r} is of caffe's FCN-8s, and this is {source.name}'s")
-    names = to_perpixel_names(source.name_map, tensors)
+    name_map, trunk = source.name_map, trunk_of(tensors)
+    if trunk is not None:
+        if trunk.prepare is not None:
+            trunk.prepare(tensors)
+        heads = (row for row in name_map if not row[1].startswith("backbone."))
+        name_map = (*trunk.rows(tensors), *heads)
+    names = to_perpixel_names(name_map, tensors)
     shapes = {name: tuple(tensors[toolkit_name].shape) for toolkit_name, name in names.items()}
-    example = _example(source, shapes, like)
+    example = _example(source, shapes, like, trunk)
     example = _with_arguments(example, output_stride, align_corners, skip_scales)
     model, num_classes = read_model(shapes, example)
 
@@ -159,7 +167,7 @@ def find(
         raise UsageError("a threshold is for models of one output, and this one has more")
     with torch.device("meta"):
         expected = build(model, num_classes=num_classes).state_dict()
-    toolkit_names = to_toolkit_names(source.name_map, expected)
+    toolkit_names = _toolkit_names(name_map, expected)
     # Files of before 2018 have no counters, which only momentum=None would use.
     for name in toolkit_names.values():
         if name.endswith(_COUNTER) and name not in tensors:
@@ -204,7 +212,7 @@ def backbone_weights(
     timm's and open-mmlab's (v1c). What else there is, as a classifier or a decoder, is left out.
     Raises PerpixelError where no weights of the backbone are there, or all twice.
     """
-    name_of_timm = {_timm_name(name): name for name in names}
+    name_of_timm = {timm_name(name): name for name in names}
     modules = {name.partition(".")[0] for name in name_of_timm}
     is_part = any(name.startswith("body.") for name in name_of_timm.values())  # timm's features
     anchor = max(name_of_timm, key=lambda name: name.count("."))
@@ -222,13 +230,6 @@ def backbone_weights(
         if name in name_of_timm or (name.partition(".")[0] in modules and not is_part)
     }
     return plain_tensors(state, taken), [key for key in state if key not in taken]
-
-
-def _timm_name(name: str) -> str:
-    """Returns timm's name of a weight; its features have "body.stages_0." for "stages.0."."""
-    if not name.startswith("body."):
-        return name
-    return re.sub(r"_(?=\d+\.)", ".", name.removeprefix("body.").removeprefix("model."))
 
 
 def title(model: Model) -> str:
@@ -330,15 +331,38 @@ def _with_head(names: Iterable[str]) -> dict[str, int]:
     }
 
 
-def _example(toolkit: Toolkit, shapes: Shapes, like: Model | None) -> Model:
+def _toolkit_names(name_map: NameMap, ours: Iterable[str]) -> dict[str, str]:
+    """Returns the toolkit's name of each of our names, those of timm's features included."""
+    plain = {
+        name: f"backbone.{timm_name(name.removeprefix('backbone.'))}"
+        if name.startswith("backbone.")
+        else name
+        for name in ours
+    }
+    theirs = to_toolkit_names(name_map, plain.values())
+    return {name: theirs[other] for name, other in plain.items()}
+
+
+def _example(
+    toolkit: Toolkit, shapes: Shapes, like: Model | None, trunk: Trunk | None
+) -> Model:
     """Returns the model that supplies what names and shapes do not tell."""
     pyramid = is_pyramid(shapes) or toolkit.fcn is None
     head = FCNSkip if toolkit is CAFFE else SemanticFPN if pyramid else FCN
-    if like is not None and isinstance(like.head, head):
-        return like
     example = toolkit.semantic_fpn if pyramid else toolkit.fcn
     assert example is not None  # every toolkit builds one of the two
-    return example
+    if like is not None and isinstance(like.head, head):
+        example = like
+    if trunk is None:
+        return example
+    like_backbone = None if like is None else like.backbone
+    backbone = backbone_of(
+        trunk, shapes, like_backbone if isinstance(like_backbone, Timm) else None
+    )
+    changes: dict[str, Any] = {"backbone": backbone}
+    if example is not like and trunk.fcn is not None and not pyramid:
+        changes["head"] = trunk.fcn
+    return example.model_copy(update=changes)
 
 
 def _with_arguments(
@@ -357,7 +381,7 @@ def _with_arguments(
         return example.model_copy(update={"head": head})
     if output_stride not in (None, 8, 16, 32):
         raise UsageError(f"output_stride is 8, 16 or 32, not {output_stride!r}")
-    backbone = resnet_of(example)
+    backbone = example.backbone
     if output_stride is not None:
         backbone = backbone.model_copy(update={"output_stride": output_stride})
     if align_corners is None:

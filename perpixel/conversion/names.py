@@ -3,7 +3,8 @@
 A table's rows pair a toolkit's name of a module with ours. Placeholders such as {k}, {stage+1},
 {2k} or {3k+1} stand for integers, the same letter for the same integer on both sides. {n} is the
 number of convolutions before a head's classifier, which is the classifier's index in a Sequential.
-The last part of a name (weight, bias, running_mean, ...) is the same in all toolkits.
+{*} stands for any text. The last part of a name (weight, bias, running_mean, ...) is the same in
+all toolkits, but where a row pairs whole names.
 """
 
 import re
@@ -12,7 +13,7 @@ from functools import cache
 
 NameMap = tuple[tuple[str, str], ...]
 
-_PLACEHOLDER = re.compile(r"\{(\d*)([a-z]+)(?:\+(\d+))?\}")
+_PLACEHOLDER = re.compile(r"\{(\d*)([a-z]+|\*)(?:\+(\d+))?\}")
 
 
 def to_perpixel_names(name_map: NameMap, names: Iterable[str]) -> dict[str, str]:
@@ -52,21 +53,26 @@ def _translate(rows: Iterable[tuple[str, str]], names: Iterable[str]) -> dict[st
     for name in names:
         module, _, parameter = name.rpartition(".")
         for source, target in rows:
-            values = _match(source, module)
-            if values is not None:
+            if (values := _match(source, module)) is not None:
                 translated[name] = f"{_fill(target, values)}.{parameter}"
+                break
+            if (values := _match(source, name)) is not None:
+                translated[name] = _fill(target, values)
                 break
     return translated
 
 
-def _match(template: str, text: str) -> dict[str, int] | None:
-    """Returns the placeholders' integers where `text` matches the template, else None."""
+def _match(template: str, text: str) -> dict[str, int | str] | None:
+    """Returns the placeholders' values where `text` matches the template, else None."""
     pattern, placeholders = _compile(template)
     match = pattern.fullmatch(text)
     if match is None:
         return None
-    values = {}
+    values: dict[str, int | str] = {}
     for number, (scale, letter, shift) in zip(match.groups(), placeholders, strict=True):
+        if letter == "*":
+            values[letter] = number
+            continue
         value, rest = divmod(int(number) - shift, scale)
         if rest or value < 0:
             return None
@@ -81,16 +87,20 @@ def _compile(template: str) -> tuple[re.Pattern[str], tuple[tuple[int, str, int]
         for scale, letter, shift in _PLACEHOLDER.findall(template)
     )
     literals = _PLACEHOLDER.split(template)[:: _PLACEHOLDER.groups + 1]
-    return re.compile(r"(\d+)".join(map(re.escape, literals))), placeholders
+    pattern = re.escape(literals[0])
+    for (_, letter, _), literal in zip(placeholders, literals[1:], strict=True):
+        pattern += (r"(.+)" if letter == "*" else r"(\d+)") + re.escape(literal)
+    return re.compile(pattern), placeholders
 
 
-def _fill(template: str, values: Mapping[str, int]) -> str:
+def _fill(template: str, values: Mapping[str, int | str]) -> str:
     """Replaces the placeholders whose letters are among `values`."""
 
     def number(placeholder: re.Match[str]) -> str:
         scale, letter, shift = placeholder.groups()
         if letter not in values:
             return placeholder[0]
-        return str(int(scale or 1) * values[letter] + int(shift or 0))
+        value = values[letter]
+        return value if isinstance(value, str) else str(int(scale or 1) * value + int(shift or 0))
 
     return _PLACEHOLDER.sub(number, template)

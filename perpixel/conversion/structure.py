@@ -18,6 +18,7 @@ from perpixel.recipes.models import (
     Model,
     ResNet,
     SemanticFPN,
+    Timm,
     backbone_name,
 )
 from perpixel.recipes.overrides import readable
@@ -54,8 +55,9 @@ def read_model(shapes: Shapes, example: Model) -> tuple[Model, int]:
             head = _semantic_fpn(shapes, semantic_fpn)
         case _:
             raise AssertionError("an example has the head of a toolkit")
+    like = example.backbone
     model = Model(
-        backbone=_backbone(shapes, resnet_of(example)),
+        backbone=like if isinstance(like, Timm) else _backbone(shapes, resnet_of(example)),
         head=head,
         aux_head=aux_head,
         align_corners=example.align_corners,
@@ -105,6 +107,7 @@ def _fcn(shapes: Shapes, example: FCN) -> FCN:
             "channels": channels or example.channels,
             "kernel_size": _size(shapes, "head.convs.0.0.weight", 2) or example.kernel_size,
             "concat_input": _any(shapes, r"head\.fuse\..*"),
+            "input_norm": _any(shapes, r"head\.norm\..*"),
         },
     )
 
@@ -120,6 +123,7 @@ def _semantic_fpn(shapes: Shapes, example: SemanticFPN) -> SemanticFPN:
             "fpn_norm": _any(shapes, r"head\.(lateral|output)\.\d+\.1\..*"),
             "channels": _size(shapes, "head.scales.0.0.0.weight", 0) or example.channels,
             "norm": "batch" if batch_norm else "group",
+            "input_norm": _any(shapes, r"head\.norms\..*"),
         },
     )
 

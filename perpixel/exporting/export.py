@@ -143,7 +143,7 @@ def _require_expressible(recipe: Recipe, *, dynamic: bool, logits: bool) -> None
     if len(now["scales"]) > 1 or dynamic or logits:
         can["scales"] = [1.0]
     if dynamic or logits:
-        can["base_size"] = None
+        can |= {"base_size": None, "resize_to_multiple": 1}
     changes = {key: value for key, value in can.items() if value != now[key]}
     if changes:
         settings = (f"--set inference.{key}={json.dumps(changes[key])}" for key in changes)

@@ -18,7 +18,7 @@ from torch.nn.functional import interpolate, pad
 from perpixel.checkpoints.format import Checkpoint, model_from_checkpoint
 from perpixel.errors import PerpixelError
 from perpixel.io.atomic import mute_logger
-from perpixel.io.images import Array, Size, scaled_size
+from perpixel.io.images import Array, Size, scaled_size, stretched_size
 from perpixel.models.normalize import normalize
 from perpixel.models.segmenter import Segmenter
 from perpixel.recipes.schema import Recipe
@@ -83,7 +83,8 @@ class MaskModule(nn.Module):
         recipe, size = self.recipe, (images.shape[1], images.shape[2])
         upsample = partial(interpolate, mode="bilinear", align_corners=recipe.model.align_corners)
         inference = recipe.inference
-        if inference.scales == (1.0,) and not (inference.base_size or recipe.data.resize):
+        resizes = inference.base_size or recipe.data.resize or inference.resize_to_multiple > 1
+        if inference.scales == (1.0,) and not resizes:
             pixel_values = _model_input(images, recipe)
             logits: Tensor = self.model(pixel_values).logits
             mask = upsample(logits, size=pixel_values.shape[2:]).argmax(dim=1).to(torch.uint8)
@@ -92,6 +93,9 @@ class MaskModule(nn.Module):
         (factor,), box = inference.scales, inference.base_size
         resized = scaled_size(recipe.data.resize or size, factor, box=box)
         pixels = resize_as_opencv(images, resized)
+        if inference.resize_to_multiple > 1:
+            resized = stretched_size(resized, inference.resize_to_multiple)
+            pixels = resize_as_opencv(pixels, resized)
         pixel_values = _model_input(pixels, recipe)
         scores = logits = self.model(pixel_values).logits
         padded = pixel_values.shape[2], pixel_values.shape[3]

@@ -37,7 +37,8 @@ def predict_geotiff(
     """
     recipe = predictor.recipe
     seen = recipe.inference
-    if seen.mode == "whole" or seen.scales != (1.0,) or seen.base_size or recipe.data.resize:
+    resizes = seen.base_size or seen.resize_to_multiple > 1 or recipe.data.resize
+    if seen.mode == "whole" or seen.scales != (1.0,) or resizes:
         raise UsageError(
             "a TIFF is read in windows only at its own size: give --mode slide or blend and "
             "--scales 1, with a model that does not resize its images"

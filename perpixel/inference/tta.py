@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 
 from perpixel.errors import plural
 from perpixel.inference.sliding_window import Read, Rows, slide
-from perpixel.io.images import Array, Size, resize_image, scaled_size
+from perpixel.io.images import Array, Size, resize_image, scaled_size, stretched_size
 from perpixel.models.normalize import normalize
 from perpixel.ops.bilinear import ResizeWeights, compose, crop_output, resize_weights
 from perpixel.ops.upsample_argmax import Upsampling, row_chunk, row_chunks, upsample_argmax
@@ -139,6 +139,9 @@ def _passes(predictor: "Predictor", images: Sequence[Array]) -> list[list[Pass]]
     for scale in recipe.inference.scales:
         size = scaled_size(recipe.data.resize or image_size, scale, box=recipe.inference.base_size)
         resized = [resize_image(image, size) for image in images]
+        if recipe.inference.resize_to_multiple > 1:  # a second time, as the toolkits do
+            size = stretched_size(size, recipe.inference.resize_to_multiple)
+            resized = [resize_image(image, size) for image in resized]
         if recipe.inference.mode == "whole":
             whole = _whole(predictor, resized, image_size)
             for image_passes, added in zip(passes, whole, strict=True):

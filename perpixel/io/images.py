@@ -235,6 +235,11 @@ def scaled_size(size: Size, factor: float, *, box: Size | None) -> Size:
     return _round_side(size[0] * fit), _round_side(size[1] * fit)
 
 
+def stretched_size(size: Size, multiple: int) -> Size:
+    """Returns the size whose sides are the next multiples, as mmsegmentation's ResizeToMultiple."""
+    return -(-size[0] // multiple) * multiple, -(-size[1] // multiple) * multiple
+
+
 def resize_image(image: Array, size: Size) -> Array:
     """Resizes an image to `size` (height, width), bilinear; returns it unchanged if it has it."""
     if image.shape[:2] == size:

@@ -14,8 +14,9 @@ timm builds what classifies ImageNet. With the same weights the trunks below gav
 | ResNeSt     | mmsegmentation backbones/resnest.py       | no averaging where there is no stride  |
 | Twins-PCPVT | mmsegmentation backbones/twins.py         | layer norms' eps 1e-5; zeros where a   |
 |             |                                           | patch would be cut                     |
+| XCiT        | semantic_segmentation/backbone/xcit.py    | features of other blocks               |
 
-Others (PVTv2, PoolFormer, XCiT) need no change: timm's is the published trunk.
+Others (PVTv2, PoolFormer) need no change: timm's is the published trunk.
 """
 
 from collections.abc import Callable
@@ -44,6 +45,13 @@ def options(name: str) -> dict[str, Any]:
     """Returns what timm.create_model is told in addition for the published trunk."""
     _change_of(name)
     return {"feature_location": "", "out_indices": (1, 2, 3, 4)} if "hrnet" in name else {}
+
+
+def blocks(name: str, depth: int) -> list[int] | None:
+    """Returns the blocks, from 0, of a plain ViT's features; None for those at its quarters."""
+    if not name.startswith("xcit"):
+        return None
+    return [3, 5, 7, 11] if depth == 12 else [7, 11, 15, 23]
 
 
 def _change_of(name: str) -> Callable[[Any], None]:
@@ -161,4 +169,5 @@ _CHANGES: dict[str, Callable[[Any], None]] = {
     "repvit": _repvit,
     "resnest": _resnest,
     "twins_pcpvt": _twins_pcpvt,
+    "xcit": lambda body: None,
 }

@@ -120,6 +120,12 @@ def pretrained_source(spec: Timm) -> tuple[str, dict[str, tuple[float, ...]]]:
     return config.url or config.hf_hub_id, normalization
 
 
+def list_models(pattern: str) -> list[str]:
+    """Returns the names of timm's models that match a shell pattern."""
+    names: list[str] = _timm().list_models(pattern)
+    return names
+
+
 def _create(spec: Timm) -> nn.Module:
     timm = _timm()
     options: dict[str, Any] = {}
@@ -136,6 +142,8 @@ def _create(spec: Timm) -> nn.Module:
         if len(set(strides)) == 1:
             depth = len(info.info)
             quarters = [depth * part // _STAGES - 1 for part in range(1, _STAGES + 1)]
+            if spec.as_published:
+                quarters = published_trunks.blocks(spec.name, depth) or quarters
             whole = timm.create_model(spec.name, num_classes=0, **options, **any_size)
             getter = timm.models._features.FeatureGetterNet  # create_model has no option `norm`
             body = getter(whole, out_indices=quarters, norm=spec.final_norm)

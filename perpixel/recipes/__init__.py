@@ -7,6 +7,7 @@ from pathlib import Path
 
 from perpixel.errors import UsageError
 from perpixel.recipes import (
+    backbones,
     caffe_fcn,
     camvid,
     folder,
@@ -30,6 +31,7 @@ _MODULES = (
     pytorch_auto_drive,
     caffe_fcn,
     linear,
+    backbones,
 )
 _ALL: dict[str, Recipe] = {recipe.name: recipe for module in _MODULES for recipe in module.RECIPES}
 

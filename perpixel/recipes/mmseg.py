@@ -68,7 +68,7 @@ _BACKBONES = {
 }
 
 
-class _Setting(NamedTuple):
+class Setting(NamedTuple):
     """The settings shared by the rows of one data set and crop; `stride` None: whole images."""
 
     data: Data
@@ -79,29 +79,29 @@ class _Setting(NamedTuple):
     optimizer: Optimizer = Optimizer(lr=0.01, weight_decay=5e-4)
 
 
-_SETTINGS = {
-    ("cityscapes", "512x1024"): _Setting(Data(name="cityscapes"), 8, (2048, 1024)),
-    ("cityscapes", "769x769"): _Setting(
+def _pascal_context(name: str) -> Setting:
+    optimizer = Optimizer(lr=0.004, weight_decay=1e-4)
+    return Setting(Data(name=name), 16, (520, 520), stride=(320, 320), optimizer=optimizer)
+
+
+SETTINGS = {
+    ("cityscapes", "512x1024"): Setting(Data(name="cityscapes"), 8, (2048, 1024)),
+    ("cityscapes", "769x769"): Setting(
         Data(name="cityscapes"), 8, (2049, 1025), stride=(513, 513), align_corners=True
     ),
-    ("ade20k", "512x512"): _Setting(Data(name="ade20k"), 16, (2048, 512)),
-    ("voc12aug", "512x512"): _Setting(
+    ("ade20k", "512x512"): Setting(Data(name="ade20k"), 16, (2048, 512)),
+    ("voc12aug", "512x512"): Setting(
         Data(name="pascal_voc", train_split="trainaug"), 16, (2048, 512)
     ),
-    ("pascal_context", "480x480"): _Setting(
-        Data(name="pascal_context"),
-        16,
-        (520, 520),
-        stride=(320, 320),
-        optimizer=Optimizer(lr=0.004, weight_decay=1e-4),
-    ),
+    ("pascal_context", "480x480"): _pascal_context("pascal_context"),
+    ("pascal_context_59", "480x480"): _pascal_context("pascal_context_59"),
 }
 
 
 def _recipe(number: int, line: str) -> Recipe:
     """Makes the recipe of a row; the config's link is its path in mmsegmentation 1.2.2."""
     model, size, dataset, thousands, *figures, run, sha256 = line.split()
-    setting, backbone = _SETTINGS[dataset, size], _BACKBONES[model]
+    setting, backbone = SETTINGS[dataset, size], _BACKBONES[model]
     height, width = (int(side) for side in size.split("x"))
     miou, ms_flip, gb, fps = (None if figure == "-" else float(figure) for figure in figures)
     resnet18 = backbone.depth == 18

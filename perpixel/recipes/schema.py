@@ -11,7 +11,7 @@ from pydantic import Field, PositiveFloat, model_validator
 
 from perpixel.errors import UsageError
 from perpixel.recipes.base import HalfOpenUnit, PositiveInt, Size, Spec, UnitInterval
-from perpixel.recipes.models import Model, ResNet
+from perpixel.recipes.models import Model, ResNet, Timm
 
 IGNORE_INDEX = 255
 """The value of a pixel without a class, in every mask."""
@@ -232,7 +232,9 @@ class Train(Spec):
     torchvision or timm publishes for it; without it, random weights. `freeze` keeps the backbone's
     parts up to and including the one it names as they are, weights and batch norm's statistics
     (mmsegmentation's frozen_stages): "stem", "stage1" to "stage3" of a ResNet, or the whole
-    "backbone"; what is frozen needs no gradients, and so less memory and time. `compile` is
+    "backbone"; what is frozen needs no gradients, and so less memory and time. With `norm_eval` the
+    backbone's batch norms use and keep the statistics they start with, as in evaluation, while their
+    scale and shift are trained (mmsegmentation's norm_eval). `compile` is
     torch.compile's mode; "reduce-overhead" uses CUDA graphs. `activation_checkpointing` saves
     memory and changes no result: inside a ResNet's stages "norms" recomputes norms and activations
     in the backward pass, "stages" convolutions, too. `ema_decay` b keeps an exponential moving
@@ -248,6 +250,7 @@ class Train(Spec):
     pretrained: Download | Literal["imagenet"] | None = None
     final_phase: FinalPhase | None = None
     freeze: Literal["off", "stem", "stage1", "stage2", "stage3", "backbone"] = "off"
+    norm_eval: bool = False
     ema_decay: HalfOpenUnit = 0.0
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     precision: Literal["auto", "float32", "tf32", "bfloat16", "float16"] = "auto"
@@ -283,7 +286,8 @@ class Inference(Spec):
     """How a mask is predicted from an image.
 
     `base_size` (long side, short side) is the box that an image is fitted into first, keeping its
-    aspect ratio; None keeps its size. "whole" pads an image smaller than `pad_to` with black at the
+    aspect ratio; None keeps its size. `resize_to_multiple` then stretches it until both sides are
+    multiples (mmsegmentation's ResizeToMultiple). "whole" pads an image smaller than `pad_to` with black at the
     bottom and right, and crops the padding off its logits. "slide" averages the logits of
     overlapping windows of `window_size` (None: the last training crop), `stride` (None: two thirds
     of it) apart; "blend" weights them by a Hann window, so that windows' borders are invisible.
@@ -293,6 +297,7 @@ class Inference(Spec):
     """
 
     base_size: Size | None = None
+    resize_to_multiple: PositiveInt = 1
     mode: Literal["whole", "slide", "blend"] = "whole"
     pad_to: Size | None = None
     window_size: Size | None = None
@@ -406,7 +411,8 @@ class Recipe(Spec):
     @model_validator(mode="after")
     def _has_the_parts_to_freeze(self) -> "Recipe":
         freeze, backbone = self.train.freeze, self.model.backbone
-        if freeze not in ("off", "backbone") and not isinstance(backbone, ResNet):
+        parts = ["off", "backbone"] + ["stem"] * isinstance(backbone, Timm)
+        if freeze not in parts and not isinstance(backbone, ResNet):
             raise ValueError(
                 f"train.freeze={freeze} is a part of a ResNet, and the backbone is of type "
                 f"{backbone.type}: set train.freeze=backbone, which freezes all of it, or off"

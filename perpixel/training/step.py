@@ -59,7 +59,7 @@ def make_train_state(
         activation_checkpointing=recipe.train.activation_checkpointing,
         compile=recipe.train.compile,
     )
-    freeze_backbone(model, recipe.train.freeze)
+    freeze_backbone(model, recipe.train.freeze, norm_eval=recipe.train.norm_eval)
     buffers = [buffer for buffer in model.buffers() if buffer.ndim < 2]  # others are constants
     return TrainState(
         model,

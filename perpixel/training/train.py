@@ -19,7 +19,7 @@ from perpixel.evaluation.files import write_scores
 from perpixel.evaluation.metrics import Scores
 from perpixel.inference.predictor import Predictor
 from perpixel.io.atomic import atomic_write
-from perpixel.io.images import scaled_size
+from perpixel.io.images import scaled_size, stretched_size
 from perpixel.losses import check_class_weights
 from perpixel.models.build import build
 from perpixel.models.timm_backbone import check_sizes
@@ -299,7 +299,8 @@ def _input_sizes(recipe: Recipe, image_size: Size) -> list[Size]:
         return [*recipe.crop_sizes, recipe.window_size]
     size = recipe.data.resize or image_size
     scaled = (scaled_size(size, scale, box=inference.base_size) for scale in inference.scales)
-    return [*recipe.crop_sizes, *scaled]
+    multiple = inference.resize_to_multiple
+    return [*recipe.crop_sizes, *(stretched_size(size, multiple) for size in scaled)]
 
 
 def _check_random_weights_are_trained(recipe: Recipe) -> None:

@@ -1,4 +1,4 @@
-"""DINOv2's linear probe against the original code, on windows that pad to 518x518."""
+"""DINOv2's linear probe against the original code, on windows that pad to 518x518 and others."""
 
 import json
 from pathlib import Path
@@ -16,12 +16,13 @@ from perpixel.models.normalize import normalize
 
 from . import weights
 
-CASE = Path(__file__).parent / "cases" / "dinov2_vits14_voc2012_linear"
+CASES = Path(__file__).parent / "cases"
+NAMES = ["dinov2_vits14_voc2012_linear", "dinov2_vits14_voc2012_linear_97x131"]
 
 
-@pytest.fixture(scope="module")
-def said() -> dict:
-    return json.loads(CASE.with_suffix(".json").read_text())
+@pytest.fixture(scope="module", params=NAMES)
+def said(request: pytest.FixtureRequest) -> dict:
+    return json.loads((CASES / f"{request.param}.json").read_text()) | {"name": request.param}
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def test_parameters(model, said: dict):
 def test_logits_and_mask(model, said: dict):
     image = weights.image(*said["image"])
     recipe = perpixel.recipe("linear/dinov2_vits14_voc2012")
-    with np.load(CASE.with_suffix(".npz")) as arrays, torch.inference_mode():
+    with np.load(CASES / f"{said['name']}.npz") as arrays, torch.inference_mode():
         logits = model(normalize(torch.from_numpy(image)[None], recipe.input)).logits[0]
         error = (logits - torch.from_numpy(arrays["logits"])).abs().max() / logits.abs().max()
         print(f"relative error {error:.1e}")

@@ -29,6 +29,8 @@ CASES = sorted(
 )
 OUTPUT_STRIDE = {"sssegmentation_fcn_resnet101os16_cityscapes": 16}  # else the default
 
+_LAYOUT = dict.fromkeys(("mmsegmentation", "PVTv2-Seg", "RepViT"), "mmseg")
+
 RELATIVE = 1e-3  # the promise; measured errors are below 1e-5
 NOISE = 1e-4  # of the largest score: classes are compared where the best one leads by more
 
@@ -46,14 +48,18 @@ class Case:
 @pytest.fixture(scope="module", params=CASES)
 def case(request: pytest.FixtureRequest) -> Iterator[Case]:
     name = request.param
-    path = Path(__file__).parent / "cases" / name
-    said = json.loads(path.with_suffix(".json").read_text())
+    folder = Path(__file__).parent / "cases"
+    said = json.loads((folder / f"{name}.json").read_text())
+    state = weights.fill(said["shapes"])
+    for entry, factor in said.get("multiply", {}).items():
+        state[entry] = state[entry] * np.float32(factor)
     finding = find(
-        weights.fill(said["shapes"]),
+        state,
         output_stride=OUTPUT_STRIDE.get(name),
         align_corners=said["align_corners"],
     )
-    assert said["toolkit"].split()[0].replace("mmsegmentation", "mmseg") == finding.toolkit.name
+    toolkit = said["toolkit"].split()[0]
+    assert _LAYOUT.get(toolkit, toolkit) == finding.toolkit.name
     assert finding.num_classes == said["num_classes"]
     fed = finding.toolkit.input
     assert fed.channel_order == said.get("channel_order", "RGB").lower()
@@ -67,7 +73,7 @@ def case(request: pytest.FixtureRequest) -> Iterator[Case]:
         input=fed,
         inference=finding.toolkit.inference,
     )
-    with np.load(path.with_suffix(".npz")) as arrays:
+    with np.load(folder / f"{name}.npz") as arrays:
         image = weights.image(*said["image"])
         yield Case(name, said, dict(arrays), image, build_model(finding), recipe)
 
@@ -101,6 +107,18 @@ def test_whole(case: Case):
     sure = case.arrays["margin"] > NOISE * np.abs(case.arrays["logits"]).max()
     assert sure.mean() > 0.99
     np.testing.assert_array_equal(found[sure], case.arrays["pred_whole"][sure])
+
+
+def test_stretched(case: Case):
+    """The published test of PoolFormer, PVTv2 and RepViT: stretched to multiples of 32."""
+    if "stretch" not in case.said:
+        pytest.skip("not stretched in this case")
+    found = _compare(
+        case,
+        {"resize_to_multiple": case.said["stretch"]},
+        expected=case.arrays["pred_stretch"],
+    )
+    _close(found.mean(dim=(0, 1)), case.arrays["logits_stretch_mean"])
 
 
 def test_slide(case: Case):
