@@ -121,9 +121,39 @@ def pretrained_source(spec: Timm) -> tuple[str, dict[str, tuple[float, ...]]]:
     return config.url or config.hf_hub_id, normalization
 
 
+def timm_layer_depths(spec: Timm, names: Iterable[str]) -> dict[str, int]:
+    """How many layers from the top, 1 for the last, the backbone's parameters of these names are.
+
+    The layers are timm's, as in timm.optim.param_groups_layer_decay, where a classifier is the top,
+    0. Raises UsageError where timm does not say which there are.
+    """
+    timm = _timm()
+    with torch.device("meta"):
+        whole = timm.create_model(spec.name)
+    try:
+        matcher = whole.group_matcher(coarse=False)
+        layers = timm.models.group_parameters(whole, matcher, reverse=True)
+        # timm's features have "stages_0." for "stages.0.", or hold the whole model by these names.
+        known = {
+            f"body.{here}": layer
+            for name, layer in layers.items()
+            for here in (name, name.replace(".", "_", 1), f"model.{name}", f"body.{name}")
+        }
+        found = {name: known[name] for name in names}
+    except (AttributeError, KeyError) as error:
+        raise UsageError(
+            f"optimizer.layer_decay: timm does not say which layers {spec.name} has ({error}); set "
+            f"optimizer.layer_decay=1"
+        ) from None
+    top = max(found.values()) + 1
+    return {name: top - layer for name, layer in found.items()}
+
+
 def _create(spec: Timm) -> nn.Module:
     timm = _timm()
-    options = {} if spec.output_stride == 32 else {"output_stride": spec.output_stride}
+    options: dict[str, float] = {}
+    options |= {} if spec.output_stride == 32 else {"output_stride": spec.output_stride}
+    options |= {"drop_path_rate": spec.drop_path} if spec.drop_path else {}
     try:
         body, any_size = _create_for_any_size(spec.name, options)
         info = cast(Any, body).feature_info
@@ -136,7 +166,15 @@ def _create(spec: Timm) -> nn.Module:
             body = getter(whole, out_indices=quarters, norm=spec.final_norm)
         elif spec.final_norm or spec.center_padding:
             raise ValueError("final_norm and center_padding are for plain ViTs")
+        drops = [m for m in body.modules() if isinstance(m, timm.layers.DropPath) and m.drop_prob]
+        if spec.drop_path and not drops:
+            raise TypeError("drop_path_rate changes nothing in it")
     except Exception as error:  # a model may refuse by any: RuntimeError, TypeError, an assertion
+        if "drop_path_rate" in str(error):
+            raise UsageError(
+                f"model.backbone.drop_path={spec.drop_path}: timm's {spec.name} has no drop path; "
+                f"set model.backbone.drop_path=0"
+            ) from None
         raise UsageError(
             f"model.backbone.name={spec.name!r}: timm makes no features of it at output stride "
             f"{spec.output_stride} ({type(error).__name__}: {error})."
@@ -146,7 +184,7 @@ def _create(spec: Timm) -> nn.Module:
 
 
 def _create_for_any_size(
-    name: str, options: Mapping[str, int]
+    name: str, options: Mapping[str, float]
 ) -> tuple[nn.Module, dict[str, bool]]:
     """Creates the features with the first of _ANY_SIZE that the model's class knows."""
     *special, plain = _ANY_SIZE

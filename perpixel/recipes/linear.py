@@ -1,8 +1,8 @@
 """Linear probes of DINOv2 (Oquab et al., 2023, table 10; dinov2/eval/segmentation).
 
 A frozen ViT, a batch norm and a 1x1 classifier on the last block's patches. AdamW for 40,000 steps
-of 16 crops of 512, a linear fall of the rate after 1,500 steps of warm-up (which began at a
-millionth of the rate, and here at 1/1501); windows of 512, 341 apart. `linear/NAME` without a data
+of 16 crops of 512, a linear fall of the rate after 1,500 steps of warm-up, which begins at a
+millionth of the rate; windows of 512, 341 apart. `linear/NAME` without a data
 set is for a folder of one's own, in as many steps as suit its images.
 
 Not reproduced: timm interpolates position embeddings to sizes other than 518x518 with antialiasing,
@@ -64,7 +64,7 @@ def _recipe(row: _Row) -> Recipe:
         augment=Augment(base_size=(2048, 512), crop_size=(512, 512)),
         loss=Loss(avg_non_ignore=own),
         optimizer=Optimizer(name="adamw", lr=1e-3, weight_decay=1e-4),
-        schedule=Schedule(power=1.0, warmup=1500 / 40_000, min_lr=0.0),
+        schedule=Schedule(power=1.0, warmup=1500 / 40_000, warmup_from=1e-6, min_lr=0.0),
         train=Train(
             steps=40_000,
             epochs="auto" if own else None,

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, assert_never
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 from pydantic_core import PydanticCustomError
 
-from perpixel.recipes.base import PositiveInt, Spec, UnitInterval
+from perpixel.recipes.base import HalfOpenUnit, PositiveInt, Spec, UnitInterval
 
 
 class Custom(Spec):
@@ -93,7 +93,9 @@ class Timm(Spec):
     The recipe's `input` must have the normalization that timm's weights were trained with. Of a
     plain ViT, whose blocks have one stride, `final_norm` normalizes features by the layer norm that
     ends it, and `center_padding` pads images to whole patches on all sides, not at the bottom and
-    right (both DINOv2).
+    right (both DINOv2). `drop_path` is timm's drop_path_rate, the probability in training that an
+    image leaves out a residual branch (stochastic depth, Huang et al., 2016), which rises over the
+    blocks in most models; 0 is timm's default for the model.
     """
 
     type: Literal["timm"] = "timm"
@@ -101,6 +103,7 @@ class Timm(Spec):
     output_stride: Literal[8, 16, 32] = 32
     final_norm: bool = False
     center_padding: bool = False
+    drop_path: HalfOpenUnit = 0.0
 
 
 class VGG16(Spec):
