@@ -756,8 +756,8 @@ _TRAINING = [
         "training/test_learning.py",
         (
             "training/no autocast",
-            "with autocast(images.device, dtype):",
-            "with autocast(images.device, torch.float32):",
+            "with autocast(inputs[0].device, dtype):",
+            "with autocast(inputs[0].device, torch.float32):",
         ),
         (
             "training/same dropout in every step",

@@ -6,7 +6,6 @@ MobileNetV2 of output stride 8 then learns nothing, or stops at a gradient that 
 float32 is right, and no slower, as these convolutions are bound by memory.
 """
 
-from functools import cache
 from typing import Any, cast
 
 from torch import Tensor, float32, nn
@@ -30,7 +29,6 @@ class _InFloat32:
             return cast(Tensor, cast(Any, super()).forward(x.float())).to(x.dtype)
 
 
-@cache
-def _in_float32(convolution: type[nn.Conv2d]) -> type[nn.Conv2d]:
+def _in_float32(convolution: type[nn.Conv2d]) -> Any:
     """Returns a subclass of a convolution's class, as timm has one with TensorFlow's padding."""
     return type(f"Float32{convolution.__name__}", (_InFloat32, convolution), {})

@@ -1,11 +1,13 @@
 """Finds, fetches and reads the checkpoint of a run, a file, a recipe or a Hub repository."""
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from filelock import FileLock
+from torch import Tensor
 
 from perpixel.checkpoints import hub
 from perpixel.checkpoints.format import (
@@ -148,8 +150,11 @@ def fetch(name: str, *, out: Path | None = None) -> FetchResult:
     sha256, sha1 = hash_in_name(url), recipe.published.weights_sha1
     file = download.fetch(url, sha256=sha256 or "", sha1=sha1 or "")
     verified = sha256 is not None or sha1 is not None
+    backbone = None
+    if name.startswith("linear/"):  # its file is the head alone
+        backbone = _imagenet_weights(recipe).weights
     try:
-        imported = import_checkpoint(file, recipe=recipe)
+        imported = import_checkpoint(file, recipe=recipe, backbone=backbone)
     except PerpixelError as error:
         if verified:
             raise
@@ -226,6 +231,14 @@ def _imagenet_weights(recipe: Recipe) -> InitialWeights:
     weights = _backbone_in(path, recipe.model, name=name)
     assert weights is not None  # none of these files is a whole model of ours
     return replace(weights, lines=(*weights.lines, *lines))
+
+
+def backbone_file(path: Path, model: Model) -> Mapping[str, Tensor]:
+    """Reads the weights of a model's backbone, by our names, from a file of them."""
+    weights = _backbone_in(path, model, name=path.name)
+    if weights is None:
+        raise UsageError(f"{path}: a whole model, and not a backbone's file")
+    return weights.weights
 
 
 def with_model_of(source: str | Path, recipe: Recipe) -> Recipe:

@@ -24,8 +24,9 @@ def convert(
     toolkit: Annotated[
         str,
         typer.Option(
-            help="auto, mmseg, sssegmentation, torchvision, pytorch-auto-drive, detectron2 or "
-            "caffe; for a perpixel checkpoint, the one to write for: mmseg, torchvision or caffe."
+            help="auto, mmseg, sssegmentation, torchvision, pytorch-auto-drive, detectron2, caffe "
+            "or dinov2; for a perpixel checkpoint, the one to write for: mmseg, torchvision or "
+            "caffe."
         ),
     ] = "auto",
     recipe: Annotated[
@@ -59,6 +60,13 @@ def convert(
             help="For an FCN-8s of caffe or pytorch-fcn: how it was trained.",
         ),
     ] = None,
+    backbone: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="For a file that holds a head alone, as DINOv2's linear probes: its backbone's.",
+        ),
+    ] = None,
     dataset: options.Dataset = None,
     names: options.ClassNames = None,
     trust: Annotated[
@@ -87,7 +95,8 @@ def convert(
 
     if is_ours(source):
         others = (
-            recipe, output_stride, align_corners, threshold, variant, dataset, trust or None
+            recipe, output_stride, align_corners, threshold, variant, backbone, dataset,
+            trust or None,
         )  # fmt: skip
         choices = half, toolkit != "auto", names is not None
         if sum(choices) != 1 or any(option is not None for option in others):
@@ -109,10 +118,17 @@ def convert(
             f"--half and --names are for perpixel checkpoints: convert {source} to one first"
         )
     _require_other_file(out, source)
+    spec = None if recipe is None else perpixel.recipe(recipe)
+    backbone_weights = None
+    if backbone is not None:
+        if spec is None:
+            raise UsageError("--backbone needs the --recipe that the head was trained with")
+        backbone_weights = zoo.backbone_file(backbone, spec.model)
     imported = import_checkpoint(
         source,
         toolkit=toolkit,
-        recipe=None if recipe is None else perpixel.recipe(recipe),
+        recipe=spec,
+        backbone=backbone_weights,
         output_stride=output_stride,
         align_corners=align_corners,
         threshold=threshold,

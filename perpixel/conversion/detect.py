@@ -13,6 +13,7 @@ from torch import Tensor
 from perpixel.checkpoints.format import mismatches
 from perpixel.conversion.caffe import CAFFE, plain_names, pop_scales
 from perpixel.conversion.detectron2 import DETECTRON2
+from perpixel.conversion.dinov2 import DINOV2
 from perpixel.conversion.mmseg import MMSEG
 from perpixel.conversion.names import NameMap, to_perpixel_names, to_toolkit_names
 from perpixel.conversion.sssegmentation import SSSEGMENTATION
@@ -38,7 +39,15 @@ from perpixel.recipes.schema import IGNORE_INDEX, Input
 
 TOOLKITS = {
     toolkit.name: toolkit
-    for toolkit in (MMSEG, SSSEGMENTATION, PYTORCH_AUTO_DRIVE, TORCHVISION, DETECTRON2, CAFFE)
+    for toolkit in (
+        MMSEG,
+        SSSEGMENTATION,
+        PYTORCH_AUTO_DRIVE,
+        TORCHVISION,
+        DETECTRON2,
+        CAFFE,
+        DINOV2,
+    )
 }
 
 _CLASSIFICATION = ("fc.weight", "fc1000_w", "fc8.weight")  # torchvision, open-mmlab; Caffe2; Caffe
@@ -120,11 +129,12 @@ def find(
     threshold: float | None = None,
     variant: str | None = None,
     like: Model | None = None,
+    backbone: Mapping[str, Tensor] | None = None,
 ) -> Finding:
     """Finds toolkit, model, weights and input of a state dict; raises as `from_state_dict`.
 
     What names and shapes do not tell (dilations, dropout, ...) is taken from `like`, else from the
-    toolkit's own models.
+    toolkit's own models. `backbone`, by our names, completes a file that holds a head alone.
     """
     names_of_model = model_names(state)
     tensors = plain_tensors(state, names_of_model)
@@ -149,6 +159,13 @@ def find(
             trunk.prepare(tensors)
         heads = (row for row in name_map if not row[1].startswith("backbone."))
         name_map = (*trunk.rows(tensors), *heads)
+    if source.head_alone and backbone is None:
+        raise UsageError(
+            f"this is a head of {source.name}'s alone: name the file of the backbone that it was "
+            f"trained on, as with `perpixel convert HEAD OUT --recipe NAME --backbone FILE`"
+        )
+    if backbone is not None and not source.head_alone:
+        raise UsageError(f"these are {source.name}'s names, of a whole model: give no backbone")
     names = to_perpixel_names(name_map, tensors)
     shapes = {name: tuple(tensors[toolkit_name].shape) for toolkit_name, name in names.items()}
     example = _example(source, shapes, like, trunk)
@@ -167,6 +184,13 @@ def find(
         raise UsageError("a threshold is for models of one output, and this one has more")
     with torch.device("meta"):
         expected = build(model, num_classes=num_classes).state_dict()
+    if backbone is not None:
+        problems = mismatches(_backbone_in(expected), backbone)
+        if problems:
+            raise PerpixelError(
+                f"the backbone does not fit {title(model)}:\n  " + "\n  ".join(problems)
+            )
+        expected = {name: value for name, value in expected.items() if name not in backbone}
     toolkit_names = _toolkit_names(name_map, expected)
     # Files of before 2018 have no counters, which only momentum=None would use.
     for name in toolkit_names.values():
@@ -178,10 +202,14 @@ def find(
             f"these are {source.name}'s names, but they do not fit its nearest model, "
             f"{title(model)} ({len(problems)} mismatches):\n  " + "\n  ".join(problems)
         )
-    weights = {name: tensors[toolkit_names[name]] for name in expected}
+    weights = {**(backbone or {}), **{n: tensors[toolkit_names[n]] for n in expected}}
     if threshold is not None:
         weights, num_classes = _with_constant_output(weights, threshold), 2
     return Finding(source, model, num_classes, weights, input=file_input, left_out=tuple(left_out))
+
+
+def _backbone_in(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value for name, value in state.items() if name.startswith("backbone.")}
 
 
 def _with_constant_output(weights: Mapping[str, Tensor], threshold: float) -> dict[str, Tensor]:
@@ -343,9 +371,7 @@ def _toolkit_names(name_map: NameMap, ours: Iterable[str]) -> dict[str, str]:
     return {name: theirs[other] for name, other in plain.items()}
 
 
-def _example(
-    toolkit: Toolkit, shapes: Shapes, like: Model | None, trunk: Trunk | None
-) -> Model:
+def _example(toolkit: Toolkit, shapes: Shapes, like: Model | None, trunk: Trunk | None) -> Model:
     """Returns the model that supplies what names and shapes do not tell."""
     pyramid = is_pyramid(shapes) or toolkit.fcn is None
     head = FCNSkip if toolkit is CAFFE else SemanticFPN if pyramid else FCN

@@ -1,7 +1,10 @@
 """Converts another toolkit's file to a checkpoint: weights, recipe, classes and colors."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+from torch import Tensor
 
 from perpixel.checkpoints.format import Checkpoint
 from perpixel.conversion import Finding, find
@@ -38,6 +41,7 @@ def import_checkpoint(
     align_corners: bool | None = None,
     threshold: float | None = None,
     variant: str | None = None,
+    backbone: Mapping[str, Tensor] | None = None,
     dataset: str | None = None,
     dataset_if_unnamed: str | None = None,
     trust: bool = False,
@@ -47,7 +51,8 @@ def import_checkpoint(
     `recipe` is the one that the file was trained with: it says what weights do not tell, and its
     data set names the classes; without one, `dataset` does, or `dataset_if_unnamed` where the file
     names no classes and has as many outputs. `like` only says what weights do not
-    tell. `threshold` and `variant` are as in `from_state_dict`. Raises PerpixelError naming the
+    tell. `threshold` and `variant` are as in `from_state_dict`; `backbone`, by our names, completes
+    a file of a head alone. Raises PerpixelError naming the
     file where it cannot be read or is not the recipe's model, UsageError as `conversion.find` does.
     """
     if recipe is not None and dataset not in (None, recipe.data.name):
@@ -69,6 +74,7 @@ def import_checkpoint(
             threshold=threshold,
             variant=variant or source.variant,
             like=like if recipe is None else recipe.model,
+            backbone=backbone,
         )
     except PerpixelError as error:
         raise type(error)(f"{path}: {error}") from None

@@ -19,7 +19,7 @@ class Toolkit:
     keeps the rest: output stride, dilations, the place of the stride in a bottleneck,
     align_corners, dropout. `mean_std_names` are entries of old files that hold `input`'s mean and
     std. `unsupported` takes a model and gives pairs (has it, what the toolkit cannot build); it is
-    None where this layout is not written.
+    None where this layout is not written. With `head_alone` its files hold no backbone.
     """
 
     name: str
@@ -30,3 +30,4 @@ class Toolkit:
     inference: Inference
     mean_std_names: tuple[str, str] | None = None
     unsupported: Callable[[Model], Rules] | None = None
+    head_alone: bool = False

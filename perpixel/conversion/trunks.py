@@ -1,9 +1,9 @@
 """Published trunks that are timm's backbones here: their names in timm's.
 
-Tables are as in conversion/names.py, on both sides below "backbone."; timm's names are those of its
-whole models. Sources: mmsegmentation mmseg/models/backbones/{hrnet,mobilenet_v2,resnest,twins}.py,
-mmpretrain models/backbones/poolformer.py, PVTv2-Seg pvtv2.py, RepViT segmentation/repvit.py and
-XCiT semantic_segmentation/backbone/xcit.py.
+Tables are as in conversion/names.py, without the "backbone." before both names; timm's are those of
+its whole models. Sources: mmsegmentation mmseg/models/backbones/hrnet.py, mobilenet_v2.py,
+resnest.py and twins.py, mmpretrain models/backbones/poolformer.py, PVTv2-Seg pvtv2.py, RepViT
+segmentation/repvit.py and XCiT semantic_segmentation/backbone/xcit.py.
 """
 
 import re
@@ -19,10 +19,16 @@ from perpixel.recipes.models import FCN, Timm
 
 
 def timm_name(name: str) -> str:
-    """Returns timm's name of a backbone's weight; its features have "body.stages_0." for "stages.0."."""
+    """Returns timm's name of a backbone's weight, whose features have "body.stages_0.".
+
+    They stand for "stages.0." of the whole model.
+    """
     if not name.startswith("body."):
         return name
     return re.sub(r"_(?=\d+\.)", ".", name.removeprefix("body.").removeprefix("model."))
+
+
+_TIMM = Timm()
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,7 @@ class Trunk:
     timm: str
     marker: str
     name_map: NameMap | Callable[[Iterable[str]], NameMap]
-    spec: Timm = Timm()
+    spec: Timm = _TIMM
     fcn: FCN | None = None
     same_names: bool = False
     prepare: Callable[[MutableMapping[str, Tensor]], None] | None = None
@@ -46,7 +52,12 @@ class Trunk:
     def rows(self, names: Iterable[str]) -> NameMap:
         """Returns the table for a file with these names."""
         rows = self.name_map if isinstance(self.name_map, tuple) else self.name_map(names)
-        return (*rows, ("backbone.{*}", "backbone.{*}")) if self.same_names else rows
+        if self.same_names:
+            rows = (*rows, ("{*}", "{*}"))
+        return tuple(
+            (f"backbone.{theirs}", ours if ours.startswith("head.") else f"backbone.{ours}")
+            for theirs, ours in rows
+        )
 
 
 def trunk_of(names: Iterable[str]) -> Trunk | None:
@@ -87,19 +98,19 @@ def _repvit_rows(names: Iterable[str]) -> NameMap:
     matches = [match for match in map(pattern.fullmatch, names) if match]
     downsampling = sorted({int(match[1]) for match in matches if match[2]})
     rows = [
-        ("backbone.features.0.0.{*}", "backbone.stem.conv1.{*}"),
-        ("backbone.features.0.2.{*}", "backbone.stem.conv2.{*}"),
+        ("features.0.0.{*}", "stem.conv1.{*}"),
+        ("features.0.2.{*}", "stem.conv2.{*}"),
     ]
     stage, first = 0, 1
     for index in range(1, max((int(match[1]) for match in matches), default=0) + 1):
-        theirs = f"backbone.features.{index}"
+        theirs = f"features.{index}"
         if index in downsampling:
             stage, first = stage + 1, index + 1
-            ours, parts = f"backbone.stages.{stage}.downsample", _REPVIT_DOWNSAMPLE
+            ours, parts = f"stages.{stage}.downsample", _REPVIT_DOWNSAMPLE
         elif index + 1 in downsampling:
-            ours, parts = f"backbone.stages.{stage + 1}.downsample.pre_block", _REPVIT_BLOCK
+            ours, parts = f"stages.{stage + 1}.downsample.pre_block", _REPVIT_BLOCK
         else:
-            ours, parts = f"backbone.stages.{stage}.blocks.{index - first}", _REPVIT_BLOCK
+            ours, parts = f"stages.{stage}.blocks.{index - first}", _REPVIT_BLOCK
         rows += [(f"{theirs}.{old}.{{*}}", f"{ours}.{new}.{{*}}") for old, new in parts]
     return tuple(rows)
 
@@ -133,40 +144,40 @@ TRUNKS = (
         "poolformer_*",
         r"backbone\.network\.\d+\.\d+\.layer_scale_1",
         (
-            ("backbone.patch_embed.proj",                  "backbone.stem.conv"),
-            ("backbone.network.{2k}.{b}.layer_scale_{j}",  "backbone.stages.{k}.blocks.{b}.layer_scale{j}.scale"),
-            ("backbone.network.{2k}.{b}.norm{j}",          "backbone.stages.{k}.blocks.{b}.norm{j}"),
-            ("backbone.network.{2k}.{b}.mlp.fc{j}",        "backbone.stages.{k}.blocks.{b}.mlp.fc{j}"),
-            ("backbone.network.{2k+1}.proj",               "backbone.stages.{k+1}.downsample.conv"),
-            ("backbone.norm{2k}",                          "head.norms.{k}"),
+            ("patch_embed.proj",                        "stem.conv"),
+            ("network.{2k}.{b}.layer_scale_{j}",      "stages.{k}.blocks.{b}.layer_scale{j}.scale"),
+            ("network.{2k}.{b}.norm{j}",                "stages.{k}.blocks.{b}.norm{j}"),
+            ("network.{2k}.{b}.mlp.fc{j}",              "stages.{k}.blocks.{b}.mlp.fc{j}"),
+            ("network.{2k+1}.proj",                     "stages.{k+1}.downsample.conv"),
+            ("norm{2k}",                                "head.norms.{k}"),
         ),
     ),
     Trunk(
         "pvt_v2_*",
         r"backbone\.block1\.0\.mlp\.dwconv\.dwconv\.weight",
         (
-            ("backbone.patch_embed1.{*}",                     "backbone.patch_embed.{*}"),
-            ("backbone.patch_embed{k+1}.{*}",                 "backbone.stages.{k}.downsample.{*}"),
-            ("backbone.block{k+1}.{b}.mlp.dwconv.dwconv",     "backbone.stages.{k}.blocks.{b}.mlp.dwconv"),
-            ("backbone.block{k+1}.{b}.{*}",                   "backbone.stages.{k}.blocks.{b}.{*}"),
-            ("backbone.norm{k+1}",                            "backbone.stages.{k}.norm"),
+            ("patch_embed1.{*}",                        "patch_embed.{*}"),
+            ("patch_embed{k+1}.{*}",                    "stages.{k}.downsample.{*}"),
+            ("block{k+1}.{b}.mlp.dwconv.dwconv",        "stages.{k}.blocks.{b}.mlp.dwconv"),
+            ("block{k+1}.{b}.{*}",                      "stages.{k}.blocks.{b}.{*}"),
+            ("norm{k+1}",                               "stages.{k}.norm"),
         ),
     ),
     Trunk(
         "twins_pcpvt_*",
         r"backbone\.layers\.0\.0\.attn\.attn\.in_proj_weight",
         (
-            ("backbone.patch_embeds.{k}.projection",          "backbone.patch_embeds.{k}.proj"),
-            ("backbone.patch_embeds.{k}.norm",                "backbone.patch_embeds.{k}.norm"),
-            ("backbone.layers.{k}.{b}.norm{j}",               "backbone.blocks.{k}.{b}.norm{j}"),
-            ("backbone.layers.{k}.{b}.attn.attn.out_proj",    "backbone.blocks.{k}.{b}.attn.proj"),
-            ("backbone.layers.{k}.{b}.attn.attn.q",           "backbone.blocks.{k}.{b}.attn.q"),
-            ("backbone.layers.{k}.{b}.attn.attn.kv",          "backbone.blocks.{k}.{b}.attn.kv"),
-            ("backbone.layers.{k}.{b}.attn.sr",               "backbone.blocks.{k}.{b}.attn.sr"),
-            ("backbone.layers.{k}.{b}.attn.norm",             "backbone.blocks.{k}.{b}.attn.norm"),
-            ("backbone.layers.{k}.{b}.ffn.layers.0.0",        "backbone.blocks.{k}.{b}.mlp.fc1"),
-            ("backbone.layers.{k}.{b}.ffn.layers.1",          "backbone.blocks.{k}.{b}.mlp.fc2"),
-            ("backbone.position_encodings.{k}.proj",          "backbone.pos_block.{k}.proj.0"),
+            ("patch_embeds.{k}.projection",             "patch_embeds.{k}.proj"),
+            ("patch_embeds.{k}.norm",                   "patch_embeds.{k}.norm"),
+            ("layers.{k}.{b}.norm{j}",                  "blocks.{k}.{b}.norm{j}"),
+            ("layers.{k}.{b}.attn.attn.out_proj",       "blocks.{k}.{b}.attn.proj"),
+            ("layers.{k}.{b}.attn.attn.q",              "blocks.{k}.{b}.attn.q"),
+            ("layers.{k}.{b}.attn.attn.kv",             "blocks.{k}.{b}.attn.kv"),
+            ("layers.{k}.{b}.attn.sr",                  "blocks.{k}.{b}.attn.sr"),
+            ("layers.{k}.{b}.attn.norm",                "blocks.{k}.{b}.attn.norm"),
+            ("layers.{k}.{b}.ffn.layers.0.0",           "blocks.{k}.{b}.mlp.fc1"),
+            ("layers.{k}.{b}.ffn.layers.1",             "blocks.{k}.{b}.mlp.fc2"),
+            ("position_encodings.{k}.proj",             "pos_block.{k}.proj.0"),
         ),
         Timm(as_published=True),
         prepare=_split_attention,
@@ -179,21 +190,26 @@ TRUNKS = (
         fcn=FCN(num_convs=1, kernel_size=1, inputs="all", dropout=0.0),
         same_names=True,
     ),
-    Trunk("repvit_m*", r"backbone\.features\.0\.0\.c\.weight", _repvit_rows, Timm(as_published=True)),
+    Trunk(
+        "repvit_m*",
+        r"backbone\.features\.0\.0\.c\.weight",
+        _repvit_rows,
+        Timm(as_published=True),
+    ),
     Trunk(
         "mobilenetv2_*",
         r"backbone\.layer1\.0\.conv\.0\.conv\.weight",
         (
-            ("backbone.conv1.conv",                   "backbone.conv_stem"),
-            ("backbone.conv1.bn",                     "backbone.bn1"),
-            ("backbone.layer1.0.conv.0.conv",         "backbone.blocks.0.0.conv_dw"),
-            ("backbone.layer1.0.conv.0.bn",           "backbone.blocks.0.0.bn1"),
-            ("backbone.layer1.0.conv.1.conv",         "backbone.blocks.0.0.conv_pw"),
-            ("backbone.layer1.0.conv.1.bn",           "backbone.blocks.0.0.bn2"),
-            ("backbone.layer{k+1}.{b}.conv.0.conv",   "backbone.blocks.{k}.{b}.conv_pw"),
-            ("backbone.layer{k+1}.{b}.conv.1.conv",   "backbone.blocks.{k}.{b}.conv_dw"),
-            ("backbone.layer{k+1}.{b}.conv.2.conv",   "backbone.blocks.{k}.{b}.conv_pwl"),
-            ("backbone.layer{k+1}.{b}.conv.{j}.bn",   "backbone.blocks.{k}.{b}.bn{j+1}"),
+            ("conv1.conv",                              "conv_stem"),
+            ("conv1.bn",                                "bn1"),
+            ("layer1.0.conv.0.conv",                    "blocks.0.0.conv_dw"),
+            ("layer1.0.conv.0.bn",                      "blocks.0.0.bn1"),
+            ("layer1.0.conv.1.conv",                    "blocks.0.0.conv_pw"),
+            ("layer1.0.conv.1.bn",                      "blocks.0.0.bn2"),
+            ("layer{k+1}.{b}.conv.0.conv",              "blocks.{k}.{b}.conv_pw"),
+            ("layer{k+1}.{b}.conv.1.conv",              "blocks.{k}.{b}.conv_dw"),
+            ("layer{k+1}.{b}.conv.2.conv",              "blocks.{k}.{b}.conv_pwl"),
+            ("layer{k+1}.{b}.conv.{j}.bn",              "blocks.{k}.{b}.bn{j+1}"),
         ),
         Timm(as_published=True, output_stride=8),
     ),
@@ -201,8 +217,8 @@ TRUNKS = (
         "resnest*",
         r"backbone\.layer1\.0\.conv2\.bn0\.weight",
         (
-            ("backbone.stem.7",     "backbone.bn1"),
-            ("backbone.stem.{k}",   "backbone.conv1.{k}"),
+            ("stem.7",                                  "bn1"),
+            ("stem.{k}",                                "conv1.{k}"),
         ),
         Timm(as_published=True, output_stride=8),
         same_names=True,
@@ -211,8 +227,8 @@ TRUNKS = (
         "xcit_*",
         r"backbone\.pos_embeder\.token_projection\.weight",
         (
-            ("backbone.fpn{k+1}.{*}",       "head.pyramid.{k}.{*}"),
-            ("backbone.pos_embeder.{*}",    "backbone.pos_embed.{*}"),
+            ("fpn{k+1}.{*}",                            "head.pyramid.{k}.{*}"),
+            ("pos_embeder.{*}",                         "pos_embed.{*}"),
         ),
         same_names=True,
     ),

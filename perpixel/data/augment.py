@@ -28,8 +28,11 @@ def sample_crop(label: Array, rng: Rng, *, spec: Augment) -> Window:
     `base_size`. A window of the rotated image is a window of the image itself, its height and width
     exchanged after an odd number of quarter turns, which `augment` rotates. Windows are sampled
     uniformly until the most common class covers less than `spec.cat_max_ratio` of the labeled
-    points of the window's grid; the last of `spec.crop_attempts` is used in any case.
+    points of the window's grid; the last of `spec.crop_attempts` is used in any case. With
+    `spec.enabled` off it is the whole image, as `whole_window` has it.
     """
+    if not spec.enabled:
+        return whole_window((label.shape[0], label.shape[1]), spec)
     size = scaled_size(label.shape, rng.uniform(*spec.scale_range), box=spec.base_size)
     # A probability of 0 takes no random number: recipes without it keep their stream of samples.
     turned = spec.rotate90_prob > 0 and rng.random() < spec.rotate90_prob
@@ -50,6 +53,15 @@ def sample_crop(label: Array, rng: Rng, *, spec: Augment) -> Window:
     return window
 
 
+def whole_window(size: Size, spec: Augment) -> Window:
+    """The window of a whole image of `size`, fitted into `spec.base_size` and `spec.crop_size`."""
+    size = scaled_size(size, 1.0, box=spec.base_size)
+    height, width = spec.crop_size or size
+    fit = min(height / size[0], width / size[1], 1.0)
+    size = max(round(size[0] * fit), 1), max(round(size[1] * fit), 1)
+    return Window(size, 0, 0, *size)
+
+
 def augment(
     image: Array,
     label: Array,
@@ -61,6 +73,27 @@ def augment(
 ) -> Pair:
     """Crops, rotates, flips, distorts and pads image and label to `spec.crop_size`, if any."""
     image, label = crop_image(image, window), crop_mask(label, window)
+    if spec.enabled:
+        image, label = _change_at_random(image, label, rng, window=window, spec=spec)
+    if spec.crop_size is None:
+        return image, label
+    mean = input_spec.mean if input_spec.channel_order == "rgb" else input_spec.mean[::-1]
+    color = tuple(round(m) for m in mean) if spec.pad_value == "mean" else (0, 0, 0)
+    return pad(image, label, spec.crop_size, color=color, centered=spec.pad == "center")
+
+
+def whole_mask(label: Array, *, spec: Augment) -> Array:
+    """The mask that `augment` gives of `label` with `spec.enabled` off."""
+    label = crop_mask(label, whole_window((label.shape[0], label.shape[1]), spec))
+    if spec.crop_size is None:
+        return label
+    return _pad_mask(label, spec.crop_size, centered=spec.pad == "center")
+
+
+def _change_at_random(
+    image: Array, label: Array, rng: Rng, *, window: Window, spec: Augment
+) -> Pair:
+    """Rotates, flips and distorts a crop."""
     if window.quarter_turns:
         image = np.ascontiguousarray(np.rot90(image, window.quarter_turns))
         label = np.rot90(label, window.quarter_turns)
@@ -70,19 +103,20 @@ def augment(
         image, label = np.asarray(cv2.flip(image, 0), np.uint8), label[::-1]
     if spec.photometric is not None:
         image = distort_colors(image, rng, spec=spec.photometric)
-    if spec.crop_size is None:
-        return image, label
-    mean = input_spec.mean if input_spec.channel_order == "rgb" else input_spec.mean[::-1]
-    color = tuple(round(m) for m in mean) if spec.pad_value == "mean" else (0, 0, 0)
-    return pad(image, label, spec.crop_size, color=color, centered=spec.pad == "center")
+    return image, label
 
 
 def resize(image: Array, label: Array, size: Size) -> Pair:
     """Resizes image (bilinear) and label (nearest) to `size` (height, width)."""
+    return resize_image(image, size), resize_mask(label, size)
+
+
+def resize_mask(label: Array, size: Size) -> Array:
+    """Resizes a label (nearest) to `size` (height, width)."""
     if label.shape == size:
-        return image, label
+        return label
     nearest = cv2.resize(label, size[::-1], interpolation=cv2.INTER_NEAREST)
-    return resize_image(image, size), np.asarray(nearest, np.uint8)
+    return np.asarray(nearest, np.uint8)
 
 
 _IDENTITY = np.arange(256, dtype=np.uint8)
@@ -124,15 +158,23 @@ def pad(
     centered: bool = False,
 ) -> Pair:
     """Pads to `size` (height, width): the image with `color`, the label with IGNORE_INDEX."""
-    down, across = size[0] - label.shape[0], size[1] - label.shape[1]
-    if down == across == 0:
+    if label.shape == size:
         return image, label
+    borders = _borders(label, size, centered=centered)
+    image = np.asarray(cv2.copyMakeBorder(image, *borders, value=color), np.uint8)
+    return image, _pad_mask(label, size, centered=centered)
+
+
+def _pad_mask(label: Array, size: Size, *, centered: bool) -> Array:
+    borders = _borders(label, size, centered=centered)
+    return np.asarray(cv2.copyMakeBorder(label, *borders, value=IGNORE_INDEX), np.uint8)
+
+
+def _borders(label: Array, size: Size, *, centered: bool) -> tuple[int, int, int, int, int]:
+    """OpenCV's widths at the top, bottom, left and right, and its kind of border."""
+    down, across = size[0] - label.shape[0], size[1] - label.shape[1]
     top, left = (down // 2, across // 2) if centered else (0, 0)
-    borders = top, down - top, left, across - left, cv2.BORDER_CONSTANT
-    return (
-        np.asarray(cv2.copyMakeBorder(image, *borders, value=color), np.uint8),
-        np.asarray(cv2.copyMakeBorder(label, *borders, value=IGNORE_INDEX), np.uint8),
-    )
+    return top, down - top, left, across - left, cv2.BORDER_CONSTANT
 
 
 def _is_varied(label: Array, largest_share: float) -> bool:

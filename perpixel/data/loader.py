@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from perpixel.data.augment import augment, resize, sample_crop
+from perpixel.data.augment import augment, resize, resize_mask, sample_crop, whole_mask
 from perpixel.data.dataset import Dataset, read_dataset_image, read_pair
 from perpixel.data.window import source_rows
 from perpixel.errors import CorruptFileError, PerpixelError
@@ -38,7 +38,8 @@ class Batch(NamedTuple):
     """Images uint8 RGB [N, height, width, 3], labels uint8 [N, height, width], and names.
 
     `corrupt` holds the error messages of corrupt samples, which the next of their epoch replace.
-    Whole images are padded to the largest, and `sizes`, int64 [N, 2], are their own.
+    Whole images are padded to the largest, and `sizes`, int64 [N, 2], are their own. Where features
+    of the images are known, `features`, each [N, C, h, w], take the place of images, which are [0].
     """
 
     images: Tensor
@@ -46,6 +47,7 @@ class Batch(NamedTuple):
     names: tuple[str, ...]
     corrupt: tuple[str, ...]
     sizes: Tensor | None = None
+    features: list[Tensor] | None = None
 
 
 def batches(
@@ -57,19 +59,21 @@ def batches(
     rank: int = 0,
     world_size: int = 1,
     pin_memory: bool = False,
+    read_features: Callable[[int], list[Tensor]] | None = None,
 ) -> Iterator[Batch]:
     """Yields one rank's part of the batches of steps `first_step` .. train.steps-1.
 
-    With `workers` 0, samples are prepared in this process, else
-    in that many worker processes. A corrupt sample is replaced by the next of its epoch. Raises
-    PerpixelError when a sample fails for another reason, or several in a row are corrupt.
+    With `workers` 0, samples are prepared in this process, else in that many worker processes. A
+    corrupt sample is replaced by the next of its epoch. `read_features` gives the features of the
+    image of an index, [C, h, w] each, in the place of images; it needs `augment.enabled` off.
+    Raises PerpixelError when a sample fails for another reason, or several in a row are corrupt.
     """
     if len(dataset) == 0:
         raise PerpixelError("the training split holds no images")
     if workers:
         _require_importable_script()
     loader = DataLoader(
-        _Steps(dataset, recipe, rank, world_size),
+        _Steps(dataset, recipe, rank, world_size, read_features),
         batch_size=None,
         sampler=range(first_step, recipe.train.steps),
         num_workers=workers,
@@ -99,6 +103,7 @@ class _Steps(TorchDataset[Batch | PerpixelError]):
     recipe: Recipe
     rank: int
     world_size: int
+    read_features: Callable[[int], list[Tensor]] | None
 
     def __getitem__(self, step: int) -> Batch | PerpixelError:
         train = self.recipe.train
@@ -111,8 +116,12 @@ class _Steps(TorchDataset[Batch | PerpixelError]):
             samples = [self._read_sample(position, step, corrupt) for position in positions]
         except PerpixelError as error:
             return error
-        images, labels, names = zip(*samples, strict=True)
-        sizes = None
+        inputs, labels, names = zip(*samples, strict=True)
+        if self.read_features is not None:
+            features = [torch.stack(level) for level in zip(*inputs, strict=True)]
+            labels = torch.from_numpy(np.stack(labels))
+            return Batch(torch.empty(0), labels, names, tuple(corrupt), features=features)
+        images, sizes = inputs, None
         if _phase_augment(self.recipe, step).crop_size is None:
             sizes = torch.tensor([label.shape for label in labels])
             largest = max(map(len, labels)), max(label.shape[1] for label in labels)
@@ -128,7 +137,7 @@ class _Steps(TorchDataset[Batch | PerpixelError]):
 
     def _read_sample(
         self, stream_position: int, step: int, corrupt: list[str]
-    ) -> tuple[np.ndarray, np.ndarray, str]:
+    ) -> tuple[np.ndarray | list[Tensor], np.ndarray, str]:
         """Reads a sample of the stream, or the next of its epoch that is not corrupt."""
         epoch, position = divmod(stream_position, len(self.dataset))
         seed = self.recipe.train.seed
@@ -137,27 +146,36 @@ class _Steps(TorchDataset[Batch | PerpixelError]):
             index = int(order[(position + attempt) % len(order)])
             rng = np.random.default_rng((seed, epoch, position))
             try:
-                return *self._read_and_augment(index, step, rng), self.dataset.sample_id(index)
+                name = self.dataset.sample_id(index)
+                if self.read_features is not None:
+                    return self.read_features(index), self._read_whole_mask(index), name
+                spec = _phase_augment(self.recipe, step)
+                return *read_augmented(self.dataset, index, self.recipe, rng, spec=spec), name
             except CorruptFileError as error:
                 corrupt.append(str(error))
         raise PerpixelError(
             f"{_MAX_ATTEMPTS} images in a row cannot be decoded: " + "; ".join(corrupt)
         )
 
-    def _read_and_augment(
-        self, index: int, step: int, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
-        dataset, recipe = self.dataset, self.recipe
-        spec = _phase_augment(recipe, step)
-        if recipe.data.resize is None:
-            label = dataset.label(index)
-            window = sample_crop(label, rng, spec=spec)
-            rows = source_rows(window, (label.shape[0], label.shape[1]))
-            image = read_dataset_image(dataset, index, label=label, rows=rows)
-        else:
-            image, label = resize(*read_pair(dataset, index), recipe.data.resize)
-            window = sample_crop(label, rng, spec=spec)
-        return augment(image, label, rng, window=window, spec=spec, input_spec=recipe.input)
+    def _read_whole_mask(self, index: int) -> np.ndarray:
+        label, size = self.dataset.label(index), self.recipe.data.resize
+        label = label if size is None else resize_mask(label, size)
+        return whole_mask(label, spec=self.recipe.augment)
+
+
+def read_augmented(
+    dataset: Dataset, index: int, recipe: Recipe, rng: np.random.Generator, *, spec: Augment
+) -> tuple[np.ndarray, np.ndarray]:
+    """Reads a training image and its mask, and augments both by `spec`; raises PerpixelError."""
+    if recipe.data.resize is None:
+        label = dataset.label(index)
+        window = sample_crop(label, rng, spec=spec)
+        rows = source_rows(window, (label.shape[0], label.shape[1]))
+        image = read_dataset_image(dataset, index, label=label, rows=rows)
+    else:
+        image, label = resize(*read_pair(dataset, index), recipe.data.resize)
+        window = sample_crop(label, rng, spec=spec)
+    return augment(image, label, rng, window=window, spec=spec, input_spec=recipe.input)
 
 
 def _rank_positions(stream: range, rank: int, world_size: int, *, micro_batches: int) -> list[int]:

@@ -23,9 +23,9 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import torch
-from timm.layers import resample_abs_pos_embed
 from timm.models._features import FeatureListNet
 from timm.models.hrnet import HighResolutionModule
+from timm.models.repvit import RepVitDownsample
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
@@ -68,10 +68,11 @@ class _DINOv2(VisionTransformer):
     """Positions as in dinov2/models/vision_transformer.py, interpolate_pos_encoding."""
 
     def _pos_embed(self, x: Tensor) -> Tensor:
-        size = x.shape[1:3]
-        grid = self.patch_embed.grid_size
+        size, grid = x.shape[1:3], self.patch_embed.grid_size
         if self.reg_token is not None or tuple(size) == tuple(grid):
-            return cast(Tensor, super()._pos_embed(x))
+            return super()._pos_embed(x)
+        assert self.pos_embed is not None
+        assert self.cls_token is not None
         first, positions = self.pos_embed[:, :1], self.pos_embed[:, 1:]
         resized = interpolate(
             positions.reshape(1, *grid, -1).permute(0, 3, 1, 2),
@@ -122,11 +123,11 @@ def _mobilenetv2(body: Any) -> None:
 
 
 class _RepViT(FeatureListNet):
-    def forward(self, x: Tensor) -> list[Tensor]:
+    def forward(self, x: Tensor) -> list[Tensor]:  # type: ignore[override]  # as timm's own
         features = []
-        for module in self.values():
+        for module in cast(Any, self).values():
             downsample = getattr(module, "downsample", None)
-            if isinstance(downsample, nn.Module) and not isinstance(downsample, nn.Identity):
+            if isinstance(downsample, RepVitDownsample):
                 x = downsample.pre_block(x)
                 features.append(x)
                 x = downsample.channel_downsample(downsample.spatial_downsample(x))
@@ -143,9 +144,10 @@ def _repvit(body: Any) -> None:
 def _resnest(body: Any) -> None:
     for module in body.modules():
         downsample = getattr(module, "downsample", None)
-        pool = downsample[0] if isinstance(downsample, nn.Sequential) else None
-        if isinstance(pool, nn.AvgPool2d) and pool.stride in (1, (1, 1)):
-            downsample[0] = nn.Identity()
+        if isinstance(downsample, nn.Sequential):
+            pool = downsample[0]
+            if isinstance(pool, nn.AvgPool2d) and pool.stride in (1, (1, 1)):
+                downsample[0] = nn.Identity()
 
 
 def _twins_pcpvt(body: Any) -> None:
@@ -169,5 +171,5 @@ _CHANGES: dict[str, Callable[[Any], None]] = {
     "repvit": _repvit,
     "resnest": _resnest,
     "twins_pcpvt": _twins_pcpvt,
-    "xcit": lambda body: None,
+    "xcit": lambda _: None,
 }

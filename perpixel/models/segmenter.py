@@ -42,9 +42,14 @@ class Segmenter(nn.Module):
         """The device that its weights are on."""
         return next(self.parameters()).device
 
-    def forward(self, images: Tensor, return_aux: bool = False) -> SegmentationOutput:
-        """Normalized images, float [N, 3, H, W], to logits; `return_aux` asks for both heads'."""
-        features = self.backbone(images)
+    def forward(
+        self, images: Tensor | list[Tensor], return_aux: bool = False
+    ) -> SegmentationOutput:
+        """Normalized images, float [N, 3, H, W], to logits; `return_aux` asks for both heads'.
+
+        The backbone's features of images, a list of [N, C, h, w], may take their place.
+        """
+        features = images if isinstance(images, list) else self.backbone(images)
         logits = self.head(features)
         if return_aux and self.auxiliary is not None:
             return SegmentationOutput(logits, self.auxiliary(features))

@@ -126,11 +126,41 @@ def list_models(pattern: str) -> list[str]:
     return names
 
 
+def timm_layer_depths(spec: Timm, names: Iterable[str]) -> dict[str, int]:
+    """How many layers from the top, 1 for the last, the backbone's parameters of these names are.
+
+    The layers are timm's, as in timm.optim.param_groups_layer_decay, where a classifier is the top,
+    0. Raises UsageError where timm does not say which there are.
+    """
+    timm = _timm()
+    with torch.device("meta"):
+        whole = timm.create_model(spec.name)
+    try:
+        matcher = whole.group_matcher(coarse=False)
+        layers = timm.models.group_parameters(whole, matcher, reverse=True)
+        # timm's features have "stages_0." for "stages.0.", or hold the whole model by these names.
+        known = {
+            f"body.{here}": layer
+            for name, layer in layers.items()
+            for here in (name, name.replace(".", "_", 1), f"model.{name}", f"body.{name}")
+        }
+        found = {name: known[name] for name in names}
+    except (AttributeError, KeyError) as error:
+        raise UsageError(
+            f"optimizer.layer_decay: timm does not say which layers {spec.name} has ({error}); set "
+            f"optimizer.layer_decay=1"
+        ) from None
+    top = max(found.values()) + 1
+    return {name: top - layer for name, layer in found.items()}
+
+
 def _create(spec: Timm) -> nn.Module:
     timm = _timm()
     options: dict[str, Any] = {}
     if spec.output_stride != 32:
         options["output_stride"] = spec.output_stride
+    if spec.drop_path:
+        options["drop_path_rate"] = spec.drop_path
     try:
         if spec.as_published:
             from perpixel.models import published_trunks  # it imports timm
@@ -149,11 +179,19 @@ def _create(spec: Timm) -> nn.Module:
             body = getter(whole, out_indices=quarters, norm=spec.final_norm)
         elif spec.final_norm:
             raise ValueError("final_norm is for plain ViTs")
+        drops = [m for m in body.modules() if isinstance(m, timm.layers.DropPath) and m.drop_prob]
+        if spec.drop_path and not drops:
+            raise TypeError("drop_path_rate changes nothing in it")
         if spec.as_published:
             published_trunks.as_published(spec.name, body)
     except UsageError:
         raise
     except Exception as error:  # a model may refuse by any: RuntimeError, TypeError, an assertion
+        if "drop_path_rate" in str(error):
+            raise UsageError(
+                f"model.backbone.drop_path={spec.drop_path}: timm's {spec.name} has no drop path; "
+                f"set model.backbone.drop_path=0"
+            ) from None
         raise UsageError(
             f"model.backbone.name={spec.name!r}: timm makes no features of it at output stride "
             f"{spec.output_stride} ({type(error).__name__}: {error})."

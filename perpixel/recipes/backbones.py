@@ -1,13 +1,13 @@
 """Published results on backbones of timm: mmsegmentation's, and the families' own repositories.
 
 FCN on HRNet, MobileNetV2-D8 and ResNeSt-101-D8 (mmsegmentation 0.x, tables of configs/hrnet,
-mobilenet_v2 and resnest); Semantic FPN on Twins-PCPVT and PoolFormer (mmsegmentation, configs/twins
-and poolformer), PVTv2 (whai362/PVTv2-Seg), RepViT (THU-MIG/RepViT) and XCiT (facebookresearch/xcit),
-all of these on ADE20K in crops of 512. ms+flip is as in recipes/mmseg.py.
+mobilenet_v2 and resnest); Semantic FPN on Twins-PCPVT and PoolFormer (mmsegmentation,
+configs/twins and poolformer), PVTv2 (whai362/PVTv2-Seg), RepViT (THU-MIG/RepViT) and XCiT
+(facebookresearch/xcit), all on ADE20K in crops of 512. ms+flip is as in recipes/mmseg.py.
 
 PoolFormer, PVTv2 and RepViT are tested on images stretched to multiples of 32
-(`inference.resize_to_multiple`); for PoolFormer mmsegmentation's README has figures without it, too:
-36.68, 40.12, 41.61, 41.95, 42.43. Twins' rate is constant, as the floor of its schedule is its rate.
+(`inference.resize_to_multiple`); mmsegmentation has PoolFormer's figures without it, too: 36.68,
+40.12, 41.61, 41.95, 42.43. Twins' rate is constant, as the floor of its schedule is its rate.
 PoolFormer's stem is frozen, and RepViT's batch norms keep their statistics, as in their code.
 
 Not reproduced: where the source starts from a file of its own (open-mmlab's HRNet, MobileNetV2 and
@@ -179,8 +179,8 @@ _REPVIT = _Family(
 )
 _XCIT = _Family(
     "XCiT, semantic_segmentation/README.md",
-    Optimizer(name="adamw", lr=6e-5, weight_decay=0.01),
-    Schedule(power=1.0, warmup=1500 / 80_000, min_lr=0.0),
+    Optimizer(name="adamw", lr=6e-5, weight_decay=0.01, no_decay=("norm",)),
+    Schedule(power=1.0, warmup=1500 / 80_000, warmup_from=1e-6, min_lr=0.0),
     _TRAIN.model_copy(update={"steps": 80_000, "batch_size": 16}),
     stretched=False,
 )
@@ -222,7 +222,7 @@ def _twins(
         weights_url=f"{files}_{run}.pth",
         log_url=f"{files}_{run.partition('-')[0]}.log.json",
     )
-    backbone = Timm(name=f"twins_pcpvt_{name}.in1k", as_published=True)
+    backbone = Timm(name=f"twins_pcpvt_{name}.in1k", as_published=True, drop_path=0.2)
     return _fpn_recipe(f"mmseg/{config}", _TWINS, backbone, published, SemanticFPN())
 
 
@@ -244,7 +244,7 @@ def _poolformer(size: str, miou: float, gb: float, fps: float, run: str) -> Reci
 def _pvtv2(size: str, miou: float) -> Recipe:
     config = f"fpn_pvtv2_{size}_ade20k_40k"
     published = Published(miou=miou, config_url=f"configs/sem_fpn/PVTv2/{config}.py")
-    backbone = Timm(name=f"pvt_v2_{size}.in1k")
+    backbone = Timm(name=f"pvt_v2_{size}.in1k", drop_path=0.1)
     return _fpn_recipe(f"pvtv2/{config}", _PVTV2, backbone, published, SemanticFPN())
 
 
@@ -261,14 +261,14 @@ def _repvit(size: str, tag: str, miou: float) -> Recipe:
     return _fpn_recipe(f"repvit/{config}", _REPVIT, backbone, published, SemanticFPN())
 
 
-def _xcit(size: str, channels: int, miou: float) -> Recipe:
+def _xcit(size: str, channels: int, drop_path: float, miou: float) -> Recipe:
     name = f"sem_fpn_xcit_{size}"
     published = Published(
         miou=miou,
         config_url=f"semantic_segmentation/configs/xcit/sem_fpn/{name}_80k_ade20k.py",
         weights_url=f"https://dl.fbaipublicfiles.com/xcit/ade/{name}.pth",
     )
-    backbone = Timm(name=f"xcit_{size}_384.fb_dist_in1k", as_published=True)
+    backbone = Timm(name=f"xcit_{size}_384.fb_dist_in1k", as_published=True, drop_path=drop_path)
     head = SemanticFPN(fpn_channels=channels)
     return _fpn_recipe(f"xcit/{name}_80k_ade20k", _XCIT, backbone, published, head)
 
@@ -292,12 +292,12 @@ RECIPES = (
     _repvit("m1_1", "dist_300e_in1k", 40.6),
     _repvit("m1_5", "dist_300e_in1k", 43.6),
     _repvit("m2_3", "dist_450e_in1k", 46.1),
-    _xcit("tiny_12_p16", 192, 38.1),
-    _xcit("tiny_12_p8", 192, 39.9),
-    _xcit("small_12_p16", 384, 43.9),
-    _xcit("small_12_p8", 384, 44.2),
-    _xcit("small_24_p16", 384, 44.6),
-    _xcit("small_24_p8", 384, 47.1),
-    _xcit("medium_24_p16", 512, 45.9),
-    _xcit("medium_24_p8", 512, 46.9),
+    _xcit("tiny_12_p16", 192, 0.0, 38.1),
+    _xcit("tiny_12_p8", 192, 0.0, 39.9),
+    _xcit("small_12_p16", 384, 0.05, 43.9),
+    _xcit("small_12_p8", 384, 0.05, 44.2),
+    _xcit("small_24_p16", 384, 0.1, 44.6),
+    _xcit("small_24_p8", 384, 0.1, 47.1),
+    _xcit("medium_24_p16", 512, 0.2, 45.9),
+    _xcit("medium_24_p8", 512, 0.2, 46.9),
 )

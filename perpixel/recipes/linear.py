@@ -1,11 +1,11 @@
 """Linear probes of DINOv2 (Oquab et al., 2023, table 10; dinov2/eval/segmentation).
 
 A frozen ViT, a batch norm and a 1x1 classifier on the last block's patches. AdamW for 40,000 steps
-of 16 crops of 512, a linear fall of the rate after 1,500 steps of warm-up (which began at a
-millionth of the rate, and here at 1/1501); windows of 512, 341 apart. `linear/NAME` without a data
+of 16 crops of 512, a linear fall of the rate after 1,500 steps of warm-up, which begins at a
+millionth of the rate; windows of 512, 341 apart. `linear/NAME` without a data
 set is for a folder of one's own, in as many steps as suit its images.
 
-Not reproduced: the published heads (dinov2_vits14_ade20k_linear_head.pth, ...) hold no backbone, and are not converted.
+The published files hold a head alone; `zoo fetch` joins it with timm's weights of the backbone.
 """
 
 from typing import NamedTuple
@@ -25,6 +25,7 @@ from perpixel.recipes.schema import (
 )
 
 _SOURCE = "https://github.com/facebookresearch/dinov2"
+_FILES = "https://dl.fbaipublicfiles.com/dinov2"
 
 
 class _Row(NamedTuple):
@@ -51,6 +52,7 @@ _ROWS = (
 
 def _recipe(row: _Row) -> Recipe:
     own = row.data is _FOLDER
+    files = f"{_FILES}/{row.name.rpartition('_')[0]}/{row.name}_linear"
     return Recipe(
         name=f"linear/{row.name}",
         source=f"{_SOURCE}, linear evaluation; Oquab et al. (2023), table 10",
@@ -62,7 +64,7 @@ def _recipe(row: _Row) -> Recipe:
         augment=Augment(base_size=(2048, 512), crop_size=(512, 512)),
         loss=Loss(avg_non_ignore=own),
         optimizer=Optimizer(name="adamw", lr=1e-3, weight_decay=1e-4),
-        schedule=Schedule(power=1.0, warmup=1500 / 40_000, min_lr=0.0),
+        schedule=Schedule(power=1.0, warmup=1500 / 40_000, warmup_from=1e-6, min_lr=0.0),
         train=Train(
             steps=40_000,
             epochs="auto" if own else None,
@@ -75,7 +77,11 @@ def _recipe(row: _Row) -> Recipe:
             base_size=(2048, 512), mode="slide", window_size=(512, 512), stride=(341, 341)
         ),
         evaluate=Evaluate(fraction=0.1),
-        published=Published(miou=row.miou),
+        published=Published(
+            miou=row.miou,
+            config_url=f"{files}_config.py" if row.miou else None,
+            weights_url=f"{files}_head.pth" if row.miou else None,
+        ),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, assert_never
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 from pydantic_core import PydanticCustomError
 
-from perpixel.recipes.base import PositiveInt, Spec, UnitInterval
+from perpixel.recipes.base import HalfOpenUnit, PositiveInt, Spec, UnitInterval
 
 
 class Custom(Spec):
@@ -94,6 +94,9 @@ class Timm(Spec):
     plain ViT, whose blocks have one stride, `final_norm` normalizes features by the layer norm that
     ends it (DINOv2). `as_published` changes timm's model to that of the family's published
     segmentation code where features differ (perpixel/models/published_trunks.py has the list).
+    `drop_path` is timm's drop_path_rate, the probability in training that an image leaves out a
+    residual branch (stochastic depth, Huang et al., 2016), which rises over the blocks in most
+    models; 0 is timm's default for the model.
     """
 
     type: Literal["timm"] = "timm"
@@ -101,6 +104,7 @@ class Timm(Spec):
     output_stride: Literal[8, 16, 32] = 32
     final_norm: bool = False
     as_published: bool = False
+    drop_path: HalfOpenUnit = 0.0
 
 
 class VGG16(Spec):

@@ -80,8 +80,12 @@ class Augment(Spec):
     rotated by 0, 90, 180 or 270 degrees, each equally likely (albumentations' RandomRotate90), and
     then cropped, so that crops need not be square. The last two suit images without an up and a
     down, as from above or through a microscope.
+
+    With `enabled` off nothing is random, whatever the other settings say, and no image is cropped:
+    it is fitted into `base_size`, scaled down if it is larger than `crop_size`, and padded to that.
     """
 
+    enabled: bool = True
     base_size: Size | None = None
     scale_range: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.5, 2.0)
     crop_size: Size | None = (512, 1024)
@@ -161,11 +165,15 @@ class Optimizer(Spec):
     """SGD with momentum, or AdamW (Loshchilov and Hutter, 2019).
 
     `momentum` is SGD's, `betas` AdamW's. Weight decay applies to norms and biases (parameters of
-    one dimension), too, unless `decay_norm_and_bias` is off. The backbone's learning rate is
-    `backbone_lr_mult` times the head's; 0 keeps its weights, while its batch norms still follow the
-    images (`train.freeze` keeps both). That of biases is `bias_lr_mult` times their layer's. A
-    gradient of a larger L2 norm than `clip_grad_norm`, over all parameters that are trained, is
-    scaled down to it (Pascanu et al., 2013, algorithm 1).
+    one dimension), too, unless `decay_norm_and_bias` is off; it never applies to parameters with
+    one of the texts `no_decay` in their name, as "norm" (mmsegmentation's custom_keys with
+    decay_mult=0). The backbone's learning rate is `backbone_lr_mult` times the head's; 0 keeps its
+    weights, while its batch norms still follow the images (`train.freeze` keeps both). With
+    `layer_decay` d it is also multiplied by d^k in the backbone's k-th layer from the top, the last
+    being the first (BEiT, Bao et al., 2021; timm.optim.param_groups_layer_decay): a layer is what
+    timm says it is, such as a ViT's block, and a stage of our ResNet. That of biases is
+    `bias_lr_mult` times their layer's. A gradient of a larger L2 norm than `clip_grad_norm`, over
+    all parameters that are trained, is scaled down to it (Pascanu et al., 2013, algorithm 1).
     """
 
     name: Literal["sgd", "adamw"] = "sgd"
@@ -174,6 +182,8 @@ class Optimizer(Spec):
     betas: tuple[HalfOpenUnit, HalfOpenUnit] = (0.9, 0.999)
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     decay_norm_and_bias: bool = True
+    no_decay: tuple[str, ...] = ()
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     backbone_lr_mult: Annotated[float, Field(ge=0)] = 1.0
     bias_lr_mult: PositiveFloat = 1.0
     clip_grad_norm: PositiveFloat | None = None
@@ -185,11 +195,13 @@ class Schedule(Spec):
     left(t) is (1 - t)^power in "poly" (polynomial decay), and (1 + cos(pi t)) / 2 in "cosine"
     (Loshchilov and Hutter, 2017, equation 5). `min_lr_at_last_step` uses i/(N-1), so that the last
     step runs at `min_lr` (mmsegmentation 1.x). In the first W = `warmup` * N steps the rate is also
-    multiplied by (i + 1) / (W + 1) (Goyal et al., 2017, section 2.2).
+    multiplied by (i + 1) / (W + 1) (Goyal et al., 2017, section 2.2), or with `warmup_from` r by
+    1 - (1 - i/W) (1 - r), which begins at r (mmcv's linear warm-up).
     """
 
     policy: Literal["poly", "cosine"] = "poly"
     warmup: UnitInterval = 0.0
+    warmup_from: UnitInterval | None = None
     power: Annotated[float, Field(ge=0)] = 0.9
     min_lr: Annotated[float, Field(ge=0)] = 1e-4
     min_lr_at_last_step: bool = False
@@ -233,14 +245,16 @@ class Train(Spec):
     parts up to and including the one it names as they are, weights and batch norm's statistics
     (mmsegmentation's frozen_stages): "stem", "stage1" to "stage3" of a ResNet, or the whole
     "backbone"; what is frozen needs no gradients, and so less memory and time. With `norm_eval` the
-    backbone's batch norms use and keep the statistics they start with, as in evaluation, while their
-    scale and shift are trained (mmsegmentation's norm_eval). `compile` is
-    torch.compile's mode; "reduce-overhead" uses CUDA graphs. `activation_checkpointing` saves
-    memory and changes no result: inside a ResNet's stages "norms" recomputes norms and activations
-    in the backward pass, "stages" convolutions, too. `ema_decay` b keeps an exponential moving
-    average of weights and batch norm's statistics, b old + (1 - b) new after step i, with (1 + i) /
-    (10 + i) for b where that is less (TensorFlow's ExponentialMovingAverage): the average is
-    evaluated and saved as the model. `final_phase` is the last part of the run.
+    backbone's batch norms use and keep the statistics they start with, while their scale and shift
+    are trained (mmsegmentation's norm_eval). `cache_features` computes a frozen backbone's features
+    of each image once, keeps them on disk and trains the heads on them; images must be the same
+    each time (`augment.enabled` off). `compile` is torch.compile's mode; "reduce-overhead" uses
+    CUDA graphs. `activation_checkpointing` saves memory and changes no result: inside a ResNet's
+    stages "norms" recomputes norms and activations in the backward pass, "stages" convolutions,
+    too. `ema_decay` b keeps an exponential moving average of weights and batch norm's statistics, b
+    old + (1 - b) new after step i, with (1 + i) / (10 + i) for b where that is less (TensorFlow's
+    ExponentialMovingAverage): the average is evaluated and saved as the model. `final_phase` is the
+    last part of the run.
     """
 
     steps: PositiveInt = 40_000
@@ -251,6 +265,7 @@ class Train(Spec):
     final_phase: FinalPhase | None = None
     freeze: Literal["off", "stem", "stage1", "stage2", "stage3", "backbone"] = "off"
     norm_eval: bool = False
+    cache_features: bool = False
     ema_decay: HalfOpenUnit = 0.0
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     precision: Literal["auto", "float32", "tf32", "bfloat16", "float16"] = "auto"
@@ -287,13 +302,13 @@ class Inference(Spec):
 
     `base_size` (long side, short side) is the box that an image is fitted into first, keeping its
     aspect ratio; None keeps its size. `resize_to_multiple` then stretches it until both sides are
-    multiples (mmsegmentation's ResizeToMultiple). "whole" pads an image smaller than `pad_to` with black at the
-    bottom and right, and crops the padding off its logits. "slide" averages the logits of
-    overlapping windows of `window_size` (None: the last training crop), `stride` (None: two thirds
-    of it) apart; "blend" weights them by a Hann window, so that windows' borders are invisible.
-    `resize_logits_twice` upsamples logits to the model's input size and from there to the image's
-    (mmsegmentation); otherwise in one step. `tta_average` says what is averaged over scales and
-    flips: class probabilities (mmsegmentation) or logits (sssegmentation).
+    multiples (mmsegmentation's ResizeToMultiple). "whole" pads an image smaller than `pad_to` with
+    black at the bottom and right, and crops the padding off its logits. "slide" averages the logits
+    of overlapping windows of `window_size` (None: the last training crop), `stride` (None: two
+    thirds of it) apart; "blend" weights them by a Hann window, so that windows' borders are
+    invisible. `resize_logits_twice` upsamples logits to the model's input size and from there to
+    the image's (mmsegmentation); otherwise in one step. `tta_average` says what is averaged over
+    scales and flips: class probabilities (mmsegmentation) or logits (sssegmentation).
     """
 
     base_size: Size | None = None
@@ -416,6 +431,32 @@ class Recipe(Spec):
             raise ValueError(
                 f"train.freeze={freeze} is a part of a ResNet, and the backbone is of type "
                 f"{backbone.type}: set train.freeze=backbone, which freezes all of it, or off"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_layers(self) -> "Recipe":
+        layer_decay, backbone = self.optimizer.layer_decay, self.model.backbone
+        if layer_decay != 1 and not isinstance(backbone, ResNet | Timm):
+            raise ValueError(
+                f"optimizer.layer_decay={layer_decay} is for backbones of type resnet or timm, and "
+                f"this one is of type {backbone.type}: set optimizer.layer_decay=1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _features_can_be_cached(self) -> "Recipe":
+        needed = {
+            "train.freeze=backbone": self.train.freeze == "backbone",
+            "augment.enabled=false": not self.augment.enabled,
+            "train.final_phase=null": self.train.final_phase is None,
+            "augment.crop_size=HxW, into which whole images are fitted,": bool(self.crop_sizes),
+        }
+        missing = [setting for setting, is_set in needed.items() if not is_set]
+        if self.train.cache_features and missing:
+            raise ValueError(
+                f"train.cache_features=true is for a frozen backbone that sees an image the same "
+                f"each time: set {' and '.join(missing)} too, or train.cache_features=false"
             )
         return self
 

@@ -11,7 +11,7 @@ from perpixel.runtime.distributed import get_dist_info
 
 def environment_info() -> dict[str, str | int | None]:
     """Returns versions, processor, cores and GPU, as a run records them."""
-    packages = ("perpixel", "numpy", "opencv-python-headless", "pillow")
+    packages = ("perpixel", "timm", "numpy", "opencv-python-headless", "pillow")
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,  # with its build, such as +cu130

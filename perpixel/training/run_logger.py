@@ -84,7 +84,7 @@ class RunLogger:
         )
         self._steps = steps
         self._train = self._bar.add_task("train", total=steps, completed=done.step, left="starting")
-        self._eval = self._bar.add_task("val", visible=False, left="")
+        self._images = self._bar.add_task("val", visible=False, left="")
         self._first_step = done.step + 1
         self._step_seconds: deque[float] = deque(maxlen=50)
         self._work_start = self._last_line = time.perf_counter()
@@ -112,15 +112,25 @@ class RunLogger:
 
     def show_evaluation(self, done: int, total: int) -> None:
         """Moves the bar of an evaluation to `done` of `total` images; off a terminal, a line."""
+        self._show_images("val", done, total, line="evaluated")
+
+    def show_features(self, done: int, total: int) -> None:
+        """Moves the bar of a frozen backbone's features, as `show_evaluation` does its own."""
+        self._show_images("features", done, total, line="cached features of")
+
+    def _show_images(self, name: str, done: int, total: int, *, line: str) -> None:
         now = time.perf_counter()
         seconds = round((now - self._work_start) / done * (total - done))
         left = f"{timedelta(seconds=seconds)} left"
-        self._bar.update(self._eval, completed=done, total=total, left=left, visible=done < total)
+        self._bar.update(
+            self._images, description=name, completed=done, total=total, left=left,
+            visible=done < total,
+        )  # fmt: skip
         if done == total:
             self._bar.refresh()
             self._work_start = now
         elif self._bar.disable and self.is_line_due():
-            self.info(f"evaluated {done} of {plural(total, 'image')}")
+            self.info(f"{line} {done} of {plural(total, 'image')}")
 
     def is_line_due(self) -> bool:
         """Whether this was the first step, or the last line is half a minute old."""

@@ -1,7 +1,7 @@
 """The training step, as the training loop, `perpixel profile` and the benchmarks run it."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -21,6 +21,9 @@ from perpixel.runtime.dtype import autocast
 from perpixel.training.ema import make_ema, update_ema
 from perpixel.training.freeze import freeze_backbone
 from perpixel.training.optimizer import make_optimizer
+
+Inputs = Tensor | list[Tensor]
+"""Images, uint8 RGB [N, H, W, 3], or a frozen backbone's features of them, [N, C, h, w] each."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ _ONE_PROCESS = DistInfo()
 
 def train_step(
     state: TrainState,
-    images: Tensor,
+    images: Inputs,
     labels: Tensor,
     recipe: Recipe,
     *,
@@ -117,7 +120,7 @@ def train_step(
 ) -> StepStats:
     """Trains on one batch: forward, loss, backward, unscale, clip, optimizer, moving average.
 
-    images: this rank's uint8 RGB [N, H, W, 3]; labels: uint8 [N, H, W]; sizes: int64 [N, 2], where
+    images: this rank's; labels: uint8 [N, H, W]; sizes: int64 [N, 2], where
     images are smaller and padded at the bottom and right, one in each micro-batch. `ddp_model`
     wraps `state.model`, if there are several ranks. The loss is a sum over the counted pixels of
     all ranks and micro-batches, divided once. A step whose loss or gradient is not finite changes
@@ -128,7 +131,9 @@ def train_step(
     _copy(state.bn_backup, state.bn_buffers)
     optimizer.zero_grad(set_to_none=True)
     loss = torch.zeros((), dtype=torch.float32, device=model.device)
-    images, labels = (part.to(model.device, non_blocking=True) for part in (images, labels))
+    tensors = images if isinstance(images, list) else [images]
+    *tensors, labels = (tensor.to(model.device, non_blocking=True) for tensor in (*tensors, labels))
+    images = tensors if isinstance(images, list) else tensors[0]
     for batch in micro_batches(images, labels, recipe, dist_info, sizes=sizes):
         torch.manual_seed(dropout_seed(recipe.train.seed, step, batch.number))
         with _no_sync_unless_last(ddp_model, batch):
@@ -153,11 +158,12 @@ def train_step(
 
 
 def forward(
-    model: nn.Module, images: Tensor, recipe: Recipe, *, dtype: torch.dtype
+    model: nn.Module, images: Inputs, recipe: Recipe, *, dtype: torch.dtype
 ) -> SegmentationOutput:
-    """Logits of both heads for images, uint8 RGB [N, H, W, 3], computed in `dtype`."""
-    with autocast(images.device, dtype):
-        output: SegmentationOutput = model(normalize(images, recipe.input), return_aux=True)
+    """Logits of both heads, computed in `dtype`."""
+    inputs = images if isinstance(images, list) else normalize(images, recipe.input)
+    with autocast(inputs[0].device, dtype):
+        output: SegmentationOutput = model(inputs, return_aux=True)
     return output
 
 
@@ -182,14 +188,14 @@ class MicroBatch(NamedTuple):
     """
 
     number: int
-    images: Tensor
+    images: Inputs
     labels: Tensor
     factor: Tensor
     last: bool
 
 
 def micro_batches(
-    images: Tensor,
+    images: Inputs,
     labels: Tensor,
     recipe: Recipe,
     dist_info: DistInfo,
@@ -204,12 +210,16 @@ def micro_batches(
     weights = torch.stack([loss_denominator(part, recipe.loss) for part in parts])
     factors = weights / all_reduce_sum(weights.sum()).clamp(min=torch.finfo(weights.dtype).tiny)
     factors = factors * dist_info.world_size
-    for index, (image_part, part, factor) in enumerate(
-        zip(images.chunk(count), parts, factors, strict=True)
-    ):
+    inputs: Iterable[Inputs]
+    if isinstance(images, list):
+        inputs = map(list, zip(*(level.chunk(count) for level in images), strict=True))
+    else:
+        sides = [part.shape[-2:] for part in parts]
+        chunks = zip(images.chunk(count), sides, strict=True)
+        inputs = (chunk[:, :height, :width] for chunk, (height, width) in chunks)
+    for index, (image_part, part, factor) in enumerate(zip(inputs, parts, factors, strict=True)):
         number, last = dist_info.rank * count + index, index == len(parts) - 1
-        height, width = part.shape[-2:]
-        yield MicroBatch(number, image_part[:, :height, :width], part, factor, last=last)
+        yield MicroBatch(number, image_part, part, factor, last=last)
 
 
 def _no_sync_unless_last(

@@ -42,6 +42,7 @@ from perpixel.training.checkpoint import (
     quarantine,
     save_checkpoint,
 )
+from perpixel.training.feature_cache import cache_features
 from perpixel.training.loggers import open_loggers
 from perpixel.training.nonfinite import report_corrupt, report_nonfinite, report_overflow
 from perpixel.training.optimizer import learning_rate, set_learning_rate
@@ -146,12 +147,19 @@ def train(
         for line in unseen_classes:
             logger.info(line, always=True)
         ddp_model = wrap_ddp(state.model, dist_info.world_size)
+        features = None
+        if recipe.train.cache_features:
+            features = cache_features(
+                state, train_dataset, recipe, dist_info=dist_info, logger=logger,
+                preempted=preempted,
+            )  # fmt: skip
         meter = ThroughputMeter(torch_device, images=recipe.train.batch_size)
         loader = batches(
             train_dataset, recipe, first_step=progress.step,
             workers=default_workers(torch_device) if workers is None else workers,
             rank=dist_info.rank, world_size=dist_info.world_size,
             pin_memory=copies_pinned(torch_device),
+            read_features=features,
         )  # fmt: skip
         scores = None
         if progress.has_ended(recipe) or (
@@ -164,13 +172,21 @@ def train(
             with meter.waiting():
                 batch = next(loader)
             if progress.step == 0 and dist_info.is_main:
-                draw_batch(out, batch, train_dataset.classes, logger)
+                with_images = batch
+                if batch.features is not None:
+                    with_images = next(
+                        batches(
+                            train_dataset, recipe, first_step=0, workers=0, rank=dist_info.rank,
+                            world_size=dist_info.world_size,
+                        )
+                    )  # fmt: skip
+                draw_batch(out, with_images, train_dataset.classes, logger)
             lr = learning_rate(
                 progress.step, steps=steps, lr=recipe.optimizer.lr, schedule=recipe.schedule
             )
             set_learning_rate(state.optimizer, lr)
             stats = train_step(
-                state, batch.images, batch.labels, recipe,
+                state, batch.features or batch.images, batch.labels, recipe,
                 step=progress.step, ddp_model=ddp_model, dist_info=dist_info,
                 interrupted=preempted.is_set(), finish=logger.finish_requested,
                 corrupt=len(batch.corrupt),

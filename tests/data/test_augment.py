@@ -295,3 +295,40 @@ def test_labels_are_resized_without_mixing():
     assert set(np.unique(resized)) <= set(np.unique(label))
     expected = cv2.resize(label, (90, 62), interpolation=cv2.INTER_NEAREST)
     assert (resized == expected).all()
+
+
+@given(
+    height=st.integers(1, 60),
+    width=st.integers(1, 60),
+    crop=st.tuples(st.integers(1, 50), st.integers(1, 50)),
+    base=st.none() | st.tuples(st.integers(1, 60), st.integers(1, 60)),
+    seed=st.integers(0, 2**32),
+)
+def test_without_augmentation_an_image_is_the_same_each_time(height, width, crop, base, seed):
+    """All of it is there, no larger than the crop, whatever the settings of chance."""
+    image, label = sample(height, width)
+    spec = Augment(enabled=False, base_size=base, crop_size=crop, rotate90_prob=1, flip_prob=1)
+    pixels, mask = augmented(image, label, seed, spec=spec)
+    again, _ = augmented(image, label, seed + 1, spec=spec)
+    np.testing.assert_array_equal(pixels, again)
+    assert pixels.shape == (*crop, 3)
+    size = scaled_size((height, width), 1, box=base)
+    fit = min(crop[0] / size[0], crop[1] / size[1], 1)
+    shown = [max(round(side * fit), 1) for side in size]
+    expected = cv2.resize(label, shown[::-1], interpolation=cv2.INTER_NEAREST)
+    np.testing.assert_array_equal(mask[: shown[0], : shown[1]], expected)
+    assert (mask[shown[0] :] == IGNORE_INDEX).all()
+    assert (mask[:, shown[1] :] == IGNORE_INDEX).all()
+    np.testing.assert_array_equal(steps.whole_mask(label, spec=spec), mask)
+
+
+def test_without_augmentation_colors_and_sides_stay():
+    image, label = sample(20, 30)
+    spec = Augment(enabled=False, crop_size=(24, 32), pad="center", vertical_flip_prob=1)
+    pixels, mask = augmented(image, label, spec=spec)
+    np.testing.assert_array_equal(pixels[2:22, 1:31], image)
+    np.testing.assert_array_equal(mask[2:22, 1:31], label)
+    np.testing.assert_array_equal(steps.whole_mask(label, spec=spec), mask)
+    whole = spec.model_copy(update={"crop_size": None})
+    np.testing.assert_array_equal(augmented(image, label, spec=whole)[0], image)
+    np.testing.assert_array_equal(steps.whole_mask(label, spec=whole), label)

@@ -356,3 +356,46 @@ def test_what_is_for_plain_vits_only():
         spec = Timm(name="resnet10t", **{setting: True})
         with pytest.raises(UsageError, match="are for plain ViTs"):
             timm_backbone.TimmBackbone(spec)
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "pvt_v2_b0", "convnext_atto"])
+def test_drop_path_is_timms(name: str):
+    """The probabilities of timm.create_model(drop_path_rate=...), in training only."""
+
+    def probabilities(model: torch.nn.Module) -> list[float]:
+        paths = (m for m in model.modules() if isinstance(m, timm.layers.DropPath))
+        return [path.drop_prob for path in paths]
+
+    torch.manual_seed(0)
+    backbone = timm_backbone.TimmBackbone(Timm(name=name, drop_path=0.5))
+    found = probabilities(backbone)
+    assert found == probabilities(timm.create_model(name, drop_path_rate=0.5))
+    assert max(found) == pytest.approx(0.5)
+    assert min(found) < max(found)
+    images = torch.randn(4, 3, 64, 64)
+    with torch.no_grad():
+        first, second = (backbone.train()(images)[-1] for _ in range(2))
+        assert not torch.allclose(first, second)
+        first, second = (backbone.eval()(images)[-1] for _ in range(2))
+        assert torch.equal(first, second)
+    assert not any(probabilities(timm_backbone.TimmBackbone(Timm(name=name))))
+
+
+def test_without_a_setting_drop_path_is_timms_default():
+    with torch.device("meta"):
+        ours = timm_backbone.TimmBackbone(Timm(name="nextvit_small"))
+        theirs = timm.create_model("nextvit_small")
+    last = [
+        [m.drop_prob for m in model.modules() if isinstance(m, timm.layers.DropPath)][-1]
+        for model in (ours, theirs)
+    ]
+    assert last[0] == last[1] > 0
+
+
+@pytest.mark.parametrize("name", ["repvit_m1_1", "hrnet_w18_small", "vgg11"])
+def test_a_backbone_without_drop_path_says_so(name: str):
+    recipe = perpixel.override(
+        FCN, [*KIND, f"model.backbone.name={name}", "model.backbone.drop_path=0.1"]
+    )
+    with pytest.raises(UsageError, match=rf"drop_path=0\.1: timm's {name} has no drop path.*=0$"):
+        build(recipe.model, num_classes=2)

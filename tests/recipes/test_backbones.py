@@ -75,11 +75,9 @@ def test_parameters_are_the_tables(name: str):
 
 def test_twins_rate_is_constant():
     recipe = perpixel.recipe("mmseg/twins_pcpvt-s_fpn_fpnhead_8x4_512x512_80k_ade20k")
-    rates = {
-        learning_rate(step, steps=80_000, lr=recipe.optimizer.lr, schedule=recipe.schedule)
-        for step in (0, 1, 40_000, 79_999)
-    }
-    assert rates == {pytest.approx(1e-4, rel=1e-12)}
+    for step in (0, 1, 40_000, 79_999):
+        rate = learning_rate(step, steps=80_000, lr=recipe.optimizer.lr, schedule=recipe.schedule)
+        assert rate == pytest.approx(1e-4, rel=1e-12)
 
 
 def test_what_is_frozen_in_training():
@@ -104,9 +102,7 @@ def test_what_is_frozen_in_training():
 
 
 def test_a_stem_that_timm_does_not_name_is_refused():
-    recipe = perpixel.override(
-        perpixel.recipe("camvid/fcn_mobilenetv2-d8"), ["train.freeze=stem"]
-    )
+    recipe = perpixel.override(perpixel.recipe("camvid/fcn_mobilenetv2-d8"), ["train.freeze=stem"])
     with pytest.raises(perpixel.errors.UsageError, match="has no part `stem`"):
         make_train_state(
             build(recipe.model, num_classes=2),

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,12 @@ import torch
 from test_learning import BASE, FLOOR, train, variant
 from test_ranks import torchrun
 from test_run import TINY, losses, same, weights
+from torch.nn.parallel import DistributedDataParallel
 
 import perpixel
 from perpixel.errors import Interrupted, UsageError
 from perpixel.models.build import build
+from perpixel.models.segmenter import SegmentationOutput
 from perpixel.recipes.schema import Recipe
 from perpixel.training.optimizer import set_learning_rate
 from perpixel.training.step import make_train_state, train_step
@@ -95,6 +98,65 @@ def test_no_activations_of_frozen_parts_are_kept():
         del features
     assert kept["backbone"] == 0
     assert 0 < kept["stage2"] < kept["off"] / 3
+
+
+MODES = {
+    "plain": [],
+    "averaged": ["train.ema_decay=0.9"],
+    "norms recomputed": ["train.activation_checkpointing=norms"],
+    "stages recomputed": ["train.activation_checkpointing=stages"],
+    "compiled": ["train.compile=default"],
+    "ranks": [],
+}
+VIT = ["model.head.type=fcn", "model.head.num_convs=0", "model.backbone.type=timm",
+       "model.backbone.name=vit_tiny_patch16_224", "model.backbone.drop_path=0.5"]  # fmt: skip
+
+
+@pytest.fixture
+def ddp(tmp_path: Path) -> Iterator[type[DistributedDataParallel]]:
+    """DistributedDataParallel in a process group of this process alone."""
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield DistributedDataParallel
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("backbone", ["resnet", "vit"])
+@pytest.mark.parametrize("mode", MODES)
+def test_a_frozen_backbone_keeps_nothing_for_the_backward_pass(mode: str, backbone: str, ddp):
+    """What the graph holds are tensors of the head alone: its weights, inputs and activations."""
+    if backbone == "vit" and "recomputed" in mode:
+        pytest.skip("activation checkpointing is for ResNets")
+    recipe = variant(
+        "train.precision=float32", "train.freeze=backbone", *MODES[mode],
+        *(VIT if backbone == "vit" else []),
+    )  # fmt: skip
+    model = build(recipe.model, num_classes=7)
+    state = make_train_state(model, recipe, device=torch.device("cpu"), dtype=torch.float32)
+    images = torch.randn(2, 3, 64, 96)
+
+    def kept(
+        call: Callable[..., SegmentationOutput], inputs: torch.Tensor | list[torch.Tensor]
+    ) -> int:
+        saved: dict[int, int] = {}
+
+        def count(tensor: torch.Tensor) -> torch.Tensor:
+            saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            output = call(inputs)
+        assert output.logits.requires_grad
+        return sum(saved.values())
+
+    features = state.model.backbone(images)
+    assert not any(feature.requires_grad for feature in features)
+    assert not any(module.training for module in state.model.backbone.modules())
+    call = ddp(state.model, broadcast_buffers=False) if mode == "ranks" else state.model
+    of_head = kept(state.model.forward, features)
+    assert kept(call, images) <= of_head * 1.05
+    state.model.backbone.requires_grad_(True).train()
+    assert kept(state.model.forward, images) > of_head * 1.2, "the measure would not notice"
 
 
 @pytest.fixture(scope="module")
