@@ -10,8 +10,8 @@ from typing import NoReturn
 import typer
 
 from perpixel import __version__
-from perpixel.cli.completion import join_words_of_bash
 from perpixel.cli.compare import compare
+from perpixel.cli.completion import join_words_of_bash
 from perpixel.cli.convert import convert
 from perpixel.cli.data import data
 from perpixel.cli.demo import demo

@@ -10,7 +10,7 @@ from perpixel.errors import PerpixelError, UsageError, plural
 from perpixel.models.timm_backbone import check_sizes, pretrained_source, require_name
 from perpixel.profiling.flops import Count, count
 from perpixel.recipes.base import Size
-from perpixel.recipes.models import Backbone, ResNet, Timm
+from perpixel.recipes.models import Backbone, Timm
 from perpixel.recipes.overrides import override
 from perpixel.recipes.published import imagenet
 from perpixel.recipes.schema import Download, Input, Recipe

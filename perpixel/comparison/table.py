@@ -89,7 +89,8 @@ def write(
             [(row.backbone, row.params / 1e6, row.miou) for row in comparison.rows],
         ),
     ]
-    title = f"mIoU (%), {recipe.data.name} {recipe.data.eval_split}"
+    method = method_name(recipe.model.head)
+    title = f"{method}: mIoU (%) on {recipe.data.name} {recipe.data.eval_split}"
     write_image(folder / "comparison.png", draw(panels, title=title))
 
 
@@ -100,8 +101,9 @@ def _caption(recipe: Recipe, *, images: int, size: Size, machine: str) -> str:
         f"Recipe {recipe.name}: {plural(recipe.train.steps, 'step')} of {recipe.train.batch_size} "
         f"images from {start}. Scores in percent, of the final weights, on "
         f"{plural(images, 'image')} ({recipe.data.name}, split {recipe.data.eval_split}). "
-        f"Multiply-adds (MACs) and latency, the median of single images in float32, at "
-        f"{height}x{width}; latency on {machine}. Training: the steps alone, without evaluations."
+        f"Multiply-adds (MACs) and latency at {height}x{width}: the median of single images in "
+        f"float32, the best of three rounds, on {machine}. Training: the steps alone, without "
+        f"evaluations."
     )
 
 

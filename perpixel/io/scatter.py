@@ -131,8 +131,8 @@ def place_labels(
     """Returns a rectangle for the label of each point, inside `box`; None where there is no room.
 
     sizes: the labels' widths and heights, in the points' units. Rectangles overlap neither each
-    other, nor a point, nor a line that joins a point and a distant label. Points that have many
-    others around them choose first, each the nearest free place.
+    other nor a point; lines that join points and distant labels cross them only where all places
+    have such a line. Points that have many others around them choose first, each the nearest.
     """
     markers = [_around(point, 2 * _RADIUS, 2 * _RADIUS) for point in points]
     crowds = [
@@ -142,21 +142,30 @@ def place_labels(
     labels: dict[int, Rectangle] = {}
     leaders: list[tuple[Point, Point]] = []
     for index in sorted(range(len(points)), key=lambda index: -crowds[index]):
-        for label in _candidates(points[index], sizes[index], box):
-            end = _leader(points[index], label)
-            others = [*labels.values(), *(m for i, m in enumerate(markers) if i != index)]
-            if any(overlap(label, other) for other in (*labels.values(), *markers)):
-                continue
-            if any(_crosses(label, *line) for line in leaders):
-                continue
-            if end is not None and any(_crosses(other, points[index], end) for other in others):
-                continue
-            labels[index] = label
-            leaders += [] if end is None else [(points[index], end)]
-            break
-        else:
+        point, other_markers = points[index], markers[:index] + markers[index + 1 :]
+        free = [
+            label
+            for label in _candidates(point, sizes[index], box)
+            if not any(overlap(label, taken) for taken in (*labels.values(), *markers))
+        ]
+        if not free:
             return None
+        clear = (
+            label
+            for label in free
+            if not any(_crosses(label, *line) for line in leaders)
+            and _is_clear(point, label, [*labels.values(), *other_markers])
+        )
+        labels[index] = label = next(clear, free[0])
+        if (end := _leader(point, label)) is not None:
+            leaders.append((point, end))
     return [labels[index] for index in range(len(points))]
+
+
+def _is_clear(point: Point, label: Rectangle, others: Sequence[Rectangle]) -> bool:
+    """Whether the line from a point to its label, if there is one, crosses none of the others."""
+    end = _leader(point, label)
+    return end is None or not any(_crosses(other, point, end) for other in others)
 
 
 def _candidates(point: Point, size: tuple[float, float], box: Rectangle) -> Iterator[Rectangle]:

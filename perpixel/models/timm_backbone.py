@@ -109,9 +109,7 @@ def require_name(name: str, *, known: Iterable[str] = ()) -> None:
     """
     models = _timm().list_models()
     if name.partition(".")[0] not in models:
-        raise UsageError(
-            f"timm has no backbone {name!r}.{suggestion(name, [*known, *models])}"
-        )
+        raise UsageError(f"timm has no backbone {name!r}.{suggestion(name, [*known, *models])}")
 
 
 def pretrained_source(spec: Timm) -> tuple[str, dict[str, tuple[float, ...]]]:
