@@ -10,6 +10,7 @@ from typing import NoReturn
 import typer
 
 from perpixel import __version__
+from perpixel.cli.compare import compare
 from perpixel.cli.completion import join_words_of_bash
 from perpixel.cli.convert import convert
 from perpixel.cli.data import data
@@ -41,6 +42,7 @@ app = typer.Typer(
 )
 app.command()(demo)
 app.command()(train)
+app.command()(compare)
 app.command("eval")(evaluate)
 app.command()(predict)
 app.command()(report)

@@ -14,6 +14,8 @@ from perpixel.errors import PerpixelError, UsageError
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from perpixel.recipes.schema import Recipe
+
 Data = Annotated[
     Path | None,
     typer.Option("--data", metavar="ROOT", help="The data set's root folder (none for scenes)."),
@@ -109,6 +111,19 @@ def inference_settings(mode: str | None, scales: str | None, flip: bool | None) 
             ) from None
     if flip is not None:
         settings.append(f"inference.flip={str(flip).lower()}")
+    return settings
+
+
+def dataset_settings(dataset: str | None, recipe: "Recipe") -> list[str]:
+    """Returns --dataset as settings of `recipe`: the name, and the splits that it usually has."""
+    from perpixel.data import registry
+
+    if dataset is None:
+        return []
+    settings = [f"data.name={dataset}"]
+    if dataset != recipe.data.name:  # the recipe's splits may be its own data set's alone
+        train_split, eval_split = registry.usual_splits(dataset)
+        settings += [f"data.train_split={train_split}", f"data.eval_split={eval_split}"]
     return settings
 
 

@@ -147,19 +147,12 @@ def train(
         from perpixel.checkpoints import zoo
 
         base = zoo.with_model_of(model_from, base)
-    from perpixel.data import registry
-
     changes = list(settings or [])
     if epochs is not None:
         if any(change.startswith("train.steps=") for change in changes):
             raise UsageError("--epochs and train.steps both set a run's length: leave one out")
         changes.append(f"train.epochs={epochs}")
-    if dataset is not None:
-        changes.insert(0, f"data.name={dataset}")
-        if dataset != base.data.name:  # the recipe's splits may be its own data set's alone
-            train_split, eval_split = registry.usual_splits(dataset)
-            changes[1:1] = [f"data.train_split={train_split}", f"data.eval_split={eval_split}"]
-    changed = perpixel.override(base, changes)
+    changed = perpixel.override(base, [*options.dataset_settings(dataset, base), *changes])
     if dry_run:
         typer.echo(dump(changed))
         return

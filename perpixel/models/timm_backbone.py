@@ -101,6 +101,16 @@ def check_sizes(spec: Timm, sizes: Iterable[Size]) -> None:
             ) from None
 
 
+def require_name(name: str, *, known: Iterable[str] = ()) -> None:
+    """Raises UsageError unless timm has a model of this name, or of its part before the dot.
+
+    `known` are other names that the error may suggest.
+    """
+    models = _timm().list_models()
+    if name.partition(".")[0] not in models:
+        raise UsageError(f"timm has no backbone {name!r}.{suggestion(name, [*known, *models])}")
+
+
 def pretrained_source(spec: Timm) -> tuple[str, dict[str, tuple[float, ...]]]:
     """Returns where timm publishes ImageNet weights for the backbone, and `input`'s mean and std.
 

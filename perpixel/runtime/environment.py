@@ -6,6 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
+from perpixel.errors import plural
 from perpixel.runtime.distributed import get_dist_info
 
 
@@ -24,6 +25,13 @@ def environment_info() -> dict[str, str | int | None]:
         "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "ranks": get_dist_info().world_size,
     }
+
+
+def describe_device(device: torch.device) -> str:
+    """Returns what a device is, for tables: the GPU's name, or the processor's and its threads."""
+    if device != torch.device("cpu"):
+        return torch.cuda.get_device_name(device)
+    return f"{processor()}, {plural(torch.get_num_threads(), 'thread')}"
 
 
 def _version(package: str) -> str | None:

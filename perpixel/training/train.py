@@ -300,7 +300,7 @@ def _check_settings_and_data(
     require_classes(eval_dataset, train_dataset.classes.names)
     image, _ = read_pair(eval_dataset, 0)
     if isinstance(recipe.model.backbone, Timm):
-        sizes = _input_sizes(recipe, (image.shape[0], image.shape[1]))
+        sizes = input_sizes(recipe, (image.shape[0], image.shape[1]))
         check_sizes(recipe.model.backbone, dict.fromkeys(sizes))
     return [
         *require_classes_shown(train_dataset, split=recipe.data.train_split),
@@ -308,7 +308,7 @@ def _check_settings_and_data(
     ]
 
 
-def _input_sizes(recipe: Recipe, image_size: Size) -> list[Size]:
+def input_sizes(recipe: Recipe, image_size: Size) -> list[Size]:
     """The sizes of a model's inputs in training, and in evaluating an image of `image_size`."""
     inference = recipe.inference
     if inference.mode != "whole":

@@ -1,0 +1,1 @@
+"""One recipe on several backbones: their scores beside what they cost."""
