@@ -25,9 +25,10 @@ def with_backbone(recipe: Recipe, name: str, *, pretrained: bool) -> Recipe:
     """Returns the recipe with another backbone at the same output stride.
 
     name: one of RESNETS, or a name of timm's. What the recipe sets for its own backbone stays
-    where the other one is of the same type, such as a ResNet's stem, except `as_published`. With `pretrained` the run
-    starts from the backbone's published ImageNet weights, and `input` is theirs. Raises UsageError
-    for a name or a combination that there is not, and where no such weights are published.
+    where the other one is of the same type, such as a ResNet's stem, except `as_published`. With
+    `pretrained` the run starts from the backbone's published ImageNet weights, and `input` is
+    theirs. Raises UsageError for a name or a combination that there is not, and where no such
+    weights are published.
     """
     if name not in RESNETS:
         require_name(name, known=RESNETS)
