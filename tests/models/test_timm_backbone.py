@@ -341,7 +341,7 @@ def test_a_linear_probe_trains_its_head_alone(tmp_path: Path):
 
 def test_padding_on_all_sides():
     """Three pixels before and four after 57 of them, to five patches of 14, less 6 in all."""
-    spec = Timm(name="vit_small_patch14_dinov2", center_padding=True)
+    spec = Timm(name="vit_small_patch14_dinov2", as_published=True)
     backbone = timm_backbone.TimmBackbone(spec).eval()
     images = torch.rand(1, 3, 63, 57)
     padded = torch.zeros(1, 3, 70, 70)
@@ -351,11 +351,12 @@ def test_padding_on_all_sides():
             torch.testing.assert_close(ours, theirs)
 
 
-def test_what_is_for_plain_vits_only():
-    for setting in ("final_norm", "center_padding"):
-        spec = Timm(name="resnet10t", **{setting: True})
-        with pytest.raises(UsageError, match="are for plain ViTs"):
-            timm_backbone.TimmBackbone(spec)
+def test_what_is_for_some_backbones_only():
+    with pytest.raises(UsageError, match="is for plain ViTs"):
+        timm_backbone.TimmBackbone(Timm(name="resnet10t", final_norm=True))
+    with pytest.raises(UsageError, match="no published code is known that differs from timm's"):
+        timm_backbone.TimmBackbone(Timm(name="resnet10t", as_published=True))
+
 
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "pvt_v2_b0", "convnext_atto"])

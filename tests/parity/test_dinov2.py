@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import timm
 import torch
 from variants import predictor_of
 
 import perpixel
-from perpixel.inference.tta import predict_masks
+from perpixel.conversion import build_model, find
+from perpixel.conversion.detect import backbone_weights
+from perpixel.inference.tta import iter_scores, predict_masks
 from perpixel.models.build import build
 from perpixel.models.normalize import normalize
 
@@ -27,22 +28,21 @@ def said(request: pytest.FixtureRequest) -> dict:
 
 @pytest.fixture(scope="module")
 def model(said: dict) -> perpixel.models.segmenter.Segmenter:
-    """With the case's weights, renamed from the original's as timm does."""
+    """With the case's weights, joined as `convert --backbone` joins the two released files."""
     state = {name: torch.from_numpy(value) for name, value in weights.fill(said["shapes"]).items()}
     for name, factor in said["multiply"].items():
         state[name] = state[name] * factor
-    model = build(perpixel.recipe("linear/dinov2_vits14_voc2012").model, num_classes=21).eval()
+    spec = perpixel.recipe("linear/dinov2_vits14_voc2012").model
+    with torch.device("meta"):
+        names = build(spec, num_classes=1).backbone.state_dict()
     trunk = {name: value for name, value in state.items() if not name.startswith("decode_head.")}
-    timms = timm.models.vision_transformer.checkpoint_filter_fn(trunk, model.backbone.body.model)
-    model.backbone.body.model.load_state_dict(timms)
-    for ours, theirs in (("norm", "bn"), ("classifier", "conv_seg")):
-        part = {
-            name.removeprefix(f"decode_head.{theirs}."): value
-            for name, value in state.items()
-            if name.startswith(f"decode_head.{theirs}.")
-        }
-        model.head.get_submodule(ours).load_state_dict(part)
-    return model
+    backbone, left_out = backbone_weights(trunk, names)
+    assert left_out == ["mask_token"]
+    head = {name: value for name, value in state.items() if name.startswith("decode_head.")}
+    finding = find(head, like=spec, backbone=backbone)
+    assert finding.toolkit.name == "dinov2"
+    assert finding.model == spec
+    return build_model(finding)
 
 
 def test_parameters(model, said: dict):
@@ -64,3 +64,24 @@ def test_logits_and_mask(model, said: dict):
         sure = arrays["margin"] > 1e-4 * np.abs(arrays["logits"]).max()
         assert sure.mean() > 0.99
         np.testing.assert_array_equal(mask[sure], arrays["pred_whole"][sure])
+        if said["slide"] is None:
+            return
+        crop, stride = said["slide"]
+        slide = perpixel.override(
+            recipe,
+            [
+                "inference.base_size=null",
+                f"inference.window_size={crop}",
+                f"inference.stride={stride}",
+            ],
+        )
+        predictor = predictor_of(model, slide)
+        found = torch.cat([values for _, values in iter_scores(predictor, image)])
+        mean = found.mean(dim=(0, 1)).numpy()
+        expected = arrays["logits_slide_mean"]
+        assert np.abs(mean - expected).max() < 1e-5 * np.abs(expected).max()
+        best, second = found.topk(2, dim=2).values.unbind(2)
+        sure = (best - second > 1e-4 * found.abs().max()).numpy()
+        assert sure.mean() > 0.99
+        (mask,) = predict_masks(predictor, [image])
+        np.testing.assert_array_equal(mask[sure], arrays["pred_slide"][sure])

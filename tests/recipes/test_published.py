@@ -14,6 +14,7 @@ import torch
 import perpixel
 from perpixel.data import registry
 from perpixel.models.build import build
+from perpixel.recipes import backbones
 from perpixel.recipes.published import steps
 from perpixel.recipes.schema import Recipe
 from perpixel.training.optimizer import learning_rate
@@ -22,7 +23,12 @@ HERE = Path(__file__).parent
 TABLES = HERE.parents[2] / "shared" / "recipes.csv"
 OURS = ("camvid/", "folder/", "scenes/", "linear/")
 CAFFE = perpixel.recipes("caffe-fcn/*")
-PUBLISHED = [name for name in perpixel.recipes() if not name.startswith((*OURS, "caffe-fcn/"))]
+BACKBONES = {recipe.name for recipe in backbones.RECIPES}  # test_backbones.py
+PUBLISHED = [
+    name
+    for name in perpixel.recipes()
+    if not name.startswith((*OURS, "caffe-fcn/")) and name not in BACKBONES
+]
 TOOLKIT = {
     "mmseg": "mmsegmentation",
     "sssegmentation": "sssegmentation",
