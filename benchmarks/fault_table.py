@@ -699,6 +699,16 @@ _OPTIMIZER = [
             "parameter.ndim > 1",
         ),
         (
+            "optimizer/the same rate in every layer",
+            "spec.layer_decay ** depths.get(name, 0)",
+            "1",
+        ),
+        (
+            "optimizer/warm-up from zero",
+            "warm = 1 - left_to_warm * (1 - schedule.warmup_from)",
+            "warm = 1 - left_to_warm",
+        ),
+        (
             "optimizer/norms and biases always decayed",
             "spec.decay_norm_and_bias or parameter.ndim > 1",
             "True",
@@ -811,6 +821,20 @@ _TRAINING = [
             "training/loss scale not resumed",
             "if header.scaler and",
             "if not header.scaler and",
+        ),
+    ),
+    *_faults(
+        "training/feature_cache.py",
+        "training/test_feature_cache.py",
+        (
+            "training/cached features of other weights",
+            "content_sha256(settings, weights)",
+            "content_sha256(settings, {})",
+        ),
+        (
+            "training/cached features of another precision",
+            "with autocast(images.device, state.dtype):",
+            "with autocast(images.device, torch.float32):",
         ),
     ),
     *_faults(
