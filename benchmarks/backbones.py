@@ -11,7 +11,7 @@ import json
 from typing import Any
 
 import torch
-from measure import RESULTS, machine, write_result
+from measure import RESULTS, apart, machine, write_result
 from rich.progress import track
 
 import perpixel
@@ -86,7 +86,8 @@ def outcome(state: TrainState, recipe: Recipe, size: tuple[int, int]) -> dict[st
     """What came of two training steps and a prediction at `size`.
 
     `result` is "works", "padded", "own size only" (refused, before any training step) or "fails":
-    a loss, a gradient or a logit that is not finite, or no gradient in a tenth of the weights.
+    an error, a loss, a gradient or a logit that is not finite, or no gradient in a tenth of the
+    weights.
     """
     try:
         check_sizes(recipe.model.backbone, [size])
@@ -95,13 +96,16 @@ def outcome(state: TrainState, recipe: Recipe, size: tuple[int, int]) -> dict[st
     model = state.model
     images = torch.randint(0, 256, (2, *size, 3), dtype=torch.uint8)
     labels = torch.randint(0, CLASSES, (2, *size), dtype=torch.uint8)
-    model.train()
-    steps = [train_step(state, images, labels, recipe, step=step) for step in (0, 1)]
-    gradients = [parameter.grad for parameter in model.backbone.parameters()]
-    still = sum(gradient is None or not gradient.any() for gradient in gradients)
-    model.eval()
-    with torch.inference_mode():
-        logits = forward(model, images, recipe, dtype=torch.float32).logits
+    try:
+        model.train()
+        steps = [train_step(state, images, labels, recipe, step=step) for step in (0, 1)]
+        gradients = [parameter.grad for parameter in model.backbone.parameters()]
+        still = sum(gradient is None or not gradient.any() for gradient in gradients)
+        model.eval()
+        with torch.inference_mode():
+            logits = forward(model, images, recipe, dtype=torch.float32).logits
+    except Exception as error:  # timm's own: what does not run is a result
+        return {"result": "fails", "message": f"{type(error).__name__}: {error}"}
     multiple = padded_to(model.backbone)
     is_padded = any(side % multiple for side in size)
     trains = all(step.is_finite for step in steps) and still < len(gradients) / 10
@@ -116,7 +120,7 @@ def outcome(state: TrainState, recipe: Recipe, size: tuple[int, int]) -> dict[st
 
 
 def measure(name: str) -> dict[str, Any]:
-    """The results of one backbone at all sizes."""
+    """The results of one backbone at all sizes, in a process of its own: a crash is not all's."""
     torch.manual_seed(0)
     recipe, model = build(name)
     backbone = model.backbone
@@ -149,7 +153,7 @@ def main() -> None:
         if (name in chosen.only if chosen.only else family not in found)
     }
     for family, name in track(names.items()):
-        found[family] = measure(name)
+        found[family] = apart(measure, name)
         results = [one["result"] for one in found[family]["sizes"].values()]
         print(f"{family} ({name}): {', '.join(results)}", flush=True)
         in_order = {family: found[family] for family in FAMILIES if family in found}
