@@ -5,7 +5,6 @@ channels (8 and fewer; 16 were right): a training of FastViT, whose stem has suc
 the image, ends with a segmentation fault. Every second pixel without a stride is the same.
 """
 
-from functools import cache
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -42,7 +41,6 @@ class _WithoutStride:
         )
 
 
-@cache
 def _without_stride(convolution: type[nn.Conv2d]) -> Any:
     """Returns a subclass of a convolution's class, so that what asks for its class is right."""
     return type(f"Strided{convolution.__name__}", (_WithoutStride, convolution), {})
