@@ -105,17 +105,17 @@ def backbones_table(result: Mapping[str, Any]) -> str:
                 notes.append(f"multiples of {outcome['multiple']}")
             elif "message" in outcome:
                 timms = re.search(r"\((\w+: .*)\)\. It was made", outcome["message"])
-                notes.append(timms[1].rstrip(".") if timms else outcome["message"])
-        note = notes[0].replace("|", "\\|") if notes else ""
-        rows.append((family, f"`{found['backbone']}`", *cells, note))
+                notes.append(f"`{(timms[1] if timms else outcome['message']).rstrip('.')}`")
+        rows.append((family, f"`{found['backbone']}`", *cells, *(notes[:1] or [""])))
     kinds = [set(row[2 : 2 + len(sizes)]) for row in rows]
     any_size = sum(kind == {"works"} for kind in kinds)
     padded = sum("padded" in kind for kind in kinds)
     one_size = sum("own size only" in kind for kind in kinds)
+    failing = sum("fails" in kind for kind in kinds)
     lines = [
         f"`python {result['command']}` with torch {result['machine']['torch']}: of {len(rows)} "
         f"backbones {any_size} take all three sizes as they are, {padded} are padded for some of "
-        f"them, and {one_size} take their own size only.",
+        f"them, {one_size} take their own size only, and {failing} ends in an error.",
         "",
         f"| family | timm's name | {' | '.join(sizes)} | |",
         "|---" * (3 + len(sizes)) + "|",
