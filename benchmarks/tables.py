@@ -1,9 +1,10 @@
-"""Writes the results in benchmarks/results into docs/performance.md, as tables and a plot.
+"""Writes the results in benchmarks/results into docs/, as tables and a plot.
 
     python benchmarks/tables.py
 
-Tables go between the markers `<!-- NAME -->` and `<!-- end of NAME -->`, NAME.json by NAME.json;
-docs/performance.svg is the plot. Run again, it changes nothing.
+Tables go between the markers `<!-- NAME -->` and `<!-- end of NAME -->`, NAME.json by NAME.json:
+backbones.json into docs/backbones.md, the others into docs/performance.md, whose plot is
+docs/performance.svg. Run again, it changes nothing.
 """
 
 import argparse
@@ -91,6 +92,45 @@ def results() -> dict[str, dict[str, Any]]:
     return {name: result for name, result in read.items() if "measured" in result}
 
 
+def backbones_table(result: Mapping[str, Any]) -> str:
+    """What became of every backbone at every size, and timm's words where it refuses one."""
+    families: Mapping[str, Any] = result["families"]
+    sizes = list(next(iter(families.values()))["sizes"])
+    rows = []
+    for family, found in families.items():
+        cells, notes = [], []
+        for outcome in found["sizes"].values():
+            cells.append(outcome["result"])
+            if outcome["result"] == "padded":
+                notes.append(f"multiples of {outcome['multiple']}")
+            elif "message" in outcome:
+                timms = re.search(r"\((\w+: .*)\)\. It was made", outcome["message"])
+                notes.append(f"`{(timms[1] if timms else outcome['message']).rstrip('.')}`")
+        rows.append((family, f"`{found['backbone']}`", *cells, *(notes[:1] or [""])))
+    kinds = [set(row[2 : 2 + len(sizes)]) for row in rows]
+    any_size = sum(kind == {"works"} for kind in kinds)
+    padded = sum("padded" in kind for kind in kinds)
+    one_size = sum("own size only" in kind for kind in kinds)
+    failing = sum("fails" in kind for kind in kinds)
+    lines = [
+        f"`python {result['command']}` with torch {result['machine']['torch']}: of {len(rows)} "
+        f"backbones {any_size} take all three sizes as they are, {padded} are padded for some of "
+        f"them, {one_size} take their own size only, and {failing} ends in an error.",
+        "",
+        f"| family | timm's name | {' | '.join(sizes)} | |",
+        "|---" * (3 + len(sizes)) + "|",
+        *(f"| {' | '.join(row)} |" for row in rows),
+    ]
+    return "\n".join(lines)
+
+
+def backbones_page() -> str:
+    """The text of docs/backbones.md."""
+    result = json.loads((RESULTS / "backbones.json").read_text())
+    text = (DOCS / "backbones.md").read_text()
+    return replaced(text, "backbones", written=backbones_table(result))
+
+
 def _ratios(values: Mapping[str, Sequence[float]]) -> list[tuple[str, float]]:
     """perpixel's lines, where mmsegmentation's stands beside them."""
     theirs = values.get("mmsegmentation", ())
@@ -108,6 +148,7 @@ def main() -> None:
     page, found = DOCS / "performance.md", results()
     page.write_text(filled(page.read_text(), found))
     (DOCS / "performance.svg").write_text(plot(found))
+    (DOCS / "backbones.md").write_text(backbones_page())
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ from perpixel.io.images import read_image, read_mask
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = (
-    "camvid", "data", "fault_injection", "forward", "index", "loss", "metric", "networks",
-    "release", "switches", "tables",
+    "backbones", "camvid", "data", "fault_injection", "forward", "index", "loss", "metric",
+    "networks", "release", "switches", "tables",
 )  # fmt: skip
 CASE = {
     "recipe": "camvid/fcn_r18-d8", "settings": ["data.name=camvid", "train.batch_size=2"],
@@ -209,6 +209,47 @@ def test_the_page_holds_the_results_that_are_kept(modules):
     page = (BENCHMARKS.parent / "docs" / "performance.md").read_text()
     assert tables.results()
     assert tables.filled(page, tables.results()) == page, "python benchmarks/tables.py"
+
+
+def test_the_page_of_backbones_holds_the_results_that_are_kept(modules):
+    tables = modules("tables")
+    page = (BENCHMARKS.parent / "docs" / "backbones.md").read_text()
+    assert tables.backbones_page() == page, "python benchmarks/tables.py"
+    kept = json.loads((BENCHMARKS / "results/backbones.json").read_text())["families"]
+    names = {family: found["backbone"] for family, found in kept.items()}
+    assert names == modules("backbones").FAMILIES, "python benchmarks/backbones.py"
+    sizes = [found["sizes"] for found in kept.values()]
+    assert all(len(results) == 3 for results in sizes)
+    trained = [any("losses" in r for r in results.values()) for results in sizes]
+    assert sum(trained) >= 40
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "found"),
+    [
+        ("resnet10t", (61, 70), {"result": "works"}),
+        ("test_vit", (64, 80), {"result": "works"}),
+        ("test_vit", (64, 81), {"result": "padded", "multiple": 16}),
+        ("efficientformer_l1", (64, 64), {"result": "own size only"}),
+    ],
+)
+def test_a_backbone_is_tried_at_a_size(modules, name, size, found):
+    backbones = modules("backbones")
+    recipe, model = backbones.build(name)
+    state = backbones.make_train_state(
+        model, recipe, device=torch.device("cpu"), dtype=torch.float32
+    )
+    outcome = backbones.outcome(state, recipe, size)
+    assert outcome | found == outcome
+    if found["result"] == "own size only":
+        assert "cannot take images of 64x64" in outcome["message"]
+        return
+    assert all(math.isfinite(loss) for loss in outcome["losses"])
+    model.backbone.requires_grad_(False)  # a backbone that does not train is no success
+    assert backbones.outcome(state, recipe, size)["result"] == "fails"
+    model.backbone.requires_grad_(True)
+    next(model.head.parameters()).data.fill_(math.nan)
+    assert backbones.outcome(state, recipe, size)["result"] == "fails"
 
 
 def test_the_page_of_camvid_holds_the_results_that_are_kept(modules):

@@ -8,6 +8,7 @@ from perpixel.acceleration.activation_checkpointing import apply_activation_chec
 from perpixel.acceleration.compile import compile_model
 from perpixel.acceleration.dilated_depthwise import use_float32
 from perpixel.acceleration.fuse_conv_bn import fuse_conv_bn
+from perpixel.acceleration.strided_pointwise import avoid_strides
 from perpixel.acceleration.winograd import use_winograd
 from perpixel.models.segmenter import Segmenter
 from perpixel.runtime.device import to_device
@@ -36,6 +37,8 @@ def accelerate(
     model = to_device(model, device).train(training)
     if compile == "off" and model.device.type == "cpu" and dtype == torch.float32:
         use_winograd(model)
+    if training and model.device.type == "cpu":
+        avoid_strides(model)
     if training and model.device.type == "cpu" and dtype == torch.bfloat16:
         use_float32(model)
     if training and activation_checkpointing != "off":

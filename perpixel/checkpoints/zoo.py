@@ -192,7 +192,7 @@ def initial_weights(recipe: Recipe, init: str | Path | None) -> InitialWeights |
         return None
     path = Path(init)
     if _is_foreign(path) and (backbone_only := _backbone_in(path, recipe.model, name=path.name)):
-        return backbone_only
+        return replace(backbone_only, lines=(*backbone_only.lines, *_other_input(recipe)))
     checkpoint, lines = _read_model(init, like=recipe.model, dataset=recipe.data.name)
     theirs = checkpoint.recipe.model.head
     if isinstance(head, FCNSkip) and isinstance(theirs, FCNSkip) and head.starts_from_a_stage:
@@ -218,12 +218,11 @@ def _imagenet_weights(recipe: Recipe) -> InitialWeights:
     backbone, chosen = recipe.model.backbone, recipe.train.pretrained
     lines = []
     if isinstance(backbone, Timm) and not isinstance(chosen, Download):
-        source, expected = pretrained_source(backbone)
+        source, _ = pretrained_source(backbone)
         sha256 = hash_in_name(source)
         path = download.fetch(source, sha256=sha256) if sha256 else hub.download(source)
         name = path.name if sha256 else source
-        if changes := differences(recipe.input, recipe.input.model_copy(update=expected)):
-            lines.append(f"they expect another input (recipe -> there): {'; '.join(changes)}")
+        lines += _other_input(recipe)
     else:
         file = chosen if isinstance(chosen, Download) else imagenet(backbone)
         path = download.fetch(file.url, sha256=file.sha256)
@@ -239,6 +238,21 @@ def backbone_file(path: Path, model: Model) -> Mapping[str, Tensor]:
     if weights is None:
         raise UsageError(f"{path}: a whole model, and not a backbone's file")
     return weights.weights
+
+
+def _other_input(recipe: Recipe) -> list[str]:
+    """A line where ImageNet weights of a timm backbone expect another input than the recipe's."""
+    if not isinstance(recipe.model.backbone, Timm):
+        return []
+    try:
+        _, expected = pretrained_source(recipe.model.backbone)
+    except UsageError:  # timm publishes none, and says nothing about their input
+        return []
+    if changes := differences(recipe.input, recipe.input.model_copy(update=expected)):
+        return [
+            "as ImageNet weights they expect another input (recipe -> there): " + "; ".join(changes)
+        ]
+    return []
 
 
 def with_model_of(source: str | Path, recipe: Recipe) -> Recipe:
@@ -284,9 +298,12 @@ def _backbone_in(path: Path, model: Model, *, name: str) -> InitialWeights | Non
         return None
     with torch.device("meta"):
         expected = build(model, num_classes=1).backbone.state_dict()
-    find_weights = trunk_weights if is_caffe else backbone_weights
     try:
-        weights, left_out = find_weights(source.state, expected)
+        if is_caffe:
+            weights, left_out = trunk_weights(source.state, expected)
+        else:
+            timm_name = model.backbone.name if isinstance(model.backbone, Timm) else ""
+            weights, left_out = backbone_weights(source.state, expected, timm_name)
     except PerpixelError as error:
         raise PerpixelError(f"{path}: {error}") from None
     lines = [source.note] if source.note else []

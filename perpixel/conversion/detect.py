@@ -14,6 +14,7 @@ from perpixel.checkpoints.format import mismatches
 from perpixel.conversion.caffe import CAFFE, plain_names, pop_scales
 from perpixel.conversion.detectron2 import DETECTRON2
 from perpixel.conversion.dinov2 import DINOV2
+from perpixel.conversion.imagenet import IMAGENET_FILES
 from perpixel.conversion.mmseg import MMSEG
 from perpixel.conversion.names import NameMap, to_perpixel_names, to_toolkit_names
 from perpixel.conversion.sssegmentation import SSSEGMENTATION
@@ -226,19 +227,28 @@ def _with_constant_output(weights: Mapping[str, Tensor], threshold: float) -> di
 
 
 def is_toolkit_model(state: Mapping[str, Any]) -> bool:
-    """Returns whether a state dict has a head by a toolkit's names, so that `find` may take it."""
-    return bool(_with_head(model_names(state).values()))
+    """Returns whether `find` may take a state dict: it has head and backbone by a toolkit's names.
+
+    A head alone does not tell: torchvision's MobileNetV2 has a "classifier.1", too.
+    """
+    names = list(model_names(state).values())
+    parts = (
+        {ours.partition(".")[0] for ours in to_perpixel_names(toolkit.name_map, names).values()}
+        for toolkit in TOOLKITS.values()
+    )
+    return any({"backbone", "head"} <= found for found in parts)
 
 
 def backbone_weights(
-    state: Mapping[str, Any], names: Iterable[str]
+    state: Mapping[str, Any], names: Iterable[str], backbone: str = ""
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Returns a backbone's weights as our "backbone.*", and the names of what is left out.
 
     `names` are those of the backbone's module. The state dict has them, or those of the timm model
     whose features the backbone gives, behind any prefix; for a ResNet they are torchvision's,
-    timm's and open-mmlab's (v1c). What else there is, as a classifier or a decoder, is left out.
-    Raises PerpixelError where no weights of the backbone are there, or all twice.
+    timm's and open-mmlab's (v1c). For the timm model `backbone` they may also be those of one of
+    IMAGENET_FILES. What else there is, as a classifier or a decoder, is left out. Raises
+    PerpixelError where no weights of the backbone are there, or all twice.
     """
     name_of_timm = {timm_name(name): name for name in names}
     modules = {name.partition(".")[0] for name in name_of_timm}
@@ -246,6 +256,8 @@ def backbone_weights(
     anchor = max(name_of_timm, key=lambda name: name.count("."))
     pattern = re.compile(rf"((?:[^.]+\.)*?){re.escape(anchor)}")
     theirs = model_names(state, pattern, without_dot=name_of_timm)
+    if anchor not in theirs.values():
+        theirs = _imagenet_file_names(state, name_of_timm, backbone)
     if anchor not in theirs.values():
         raise PerpixelError(
             f"no weights of the backbone in it: its names begin with {first_few(state)}, and the "
@@ -258,6 +270,26 @@ def backbone_weights(
         if name in name_of_timm or (name.partition(".")[0] in modules and not is_part)
     }
     return plain_tensors(state, taken), [key for key in state if key not in taken]
+
+
+def _imagenet_file_names(
+    state: Mapping[str, Any], timm_names: Iterable[str], backbone: str
+) -> dict[str, str]:
+    """Returns timm's names of the weights, by key, where the file is one of IMAGENET_FILES."""
+    for file in IMAGENET_FILES:
+        pattern = re.compile(rf"((?:[^.]+\.)*?){re.escape(file.anchor)}")
+        theirs = model_names(state, pattern)
+        if file.anchor not in theirs.values():
+            continue
+        if not file.backbones.fullmatch(backbone):
+            raise PerpixelError(
+                f"its names are those of {file.origin}, which are for timm's backbones such as "
+                f"{file.example} (model.backbone.type=timm, model.backbone.name={file.example}), "
+                f"not for {backbone or 'the backbone of the recipe'}"
+            )
+        translated = file.timm_names(theirs.values(), timm_names)
+        return {key: translated[name] for key, name in theirs.items() if name in translated}
+    return {}
 
 
 def title(model: Model) -> str:

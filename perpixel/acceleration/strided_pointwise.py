@@ -1,0 +1,46 @@
+"""Keeps 1x1 convolutions with a stride away from a fault of oneDNN's on CPUs.
+
+In torch 2.14 its gradient of their weights writes beyond its memory for channels-last inputs of few
+channels (8 and fewer; 16 were right): a training of FastViT, whose stem has such a convolution of
+the image, ends with a segmentation fault. Every second pixel without a stride is the same.
+"""
+
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+_FEW_CHANNELS = 15
+
+
+def avoid_strides(model: nn.Module) -> None:
+    """Makes the model's 1x1 convolutions of few channels leave out pixels, then convolve.
+
+    Parameters and their names stay as they are, and so do the numbers.
+    """
+    for module in model.modules():
+        if (
+            isinstance(module, nn.Conv2d)
+            and not isinstance(module, _WithoutStride)
+            and module.kernel_size == (1, 1)
+            and module.padding == (0, 0)
+            and module.in_channels <= _FEW_CHANNELS
+            and max(module.stride) > 1
+        ):
+            module.__class__ = _without_stride(type(module))
+
+
+class _WithoutStride:
+    def forward(self, x: Tensor) -> Tensor:
+        convolution = cast(nn.Conv2d, self)
+        down, right = cast("tuple[int, int]", convolution.stride)
+        return nn.functional.conv2d(
+            x[..., ::down, ::right],
+            convolution.weight,
+            convolution.bias,
+            groups=convolution.groups,
+        )
+
+
+def _without_stride(convolution: type[nn.Conv2d]) -> Any:
+    """Returns a subclass of a convolution's class, so that what asks for its class is right."""
+    return type(f"Strided{convolution.__name__}", (_WithoutStride, convolution), {})
