@@ -18,7 +18,7 @@ from perpixel.checkpoints.format import (
 )
 from perpixel.conversion import files
 from perpixel.conversion.caffe import has_head, trunk_weights
-from perpixel.conversion.detect import backbone_weights, is_toolkit_model
+from perpixel.conversion.detect import backbone_weights, is_published_model, is_toolkit_model
 from perpixel.conversion.import_ import import_checkpoint
 from perpixel.errors import PerpixelError, UsageError, plural
 from perpixel.io import download
@@ -295,6 +295,8 @@ def _backbone_in(path: Path, model: Model, *, name: str) -> InitialWeights | Non
     if is_caffe and has_head(source.state):
         return None
     if isinstance(model.backbone, ResNet) and is_toolkit_model(source.state):
+        return None
+    if isinstance(model.backbone, Timm) and is_published_model(source.state):
         return None
     with torch.device("meta"):
         expected = build(model, num_classes=1).backbone.state_dict()

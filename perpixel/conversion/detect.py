@@ -239,6 +239,12 @@ def is_toolkit_model(state: Mapping[str, Any]) -> bool:
     return any({"backbone", "head"} <= found for found in parts)
 
 
+def is_published_model(state: Mapping[str, Any]) -> bool:
+    """Returns whether a state dict is a whole published model on one of timm's backbones."""
+    names = list(model_names(state).values())
+    return trunk_of(names) is not None and bool(_with_head(names))
+
+
 def backbone_weights(
     state: Mapping[str, Any], names: Iterable[str], backbone: str = ""
 ) -> tuple[dict[str, Tensor], list[str]]:

@@ -101,6 +101,15 @@ def test_zoo_fetch_reads_the_published_file(poolformer, tmp_path: Path, monkeypa
     assert torch.equal(checkpoint.weights["head.norms.2.weight"], expected)
 
 
+def test_a_training_starts_from_the_whole_file(poolformer, tmp_path: Path):
+    torch.save(poolformer, tmp_path / "file.pth")
+    recipe = perpixel.recipe(POOLFORMER)
+    initial = zoo.initial_weights(recipe, tmp_path / "file.pth")
+    assert initial is not None
+    classifier = poolformer["decode_head.conv_seg.weight"]
+    assert torch.equal(initial.weights["head.classifier.weight"], classifier)
+
+
 def test_a_head_alone_is_joined_with_its_backbone(tmp_path: Path, capsys):
     state = state_of("dinov2_vits14_voc2012_linear")
     heads = {name: value for name, value in state.items() if name.startswith("decode_head.")}
