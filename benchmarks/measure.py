@@ -28,6 +28,9 @@ UNITS = {
     "bytes": (1e-9, "GB"),
     "rate": (1e-9, "GFLOP/s"),
     "share": (100, "%"),
+    "per_second": (1, "images/s"),
+    "miou": (1, "mIoU"),
+    "ratio": (1, ""),
 }
 """How the units of a result file are shown: a factor, and the unit after it."""
 
@@ -132,18 +135,22 @@ def digits(value: float) -> str:
 
 
 def write_result(
-    name: str, result: Mapping[str, object], *, device: torch.device | str = "cpu"
+    name: str,
+    result: Mapping[str, object],
+    *,
+    device: torch.device | str = "cpu",
+    folder: Path | None = None,
 ) -> Path:
     """Keeps what the device did with the machine's description and the command, as some measure a
     part alone; a GPU's in a file named after it. Of absolute paths, which mean nothing elsewhere,
-    the names.
+    the names. `folder` takes the place of benchmarks/results.
     """
     described = machine(device)
     words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
     command = shlex.join([f"benchmarks/{Path(sys.argv[0]).name}", *words])
     gpu = described["gpu"]
     suffix = f"-{str(gpu).lower().replace(' ', '-')}" if gpu else ""
-    path = RESULTS / f"{name}{suffix}.json"
+    path = (folder or RESULTS) / f"{name}{suffix}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"machine": described, "command": command, **result}
     path.write_text(json.dumps(content, indent=2) + "\n")

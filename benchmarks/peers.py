@@ -47,7 +47,7 @@ def worker(subject: str, *, threads: int | None = None) -> Iterator[Callable[...
 
     Yields `ask`: ask("make", what=FUNCTION, case=CASE) prepares a case for a function of that file,
     ask("run") are the seconds of a round of it, and ask("memory") the most bytes so far, of the
-    process or on a GPU of PyTorch's tensors.
+    process or on a GPU of PyTorch's tensors; there ask("reset") begins to count them anew.
     """
     ours = subject == "perpixel"
     if not ours and not PYTHON.exists():

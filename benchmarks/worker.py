@@ -4,6 +4,7 @@ Orders come as lines of JSON on the standard input, answers go as such to the st
 What a toolkit prints itself goes to the standard error.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -38,6 +39,10 @@ def main() -> None:
                 run()
                 wait_for_gpu()
                 value = time.perf_counter() - start
+            elif order["do"] == "reset":
+                gc.collect()  # what was made before holds nothing any more
+                if torch.cuda.is_initialized():
+                    torch.cuda.reset_peak_memory_stats()
             elif torch.cuda.is_initialized():
                 value = torch.cuda.max_memory_allocated()
             else:

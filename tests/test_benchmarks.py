@@ -5,7 +5,7 @@ import json
 import math
 import runpy
 import sys
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,8 +19,8 @@ from perpixel.io.images import read_image, read_mask
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = (
-    "backbones", "camvid", "data", "fault_injection", "forward", "index", "loss", "metric",
-    "networks", "release", "switches", "tables",
+    "backbones", "camvid", "data", "fault_injection", "forward", "gpu", "index", "loss",
+    "metric", "networks", "release", "switches", "tables",
 )  # fmt: skip
 CASE = {
     "recipe": "camvid/fcn_r18-d8", "settings": ["data.name=camvid", "train.batch_size=2"],
@@ -417,6 +417,98 @@ def test_the_plot_has_a_bar_for_each_of_our_lines(modules):
     assert bars == [180.0, 90.0]
     page = (BENCHMARKS.parent / "docs" / "performance.svg").read_text()
     assert page == tables.plot(tables.results()), "python benchmarks/tables.py"
+
+
+def gpu_command(modules, monkeypatch, capsys, *words: object) -> tuple[str | int | None, str]:
+    """The exit code of benchmarks/gpu.py in a dry run, and what it printed."""
+    gpu = modules("gpu")
+    monkeypatch.setattr(sys, "argv", ["gpu.py", *map(str, words), "--device", "cpu", "--quick"])
+    code = None
+    try:
+        gpu.main()
+    except SystemExit as left:
+        code = left.code
+    return code, capsys.readouterr().out
+
+
+@pytest.fixture
+def small_camvid(modules, mini, tmp_path):
+    modules("gpu").pack(mini, tmp_path / "CamVid")
+    return tmp_path / "CamVid"
+
+
+@pytest.mark.parametrize(
+    ("item", "only", "title"),
+    [
+        ("works", "kernels, bfloat16", "kernels, bfloat16: largest errors"),
+        ("inference", "eager", "masks: tiny, 32x64"),
+        ("camvid", "", "CamVid, val, scales and flip"),
+        ("data", "375, crop 512x512: files, 0", "loader: VOC-like JPEG, 500x375, crop 512x512"),
+    ],
+)
+def test_an_item_of_a_gpu_runs_dry_and_once(
+    modules, monkeypatch, capsys, tmp_path, small_camvid, item, only, title
+):
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "1")  # or an import would set it for good
+    words = [item, "--out", tmp_path, "--only", only, "--camvid", small_camvid]
+    code, printed = gpu_command(modules, monkeypatch, capsys, *words)
+    assert code is None, printed
+    assert "[1/1]" in printed
+    written = json.loads((tmp_path / f"gpu_{item}.json").read_text())
+    assert title in [one["title"] for one in written["measured"]]
+    assert all(goal["met"] for goal in written["goals"])
+    code, printed = gpu_command(modules, monkeypatch, capsys, *words)
+    assert (code, "[1/1]" in printed) == (None, False)
+    assert json.loads((tmp_path / f"gpu_{item}.json").read_text()) == written
+
+
+def test_an_item_of_a_gpu_goes_on_where_it_ended(modules, monkeypatch, capsys, tmp_path):
+    gpu, errors = modules("gpu"), {"loss, 2 classes": 1e-7, "gradient, 2 classes": math.nan}
+
+    def kernel_errors(name: str, _: object) -> dict[str, float]:
+        if name == "float16":
+            raise RuntimeError("no such kernel")
+        return {**errors, "mask, 2 classes": 0.0}
+
+    monkeypatch.setattr(gpu, "kernel_errors", kernel_errors)
+    words = ["works", "--out", tmp_path, "--only", "kernels"]
+    code, printed = gpu_command(modules, monkeypatch, capsys, *words, "--limit", "0")
+    assert (code, "3 steps remain: run the same command again" in printed) == (1, True)
+    code, printed = gpu_command(modules, monkeypatch, capsys, *words)
+    assert (code, "[3/3] kernels, float16" in printed) == (1, True)
+    assert "kernels, float16: RuntimeError: no such kernel" in printed
+    assert "MISSED kernels, float32: gradient within 1e-05: nan" in printed
+    assert "met    kernels, float32: loss within 1e-05: 1e-07" in printed
+    code, printed = gpu_command(modules, monkeypatch, capsys, *words)
+    assert (code, "[1/1] kernels, float16" in printed) == (1, True)
+
+
+def test_steps_are_compared_with_mmsegmentations(modules, monkeypatch, tmp_path):
+    gpu = modules("gpu")
+    given = SimpleNamespace(device="cuda", quick=False, out=tmp_path, at_end=ExitStack())
+    item, shape = gpu.speed(given), "FCN R-50-D8, ADE20K, 512x512, batch 4"
+    monkeypatch.setattr(gpu, "operations", lambda _: 6e12)
+    found = {
+        "product": 1e14,
+        f"{shape}: mmsegmentation": {"seconds": [0.2, 0.2], "bytes": 8e9},
+        f"{shape}: perpixel": {"seconds": [0.1, 0.1], "bytes": 5e9},
+    }
+    assert found.keys() <= item.steps.keys()
+    assert item.report(found)[1] == [
+        (f"{shape}: 40 % of matrix products", pytest.approx(0.6), True),
+        (f"{shape}: 1.5 times mmsegmentation's speed", pytest.approx(2), True),
+        (f"{shape}: half of mmsegmentation's memory", pytest.approx(0.625), False),
+    ]
+
+
+def test_a_step_is_the_same_without_the_fused_loss(modules):
+    subject = modules("subjects.with_perpixel")
+    logits = torch.randn(2, 5, 3, 4, requires_grad=True)
+    labels = torch.randint(0, 5, (2, 9, 13), dtype=torch.uint8)
+    labels[:, :2] = 255
+    for spec in (subject.Loss(), subject.Loss(avg_non_ignore=False)):
+        ours = subject.segmentation_loss(logits, labels, spec)
+        assert subject.unfused_loss(logits, labels, spec).item() == pytest.approx(ours.item())
 
 
 def test_every_fault_can_be_put_into_the_package(modules):

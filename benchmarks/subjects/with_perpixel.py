@@ -3,9 +3,12 @@
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, interpolate
 
 import perpixel
 from perpixel.acceleration.accelerate import accelerate
@@ -14,12 +17,14 @@ from perpixel.data.registry import open_dataset
 from perpixel.evaluation.metrics import confusion
 from perpixel.inference.predictor import Predictor
 from perpixel.inference.tta import predict_masks
+from perpixel.losses import loss_denominator, segmentation_loss
 from perpixel.models.build import build
 from perpixel.models.normalize import normalize
 from perpixel.models.segmenter import Segmenter
-from perpixel.recipes.schema import Recipe
+from perpixel.recipes.schema import IGNORE_INDEX, Loss, Recipe
 from perpixel.runtime.dtype import autocast, resolve_dtype
 from perpixel.runtime.heap import keep_freed
+from perpixel.training import step as step_module
 from perpixel.training.step import make_train_state, train_step
 
 Run = Callable[[], object]
@@ -31,6 +36,8 @@ def training_step(case: dict[str, Any]) -> Run:
     recipe, device = _recipe(case), torch.device(case["device"])
     dtype = resolve_dtype(recipe.train.precision, device)
     torch.backends.cudnn.benchmark = True
+    if recipe.train.compile != "off":
+        torch.compiler.reset()  # too many models compiled in one process would run eagerly
     model = build(recipe.model, num_classes=case["classes"])
     state = make_train_state(model, recipe, device=device, dtype=dtype)
     random = np.random.default_rng(0)
@@ -38,7 +45,24 @@ def training_step(case: dict[str, Any]) -> Run:
     images = torch.from_numpy(random.integers(0, 256, (*size, 3), np.uint8))
     truth = torch.from_numpy(random.integers(0, case["classes"], size, np.uint8))
 
-    return lambda: train_step(state, images, truth, recipe, step=0)
+    loss = segmentation_loss if case.get("fused_loss", True) else unfused_loss
+
+    def run() -> None:
+        with patch.object(step_module, "segmentation_loss", loss):
+            train_step(state, images, truth, recipe, step=0)
+
+    return run
+
+
+def unfused_loss(
+    logits: Tensor, labels: Tensor, spec: Loss, *, align_corners: bool = False
+) -> Tensor:
+    """Plain cross-entropy of upsampled logits, as PyTorch alone computes it."""
+    full = interpolate(
+        logits.float(), size=labels.shape[1:], mode="bilinear", align_corners=align_corners
+    )
+    total = cross_entropy(full, labels.long(), ignore_index=IGNORE_INDEX, reduction="sum")
+    return total / loss_denominator(labels, spec)
 
 
 def forward(case: dict[str, Any]) -> Run:
