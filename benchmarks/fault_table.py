@@ -455,8 +455,8 @@ _CONVERSION = [
         "conversion/test_tables.py conversion/test_convert.py parity/test_models.py",
         (
             "conversion/running means not copied",
-            "weights = {name: tensors[toolkit_names[name]] for name in expected}",
-            'weights = {n: tensors[toolkit_names[n]] * (n[-4:] != "mean") for n in expected}',
+            "{n: tensors[toolkit_names[n]] for n in expected}",
+            '{n: tensors[toolkit_names[n]] * (n[-4:] != "mean") for n in expected}',
         ),
         (
             "conversion/align_corners not taken over",

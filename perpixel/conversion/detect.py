@@ -386,14 +386,20 @@ def _choose_toolkit(toolkit: str, tensors: Mapping[str, Tensor]) -> Toolkit:
 
 
 def _with_head(names: Iterable[str]) -> dict[str, int]:
-    """Returns how many names each toolkit's table matches, of toolkits with a head among them."""
+    """Returns how many names each toolkit's table matches, of toolkits with a head among them.
+
+    A file of a head alone holds nothing else.
+    """
+    names = list(names)
     matched = {
-        name: to_perpixel_names(known.name_map, names).values() for name, known in TOOLKITS.items()
+        name: list(to_perpixel_names(known.name_map, names).values())
+        for name, known in TOOLKITS.items()
     }
     return {
         name: len(ours)
         for name, ours in matched.items()
         if any(key.startswith("head.") for key in ours)
+        and (len(ours) == len(names) or not TOOLKITS[name].head_alone)
     }
 
 

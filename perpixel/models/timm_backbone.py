@@ -33,6 +33,8 @@ _MULTIPLES = {  # of these sides only, so that images are padded inside
     "samvit": 16,
 }
 
+_OWN_SIZE = "mvitv2"  # an index of its positions is out of range, which the meta device cannot see
+
 
 class TimmBackbone(nn.Module):
     """The last four features of `timm.create_model(features_only=True)`; keys: `body.*`.
@@ -86,16 +88,19 @@ def check_sizes(spec: Timm, sizes: Iterable[Size]) -> None:
     """
     with torch.device("meta"):
         backbone = TimmBackbone(spec).eval()
+    own = _timm().get_pretrained_cfg(spec.name)
     for height, width in sizes:
         try:
+            if spec.name.startswith(_OWN_SIZE) and own and (height, width) != own.input_size[1:]:
+                raise ValueError("it fails on the device only")
             with torch.no_grad():
                 backbone(torch.zeros(1, 3, height, width, device="meta"))
         except Exception as error:  # an assertion, a RuntimeError, ...: each family has its own
-            own = _timm().get_pretrained_cfg(spec.name)
+            first_line = (str(error).splitlines() or ["no message"])[0]
             side = "x".join(map(str, own.input_size[1:])) if own else "its own size"
             raise UsageError(
                 f"model.backbone.name={spec.name}: timm's model cannot take images of {height}x"
-                f"{width} ({type(error).__name__}: {str(error).splitlines()[0]}). It was made for "
+                f"{width} ({type(error).__name__}: {first_line}). It was made for "
                 f"{side}: set augment.crop_size={side}, inference.mode=slide and "
                 f"inference.window_size={side}, or take another backbone"
             ) from None
