@@ -92,7 +92,7 @@ def check_sizes(spec: Timm, sizes: Iterable[Size]) -> None:
     for height, width in sizes:
         try:
             if spec.name.startswith(_OWN_SIZE) and own and (height, width) != own.input_size[1:]:
-                raise ValueError("it fails on the device only")
+                raise ValueError("its positions are of its own size")
             with torch.no_grad():
                 backbone(torch.zeros(1, 3, height, width, device="meta"))
         except Exception as error:  # an assertion, a RuntimeError, ...: each family has its own
