@@ -603,13 +603,13 @@ _SERVING = [
         "serving/test_app.py serving/test_answers.py",
         (
             "serving/images in BGR",
-            ".input.bands,\n            )\n            body",
-            ".input.bands,\n            )[..., ::-1].copy()\n            body",
+            "._predictor.bands,\n            )\n            body",
+            "._predictor.bands,\n            )[..., ::-1].copy()\n            body",
         ),
         (
             "serving/mask of half the image's size",
-            ".input.bands,\n            )\n            body",
-            ".input.bands,\n            )[::2, ::2].copy()\n            body",
+            "._predictor.bands,\n            )\n            body",
+            "._predictor.bands,\n            )[::2, ::2].copy()\n            body",
         ),
         (
             "serving/pixels not limited",

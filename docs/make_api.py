@@ -83,6 +83,7 @@ PAGES = {
                 "perpixel.inference.predictor",
                 ("Result", "Predictor"),
             ),
+            Part("An exported file", "perpixel.inference.exported", ("ExportedPredictor",)),
             Part("A checkpoint", "perpixel.checkpoints.format", ("Checkpoint",)),
         ),
     ),

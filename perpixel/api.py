@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from perpixel.data.user_dataset import SegmentationDataset
     from perpixel.evaluation.metrics import Matrix, Scores
     from perpixel.exporting.export import ExportResult
+    from perpixel.inference.exported import ExportedPredictor
     from perpixel.inference.predictor import Predictor
     from perpixel.models.segmenter import Segmenter
     from perpixel.training.train import Run
@@ -44,8 +45,11 @@ def load(
     settings: Iterable[str] = (),
     window_batch: int = 4,
     compiled: bool = False,
-) -> Predictor:
+) -> Predictor | ExportedPredictor:
     """A model ready to predict: a run folder, a checkpoint, or a recipe whose weights were fetched.
+
+    A file of `perpixel export`, .onnx, gives an ExportedPredictor: `predict` and `predict_batch`
+    alone, on the CPU, as it was exported; changes of that by the arguments raise UsageError.
 
     device: "cpu", "cuda", "cuda:1" or "auto", which is CUDA if there is a GPU. precision:
     "float32", "bfloat16", "float16" or "auto", the fastest that the device has. settings: changes
@@ -54,10 +58,15 @@ def load(
     every size. Raises PerpixelError when there is no such model.
     """
     from perpixel.checkpoints import zoo
+    from perpixel.inference.exported import is_exported, open_exported
     from perpixel.inference.predictor import Predictor
     from perpixel.runtime.device import resolve_device
     from perpixel.runtime.dtype import resolve_dtype
 
+    if is_exported(source):
+        return open_exported(
+            Path(source), device=device, precision=precision, settings=settings, compiled=compiled
+        )
     torch_device = resolve_device(device)
     dtype = resolve_dtype(precision, torch_device)
     checkpoint = zoo.find(source)
@@ -220,6 +229,7 @@ def evaluate(
     from perpixel.data.seen_classes import require_classes_shown
     from perpixel.data.user_dataset import wrap_dataset
     from perpixel.evaluation.evaluate import evaluate as run
+    from perpixel.inference.exported import require_checkpoint
     from perpixel.inference.predictor import Predictor
 
     if not isinstance(model, Predictor | str | Path):
@@ -228,7 +238,9 @@ def evaluate(
             f"{type(model).__name__}: perpixel.inference.predictor.Predictor(model, recipe, ...) "
             f"makes a Predictor of a torch module"
         )
-    predictor = model if isinstance(model, Predictor) else load(model, device=device)
+    if not isinstance(model, Predictor):
+        model = require_checkpoint(load(model, device=device), "an evaluation")
+    predictor = model
     chosen = predictor.recipe.data
     split_name = split or chosen.eval_split
     root = None if data is None else Path(data)

@@ -76,6 +76,11 @@ def find(source: str | Path) -> Checkpoint:
     if path.is_dir():
         return read_checkpoint(_find_in_run(path))
     if path.is_file():
+        if path.suffix in (".onnx", ".pt2"):
+            raise UsageError(
+                f"{path}: an exported file, and no checkpoint; `perpixel predict` and `perpixel "
+                f"serve` take .onnx files, everything else the model that was exported"
+            )
         if path.suffix not in (".safetensors", "") and not files.is_ours(path):
             raise UsageError(
                 f"{path}: no perpixel checkpoint; another toolkit's file becomes one by "

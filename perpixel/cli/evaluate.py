@@ -49,17 +49,21 @@ def evaluate(
     import perpixel
     from perpixel.evaluation.files import write_scores
     from perpixel.evaluation.metrics import scores as compute_scores
+    from perpixel.inference.exported import require_checkpoint
     from perpixel.io.atomic import atomic_write
     from perpixel.runtime.distributed import get_dist_info
 
     options.require_writable(json_file, out / "evaluate.json" if out else None)
-    predictor = perpixel.load(
-        model,
-        device=device,
-        precision=precision,
-        settings=options.inference_settings(mode, scales, flip),
-        window_batch=window_batch,
-        compiled=compile_model,
+    predictor = require_checkpoint(
+        perpixel.load(
+            model,
+            device=device,
+            precision=precision,
+            settings=options.inference_settings(mode, scales, flip),
+            window_batch=window_batch,
+            compiled=compile_model,
+        ),
+        "an evaluation",
     )
     is_main = get_dist_info().is_main
     if is_main:

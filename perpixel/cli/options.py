@@ -63,6 +63,16 @@ Model = Annotated[
         "shipped or `perpixel zoo fetch` downloaded, or OWNER/NAME on the Hugging Face Hub.",
     ),
 ]
+ModelOrExported = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        autocompletion=model_names,
+        help="A run folder (its best weights), a checkpoint file, a .onnx file of `perpixel "
+        "export`, a recipe whose weights are shipped or `perpixel zoo fetch` downloaded, or "
+        "OWNER/NAME on the Hugging Face Hub.",
+    ),
+]
 Mode = Annotated[
     str | None,
     typer.Option(

@@ -1,7 +1,7 @@
 """`perpixel predict`."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,17 +9,18 @@ import typer
 
 from perpixel.cli import completion, options
 from perpixel.cli.jobs import find_jobs, is_video, require_free
-from perpixel.errors import OutOfMemoryError, PerpixelError, UsageError, plural
+from perpixel.errors import PerpixelError, UsageError, plural
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from perpixel.inference.exported import ExportedPredictor
     from perpixel.inference.predictor import Predictor, Result
     from perpixel.io.images import Array
 
 
 def predict(
-    model: options.Model,
+    model: options.ModelOrExported,
     inputs: Annotated[
         list[str], typer.Argument(metavar="INPUT...", help="Images, videos, folders or globs.")
     ],
@@ -86,6 +87,7 @@ def predict(
 
     import perpixel
     from perpixel.data.submission import find_ids, find_submission
+    from perpixel.inference.exported import is_exported, require_checkpoint
     from perpixel.io.figures import add_legend
     from perpixel.io.images import write_image
     from perpixel.runtime import distributed
@@ -96,6 +98,11 @@ def predict(
         )
     if ids is not None and (submission is not None or geo):
         raise UsageError("--ids is for masks of images: leave out --submission and --geo")
+    if geo and is_exported(model):
+        raise UsageError(
+            f"{model}: an exported file takes whole images, and --geo reads windows of them: name "
+            f"the run or checkpoint that it was exported from"
+        )
     server = None if submission is None else find_submission(submission)
     target = server if ids is None else find_ids(ids)
     jobs = find_jobs(inputs, out, flat=server is not None)
@@ -117,7 +124,10 @@ def predict(
         window_batch=window_batch,
         compiled=compile_model,
     )
-    bands = predictor.recipe.input.bands
+    scorer = None
+    if probabilities or geo:
+        scorer = require_checkpoint(predictor, "--geo" if geo else "--probabilities")
+    bands = predictor.bands
     if bands not in (None, (1, 2, 3)) and has_videos:
         raise UsageError(f"the model is for bands {bands} of images, and videos have no such bands")
     if target is not None:
@@ -140,8 +150,8 @@ def predict(
             colors = tuple(result.palette[index] for index in shown)
             drawn = add_legend(result.overlay(), names, colors)
             write_image(out / f"{name}_overlay.png", drawn)
-        if probabilities:
-            _write_probabilities(out / f"{name}.npy", predictor, result)
+        if probabilities and scorer is not None:
+            _write_probabilities(out / f"{name}.npy", scorer, result)
 
     begun = time.perf_counter()
     with Progress(transient=True, disable=not dist_info.is_main) as bar:
@@ -149,11 +159,22 @@ def predict(
         for name, path in rank_jobs.items():
             if name not in images:
                 errors += _predict_in_parts(
-                    predictor, path, out / name, bar, geo=geo, overlay=overlay, batch=batch
+                    predictor,
+                    path,
+                    out / name,
+                    bar,
+                    scorer=scorer if geo else None,
+                    overlay=overlay,
+                    batch=batch,
                 )
                 bar.advance(task)
         errors += _predict_images(
-            predictor, images, write, lambda count: bar.advance(task, count), batch=batch
+            predictor,
+            images,
+            write,
+            lambda count: bar.advance(task, count),
+            batch=batch,
+            write_threads=0 if probabilities else 1,  # these take another pass of the model
         )
     # The sum waits for all ranks, as one that exits with an error would end the others.
     with distributed.process_group(predictor.device):
@@ -168,16 +189,18 @@ def predict(
 
 
 def _predict_images(
-    predictor: "Predictor",
+    predictor: "Predictor | ExportedPredictor",
     jobs: dict[str, Path],
     write: "Callable[[str, Result], None]",
     advance: Callable[[int], None],
     *,
     batch: int,
+    write_threads: int,
 ) -> list[str]:
     """Predicts images and writes the results, with a few images in memory at a time.
 
-    `advance` is called with the number of images in each batch. Returns error messages, if any.
+    The next image is decoded and the one before written while the model runs; 0 `write_threads`
+    write in between. `advance` is called with numbers of images. Returns error messages, if any.
     """
     from perpixel.data.prefetch import read_ahead
     from perpixel.inference.tta import group_by_size
@@ -187,22 +210,26 @@ def _predict_images(
 
     def read(name: str) -> "tuple[str, Array] | None":
         try:
-            return name, read_image(jobs[name], bands=predictor.recipe.input.bands)
+            return name, read_image(jobs[name], bands=predictor.bands)
         except PerpixelError as error:
             errors.append(str(error))
             advance(1)
             return None
 
-    images = filter(None, read_ahead(read, jobs, threads=1))
-    for group in group_by_size(images, batch):
-        try:
-            results = predictor.predict_batch([image for _, image in group])
-        except OutOfMemoryError as error:
-            errors += [f"{jobs[name]}: {error}" for name, _ in group]
-        else:
-            for (name, _), result in zip(group, results, strict=True):
-                write(name, result)
-        advance(len(group))
+    def predict_all() -> "Iterator[tuple[str, Result]]":
+        images = filter(None, read_ahead(read, jobs, threads=1))
+        for group in group_by_size(images, batch):
+            names = [name for name, _ in group]
+            try:
+                results = predictor.predict_batch([image for _, image in group])
+            except PerpixelError as error:
+                errors.extend(f"{jobs[name]}: {error}" for name in names)
+                advance(len(group))
+            else:
+                yield from zip(names, results, strict=True)
+
+    for _ in read_ahead(lambda item: write(*item), predict_all(), threads=write_threads):
+        advance(1)
     return errors
 
 
@@ -223,16 +250,16 @@ def _write_probabilities(path: Path, predictor: "Predictor", result: "Result") -
 
 
 def _predict_in_parts(
-    predictor: "Predictor",
+    predictor: "Predictor | ExportedPredictor",
     path: Path,
     target: Path,
     bar: "Progress",
     *,
-    geo: bool,
+    scorer: "Predictor | None",
     overlay: bool,
     batch: int,
 ) -> list[str]:
-    """Predicts a video or, with `geo`, a TIFF; returns error messages, if any."""
+    """Predicts a TIFF with `scorer` or, without it, a video; returns error messages, if any."""
     from perpixel.inference.geotiff import predict_geotiff
     from perpixel.inference.video import predict_video
 
@@ -242,9 +269,9 @@ def _predict_in_parts(
         bar.update(task, completed=done, total=total)
 
     try:
-        if geo:
+        if scorer is not None:
             mask = target.with_name(f"{target.name}.tif")
-            predict_geotiff(predictor, path, mask, progress=progress)
+            predict_geotiff(scorer, path, mask, progress=progress)
         else:
             video = target.with_name(f"{target.name}_overlay.mp4") if overlay else None
             predict_video(

@@ -91,6 +91,7 @@ def _galleries(
     import perpixel
     from perpixel.data.registry import open_dataset
     from perpixel.evaluation.visualization import worst_and_best
+    from perpixel.inference.exported import require_checkpoint
     from perpixel.io.images import hex_color, readable_palette
     from perpixel.reporting.report import Gallery
     from perpixel.reporting.samples import take_samples
@@ -99,7 +100,9 @@ def _galleries(
     if mious is None or count == 0:
         return [], []
     predictors = {
-        name: perpixel.load(weights, device=device, precision=precision)
+        name: require_checkpoint(
+            perpixel.load(weights, device=device, precision=precision), "a report"
+        )
         for name, source in sources.items()
         if (weights := source.path if _has_weights(source.path) else model) is not None
     }

@@ -12,7 +12,7 @@ from perpixel.errors import PerpixelError, needs_extra
 
 
 def serve(
-    model: options.Model,
+    model: options.ModelOrExported,
     host: Annotated[
         str, typer.Option(help="The address to listen on; 0.0.0.0 accepts other machines.")
     ] = "127.0.0.1",
@@ -45,7 +45,8 @@ def serve(
 ) -> None:
     """Serve a model: a page to drop images on, and POST /v1/segment for programs.
 
-    Needs the extra `serve`. Example: perpixel serve runs/camvid --port 8000
+    Needs the extra `serve`, and `export` for a .onnx file. Example: perpixel serve runs/camvid
+    --port 8000
     """
     # In addition to the server's own check. OpenCV reads it when it is imported, below.
     os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"] = str(max_pixels)
@@ -69,7 +70,7 @@ def serve(
             f"--port"
         ) from None
     netloc = f"{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
-    typer.echo(f"{predictor.recipe.name} at http://{netloc} (Ctrl-C stops it)")
+    typer.echo(f"{predictor.name} at http://{netloc} (Ctrl-C stops it)")
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False))
     with contextlib.suppress(KeyboardInterrupt):
         server.run(sockets=[listener])

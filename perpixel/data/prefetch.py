@@ -1,4 +1,4 @@
-"""Reads images in threads, ahead of their use."""
+"""Reads images in threads, ahead of their use, or writes them behind."""
 
 import os
 import sys
@@ -23,8 +23,9 @@ def read_ahead(
 ) -> Iterator[Result]:
     """Yields `read(item)` for every item in order, at most `threads` results ahead.
 
-    Errors are raised in order, too. 0 threads read each item when it is needed. Decoding releases
-    the GIL, so threads suffice.
+    So `read` may also write an item while `items` makes the next. Errors are raised in order, too.
+    0 threads read each item when it is needed. Decoding and encoding release the GIL, so threads
+    suffice.
     """
     if threads == 0:
         yield from map(read, items)

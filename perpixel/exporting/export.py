@@ -25,7 +25,8 @@ from perpixel.exporting.check import (
     program_runner,
     torch_runner,
 )
-from perpixel.exporting.graph import MIN_SIDE, make_graph, onnx_file, program_file, trace
+from perpixel.exporting.graph import make_graph, onnx_file, program_file, trace
+from perpixel.inference.exported import MIN_SIDE
 from perpixel.inference.predictor import Predictor
 from perpixel.io.atomic import atomic_write
 from perpixel.io.images import Array, Bands, Size, read_image, readable_palette, resize_image

@@ -17,14 +17,12 @@ from torch.nn.functional import interpolate, pad
 
 from perpixel.checkpoints.format import Checkpoint, model_from_checkpoint
 from perpixel.errors import PerpixelError
+from perpixel.inference.exported import MIN_SIDE
 from perpixel.io.atomic import mute_logger
 from perpixel.io.images import Array, Size, scaled_size, stretched_size
 from perpixel.models.normalize import normalize
 from perpixel.models.segmenter import Segmenter
 from perpixel.recipes.schema import Recipe
-
-MIN_SIDE = 33
-"""The least side of a dynamic image: the tracer makes sides of 1 of a feature map constants."""
 
 Outputs = tuple[npt.NDArray[Any], ...]
 """What a graph returns, as NumPy arrays."""

@@ -1,8 +1,9 @@
 """The predictor: a model with its classes, from images to masks."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -155,6 +156,16 @@ class Predictor:
         """The device that the model is on."""
         return self.model.device
 
+    @property
+    def name(self) -> str:
+        """The recipe's name."""
+        return self.recipe.name
+
+    @property
+    def bands(self) -> Bands | None:
+        """The bands of image files that the model sees as red, green and blue; None is these."""
+        return self.recipe.input.bands
+
     def preprocess(self, images: Sequence[Array]) -> Tensor:
         """uint8 RGB images [H, W, 3] of one size, normalized on the device: [N, 3, H, W]."""
         pixels = torch.from_numpy(np.stack(images))
@@ -176,17 +187,13 @@ class Predictor:
 
     def predict_batch(self, images: Sequence[ImageLike]) -> list[Result]:
         """The classes of several images; those of one size go through the model together."""
-        arrays = [_pixels(image, self.recipe.input.bands) for image in images]
-        masks = [np.empty(0, np.uint8)] * len(arrays)
-        by_size = sorted(enumerate(arrays), key=lambda pair: pair[1].shape)
-        for group in group_by_size(by_size, len(arrays)):
-            size_masks = predict_masks(self, [array for _, array in group])
-            for (index, _), mask in zip(group, size_masks, strict=True):
-                masks[index] = mask
-        return [
-            Result(array, mask, self.class_names, self.palette)
-            for array, mask in zip(arrays, masks, strict=True)
-        ]
+        return predict_by_size(
+            images,
+            partial(predict_masks, self),
+            bands=self.bands,
+            class_names=self.class_names,
+            palette=self.palette,
+        )
 
     def logits(self, image: ImageLike) -> npt.NDArray[np.float32]:
         """Logits at the image's own size, float32 [H, W, num_classes].
@@ -201,9 +208,33 @@ class Predictor:
         return self._scores(image, probabilities=True)
 
     def _scores(self, image: ImageLike, *, probabilities: bool) -> npt.NDArray[np.float32]:
-        pixels = _pixels(image, self.recipe.input.bands)
+        pixels = _pixels(image, self.bands)
         chunks = iter_scores(self, pixels, probabilities=probabilities)
         return np.concatenate([values.cpu().numpy() for _, values in chunks])
+
+
+def predict_by_size(
+    images: Sequence[ImageLike],
+    predict_masks: Callable[[list[Array]], list[Array]],
+    *,
+    bands: Bands | None,
+    class_names: tuple[str, ...],
+    palette: Palette,
+) -> list[Result]:
+    """Returns the results of images, in their order; files are read in `bands`.
+
+    `predict_masks` maps uint8 RGB images [H, W, 3] of one size to their masks, uint8 [H, W].
+    """
+    arrays = [_pixels(image, bands) for image in images]
+    masks = [np.empty(0, np.uint8)] * len(arrays)
+    by_size = sorted(enumerate(arrays), key=lambda pair: pair[1].shape)
+    for group in group_by_size(by_size, len(arrays)):
+        size_masks = predict_masks([array for _, array in group])
+        for (index, _), mask in zip(group, size_masks, strict=True):
+            masks[index] = mask
+    return [
+        Result(array, mask, class_names, palette) for array, mask in zip(arrays, masks, strict=True)
+    ]
 
 
 def _pixels(image: ImageLike, bands: Bands | None) -> Array:

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from perpixel.errors import PerpixelError
+from perpixel.inference.exported import ExportedPredictor
 from perpixel.inference.predictor import Predictor
 from perpixel.io.images import Array, write_mask
 
@@ -15,7 +16,7 @@ VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 
 
 def predict_video(
-    predictor: Predictor,
+    predictor: Predictor | ExportedPredictor,
     path: Path,
     *,
     masks: Path,

@@ -7,6 +7,7 @@ give its indices and not its colors.
 
 import colorsys
 import io
+import zlib
 from contextlib import suppress
 from pathlib import Path
 
@@ -252,8 +253,11 @@ def _round_side(side: float) -> int:
 
 
 def write_image(path: Path, image: Array) -> None:
-    """Writes an image, uint8 RGB [height, width, 3]; the suffix decides the format."""
-    _write(path, Image.fromarray(image))
+    """Writes an image, uint8 RGB [height, width, 3]; the suffix decides the format.
+
+    A PNG is compressed by run lengths: a photo in a third of the time, and a few percent larger.
+    """
+    _write(path, Image.fromarray(image), compress_type=zlib.Z_RLE)
 
 
 def write_ids(path: Path, ids: npt.NDArray[np.uint8 | np.uint16]) -> None:
@@ -546,13 +550,17 @@ def _prediction_metadata() -> PngImagePlugin.PngInfo:
 
 
 def _write(
-    path: Path, image: Image.Image, *, pnginfo: PngImagePlugin.PngInfo | None = None
+    path: Path,
+    image: Image.Image,
+    *,
+    pnginfo: PngImagePlugin.PngInfo | None = None,
+    compress_type: int = -1,  # Pillow chooses
 ) -> None:
     """Writes the image atomically, as a partial file could pass for a result."""
     try:
         with atomic_replace(path) as part:
             format_name = Image.registered_extensions()[path.suffix.lower()]
-            image.save(part, format_name, pnginfo=pnginfo)
+            image.save(part, format_name, pnginfo=pnginfo, compress_type=compress_type)
     except KeyError:
         raise PerpixelError(
             f"{path}: cannot be written: {path.suffix!r} is no image format; use .png, for example"

@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 from starlette.types import Message, Receive
 
+from perpixel.inference.exported import ExportedPredictor
 from perpixel.inference.predictor import Predictor
 from perpixel.io.images import hex_color
 from perpixel.serving.answers import MEDIA_TYPES, Format, Segmentation, choose_format
@@ -90,7 +91,7 @@ _REQUEST_BODY = {
 }
 
 
-def make_app(predictor: Predictor, limits: Limits) -> FastAPI:
+def make_app(predictor: Predictor | ExportedPredictor, limits: Limits) -> FastAPI:
     """Returns an ASGI application that serves the predictor's model within the limits."""
     metrics = Metrics()
     pool = Pool(predictor, limits, metrics)
@@ -166,7 +167,7 @@ def make_app(predictor: Predictor, limits: Limits) -> FastAPI:
             for name, color in zip(predictor.class_names, predictor.palette, strict=True)
         ]
         return Model(
-            name=predictor.recipe.name,
+            name=predictor.name,
             classes=classes,
             max_bytes=limits.max_bytes,
             max_pixels=limits.max_pixels,

@@ -13,6 +13,7 @@ from PIL.Image import DecompressionBombError
 from starlette.exceptions import HTTPException
 
 from perpixel.errors import OutOfMemoryError, PerpixelError
+from perpixel.inference.exported import ExportedPredictor
 from perpixel.inference.predictor import Predictor
 from perpixel.io.images import decode_image, header_size
 from perpixel.serving.answers import Format, encode
@@ -40,7 +41,9 @@ class Limits:
 class Pool:
     """Runs a predictor on threads within limits, so that the event loop stays free."""
 
-    def __init__(self, predictor: Predictor, limits: Limits, metrics: Metrics) -> None:
+    def __init__(
+        self, predictor: Predictor | ExportedPredictor, limits: Limits, metrics: Metrics
+    ) -> None:
         self._predictor = predictor
         self._limits = limits
         self._metrics = metrics
@@ -100,7 +103,7 @@ class Pool:
             image = decode_image(
                 np.frombuffer(content, np.uint8),
                 origin=_ORIGIN,
-                bands=self._predictor.recipe.input.bands,
+                bands=self._predictor.bands,
             )
             body = encode(self._predictor.predict(image), format)
         except DecompressionBombError:
