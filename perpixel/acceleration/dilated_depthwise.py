@@ -19,16 +19,32 @@ def use_float32(model: nn.Module) -> None:
     Parameters and their names stay as they are.
     """
     for module in model.modules():
-        if isinstance(module, nn.Conv2d) and module.groups > 1 and max(module.dilation) > 1:
+        if (
+            isinstance(module, nn.Conv2d)
+            and not isinstance(module, _InFloat32)
+            and module.groups == module.in_channels > 1
+            and max(module.dilation) > 1
+        ):
             module.__class__ = _in_float32(type(module))
 
 
 class _InFloat32:
+    weight: Tensor
+
     def forward(self, x: Tensor) -> Tensor:
+        convolve = cast(Any, super()).forward
+        if self.weight.dtype != float32:  # converted for a prediction later
+            return cast(Tensor, convolve(x))
         with autocast(x.device, float32):
-            return cast(Tensor, cast(Any, super()).forward(x.float())).to(x.dtype)
+            return cast(Tensor, convolve(x.float())).to(x.dtype)
+
+
+class _Float32Conv2d(_InFloat32, nn.Conv2d):
+    weight: nn.Parameter
 
 
 def _in_float32(convolution: type[nn.Conv2d]) -> Any:
-    """Returns a subclass of a convolution's class, as timm has one with TensorFlow's padding."""
+    """Returns a subclass of a convolution's class; timm has one with TensorFlow's padding."""
+    if convolution is nn.Conv2d:
+        return _Float32Conv2d
     return type(f"Float32{convolution.__name__}", (_InFloat32, convolution), {})

@@ -5,8 +5,6 @@ channels (8 and fewer; 16 were right): a training of FastViT, whose stem has suc
 the image, ends with a segmentation fault. Every second pixel without a stride is the same.
 """
 
-from typing import Any, cast
-
 from torch import Tensor, nn
 
 _FEW_CHANNELS = 15
@@ -15,32 +13,23 @@ _FEW_CHANNELS = 15
 def avoid_strides(model: nn.Module) -> None:
     """Makes the model's 1x1 convolutions of few channels leave out pixels, then convolve.
 
-    Parameters and their names stay as they are, and so do the numbers.
+    Parameters and their names stay as they are, and so do the numbers. Subclasses, which may
+    compute something else, are left alone.
     """
     for module in model.modules():
         if (
-            isinstance(module, nn.Conv2d)
-            and not isinstance(module, _WithoutStride)
+            type(module) is nn.Conv2d
             and module.kernel_size == (1, 1)
             and module.padding == (0, 0)
             and module.in_channels <= _FEW_CHANNELS
             and max(module.stride) > 1
         ):
-            module.__class__ = _without_stride(type(module))
+            module.__class__ = _StridedConv2d
 
 
-class _WithoutStride:
+class _StridedConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
-        convolution = cast(nn.Conv2d, self)
-        down, right = cast("tuple[int, int]", convolution.stride)
+        down, right = self.stride
         return nn.functional.conv2d(
-            x[..., ::down, ::right],
-            convolution.weight,
-            convolution.bias,
-            groups=convolution.groups,
+            x[..., ::down, ::right], self.weight, self.bias, groups=self.groups
         )
-
-
-def _without_stride(convolution: type[nn.Conv2d]) -> Any:
-    """Returns a subclass of a convolution's class, so that what asks for its class is right."""
-    return type(f"Strided{convolution.__name__}", (_WithoutStride, convolution), {})

@@ -7,7 +7,12 @@ from perpixel.checkpoints import zoo
 from perpixel.data.dataset import Dataset, read_pair
 from perpixel.data.registry import with_dataset_input
 from perpixel.errors import PerpixelError, UsageError, plural
-from perpixel.models.timm_backbone import check_sizes, pretrained_source, require_name
+from perpixel.models.timm_backbone import (
+    check_sizes,
+    pretrained_source,
+    published_family,
+    require_name,
+)
 from perpixel.profiling.flops import Count, count
 from perpixel.recipes.base import Size
 from perpixel.recipes.models import Backbone, Timm
@@ -15,7 +20,11 @@ from perpixel.recipes.overrides import override
 from perpixel.recipes.published import imagenet
 from perpixel.recipes.schema import Download, Input, Recipe
 from perpixel.training.checkpoint import list_checkpoints
-from perpixel.training.train import input_sizes
+from perpixel.training.train import (
+    check_random_weights_are_trained,
+    check_trainable,
+    input_sizes,
+)
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
 """The names that mean perpixel's own ResNets; all others are timm's."""
@@ -25,7 +34,8 @@ def with_backbone(recipe: Recipe, name: str, *, pretrained: bool) -> Recipe:
     """Returns the recipe with another backbone at the same output stride.
 
     name: one of RESNETS, or a name of timm's. What the recipe sets for its own backbone stays
-    where the other one is of the same type, such as a ResNet's stem, except `as_published`. With
+    where the other one is of the same type, such as a ResNet's stem, except
+    `as_published` where timm's model is the published one. With
     `pretrained` the run starts from the backbone's published ImageNet weights, and `input` is
     theirs. Raises UsageError for a name or a combination that there is not, and where no such
     weights are published.
@@ -33,7 +43,7 @@ def with_backbone(recipe: Recipe, name: str, *, pretrained: bool) -> Recipe:
     if name not in RESNETS:
         require_name(name, known=RESNETS)
     own = recipe.model.backbone
-    if isinstance(own, Timm) and name != own.name:  # other families have no such code, or another
+    if isinstance(own, Timm) and own.as_published and published_family(name) is None:
         recipe = override(recipe, ["model.backbone.as_published=false"])
     changed = override(
         recipe,
@@ -102,6 +112,9 @@ def plan(
             if isinstance(backbone, Timm):
                 sizes = [*input_sizes(changed, (image.shape[0], image.shape[1])), size]
                 check_sizes(backbone, dict.fromkeys(sizes))
+            check_trainable(changed, num_classes)
+            if not pretrained:
+                check_random_weights_are_trained(changed)
             planned[name] = changed, count(changed.model, num_classes=num_classes, size=size)
         except UsageError as error:
             problems[name] = error

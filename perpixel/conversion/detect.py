@@ -54,9 +54,9 @@ TOOLKITS = {
 _CLASSIFICATION = ("fc.weight", "fc1000_w", "fc8.weight")  # torchvision, open-mmlab; Caffe2; Caffe
 _COUNTER = "num_batches_tracked"
 _WRAPPERS = re.compile(r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-_FIRST_BLOCK = re.compile(  # by the toolkits' names, and what comes before them
+_FIRST_BLOCK = re.compile(  # or head, by the toolkits' names, and what comes before them
     r"((?:[^.]+\.)*?)(?:(?:(?:backbone\.|backbone_net\.)?layer1|backbone\.bottom_up\.res2)"
-    r"\.0\.conv1|fc6)\.weight"
+    r"\.0\.conv1|fc6|decode_head\.conv_seg)\.weight"
 )
 
 
@@ -65,7 +65,8 @@ class Finding:
     """The model of a state dict, and its weights under our names, float32.
 
     `input` is None unless the state dict itself holds mean and std (detectron2's of 2020).
-    `left_out` are the state dict's entries beside the model's.
+    `left_out` are the state dict's entries beside the model's. The source tests on images stretched
+    to multiples of `resize_to_multiple`.
     """
 
     toolkit: Toolkit
@@ -74,6 +75,7 @@ class Finding:
     weights: Mapping[str, Tensor]
     input: Input | None = None
     left_out: tuple[str, ...] = ()
+    resize_to_multiple: int = 1
 
 
 def from_state_dict(
@@ -206,7 +208,15 @@ def find(
     weights = {**(backbone or {}), **{n: tensors[toolkit_names[n]] for n in expected}}
     if threshold is not None:
         weights, num_classes = _with_constant_output(weights, threshold), 2
-    return Finding(source, model, num_classes, weights, input=file_input, left_out=tuple(left_out))
+    return Finding(
+        source,
+        model,
+        num_classes,
+        weights,
+        input=file_input,
+        left_out=tuple(left_out),
+        resize_to_multiple=1 if trunk is None else trunk.resize_to_multiple,
+    )
 
 
 def _backbone_in(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -103,7 +103,9 @@ def _make_recipe(path: Path, finding: Finding, dataset: str) -> Recipe:
         data=Data(name=dataset),
         model=finding.model,
         input=finding.input or _usual_input(finding, dataset),
-        inference=finding.toolkit.inference,
+        inference=finding.toolkit.inference.model_copy(
+            update={"resize_to_multiple": finding.resize_to_multiple}
+        ),
     )
 
 

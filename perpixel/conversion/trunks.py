@@ -38,7 +38,8 @@ class Trunk:
     `timm` is a pattern of timm's names, `marker` one of a weight's name that no other trunk has.
     `name_map`, or what it makes of a file's names, translates; with `same_names` a name without a
     row is timm's. `spec` is the model that names do not show, `fcn` the FCN head where it is not
-    the toolkit's own. `prepare` splits what is one tensor in the file.
+    the toolkit's own. The sources test on images stretched to multiples of `resize_to_multiple`.
+    `prepare` splits what is one tensor in the file.
     """
 
     timm: str
@@ -47,6 +48,7 @@ class Trunk:
     spec: Timm = _TIMM
     fcn: FCN | None = None
     same_names: bool = False
+    resize_to_multiple: int = 1
     prepare: Callable[[MutableMapping[str, Tensor]], None] | None = None
 
     def rows(self, names: Iterable[str]) -> NameMap:
@@ -151,6 +153,7 @@ TRUNKS = (
             ("network.{2k+1}.proj",                     "stages.{k+1}.downsample.conv"),
             ("norm{2k}",                                "head.norms.{k}"),
         ),
+        resize_to_multiple=32,
     ),
     Trunk(
         "pvt_v2_*",
@@ -162,6 +165,7 @@ TRUNKS = (
             ("block{k+1}.{b}.{*}",                      "stages.{k}.blocks.{b}.{*}"),
             ("norm{k+1}",                               "stages.{k}.norm"),
         ),
+        resize_to_multiple=32,
     ),
     Trunk(
         "twins_pcpvt_*",
@@ -195,6 +199,7 @@ TRUNKS = (
         r"backbone\.features\.0\.0\.c\.weight",
         _repvit_rows,
         Timm(as_published=True),
+        resize_to_multiple=32,
     ),
     Trunk(
         "mobilenetv2_*",
@@ -230,6 +235,7 @@ TRUNKS = (
             ("fpn{k+1}.{*}",                            "head.pyramid.{k}.{*}"),
             ("pos_embeder.{*}",                         "pos_embed.{*}"),
         ),
+        Timm(as_published=True),
         same_names=True,
     ),
 )  # fmt: skip

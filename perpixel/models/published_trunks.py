@@ -19,7 +19,8 @@ timm builds what classifies ImageNet. With the same weights the trunks below gav
 Others (PVTv2, PoolFormer) need no change: timm's is the published trunk.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
@@ -33,35 +34,38 @@ from torch.nn.functional import interpolate, pad
 from perpixel.errors import UsageError
 
 
-def as_published(name: str, body: nn.Module) -> None:
-    """Changes timm's features, `body` of the model `name`, to those of its published code.
+@dataclass(frozen=True)
+class Published:
+    """How the published trunks of a family are made of timm's.
+
+    `change` changes timm's features in place, `options` are for timm.create_model in addition.
+    `blocks` gives the blocks, from 0, of a plain ViT's features by its depth. Images are padded on
+    all sides with `center_padding`.
+    """
+
+    change: Callable[[Any], None]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    blocks: Mapping[int, list[int]] = field(default_factory=dict)
+    center_padding: bool = False
+
+
+def published(name: str) -> Published:
+    """Returns the published trunk of the timm model `name`.
 
     Raises UsageError for a model without an entry in the table above.
     """
-    _change_of(name)(cast(Any, body))
+    family = family_of(name)
+    if family is None:
+        raise UsageError(
+            f"model.backbone.as_published: no published code is known that differs from timm's "
+            f"{name}; it does for {', '.join(_FAMILIES)}"
+        )
+    return _FAMILIES[family]
 
 
-def options(name: str) -> dict[str, Any]:
-    """Returns what timm.create_model is told in addition for the published trunk."""
-    _change_of(name)
-    return {"feature_location": "", "out_indices": (1, 2, 3, 4)} if "hrnet" in name else {}
-
-
-def blocks(name: str, depth: int) -> list[int] | None:
-    """Returns the blocks, from 0, of a plain ViT's features; None for those at its quarters."""
-    if not name.startswith("xcit"):
-        return None
-    return [3, 5, 7, 11] if depth == 12 else [7, 11, 15, 23]
-
-
-def _change_of(name: str) -> Callable[[Any], None]:
-    for part, change in _CHANGES.items():
-        if part in name:
-            return change
-    raise UsageError(
-        f"model.backbone.as_published: no published code is known that differs from timm's {name}; "
-        f"it does for {', '.join(_CHANGES)}"
-    )
+def family_of(name: str) -> str | None:
+    """Returns the family of a timm model in the table above; None for others."""
+    return next((family for family in _FAMILIES if family in name), None)
 
 
 class _DINOv2(VisionTransformer):
@@ -164,12 +168,12 @@ def _pad_patches(embed: Any, inputs: tuple[Tensor]) -> tuple[Tensor]:
     return (pad(x, (0, -x.shape[3] % wide, 0, -x.shape[2] % tall)),)
 
 
-_CHANGES: dict[str, Callable[[Any], None]] = {
-    "dinov2": _dinov2,
-    "hrnet": _hrnet,
-    "mobilenetv2": _mobilenetv2,
-    "repvit": _repvit,
-    "resnest": _resnest,
-    "twins_pcpvt": _twins_pcpvt,
-    "xcit": lambda _: None,
+_FAMILIES = {  # by a part of timm's names
+    "dinov2": Published(_dinov2, center_padding=True),
+    "hrnet": Published(_hrnet, {"feature_location": "", "out_indices": (1, 2, 3, 4)}),
+    "mobilenetv2": Published(_mobilenetv2),
+    "repvit": Published(_repvit),
+    "resnest": Published(_resnest),
+    "twins_pcpvt": Published(_twins_pcpvt),
+    "xcit": Published(lambda _: None, blocks={12: [3, 5, 7, 11], 24: [7, 11, 15, 23]}),
 }

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from types import ModuleType
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,9 @@ from perpixel.errors import PerpixelError, UsageError
 from perpixel.recipes.base import Size
 from perpixel.recipes.models import Timm
 from perpixel.recipes.overrides import suggestion
+
+if TYPE_CHECKING:
+    from perpixel.models.published_trunks import Published
 
 _STAGES = 4
 _ANY_SIZE: tuple[dict[str, bool], ...] = (
@@ -52,11 +55,12 @@ class TimmBackbone(nn.Module):
         info = cast(Any, self.body).feature_info
         self.out_channels: tuple[int, ...] = tuple(info.channels()[-_STAGES:])
         self.strides: tuple[int, ...] = tuple(info.reduction()[-_STAGES:])
-        self.center_padding = spec.as_published and "dinov2" in spec.name
+        trunk = _published(spec)
+        self.center_padding = trunk is not None and trunk.center_padding
         self.multiple = 1
         if self.center_padding:
             self.multiple = self.strides[-1]
-        elif not spec.as_published:
+        elif trunk is None:
             known = (size for name, size in _MULTIPLES.items() if spec.name.startswith(name))
             self.multiple = next(known, 1)
         # Only those of timm's wrappers that know another order have the attribute.
@@ -104,6 +108,14 @@ def check_sizes(spec: Timm, sizes: Iterable[Size]) -> None:
                 f"{side}: set augment.crop_size={side}, inference.mode=slide and "
                 f"inference.window_size={side}, or take another backbone"
             ) from None
+
+
+def published_family(name: str) -> str | None:
+    """Returns the family whose published code differs from timm's model; None for others."""
+    _timm()  # or why it cannot be imported
+    from perpixel.models.published_trunks import family_of
+
+    return family_of(name)
 
 
 def require_name(name: str, *, known: Iterable[str] = ()) -> None:
@@ -174,21 +186,20 @@ def _create(spec: Timm) -> nn.Module:
     options: dict[str, Any] = {}
     if spec.output_stride != 32:
         options["output_stride"] = spec.output_stride
-    if spec.drop_path:
+    if spec.drop_path is not None:
         options["drop_path_rate"] = spec.drop_path
+    trunk = _published(spec)
+    if trunk is not None:
+        options |= trunk.options
     try:
-        if spec.as_published:
-            from perpixel.models import published_trunks  # it imports timm
-
-            options |= published_trunks.options(spec.name)
         body, any_size = _create_for_any_size(spec.name, options)
         info = cast(Any, body).feature_info
         strides = info.reduction()
         if len(set(strides)) == 1:
             depth = len(info.info)
             quarters = [depth * part // _STAGES - 1 for part in range(1, _STAGES + 1)]
-            if spec.as_published:
-                quarters = published_trunks.blocks(spec.name, depth) or quarters
+            if trunk is not None:
+                quarters = trunk.blocks.get(depth, quarters)
             whole = timm.create_model(spec.name, num_classes=0, **options, **any_size)
             getter = timm.models._features.FeatureGetterNet  # create_model has no option `norm`
             body = getter(whole, out_indices=quarters, norm=spec.final_norm)
@@ -197,15 +208,15 @@ def _create(spec: Timm) -> nn.Module:
         drops = [m for m in body.modules() if isinstance(m, timm.layers.DropPath) and m.drop_prob]
         if spec.drop_path and not drops:
             raise TypeError("drop_path_rate changes nothing in it")
-        if spec.as_published:
-            published_trunks.as_published(spec.name, body)
+        if trunk is not None:
+            trunk.change(body)
     except UsageError:
         raise
     except Exception as error:  # a model may refuse by any: RuntimeError, TypeError, an assertion
         if "drop_path_rate" in str(error):
             raise UsageError(
                 f"model.backbone.drop_path={spec.drop_path}: timm's {spec.name} has no drop path; "
-                f"set model.backbone.drop_path=0"
+                f"set model.backbone.drop_path=null"
             ) from None
         raise UsageError(
             f"model.backbone.name={spec.name!r}: timm makes no features of it at output stride "
@@ -225,6 +236,15 @@ def _create_for_any_size(
             body: nn.Module = _timm().create_model(name, features_only=True, **options, **any_size)
             return body, any_size
     return _timm().create_model(name, features_only=True, **options), plain
+
+
+def _published(spec: Timm) -> "Published | None":
+    if not spec.as_published:
+        return None
+    _timm()  # or why it cannot be imported
+    from perpixel.models.published_trunks import published
+
+    return published(spec.name)
 
 
 def _timm() -> ModuleType:

@@ -61,7 +61,7 @@ def _recipe(row: _Row) -> Recipe:
             backbone=Timm(name=row.backbone, final_norm=True, as_published=True),
             head=FCN(num_convs=0, input_norm=True, dropout=0.0),
         ),
-        augment=Augment(base_size=(2048, 512), crop_size=(512, 512)),
+        augment=Augment(base_size=(2048, 512), crop_size=(512, 512), crop_attempts=11),
         loss=Loss(avg_non_ignore=own),
         optimizer=Optimizer(name="adamw", lr=1e-3, weight_decay=1e-4),
         schedule=Schedule(power=1.0, warmup=1500 / 40_000, warmup_from=1e-6, min_lr=0.0),

@@ -96,7 +96,7 @@ class Timm(Spec):
     segmentation code where features differ (perpixel/models/published_trunks.py has the list).
     `drop_path` is timm's drop_path_rate, the probability in training that an image leaves out a
     residual branch (stochastic depth, Huang et al., 2016), which rises over the blocks in most
-    models; 0 is timm's default for the model.
+    models; None is timm's default for the model, 0 in most.
     """
 
     type: Literal["timm"] = "timm"
@@ -104,7 +104,7 @@ class Timm(Spec):
     output_stride: Literal[8, 16, 32] = 32
     final_norm: bool = False
     as_published: bool = False
-    drop_path: HalfOpenUnit = 0.0
+    drop_path: HalfOpenUnit | None = None
 
 
 class VGG16(Spec):

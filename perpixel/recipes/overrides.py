@@ -31,7 +31,7 @@ _OTHER_NAMES = {
     "model.aux_head": "auxiliary",
     "model.backbone": "encoder",
     "model.backbone.drop_path": "drop_path_rate stochastic_depth",
-    "model.backbone.frozen_bn, or train.freeze": "norm_eval",
+    "train.norm_eval": "norm_eval",
     "model.backbone.name, of model.backbone.type=timm, or model.backbone.depth": "encoder_name",
     "model.head.channels": "width",
     "optimizer.layer_decay": "decay_rate layer_decay_rate lr_decay_rate",

@@ -167,7 +167,7 @@ def _folder(state: TrainState, recipe: Recipe) -> Path:
 
 def _levels(model: Model) -> slice:
     """The features that the heads use, of all that the backbone gives."""
-    if not isinstance(model.head, FCN):
+    if not isinstance(model.head, FCN) or model.head.inputs == "all":
         return slice(None)
     return slice(-1 if model.aux_head is None else -2, None)
 

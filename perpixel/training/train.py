@@ -43,9 +43,10 @@ from perpixel.training.checkpoint import (
     save_checkpoint,
 )
 from perpixel.training.feature_cache import cache_features
+from perpixel.training.freeze import freeze_backbone
 from perpixel.training.loggers import open_loggers
 from perpixel.training.nonfinite import report_corrupt, report_nonfinite, report_overflow
-from perpixel.training.optimizer import learning_rate, set_learning_rate
+from perpixel.training.optimizer import learning_rate, make_optimizer, set_learning_rate
 from perpixel.training.parallel import check_batch_divides, check_ranks_agree, wrap_ddp
 from perpixel.training.preemption import preemption_flag
 from perpixel.training.pretrained import load_pretrained
@@ -108,7 +109,7 @@ def train(
     unseen_classes = _check_settings_and_data(recipe, train_dataset, eval_dataset)
     pretrained = None if resume else load_initial()
     if pretrained is None and not resume:
-        _check_random_weights_are_trained(recipe)
+        check_random_weights_are_trained(recipe)
 
     torch.manual_seed(recipe.train.seed)
     model = build(recipe.model, num_classes=len(class_names))
@@ -302,6 +303,7 @@ def _check_settings_and_data(
     if isinstance(recipe.model.backbone, Timm):
         sizes = input_sizes(recipe, (image.shape[0], image.shape[1]))
         check_sizes(recipe.model.backbone, dict.fromkeys(sizes))
+    check_trainable(recipe, len(train_dataset.classes))
     return [
         *require_classes_shown(train_dataset, split=recipe.data.train_split),
         *require_classes_shown(eval_dataset, split=recipe.data.eval_split),
@@ -319,13 +321,28 @@ def input_sizes(recipe: Recipe, image_size: Size) -> list[Size]:
     return [*recipe.crop_sizes, *(stretched_size(size, multiple) for size in scaled)]
 
 
-def _check_random_weights_are_trained(recipe: Recipe) -> None:
-    freeze, backbone_lr_mult = recipe.train.freeze, recipe.optimizer.backbone_lr_mult
-    if freeze != "off" or backbone_lr_mult == 0:
-        setting = "optimizer.backbone_lr_mult=0" if freeze == "off" else f"train.freeze={freeze}"
+def check_trainable(recipe: Recipe, num_classes: int) -> None:
+    """Raises UsageError for settings of freezing and of the optimizer that the model cannot have.
+
+    It builds the model on PyTorch's meta device, without weights.
+    """
+    with torch.device("meta"):
+        model = build(recipe.model, num_classes=num_classes).train()
+    freeze_backbone(model, recipe.train.freeze, norm_eval=recipe.train.norm_eval)
+    make_optimizer(model, recipe.optimizer)
+
+
+def check_random_weights_are_trained(recipe: Recipe) -> None:
+    """Raises UsageError for settings that would keep a backbone's random weights as they are."""
+    settings = {
+        f"train.freeze={recipe.train.freeze}": recipe.train.freeze != "off",
+        "train.norm_eval=true": recipe.train.norm_eval,
+        "optimizer.backbone_lr_mult=0": recipe.optimizer.backbone_lr_mult == 0,
+    }
+    if kept := [setting for setting, is_set in settings.items() if is_set]:
         raise UsageError(
-            f"{setting} would keep random weights as they are: name trained ones with --init "
-            f"MODEL, or leave this setting out"
+            f"{' and '.join(kept)} would keep random weights as they are: name trained ones with "
+            f"--init MODEL, or leave this setting out"
         )
 
 

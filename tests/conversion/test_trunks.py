@@ -53,6 +53,25 @@ def test_every_weight_of_every_recipe_has_a_name_and_goes_back(trunk):
         assert len(set(theirs.values())) == len(ours)
 
 
+@pytest.mark.parametrize("trunk", TRUNKS, ids=lambda trunk: trunk.timm)
+def test_without_a_recipe_the_backbone_is_the_recipes(trunk):
+    """What weights do not show, the published trunk and its stride, is the family's."""
+    recipe = next(
+        r
+        for r in RECIPES
+        if r.model.backbone.name.startswith(trunk.timm.rstrip("*_").removesuffix("_m"))
+    )
+    own = recipe.model.backbone
+    assert trunk.spec.as_published == own.as_published
+    assert trunk.spec.output_stride == own.output_stride
+
+
+@pytest.mark.parametrize("prefix", ["module.", "model."])
+def test_what_stands_before_all_names_is_ignored(poolformer, prefix: str):
+    finding = find({f"{prefix}{name}": value for name, value in poolformer.items()})
+    assert finding.model.backbone.name == "poolformer_s12"
+
+
 def test_a_missing_and_a_foreign_name_are_listed(poolformer):
     state = {
         name.replace("network.2.0.mlp.fc1", "network.2.0.mlp.fc9"): value

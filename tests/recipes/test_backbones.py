@@ -53,7 +53,8 @@ def test_figures_settings_and_links_are_the_tables(name: str):
     assert optimizer.weight_decay == float(row["weight_decay"].split()[0])
     assert recipe.schedule.power == float(row["power"])
     assert recipe.schedule.min_lr == float(row["min_lr"])
-    assert recipe.model.backbone.drop_path == float((row["drop_path"] or "0").split()[0])
+    drop_path = recipe.model.backbone.drop_path or 0.0
+    assert drop_path == float((row["drop_path"] or "0").split()[0])
     assert (recipe.inference.resize_to_multiple == 32) == ("stretched" in row["test_mode"])
     assert recipe.inference.mode == row["test_mode"].partition("(")[0]
     assert timm.get_pretrained_cfg(recipe.model.backbone.name) is not None
