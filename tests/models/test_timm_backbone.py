@@ -358,7 +358,6 @@ def test_what_is_for_some_backbones_only():
         timm_backbone.TimmBackbone(Timm(name="resnet10t", as_published=True))
 
 
-
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "pvt_v2_b0", "convnext_atto"])
 def test_drop_path_is_timms(name: str):
     """The probabilities of timm.create_model(drop_path_rate=...), in training only."""
