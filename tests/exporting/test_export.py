@@ -494,11 +494,11 @@ def test_int8_needs_onnx_labels_and_training_images(mini, tmp_path):
         perpixel.export(saved, out, int8=True)
     with pytest.raises(UsageError, match="INT8 needs a labeled data set"):
         export(checkpoint, out, calibration=CALIBRATION)
-    for missing in ("trainannot", "valannot"):
-        part = tmp_path / missing
+    for missing in ("train", "valannot"):
+        part = tmp_path / f"without {len(missing)}"
         shutil.copytree(mini, part)
         shutil.rmtree(part / missing)
-        with pytest.raises(PerpixelError, match=missing):
+        with pytest.raises(PerpixelError, match=f"/{missing}/"):
             perpixel.export(saved, out, int8=True, data=part)
     empty = SyntheticStreets("train", count=0, size=(64, 96))
     with pytest.raises(PerpixelError, match="training split holds no images"):
