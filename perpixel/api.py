@@ -271,26 +271,55 @@ def export(
     dynamic: bool = False,
     logits: bool = False,
     check_on: str | Path | None = None,
+    data: str | Path | None = None,
+    dataset: str | None = None,
+    int8: bool = False,
+    miou_tolerance: float = 1.0,
     settings: Iterable[str] = (),
     seconds: float = 1,
+    progress: Callable[[int, int, str], None] = lambda *_: None,
 ) -> ExportResult:
     """Writes a model as ONNX (.onnx) or torch.export's file (.pt2), checked against `predict`.
 
     It takes uint8 RGB images [N, H, W, 3] of `size` (height, width), or with `dynamic` of any
-    size, to masks; with `logits` normalized images to logits. settings: changes of how its recipe
-    sees images, as "inference.scales=[1]". See perpixel.exporting.export.export. Raises
+    size, to masks; with `logits` normalized images to logits. data: a data set's root, whose
+    evaluation split gives mIoU of the file and of `predict`. dataset: another data set of the
+    model's classes than its own. int8: quantizes the network, calibrated on the training split,
+    if mIoU falls by `miou_tolerance` (0..100) at most. settings: changes of how its recipe sees
+    images, as "inference.scales=[1]". See perpixel.exporting.export.export. Raises
     PerpixelError, and writes nothing, when they disagree or no file can do what `predict` does.
     """
     from perpixel.checkpoints import zoo
+    from perpixel.data.dataset import require_classes
+    from perpixel.data.registry import open_dataset, require_bands, usual_splits
+    from perpixel.data.seen_classes import require_classes_shown
     from perpixel.exporting.export import export as run
 
+    checkpoint = zoo.find(model)
+    labeled = calibration = None
+    if int8 or data is not None or dataset is not None:
+        own = checkpoint.recipe.data
+        name, splits = own.name, (own.train_split, own.eval_split)
+        if dataset not in (None, own.name):
+            name, splits = dataset, usual_splits(dataset)
+        root = None if data is None else Path(data)
+        labeled = open_dataset(name, root, splits[1])
+        require_classes_shown(labeled, split=splits[1])
+        calibration = open_dataset(name, root, splits[0]) if int8 else None
+        for opened in filter(None, (labeled, calibration)):
+            require_classes(opened, checkpoint.class_names)
+            require_bands(checkpoint.recipe, opened)
     return run(
-        zoo.find(model),
+        checkpoint,
         Path(out),
         size=size,
         dynamic=dynamic,
         logits=logits,
         check_on=None if check_on is None else Path(check_on),
+        labeled=labeled,
+        calibration=calibration,
+        miou_tolerance=miou_tolerance,
         settings=settings,
         seconds=seconds,
+        progress=progress,
     )

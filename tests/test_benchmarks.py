@@ -404,6 +404,28 @@ def test_a_table_has_medians_and_ratios(modules):
         tables.filled(text, {"y": result})
 
 
+def test_the_table_of_runtimes_compares_with_onnx_in_float32(modules):
+    deployment = modules("deployment")
+    one, two = {"p50": 0.4, "p90": 0.5}, {"p50": 200.0, "p90": 250.0}
+    rows = {
+        deployment.BASELINE: {"miou": 73.65, "latency_ms": {"1": two, "2": two}},
+        "ONNX Runtime, INT8": {"miou": 73.5, "latency_ms": {"1": two, "2": one}},
+    }
+    result = {"command": "benchmarks/d.py", "machine": {"cpu": "A", "cores": 2}, "runtimes": rows}
+    lines = deployment.table({**result, "versions": {"torch": "2"}}).splitlines()
+    assert lines[0] == "`python benchmarks/d.py` on A, 2 cores, torch 2:"
+    assert lines[2] == "| | mIoU | 1 thread: p50, p90 | 2 threads: p50, p90 | times faster |"
+    assert lines[5] == "| ONNX Runtime, INT8 | 73.50 | 200, 250 ms | 0.4, 0.5 ms | 500.00 |"
+
+
+def test_the_page_of_runtimes_holds_the_result_that_is_kept(modules):
+    deployment = modules("deployment")
+    if not (BENCHMARKS / "results/deployment.json").exists():
+        pytest.skip("python benchmarks/deployment.py --data CamVid has not been run yet")
+    page = (BENCHMARKS.parent / "docs/deployment.md").read_text()
+    assert deployment.page() == page, "python benchmarks/deployment.py"
+
+
 def test_the_plot_has_a_bar_for_each_of_our_lines(modules):
     tables = modules("tables")
     values = {"mmsegmentation": [2.0], "perpixel": [0.5], "perpixel <cached>": [4.0], "smp": [1.0]}

@@ -35,9 +35,31 @@ def export(
         Path | None,
         typer.Option(
             metavar="PATH",
-            help="An image, or a folder, of which up to 8, to compare on; by default scenes.",
+            help="An image, or a folder, of which up to 8, to compare on; by default images of "
+            "--data, or built-in scenes.",
         ),
     ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data",
+            "--calibrate",
+            metavar="ROOT",
+            help="A labeled data set's root folder: compare mIoU with `predict` on the evaluation "
+            "split; --int8 calibrates on the training split.",
+        ),
+    ] = None,
+    dataset: options.Dataset = None,
+    int8: Annotated[
+        bool,
+        typer.Option("--int8", help="Quantize the network to 8 bits; needs --data, and ONNX."),
+    ] = False,
+    miou_tolerance: Annotated[
+        float,
+        typer.Option(
+            min=0, metavar="POINTS", help="How much lower, of 100, mIoU may be with --int8."
+        ),
+    ] = 1.0,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -56,21 +78,32 @@ def export(
 
     The file is run and compared with `predict` first; if classes or logits of an image differ,
     nothing is written. Example: perpixel export runs/camvid camvid.onnx --dynamic
+
+    With --int8 the file is smaller and faster, and classes may differ: it is written if mIoU
+    falls by no more than --miou-tolerance. Example: perpixel export runs/camvid camvid.onnx --int8
+    --data CamVid
     """
     import perpixel
 
     options.require_writable(out)
-    result = perpixel.export(
-        model,
-        out,
-        size=None if size is None else options.read_size(size, "--size"),
-        dynamic=dynamic,
-        logits=logits,
-        check_on=check_on,
-        settings=settings or (),
-        seconds=seconds,
-    )
-    _print(result, "built-in scenes" if check_on is None else str(check_on))
+    with options.progress_bar("export") as update:
+        result = perpixel.export(
+            model,
+            out,
+            size=None if size is None else options.read_size(size, "--size"),
+            dynamic=dynamic,
+            logits=logits,
+            check_on=check_on,
+            data=data,
+            dataset=dataset,
+            int8=int8,
+            miou_tolerance=miou_tolerance,
+            settings=settings or (),
+            seconds=seconds,
+            progress=update,
+        )
+    origin = "built-in scenes" if result.miou is None else "the evaluation split"
+    _print(result, origin if check_on is None else str(check_on))
 
 
 def _print(result: "ExportResult", origin: str) -> None:
@@ -96,6 +129,11 @@ def _print(result: "ExportResult", origin: str) -> None:
             cells += [f"{latency.best:.1f}", f"{latency.p50:.1f}, {latency.p90:.1f}"]
         table.add_row(f"{timing.size[0]}x{timing.size[1]}", *cells)
     console.print(table)
+    if result.miou is not None:
+        console.print(
+            f"mIoU on {plural(result.miou.images, 'labeled image')}: predict "
+            f"{result.miou.predict:.2f}, file {result.miou.file:.2f}"
+        )
     agreements = [comparison.agreement for comparison in result.comparisons]
     images = plural(len({comparison.image for comparison in result.comparisons}), "image")
     console.print(

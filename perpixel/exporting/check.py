@@ -1,4 +1,4 @@
-"""Compares an exported file with `predict`, image by image."""
+"""Compares an exported file with `predict`: image by image, and by mIoU on labeled images."""
 
 import io
 from collections.abc import Callable, Iterable
@@ -9,6 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from perpixel.acceleration.accelerate import accelerate
+from perpixel.data.augment import resize
+from perpixel.data.dataset import Dataset, read_pair
+from perpixel.evaluation.metrics import confusion, scores
 from perpixel.exporting.graph import Graph, LogitsModule, Outputs
 from perpixel.inference.predictor import Predictor
 from perpixel.io.images import Array, Size
@@ -36,6 +39,20 @@ class Comparison:
     def agrees(self) -> bool:
         """Whether pixel agreement and largest error are within limits; NaN fails."""
         return self.agreement >= AGREEMENT and self.difference <= TOLERANCE * self.largest
+
+
+@dataclass(frozen=True)
+class MIoU:
+    """mIoU of `predict` and of the file on the same labeled images, 0..100."""
+
+    predict: float
+    file: float
+    images: int
+
+    @property
+    def drop(self) -> float:
+        """How much less the file's mIoU is; below 0 if it is more."""
+        return self.predict - self.file
 
 
 def onnx_runner(content: bytes, graph: Graph) -> Runner:
@@ -79,17 +96,12 @@ def compare(
     *,
     images: Iterable[tuple[str, Array]],
 ) -> list[Comparison]:
-    """Compares the file's logits with PyTorch's, and its masks with those of `predictor`.
-
-    If the graph gives logits only, they are upsampled to masks first.
-    """
+    """Compares the file's logits with PyTorch's, and its masks with those of `predictor`."""
     comparisons = []
     for name, image in images:
         inputs = graph.preprocess(image)
         outputs, expected = run_file(inputs), run_torch(inputs)[-1]
-        mask = outputs[0][0]
-        if isinstance(graph, LogitsModule):
-            mask = graph.mask(torch.from_numpy(outputs[0]), image).numpy()
+        mask = _file_mask(graph, outputs, image)
         same = mask == predictor.predict(image).mask
         comparisons.append(
             Comparison(
@@ -101,3 +113,41 @@ def compare(
             )
         )
     return comparisons
+
+
+def compare_miou(
+    run_file: Runner,
+    graph: Graph,
+    predictor: Predictor,
+    *,
+    dataset: Dataset,
+    size: Size | None,
+    progress: Callable[[int, int], None],
+) -> MIoU:
+    """Scores the masks of `predictor` and of the file on every image of `dataset`.
+
+    Images and labels are resized to `size` first; None keeps their own. `progress` is called
+    after each image with (done, in all).
+    """
+    names = predictor.class_names
+    matrices = np.zeros((2, len(names), len(names)), np.int64)
+    for index in range(len(dataset)):
+        image, label = read_pair(dataset, index)
+        if size is not None:
+            image, label = resize(image, label, size)
+        masks = (
+            predictor.predict(image).mask,
+            _file_mask(graph, run_file(graph.preprocess(image)), image),
+        )
+        for matrix, mask in zip(matrices, masks, strict=True):
+            matrix += confusion(label, mask, num_classes=len(names))
+        progress(index + 1, len(dataset))
+    predict, file = (scores(matrix, names=names).miou for matrix in matrices)
+    return MIoU(predict, file, len(dataset))
+
+
+def _file_mask(graph: Graph, outputs: Outputs, image: Array) -> Array:
+    """Returns the mask, uint8 [H, W]; if the graph gives logits only, they are upsampled first."""
+    if isinstance(graph, LogitsModule):
+        return np.asarray(graph.mask(torch.from_numpy(outputs[0]), image).numpy())
+    return np.asarray(outputs[0][0])

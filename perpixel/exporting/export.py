@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from perpixel.checkpoints.format import Checkpoint
+from perpixel.data.dataset import Dataset
 from perpixel.data.datasets.folder import files_below
 from perpixel.data.datasets.synthetic import SyntheticStreets
 from perpixel.data.image_files import divide_files
@@ -20,12 +21,15 @@ from perpixel.exporting.check import (
     AGREEMENT,
     TOLERANCE,
     Comparison,
+    MIoU,
     compare,
+    compare_miou,
     onnx_runner,
     program_runner,
     torch_runner,
 )
 from perpixel.exporting.graph import make_graph, onnx_file, program_file, trace
+from perpixel.exporting.quantize import CALIBRATION_IMAGES, quantize
 from perpixel.inference.exported import MIN_SIDE
 from perpixel.inference.predictor import Predictor
 from perpixel.io.atomic import atomic_write
@@ -36,7 +40,9 @@ from perpixel.recipes.overrides import override_inference
 from perpixel.recipes.schema import Recipe
 
 MAX_IMAGES = 8
-"""The most images of a folder to compare on."""
+"""The most images of a folder or a data set to compare on."""
+MIOU_TOLERANCE = 0.1
+"""How much a file's mIoU may be below that of `predict`, 0..100; with INT8 the caller says."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +56,15 @@ class Timing:
 
 @dataclass(frozen=True)
 class ExportResult:
-    """An exported file, its comparison with `predict`, and latencies."""
+    """An exported file, its comparison with `predict`, and latencies.
+
+    `miou` is None without a labeled data set.
+    """
 
     path: Path
     comparisons: tuple[Comparison, ...]
     timings: tuple[Timing, ...]
+    miou: MIoU | None = None
 
 
 def export(
@@ -65,8 +75,12 @@ def export(
     dynamic: bool = False,
     logits: bool = False,
     check_on: Path | None = None,
+    labeled: Dataset | None = None,
+    calibration: Dataset | None = None,
+    miou_tolerance: float = 1.0,
     settings: Iterable[str] = (),
     seconds: float = 1,
+    progress: Callable[[int, int, str], None] = lambda *_: None,
 ) -> ExportResult:
     """Writes `out`, ONNX or, if it ends in .pt2, a torch.export program, checked against `predict`.
 
@@ -77,16 +91,27 @@ def export(
     compared with `predict` on `check_on`, an image or eight of a folder, or on built-in scenes:
     resized to `size`, or with `dynamic` in three sizes each. Timed trials take at most `seconds`.
 
-    Raises UsageError for another suffix, a size that is too small, and a `predict` that the file
-    cannot do, as with several scales; PerpixelError if the extra is not installed or the file
-    disagrees with `predict`. Nothing is written then.
+    On `labeled`, if given, the mIoU of both is compared, and `check_on` is by default eight of its
+    images. `calibration` makes an INT8 file, its ranges measured on up to 64 images: masks may then
+    differ from those of `predict`, as long as mIoU on `labeled` falls by `miou_tolerance` (0..100)
+    at most. `progress` is called with (images done, in all, what is done with them).
+
+    Raises UsageError for another suffix, a size that is too small, INT8 without ONNX or `labeled`,
+    and a `predict` that the file cannot do, as with several scales; PerpixelError if the extra is
+    not installed or the file disagrees with `predict`. Nothing is written then.
     """
     if out.suffix not in (".onnx", ".pt2"):
         raise UsageError(f"{out}: the name of an exported file must end in .onnx or .pt2")
+    if calibration is not None and out.suffix != ".onnx":
+        raise UsageError(f"{out}: INT8 needs ONNX: give the file a name that ends in .onnx")
+    if calibration is not None and labeled is None:
+        raise UsageError("INT8 needs a labeled data set, to compare mIoU with that of `predict`")
     if out.suffix == ".onnx":
         with needs_extra("ONNX (but not .pt2)", "export"):
             for name in ("onnx", "onnxscript", "onnxruntime"):
                 import_module(name)
+    if calibration is not None and len(calibration) == 0:
+        raise PerpixelError("the training split holds no images to calibrate on")
     recipe = override_inference(checkpoint.recipe, settings)
     checkpoint = replace(checkpoint, recipe=recipe)
     size = size or recipe.last_crop_size
@@ -97,7 +122,7 @@ def export(
         )
     images = [
         (name, resize_image(image, image_size))
-        for name, image in _read_images(check_on, size, recipe.input.bands)
+        for name, image in _read_images(check_on, labeled, size, recipe.input.bands)
         for image_size in (_sizes_near(image) if dynamic else [size])
     ]
     graph = make_graph(checkpoint, logits=logits)
@@ -120,6 +145,22 @@ def export(
     predictor = Predictor.from_checkpoint(checkpoint)
     comparisons = compare(run_file, run_torch, graph, predictor, images=images)
     _require_agreement(out, comparisons)
+    tolerance, image_size = MIOU_TOLERANCE, None if dynamic else size
+    if calibration is not None:
+        content = quantize(content, graph, _read_some(calibration, image_size, progress))
+        run_file, tolerance = onnx_runner(content, graph), miou_tolerance
+        comparisons = compare(run_file, run_torch, graph, predictor, images=images)
+    miou = None
+    if labeled is not None:
+        miou = compare_miou(
+            run_file,
+            graph,
+            predictor,
+            dataset=labeled,
+            size=image_size,
+            progress=lambda done, total: progress(done, total, "compare mIoU"),
+        )
+        _require_miou(out, miou, tolerance)
     atomic_write(out, content)
     timings = []
     for shape in dict.fromkeys(image.shape for _, image in images):
@@ -129,7 +170,7 @@ def export(
             for run in (run_file, run_torch)
         )
         timings.append(Timing((shape[0], shape[1]), file_latency, torch_latency))
-    return ExportResult(out, tuple(comparisons), tuple(timings))
+    return ExportResult(out, tuple(comparisons), tuple(timings), miou)
 
 
 def _require_expressible(recipe: Recipe, *, dynamic: bool, logits: bool) -> None:
@@ -185,11 +226,31 @@ def _sizes_near(image: Array) -> list[Size]:
     return [(max(h, MIN_SIDE), max(w, MIN_SIDE)) for h, w in [(height, width), *odd]]
 
 
-def _read_images(check_on: Path | None, size: Size, bands: Bands | None) -> list[tuple[str, Array]]:
-    """Returns named images to compare on: built-in scenes, one image, or some of a folder.
+def _read_some(
+    dataset: Dataset, size: Size | None, progress: Callable[[int, int, str], None]
+) -> Iterator[Array]:
+    """Yields up to CALIBRATION_IMAGES images, evenly spaced in `dataset`, resized to `size`."""
+    indices = _evenly_spaced(len(dataset), CALIBRATION_IMAGES)
+    for done, index in enumerate(indices, start=1):
+        image = dataset.image(index)
+        yield image if size is None else resize_image(image, size)
+        progress(done, len(indices), "calibrate")
+
+
+def _evenly_spaced(count: int, most: int) -> range:
+    return range(0, count, max(1, math.ceil(count / most)))
+
+
+def _read_images(
+    check_on: Path | None, labeled: Dataset | None, size: Size, bands: Bands | None
+) -> list[tuple[str, Array]]:
+    """Returns named images to compare on: one, some of a folder or of `labeled`, or scenes.
 
     Masks among a folder's images are left out.
     """
+    if check_on is None and labeled is not None:
+        indices = _evenly_spaced(len(labeled), MAX_IMAGES)
+        return [(labeled.sample_id(index), labeled.image(index)) for index in indices]
     if check_on is None:
         scenes = SyntheticStreets("val", count=2, size=size)
         return [(f"scenes {scenes.sample_id(index)}", scenes.image(index)) for index in (0, 1)]
@@ -198,8 +259,8 @@ def _read_images(check_on: Path | None, size: Size, bands: Bands | None) -> list
         files = [check_on / name for name in divide_files(check_on, files_below(check_on))[0]]
     if not files or not check_on.exists():
         raise UsageError(f"--check-on {check_on}: no images there")
-    files = files[:: math.ceil(len(files) / MAX_IMAGES)]
-    return [(path.name, read_image(path, bands=bands)) for path in files]
+    chosen = [files[index] for index in _evenly_spaced(len(files), MAX_IMAGES)]
+    return [(path.name, read_image(path, bands=bands)) for path in chosen]
 
 
 def _require_agreement(out: Path, comparisons: list[Comparison]) -> None:
@@ -212,4 +273,13 @@ def _require_agreement(out: Path, comparisons: list[Comparison]) -> None:
             f"{worst.size[1]}: {worst.agreement:.3%} of the pixels agree (at least {AGREEMENT:.1%} "
             f"must), and a logit is off by {worst.difference:.3g} where the largest is "
             f"{worst.largest:.3g} ({TOLERANCE:g} of it is the limit)"
+        )
+
+
+def _require_miou(out: Path, miou: MIoU, tolerance: float) -> None:
+    if not miou.drop <= tolerance:
+        raise PerpixelError(
+            f"{out}: not written, as its mIoU is {miou.file:.2f} where that of `predict` is "
+            f"{miou.predict:.2f} ({plural(miou.images, 'image')}): {miou.drop:.2f} less, and "
+            f"{tolerance:g} is the limit"
         )

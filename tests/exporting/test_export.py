@@ -3,6 +3,7 @@
 import io
 import json
 import runpy
+import shutil
 import subprocess
 import sys
 from copy import deepcopy
@@ -14,17 +15,17 @@ import torch
 from PIL import Image
 
 import perpixel
-from perpixel.checkpoints.format import Checkpoint, read_checkpoint
+from perpixel.checkpoints.format import Checkpoint, read_checkpoint, write_checkpoint
 from perpixel.data.datasets.camvid import CLASSES
 from perpixel.data.datasets.synthetic import SyntheticStreets
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.exporting import graph as graphs
-from perpixel.exporting.check import Comparison, onnx_runner
-from perpixel.exporting.export import ExportResult, export
+from perpixel.exporting.check import Comparison, MIoU, onnx_runner
+from perpixel.exporting.export import MIOU_TOLERANCE, ExportResult, _require_miou, export
 from perpixel.inference.predictor import Predictor
 from perpixel.io.images import read_image, read_mask, resize_image, write_image
 from perpixel.models.normalize import normalize
-from perpixel.recipes.schema import Recipe
+from perpixel.recipes.schema import Inference, Recipe
 
 onnx = pytest.importorskip("onnx", reason="the extra [export] is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra [export] is not installed")
@@ -365,3 +366,167 @@ def test_the_original_fcn_8s(tmp_path):
     assert min(agreements(checkpoint, out, images)) > 0.999
     with pytest.raises(UsageError, match="exported for one size: leave out --dynamic"):
         export(checkpoint, out, size=(72, 100), dynamic=True, seconds=0)
+
+
+class OwnMasks:
+    """Scenes whose labels are what a model predicts, so that its mIoU is 100."""
+
+    def __init__(self, checkpoint: Checkpoint, count: int, size: tuple[int, int]) -> None:
+        self.classes = CLASSES
+        self._scenes = SyntheticStreets("val", count=count, size=size)
+        self._predictor = Predictor.from_checkpoint(checkpoint)
+
+    def __len__(self) -> int:
+        return len(self._scenes)
+
+    def sample_id(self, index: int) -> str:
+        return self._scenes.sample_id(index)
+
+    def image(self, index: int, *, rows: object = None) -> np.ndarray:
+        return self._scenes.image(index)
+
+    def label(self, index: int) -> np.ndarray:
+        return self._predictor.predict(self.image(index)).mask
+
+
+CALIBRATION = SyntheticStreets("train", count=4, size=(64, 96))
+
+
+@pytest.fixture(scope="module")
+def int8(tmp_path_factory) -> tuple[Checkpoint, ExportResult]:
+    """The float file's own model, smaller than its scenes, in INT8."""
+    checkpoint = checkpoint_of(perpixel.override(FPN, ["inference.scales=[1.5]"]))
+    out = tmp_path_factory.mktemp("int8") / "fpn.onnx"
+    done = export(
+        checkpoint, out, size=(64, 96), labeled=OwnMasks(checkpoint, 2, (64, 96)),
+        calibration=CALIBRATION, miou_tolerance=60, seconds=0,
+    )  # fmt: skip
+    return checkpoint, done
+
+
+def test_an_int8_file_predicts_nearly_the_same(int8):
+    checkpoint, done = int8
+    scenes = SyntheticStreets("val", count=3, size=(64, 96))
+    assert (
+        min(agreements(checkpoint, done.path, [scenes.image(i) for i in range(3)])) > 0.8
+    )  # trained weights do better
+    assert done.miou.predict == 100
+    assert 40 < done.miou.file < 100
+    assert done.miou.images == 2
+    assert all(comparison.difference > 0.001 for comparison in done.comparisons)
+
+
+def test_the_network_alone_is_in_int8(int8, tmp_path):
+    checkpoint, done = int8
+    model = onnx.load(done.path)
+    onnx.checker.check_model(model)
+    by_output = {output: node for node in model.graph.node for output in node.output}
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    in_int8 = [
+        all(by_output[name].op_type == "DequantizeLinear" for name in node.input[:2])
+        for node in convolutions
+        if node.input[1] in by_output
+    ]
+    assert all(in_int8)
+    assert len(in_int8) == len(convolutions) - 2  # the first and the classifier are not
+    assert [by_output[name].op_type for name in ("logits", "mask")] == ["Conv", "Cast"]
+    about = {entry.key: json.loads(entry.value) for entry in model.metadata_props}
+    assert tuple(about["class_names"]) == CLASSES.names
+    single = export(checkpoint, tmp_path / "f.onnx", size=(64, 96), seconds=0)
+    assert done.path.stat().st_size < 0.5 * single.path.stat().st_size
+
+
+def test_int8_of_any_size_and_of_the_model_alone(tmp_path):
+    checkpoint = checkpoint_of(FPN)
+    for logits in (False, True):
+        done = export(
+            checkpoint, tmp_path / "m.onnx", size=(64, 96), dynamic=True, logits=logits,
+            labeled=OwnMasks(checkpoint, 2, (50, 70)), calibration=CALIBRATION,
+            miou_tolerance=60, seconds=0,
+        )  # fmt: skip
+        assert 40 < done.miou.file < 100
+        assert min(comparison.agreement for comparison in done.comparisons) > 0.7
+
+
+def test_an_int8_file_of_too_low_miou_is_not_written(tmp_path):
+    checkpoint = checkpoint_of(perpixel.override(FCN, SMALL))
+    with pytest.raises(PerpixelError, match=r"m.onnx: not written, as its mIoU is .* is 100\.00"):
+        export(
+            checkpoint, tmp_path / "m.onnx", size=(64, 96), calibration=CALIBRATION,
+            labeled=OwnMasks(checkpoint, 2, (64, 96)), miou_tolerance=0, seconds=0,
+        )  # fmt: skip
+    assert not any(tmp_path.iterdir())
+
+
+def test_int8_is_calibrated_on_the_training_split(mini, tmp_path, monkeypatch):
+    saved = tmp_path / "model.safetensors"
+    write_checkpoint(saved, checkpoint_of(perpixel.override(FCN, SMALL)))
+    seen = []
+
+    def quantize(content, graph, images):
+        seen.extend(images)
+        return content
+
+    monkeypatch.setattr("perpixel.exporting.export.quantize", quantize)
+    steps = []
+    done = perpixel.export(
+        saved, tmp_path / "m.onnx", size=(48, 64), data=mini, int8=True, seconds=0,
+        progress=lambda *step: steps.append(step),
+    )  # fmt: skip
+    expected = [read_image(path) for path in sorted((mini / "train").glob("*.png"))]
+    assert len(seen) == len(expected) == 12
+    assert all(np.array_equal(*pair) for pair in zip(seen, expected, strict=True))
+    assert [comparison.image for comparison in done.comparisons] == [
+        "val/00.png", "val/01.png", "val/02.png",
+    ]  # fmt: skip
+    assert done.miou.predict == pytest.approx(perpixel.evaluate(saved, data=mini).miou)
+    assert done.miou.file == pytest.approx(done.miou.predict, abs=0.1)
+    assert {(12, 12, "calibrate"), (3, 3, "compare mIoU")} <= set(steps)
+
+
+def test_int8_needs_onnx_labels_and_training_images(mini, tmp_path):
+    checkpoint = checkpoint_of(perpixel.override(FCN, SMALL))
+    saved, out = tmp_path / "model.safetensors", tmp_path / "m.onnx"
+    write_checkpoint(saved, checkpoint)
+    with pytest.raises(UsageError, match=r"m\.pt2: INT8 needs ONNX"):
+        perpixel.export(saved, tmp_path / "m.pt2", int8=True, data=mini)
+    with pytest.raises(UsageError, match="'camvid' needs the folder that holds it: --data"):
+        perpixel.export(saved, out, int8=True)
+    with pytest.raises(UsageError, match="INT8 needs a labeled data set"):
+        export(checkpoint, out, calibration=CALIBRATION)
+    for missing in ("train", "valannot"):
+        part = tmp_path / f"without {len(missing)}"
+        shutil.copytree(mini, part)
+        shutil.rmtree(part / missing)
+        with pytest.raises(PerpixelError, match=f"/{missing}/"):
+            perpixel.export(saved, out, int8=True, data=part)
+    empty = SyntheticStreets("train", count=0, size=(64, 96))
+    with pytest.raises(PerpixelError, match="training split holds no images"):
+        export(checkpoint, out, calibration=empty, labeled=CALIBRATION)
+    assert not out.exists()
+
+
+def test_a_file_of_other_masks_than_predict_is_refused_by_its_miou(tmp_path):
+    """On images that the comparison by pixel does not see."""
+    checkpoint = checkpoint_of(perpixel.override(FCN, SMALL))
+    agreeing = OwnMasks(checkpoint, 2, (64, 96))
+    done = export(checkpoint, tmp_path / "m.pt2", size=(64, 96), labeled=agreeing, seconds=0)
+    assert done.miou.file == pytest.approx(100, abs=0.1)
+    with pytest.raises(PerpixelError, match=r"its mIoU is 99\.80 .* 100\.00 \(2 images\): 0\.20"):
+        _require_miou(tmp_path / "m.pt2", MIoU(100, 99.8, 2), MIOU_TOLERANCE)
+
+
+def test_every_inference_setting_is_in_the_graph_or_refused(tmp_path):
+    """Settings that change masks of `predict`; the other tests show which a file follows."""
+    refused = {"mode": '"slide"', "flip": "true", "scales": "[1,1.5]"}
+    in_the_graph = {"base_size", "resize_to_multiple", "pad_to", "resize_logits_twice"}
+    of_windows_and_averages = {"window_size", "stride", "tta_average"}
+    assert {*refused, *in_the_graph, *of_windows_and_averages} == set(Inference.model_fields)
+    checkpoint = checkpoint_of(perpixel.override(FCN, SMALL))
+    for name, value in refused.items():
+        with pytest.raises(UsageError, match=f"with inference.{name}="):
+            export(checkpoint, tmp_path / "m.pt2", settings=[f"inference.{name}={value}"])
+    changes = ["resize_to_multiple=32", "pad_to=70x130", "resize_logits_twice=true"]
+    for change in [changes[:1], changes[1:], ["base_size=90x60", changes[2]]]:
+        settings = [f"inference.{setting}" for setting in change]
+        export(checkpoint, tmp_path / "m.pt2", size=(60, 90), settings=settings, seconds=0)
