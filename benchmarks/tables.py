@@ -112,8 +112,9 @@ def backbones_table(result: Mapping[str, Any]) -> str:
     padded = sum("padded" in kind for kind in kinds)
     one_size = sum("own size only" in kind for kind in kinds)
     failing = sum("fails" in kind for kind in kinds)
+    script = result["command"].split()[0]  # single backbones may have been measured anew
     lines = [
-        f"`python {result['command']}` with torch {result['machine']['torch']}: of {len(rows)} "
+        f"`python {script}` with torch {result['machine']['torch']}: of {len(rows)} "
         f"backbones {any_size} take all three sizes as they are, {padded} are padded for some of "
         f"them, {one_size} take their own size only, and {failing} ends in an error.",
         "",

@@ -255,7 +255,9 @@ def _other_input(recipe: Recipe) -> list[str]:
         return []
     if changes := differences(recipe.input, recipe.input.model_copy(update=expected)):
         return [
-            "as ImageNet weights they expect another input (recipe -> there): " + "; ".join(changes)
+            f"as ImageNet weights they expect another input (recipe -> there): {'; '.join(changes)}"
+            f"; to take theirs: --set input.mean={[*expected['mean']]} "
+            f"--set input.std={[*expected['std']]}"
         ]
     return []
 

@@ -88,7 +88,7 @@ def compare(
     """
     import perpixel
     from perpixel.comparison import table
-    from perpixel.comparison.backbones import fetch_weights, plan
+    from perpixel.comparison.backbones import check_folder, fetch_weights, plan
     from perpixel.comparison.compare import compare as run
     from perpixel.data.registry import open_dataset
     from perpixel.runtime.device import resolve_device
@@ -122,6 +122,7 @@ def compare(
         eval_dataset=eval_dataset,
         size=measured,
     )
+    check_folder(out, planned)
     fetch_weights([(changed, out / name) for name, (changed, _) in planned.items()])
 
     def train(changed: "Recipe", folder: Path) -> "Run":

@@ -1,6 +1,6 @@
 """A recipe with other backbones, and what refuses them before the first training."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from perpixel.checkpoints import zoo
@@ -16,7 +16,7 @@ from perpixel.models.timm_backbone import (
 from perpixel.profiling.flops import Count, count
 from perpixel.recipes.base import Size
 from perpixel.recipes.models import Backbone, Timm
-from perpixel.recipes.overrides import override
+from perpixel.recipes.overrides import differences, load, override
 from perpixel.recipes.published import imagenet
 from perpixel.recipes.schema import Download, Input, Recipe
 from perpixel.training.checkpoint import list_checkpoints
@@ -120,6 +120,24 @@ def plan(
             problems[name] = error
     _refuse(problems, total=len(names))
     return planned
+
+
+def check_folder(out: Path, planned: Mapping[str, tuple[Recipe, Count]]) -> None:
+    """Raises UsageError where the folder holds runs that the table would leave out, or of another
+    recipe, whose table would be replaced."""
+    there = {file.parent.name: file for file in sorted(out.glob("*/recipe.json"))}
+    if others := [name for name in there if name not in planned]:
+        raise UsageError(
+            f"{out} also holds {plural(len(others), 'run')}, which the table would leave out "
+            f"({', '.join(others)}): name them with --backbones, too, or another folder with --out"
+        )
+    for name, file in there.items():
+        run = load(file.read_text(), origin=str(file))
+        if changes := differences(run, planned[name][0]):
+            raise UsageError(
+                f"{file.parent} is a run with other settings (there -> now): {'; '.join(changes)}. "
+                f"Name another folder with --out"
+            )
 
 
 def fetch_weights(recipes: Iterable[tuple[Recipe, Path]]) -> None:

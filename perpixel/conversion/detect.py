@@ -376,17 +376,22 @@ def _choose_toolkit(toolkit: str, tensors: Mapping[str, Tensor]) -> Toolkit:
     """
     require_known(toolkit, ("auto", *TOOLKITS), f"no toolkit is called {toolkit!r}")
     with_head = _with_head(tensors)
+    if any(file.anchor in tensors for file in IMAGENET_FILES):  # one has a torchvision head's name
+        with_head = {}
     if toolkit in with_head:
         return TOOLKITS[toolkit]
     if with_head and toolkit == "auto":
         return TOOLKITS[max(with_head, key=lambda name: with_head[name])]
     if with_head:
         raise PerpixelError(f"these are not {toolkit}'s names, but {' or '.join(with_head)}'s")
-    if any(name.endswith(_CLASSIFICATION) for name in tensors):
+    classification = (*_CLASSIFICATION, *(file.anchor for file in IMAGENET_FILES))
+    if any(name.endswith(classification) for name in tensors):
         raise PerpixelError(
             "this is a classification model, such as ImageNet pre-training gives, without a "
             "segmentation head to convert; `perpixel train --init` takes a ResNet's by "
-            "torchvision's, timm's or open-mmlab's names, and VGG-16's and CaffeNet's by Caffe's"
+            "torchvision's, timm's or open-mmlab's names, VGG-16's and CaffeNet's by Caffe's, and "
+            "those of timm's backbones by timm's names (MobileNetV2's by torchvision's, too, and "
+            "EfficientNet-Lite's by EfficientNet-PyTorch's)"
         )
     first = ", ".join(list(tensors)[:3]) or "none at all"
     raise PerpixelError(

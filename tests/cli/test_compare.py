@@ -189,20 +189,6 @@ def test_a_recipes_own_file_of_weights_is_its_own_backbones():
     assert with_backbone(recipe, "resnet50", pretrained=False).train.pretrained is None
 
 
-def test_a_run_that_fails_does_not_cost_the_others(compare, out):
-    assert compare(names=["test_efficientnet"])[0] == 0
-    code, printed, err = compare("--set", "train.steps=3")  # which the finished run is not of
-    assert code == 1
-    assert "1 of 2 backbones failed" in err
-    assert "test_efficientnet: " in err
-    assert "train.steps: 2 -> 3" in err
-    assert "resnet18" in printed
-    assert "test_efficientnet" not in printed
-    assert [row["backbone"] for row in content(out)["backbones"]] == ["resnet18"]
-    assert list(content(out)["failed"]) == ["test_efficientnet"]
-    assert "test_efficientnet failed" in (out / "comparison.md").read_text()
-
-
 def test_a_mistake_in_a_models_code_does_not_cost_the_others(compare, out, monkeypatch):
     forward = resnet.ResNet.forward
 
@@ -217,9 +203,13 @@ def test_a_mistake_in_a_models_code_does_not_cost_the_others(compare, out, monke
     assert "Traceback" in err
     assert "resnet18: ZeroDivisionError: of a test" in err
     assert "test_efficientnet" in printed
-    code, _, err = compare(names=["resnet18"])
+    assert "resnet18" not in printed
+    assert [row["backbone"] for row in content(out)["backbones"]] == ["test_efficientnet"]
+    assert list(content(out)["failed"]) == ["resnet18"]
+    assert "resnet18 failed" in (out / "comparison.md").read_text()
+    code, _, err = compare()
     assert code == 1
-    assert "1 of 1 backbone failed" in err
+    assert "1 of 2 backbones failed" in err
 
 
 @pytest.mark.parametrize(
@@ -251,3 +241,16 @@ def test_torchrun_is_refused(compare, monkeypatch):
 
     with pytest.raises(perpixel.UsageError, match="compare is one process"):
         function(FPN, "resnet18", Path("out"))
+
+
+def test_a_table_is_not_replaced_by_another(compare, out):
+    """Neither by one without runs that are there, nor by one of other settings."""
+    assert compare()[0] == 0
+    before = (out / "comparison.md").read_text()
+    code, _, err = compare(names=NAMES[:1])
+    assert code == 2
+    assert f"also holds 1 run, which the table would leave out ({NAMES[1]})" in err
+    code, _, err = compare("--set", "optimizer.lr=0.5")
+    assert code == 2
+    assert "is a run with other settings (there -> now): optimizer.lr: " in err
+    assert (out / "comparison.md").read_text() == before

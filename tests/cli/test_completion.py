@@ -40,7 +40,7 @@ SETTING = "perpixel train camvid/semantic_fpn_r18 --set "
         (f"{SETTING}train.final_phase.", ["fraction=", "crop_size="]),
         (f"{SETTING}model.backbone.dep", ["18", "34", "50", "101"]),
         (f"{SETTING}loss.avg_non", ["false", "true"]),
-        (f"{SETTING}optimizer.l", ["lr="]),
+        (f"{SETTING}optimizer.l", ["lr=", "layer_decay="]),
         (f"{SETTING}nothing", []),
     ],
 )

@@ -142,7 +142,11 @@ def test_a_vit_without_a_classifier_has_the_layers_of_one_with():
     for name, last in names.items():
         recipe = perpixel.override(
             perpixel.recipe("linear/dinov2_vits14"),
-            [f"model.backbone.name={name}", "optimizer.layer_decay=0.5"],
+            [
+                f"model.backbone.name={name}",
+                "model.backbone.as_published=false",
+                "optimizer.layer_decay=0.5",
+            ],
         )
         found = scales(recipe)
         for layer in range(12):
