@@ -68,10 +68,7 @@ def compare(
         ),
     ] = None,
     device: options.Device = "auto",
-    workers: Annotated[
-        int | None,
-        typer.Option(min=0, help="Processes that load images; they do not change the runs."),
-    ] = None,
+    workers: options.Workers = None,
     quiet: Annotated[
         bool, typer.Option("--quiet", help="Print warnings, final scores and the table only.")
     ] = False,
@@ -80,8 +77,8 @@ def compare(
 
     Head, schedule, data and seed are the same for all. Backbones that the recipe cannot have are
     refused before the first training. Each run is DIR/NAME; the same command resumes them, trains
-    none that is finished, and takes more backbones. In the end the latency of all models is
-    measured in a row, and DIR gets comparison.md, comparison.png and comparison.json.
+    none that is finished, and takes more backbones beside those before. In the end the latency of
+    all models is measured in a row, and DIR gets comparison.md, comparison.png and comparison.json.
 
     Example: perpixel compare folder/balanced --backbones resnet18,mobilenetv2_100,pvt_v2_b0 --data
     photos --out runs/backbones

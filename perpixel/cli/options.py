@@ -46,6 +46,10 @@ JsonFile = Annotated[
 Device = Annotated[
     str, typer.Option(help="auto, cpu, cuda or cuda:N; auto is CUDA if there is a GPU.")
 ]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", min=0, help="Processes that load images; they do not change a run."),
+]
 Precision = Annotated[
     str,
     typer.Option(

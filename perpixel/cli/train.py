@@ -83,10 +83,7 @@ def train(
         ),
     ] = None,
     device: options.Device = "auto",
-    workers: Annotated[
-        int | None,
-        typer.Option(min=0, help="Processes that load images; they do not change the run."),
-    ] = None,
+    workers: options.Workers = None,
     deterministic: Annotated[
         bool,
         typer.Option("--deterministic", help="Bit-identical runs on CUDA, too; slower."),

@@ -131,7 +131,7 @@ class ExportedPredictor:
         for group in groups:
             try:
                 masks.extend(self._session.run(["mask"], {"images": np.stack(group)})[0])
-            except Exception as error:
+            except Exception as error:  # as above, its classes have no common base
                 if not any(sign in str(error) for sign in _OUT_OF_MEMORY):
                     raise
                 raise OutOfMemoryError(

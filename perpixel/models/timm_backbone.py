@@ -210,8 +210,6 @@ def _create(spec: Timm) -> nn.Module:
             raise TypeError("drop_path_rate changes nothing in it")
         if trunk is not None:
             trunk.change(body)
-    except UsageError:
-        raise
     except Exception as error:  # a model may refuse by any: RuntimeError, TypeError, an assertion
         if "drop_path_rate" in str(error):
             raise UsageError(
