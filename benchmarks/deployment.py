@@ -2,10 +2,11 @@
 
     python benchmarks/deployment.py --data CamVid [--model MODEL] [--size 360x480] [--seconds 2]
 
-Exports the model as float32 and INT8 files, as `perpixel export` does. Each runtime takes uint8
-images of one size to masks: latency is measured on one and on all threads, runtime after runtime,
-mIoU on the evaluation split. OpenVINO is left out where it is not installed (`pip install
-openvino`). Writes benchmarks/results/deployment.json and its table in docs/deployment.md.
+Exports the model with float32, float16 and INT8 weights, as `perpixel export` does. Each runtime
+takes uint8 images of one size to masks: latency is measured on one and on all threads, runtime
+after runtime, mIoU on the evaluation split. OpenVINO is left out where it is not installed
+(`pip install openvino`). Writes benchmarks/results/deployment.json and its table in
+docs/deployment.md.
 """
 
 import argparse
@@ -45,6 +46,8 @@ Masks = Callable[[Array], Array]
 
 CPU = torch.device("cpu")
 BASELINE = "ONNX Runtime, float32"
+FILES = {"float32": {}, "float16 weights": {"half": True}, "INT8": {"int8": True}}
+"""What `perpixel.export` is asked for, by the file's name."""
 
 
 def runtimes(model: str, folder: Path, *, threads: int) -> dict[str, Masks]:
@@ -55,7 +58,7 @@ def runtimes(model: str, folder: Path, *, threads: int) -> dict[str, Masks]:
         predictor = perpixel.load(model, device="cpu", precision=precision)
         made[f"PyTorch, {precision}"] = lambda image, one=predictor: one.predict(image).mask
     graph = make_graph(zoo.find(model), logits=False)
-    for name in ("float32", "INT8"):
+    for name in FILES:
         run = onnx_runner((folder / f"{name}.onnx").read_bytes(), graph)
         made[f"ONNX Runtime, {name}"] = lambda image, run=run: run(graph.preprocess(image))[0][0]
     if find_spec("openvino"):
@@ -104,15 +107,18 @@ def table(result: Mapping[str, Any]) -> str:
     lines = [
         f"`python {result['command']}` on {machine['cpu']}, {machine['cores']} cores, {versions}:",
         "",
-        f"| | mIoU | {' | '.join(heads)} | times faster |",
-        f"|---|---:|{'---:|' * len(heads)}---:|",
+        f"| | file | mIoU | {' | '.join(heads)} | times faster |",
+        f"|---|---:|---:|{'---:|' * len(heads)}---:|",
     ]
     baseline = rows[BASELINE]["latency_ms"][counts[-1]]["p50"]
     for name, row in rows.items():
         times = [f"{digits(one['p50'])}, {digits(one['p90'])} ms"
                  for one in row["latency_ms"].values()]  # fmt: skip
         faster = baseline / row["latency_ms"][counts[-1]]["p50"]
-        lines.append(f"| {name} | {row['miou']:.2f} | {' | '.join(times)} | {faster:.2f} |")
+        file = f"{row['file_mb']:.1f} MB" if "file_mb" in row else ""
+        lines.append(
+            f"| {name} | {file} | {row['miou']:.2f} | {' | '.join(times)} | {faster:.2f} |"
+        )
     return "\n".join(lines)
 
 
@@ -136,16 +142,18 @@ def main() -> None:
     with TemporaryDirectory() as name, progress_bar("export") as update:
         folder = Path(name)
         export = partial(perpixel.export, chosen.model, size=size, seconds=0, progress=update)
-        export(folder / "float32.onnx")
-        export(folder / "INT8.onnx", int8=True, data=chosen.data)
+        for file, words in FILES.items():
+            data = chosen.data if file == "INT8" else None
+            path = export(folder / f"{file}.onnx", **words, data=data).path
+            measured[f"ONNX Runtime, {file}"] = {"file_mb": path.stat().st_size / 1e6}
         image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
         for threads in sorted({1, cores()}):
             ways = runtimes(chosen.model, folder, threads=threads)
             for way_name, way in ways.items():
                 found = latency(partial(way, image), CPU, seconds=chosen.seconds)
                 print(f"{threads}: {way_name:24} {digits(found.p50)}, {digits(found.p90)} ms")
-                row = measured.setdefault(way_name, {"latency_ms": {}})
-                row["latency_ms"][str(threads)] = {"p50": found.p50, "p90": found.p90}
+                row = measured.setdefault(way_name, {}).setdefault("latency_ms", {})
+                row[str(threads)] = {"p50": found.p50, "p90": found.p90}
         for way_name, miou in mious(ways, chosen.model, chosen.data, size=size).items():
             measured[way_name]["miou"] = miou
     libraries = ("torch", "onnxruntime", *(["openvino"] if find_spec("openvino") else []))

@@ -581,8 +581,8 @@ _EXPORT = [
         "exporting/test_export.py",
         (
             "export/masks or logits must agree, not both",
-            "self.agreement >= AGREEMENT and self.difference",
-            "self.agreement >= AGREEMENT or self.difference",
+            "self.agreement >= limits.agreement and self.difference",
+            "self.agreement >= limits.agreement or self.difference",
         ),
         (
             "export/file compared with itself",

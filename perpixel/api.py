@@ -275,6 +275,7 @@ def export(
     dataset: str | None = None,
     int8: bool = False,
     miou_tolerance: float = 1.0,
+    half: bool = False,
     settings: Iterable[str] = (),
     seconds: float = 1,
     progress: Callable[[int, int, str], None] = lambda *_: None,
@@ -285,9 +286,10 @@ def export(
     size, to masks; with `logits` normalized images to logits. data: a data set's root, whose
     evaluation split gives mIoU of the file and of `predict`. dataset: another data set of the
     model's classes than its own. int8: quantizes the network, calibrated on the training split,
-    if mIoU falls by `miou_tolerance` (0..100) at most. settings: changes of how its recipe sees
-    images, as "inference.scales=[1]". See perpixel.exporting.export.export. Raises
-    PerpixelError, and writes nothing, when they disagree or no file can do what `predict` does.
+    if mIoU falls by `miou_tolerance` (0..100) at most. half: stores weights in float16. settings:
+    changes of how its recipe sees images, as "inference.scales=[1]". See
+    perpixel.exporting.export.export. Raises PerpixelError, and writes nothing, when they disagree
+    or no file can do what `predict` does.
     """
     from perpixel.checkpoints import zoo
     from perpixel.data.dataset import require_classes
@@ -319,6 +321,7 @@ def export(
         labeled=labeled,
         calibration=calibration,
         miou_tolerance=miou_tolerance,
+        half=half,
         settings=settings,
         seconds=seconds,
         progress=progress,

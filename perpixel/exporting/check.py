@@ -18,10 +18,22 @@ from perpixel.io.images import Array, Size
 
 Runner = Callable[[Tensor], Outputs]
 
-AGREEMENT = 0.999
-"""The least fraction of an image's pixels whose class must be that of `predict`."""
-TOLERANCE = 1e-3
-"""The largest error of a logit, as a fraction of the image's largest logit."""
+
+@dataclass(frozen=True)
+class Limits:
+    """How far a file may be from `predict` on one image.
+
+    `agreement` is the least fraction of the pixels whose class must be the same, `difference` the
+    largest error of a logit, as a fraction of the image's largest logit.
+    """
+
+    agreement: float
+    difference: float
+
+
+EXACT = Limits(agreement=0.999, difference=1e-3)
+HALF = Limits(agreement=0.99, difference=1e-2)
+"""Of weights that are rounded to float16."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +47,10 @@ class Comparison:
     largest: float
     agreement: float
 
-    @property
-    def agrees(self) -> bool:
+    def agrees(self, limits: Limits = EXACT) -> bool:
         """Whether pixel agreement and largest error are within limits; NaN fails."""
-        return self.agreement >= AGREEMENT and self.difference <= TOLERANCE * self.largest
+        largest = limits.difference * self.largest
+        return self.agreement >= limits.agreement and self.difference <= largest
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,10 @@ from perpixel.data.datasets.synthetic import SyntheticStreets
 from perpixel.data.image_files import divide_files
 from perpixel.errors import PerpixelError, UsageError, needs_extra, plural
 from perpixel.exporting.check import (
-    AGREEMENT,
-    TOLERANCE,
+    EXACT,
+    HALF,
     Comparison,
+    Limits,
     MIoU,
     compare,
     compare_miou,
@@ -29,7 +30,7 @@ from perpixel.exporting.check import (
     torch_runner,
 )
 from perpixel.exporting.graph import make_graph, onnx_file, program_file, trace
-from perpixel.exporting.quantize import CALIBRATION_IMAGES, quantize
+from perpixel.exporting.quantize import CALIBRATION_IMAGES, halve_weights, quantize
 from perpixel.inference.exported import MIN_SIDE
 from perpixel.inference.predictor import Predictor
 from perpixel.io.atomic import atomic_write
@@ -78,6 +79,7 @@ def export(
     labeled: Dataset | None = None,
     calibration: Dataset | None = None,
     miou_tolerance: float = 1.0,
+    half: bool = False,
     settings: Iterable[str] = (),
     seconds: float = 1,
     progress: Callable[[int, int, str], None] = lambda *_: None,
@@ -94,16 +96,21 @@ def export(
     On `labeled`, if given, the mIoU of both is compared, and `check_on` is by default eight of its
     images. `calibration` makes an INT8 file, its ranges measured on up to 64 images: masks may then
     differ from those of `predict`, as long as mIoU on `labeled` falls by `miou_tolerance` (0..100)
-    at most. `progress` is called with (images done, in all, what is done with them).
+    at most. `half` stores weights in float16, within wider limits (HALF in exporting/check.py).
+    `progress` is called with (images done, in all, what is done with them).
 
-    Raises UsageError for another suffix, a size that is too small, INT8 without ONNX or `labeled`,
-    and a `predict` that the file cannot do, as with several scales; PerpixelError if the extra is
-    not installed or the file disagrees with `predict`. Nothing is written then.
+    Raises UsageError for another suffix, a size that is too small, INT8 or float16 without ONNX,
+    both at once, INT8 without `labeled`, and a `predict` that the file cannot do, as with several
+    scales; PerpixelError if the extra is not installed or the file disagrees with `predict`.
+    Nothing is written then.
     """
     if out.suffix not in (".onnx", ".pt2"):
         raise UsageError(f"{out}: the name of an exported file must end in .onnx or .pt2")
-    if calibration is not None and out.suffix != ".onnx":
-        raise UsageError(f"{out}: INT8 needs ONNX: give the file a name that ends in .onnx")
+    if calibration is not None and half:
+        raise UsageError("a file's weights are either INT8 or float16: leave out one of them")
+    if (calibration is not None or half) and out.suffix != ".onnx":
+        kind = "float16" if half else "INT8"
+        raise UsageError(f"{out}: {kind} needs ONNX: give the file a name that ends in .onnx")
     if calibration is not None and labeled is None:
         raise UsageError("INT8 needs a labeled data set, to compare mIoU with that of `predict`")
     if out.suffix == ".onnx":
@@ -144,7 +151,12 @@ def export(
     run_torch = torch_runner(graph)
     predictor = Predictor.from_checkpoint(checkpoint)
     comparisons = compare(run_file, run_torch, graph, predictor, images=images)
-    _require_agreement(out, comparisons)
+    _require_agreement(out, comparisons, EXACT)
+    if half:
+        content = halve_weights(content)
+        run_file = onnx_runner(content, graph)
+        comparisons = compare(run_file, run_torch, graph, predictor, images=images)
+        _require_agreement(out, comparisons, HALF)
     tolerance, image_size = MIOU_TOLERANCE, None if dynamic else size
     if calibration is not None:
         content = quantize(content, graph, _read_some(calibration, image_size, progress))
@@ -263,16 +275,16 @@ def _read_images(
     return [(path.name, read_image(path, bands=bands)) for path in chosen]
 
 
-def _require_agreement(out: Path, comparisons: list[Comparison]) -> None:
-    failed = [comparison for comparison in comparisons if not comparison.agrees]
+def _require_agreement(out: Path, comparisons: list[Comparison], limits: Limits) -> None:
+    failed = [comparison for comparison in comparisons if not comparison.agrees(limits)]
     if failed:
         worst = min(failed, key=lambda comparison: comparison.agreement)
         raise PerpixelError(
             f"{out}: not written, as it disagrees with `predict` on {len(failed)} of "
             f"{plural(len(comparisons), 'image')}. The worst, {worst.image} at {worst.size[0]}x"
-            f"{worst.size[1]}: {worst.agreement:.3%} of the pixels agree (at least {AGREEMENT:.1%} "
-            f"must), and a logit is off by {worst.difference:.3g} where the largest is "
-            f"{worst.largest:.3g} ({TOLERANCE:g} of it is the limit)"
+            f"{worst.size[1]}: {worst.agreement:.3%} of the pixels agree (at least "
+            f"{limits.agreement:.1%} must), and a logit is off by {worst.difference:.3g} where the "
+            f"largest is {worst.largest:.3g} ({limits.difference:g} of it is the limit)"
         )
 
 

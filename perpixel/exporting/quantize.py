@@ -1,4 +1,4 @@
-"""INT8 files: static quantization of an exported network by ONNX Runtime."""
+"""Smaller files: static quantization of an exported network by ONNX Runtime, float16 weights."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 CALIBRATION_IMAGES = 64
 """The most training images that the ranges of the activations are measured on."""
 _LAYERS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
-_QUANTIZED = [*_LAYERS, "Add", "AveragePool", "Clip", "Concat", "MaxPool", "Relu", "Resize"]
+_QUANTIZED = [
+    *_LAYERS,
+    *("Add", "AveragePool", "Clip", "Concat", "Gather", "MaxPool", "Relu", "Resize", "Transpose"),
+]
 
 
 def quantize(content: bytes, graph: Graph, images: Iterable[Array]) -> bytes:
@@ -26,13 +29,14 @@ def quantize(content: bytes, graph: Graph, images: Iterable[Array]) -> bytes:
 
     Weights are int8 with a scale per output channel, activations uint8 between the extremes seen
     on `images`, uint8 RGB [H, W, 3]; QuantizeLinear and DequantizeLinear nodes (QDQ) hold the
-    scales. All before and after the network stays as it is, and so do its first and last layers,
-    which cost little time and most accuracy.
+    scales. All before and after the network stays as it is, and so does its first layer: of three
+    channels in, it is slower in INT8.
     """
     import onnx
     from onnxruntime.quantization import QuantType, quantize_static
 
     model = onnx.load_from_string(content)
+    _gather_doublings(model)
     with TemporaryDirectory() as folder, mute_logger("root"):  # it advises to optimize first
         path = Path(folder) / "int8.onnx"
         quantize_static(
@@ -53,6 +57,68 @@ def quantize(content: bytes, graph: Graph, images: Iterable[Array]) -> bytes:
     return result
 
 
+def halve_weights(content: bytes) -> bytes:
+    """Returns the ONNX file `content` with its layers' weights in float16, cast back in the graph.
+
+    Runtimes cast once, when they open the file, and compute in float32 as before. Biases, and
+    weights beyond float16's largest number, 65504, stay as they are.
+    """
+    import onnx
+    from onnx import helper, numpy_helper
+
+    model = onnx.load_from_string(content)
+    weights = {node.input[1] for node in model.graph.node if node.op_type in _LAYERS}
+    casts = []
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if tensor.name in weights and np.abs(values).max() <= np.finfo(np.float16).max:
+            name, half = tensor.name, f"{tensor.name}_float16"
+            tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), half))
+            casts.append(helper.make_node("Cast", [half], [name], to=onnx.TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    result: bytes = model.SerializeToString()
+    return result
+
+
+def _gather_doublings(model: "ModelProto") -> None:
+    """Puts two Gather nodes in place of every nearest upsampling by 2, channels last.
+
+    ONNX Runtime's 8-bit layers have the channels last, too, so that its optimizer drops the
+    Transpose nodes; its Resize takes one value at a time then, Gather all channels of a pixel.
+    Where sizes are not known, and where they do not double, Resize stays.
+    """
+    from onnx import helper, numpy_helper
+
+    sizes = {
+        value.name: [side.dim_value for side in value.type.tensor_type.shape.dim[2:]]
+        for value in model.graph.value_info
+    }
+    nodes = []
+    for node in model.graph.node:
+        nearest = any(attribute.s == b"nearest" for attribute in node.attribute)
+        new = sizes.get(node.output[0], [0, 0])
+        if not nearest or not all(new) or new != [2 * side for side in sizes[node.input[0]]]:
+            nodes.append(node)
+            continue
+        value, name = node.input[0], f"{node.output[0]}_channels_last"
+        nodes.append(helper.make_node("Transpose", [value], [name], name, perm=[0, 2, 3, 1]))
+        for axis, side in enumerate(new, start=1):
+            value, name = name, f"{name}_{axis}"
+            index = numpy_helper.from_array(np.arange(side) // 2, f"{name}_index")
+            model.graph.initializer.append(index)
+            nodes.append(helper.make_node("Gather", [value, index.name], [name], name, axis=axis))
+        nodes.append(
+            helper.make_node("Transpose", [name], [node.output[0]], node.name, perm=[0, 3, 1, 2])
+        )
+    used = {name for node in nodes for name in node.input}
+    tensors = [tensor for tensor in model.graph.initializer if tensor.name in used]
+    del model.graph.node[:], model.graph.initializer[:]
+    model.graph.node.extend(nodes)
+    model.graph.initializer.extend(tensors)
+
+
 def _float_nodes(model: "ModelProto") -> list[str]:
     """Returns the names of the nodes that stay in float.
 
@@ -68,7 +134,7 @@ def _float_nodes(model: "ModelProto") -> list[str]:
             needed.update(node.input)
     network = [node for node in model.graph.node if (after & needed).intersection(node.output)]
     layers = [node.name for node in network if node.op_type in _LAYERS]
-    quantized = {node.name for node in network} - {layers[0], layers[-1]}
+    quantized = {node.name for node in network} - {layers[0]}
     return [node.name for node in model.graph.node if node.name not in quantized]
 
 

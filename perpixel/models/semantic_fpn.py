@@ -74,18 +74,24 @@ class SemanticFPNHead(nn.Module):
                 levels[fine + 1], size=levels[fine].shape[-2:], mode="nearest"
             )
         upsample = partial(interpolate, mode="bilinear", align_corners=self._align_corners)
-        scaled = []
+        halves: list[Tensor] = []
         for level, convs in enumerate(self.scales):
             feature = self.output[level](levels[level])
-            for conv in cast(nn.ModuleList, convs):
-                feature = conv(feature)
-                if level > 0:  # from its own stride to stride 4, one doubling per convolution
+            for index, conv in enumerate(cast(nn.ModuleList, convs)):
+                if index > 0:  # from its own stride to stride 4, one doubling per convolution
                     feature = upsample(feature, scale_factor=2.0)
-            scaled.append(feature)
-        merged, size = scaled[0], scaled[0].shape[-2:]
-        unknown = any(isinstance(side, SymInt) for x in scaled for side in x.shape[-2:])
-        for feature in scaled[1:]:  # at odd sizes doubling overshoots by a few pixels
-            if unknown or feature.shape[-2:] != size:  # in an export for any size
+                feature = conv(feature)
+            if level == 0:
+                merged, size = feature, feature.shape[-2:]
+                known = not any(isinstance(side, SymInt) for side in size)
+            elif known and halves and halves[-1].shape == feature.shape:
+                # Upsampling is linear: one for the sum does for both.
+                halves[-1] = halves[-1] + feature
+            else:
+                halves.append(feature)
+        for half in halves:
+            feature = upsample(half, scale_factor=2.0)
+            if not known or feature.shape[-2:] != size:  # at odd sizes doubling overshoots
                 feature = upsample(feature, size=list(size))
             merged = merged + feature
         logits: Tensor = self.classifier(self.dropout(merged))

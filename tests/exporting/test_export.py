@@ -6,6 +6,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+import zipfile
 from copy import deepcopy
 from pathlib import Path
 
@@ -20,8 +21,9 @@ from perpixel.data.datasets.camvid import CLASSES
 from perpixel.data.datasets.synthetic import SyntheticStreets
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.exporting import graph as graphs
-from perpixel.exporting.check import Comparison, MIoU, onnx_runner
+from perpixel.exporting.check import HALF, Comparison, MIoU, onnx_runner
 from perpixel.exporting.export import MIOU_TOLERANCE, ExportResult, _require_miou, export
+from perpixel.exporting.quantize import _gather_doublings, halve_weights
 from perpixel.inference.predictor import Predictor
 from perpixel.io.images import read_image, read_mask, resize_image, write_image
 from perpixel.models.normalize import normalize
@@ -243,13 +245,23 @@ def test_a_file_of_other_weights_is_not_kept(logits: bool, tmp_path, monkeypatch
     assert not any(tmp_path.iterdir())
 
 
+def test_files_hold_no_paths_of_this_machine(fpn, tmp_path):
+    checkpoint, done = fpn
+    folder = str(Path(perpixel.__file__).parent).encode()
+    program = export(checkpoint, tmp_path / "m.pt2", size=(48, 64), seconds=0).path
+    with zipfile.ZipFile(program) as archive:
+        parts = [archive.read(name) for name in archive.namelist()]
+    assert not any(folder in part for part in [*parts, done.path.read_bytes()])
+
+
 @pytest.mark.parametrize(
     ("difference", "agreement", "agrees"),
     [(0.009, 0.9991, True), (0.011, 1.0, False), (0, 0.998, False), (float("nan"), 1.0, False)],
 )
 def test_agreement_has_limits(difference, agreement, agrees):
     comparison = Comparison("a", (1, 1), difference=difference, largest=10, agreement=agreement)
-    assert comparison.agrees == agrees
+    assert comparison.agrees() == agrees
+    assert comparison.agrees(HALF) == (agreement >= 0.99 and difference < 0.1)
 
 
 def test_check_on_names_the_images_to_compare(tmp_path):
@@ -428,12 +440,36 @@ def test_the_network_alone_is_in_int8(int8, tmp_path):
         if node.input[1] in by_output
     ]
     assert all(in_int8)
-    assert len(in_int8) == len(convolutions) - 2  # the first and the classifier are not
-    assert [by_output[name].op_type for name in ("logits", "mask")] == ["Conv", "Cast"]
+    assert len(in_int8) == len(convolutions) - 1  # the first is not
+    assert by_output["mask"].op_type == "Cast"
     about = {entry.key: json.loads(entry.value) for entry in model.metadata_props}
     assert tuple(about["class_names"]) == CLASSES.names
     single = export(checkpoint, tmp_path / "f.onnx", size=(64, 96), seconds=0)
     assert done.path.stat().st_size < 0.5 * single.path.stat().st_size
+
+
+def test_int8_gathers_what_doubles(int8, fpn):
+    """The pyramid of 96x144 pixels, as the file resizes to, has sides of 3x5, 6x9, 12x18, 24x36."""
+    checkpoint = int8[0]
+    graph = graphs.make_graph(checkpoint, logits=False)
+    content = graphs.onnx_file(graphs.trace(graph, (64, 96), dynamic=False), graph, metadata={})
+    model = onnx.load_from_string(content)
+    _gather_doublings(model)
+    onnx.checker.check_model(model)
+    modes = [
+        attribute.s for node in model.graph.node if node.op_type == "Resize"
+        for attribute in node.attribute if attribute.name == "mode"
+    ]  # fmt: skip
+    assert modes.count(b"nearest") == 1
+    image = graph.preprocess(SyntheticStreets("val", count=1, size=(64, 96)).image(0))
+    before, after = (
+        onnx_runner(file, graph)(image) for file in (content, model.SerializeToString())
+    )
+    assert all(np.allclose(*pair, atol=1e-4) for pair in zip(before, after, strict=True))
+    dynamic = onnx.load(fpn[1].path)
+    count = len(dynamic.graph.node)
+    _gather_doublings(dynamic)
+    assert len(dynamic.graph.node) == count
 
 
 def test_int8_of_any_size_and_of_the_model_alone(tmp_path):
@@ -504,6 +540,53 @@ def test_int8_needs_onnx_labels_and_training_images(mini, tmp_path):
     with pytest.raises(PerpixelError, match="training split holds no images"):
         export(checkpoint, out, calibration=empty, labeled=CALIBRATION)
     assert not out.exists()
+
+
+def test_weights_in_float16_halve_the_file(tmp_path):
+    checkpoint = checkpoint_of(FPN)
+    checkpoint.weights["head.output.0.weight"][0, 0] = 1e5  # beyond float16, of a channel that
+    checkpoint.weights["head.scales.0.0.0.weight"][:, 0] = 0  # nothing reads
+    single, half = (
+        export(checkpoint, tmp_path / name, size=(64, 96), half=half, seconds=0)
+        for name, half in (("single.onnx", False), ("half.onnx", True))
+    )
+    assert half.path.stat().st_size < 0.65 * single.path.stat().st_size
+    assert max(comparison.difference for comparison in single.comparisons) < min(
+        comparison.difference for comparison in half.comparisons
+    )
+    model = onnx.load(half.path)
+    onnx.checker.check_model(model)
+    kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    layers = [node for node in model.graph.node if node.op_type == "Conv"]
+    cast = [node.input[1] for node in layers if f"{node.input[1]}_float16" in kinds]
+    assert len(cast) == len(layers) - 1
+    assert {kinds[f"{name}_float16"] for name in cast} == {onnx.TensorProto.FLOAT16}
+    assert onnx.TensorProto.FLOAT in kinds.values()  # biases, normalization, the large weight
+    images = [SyntheticStreets("val", count=1, size=(64, 96)).image(0)]
+    assert agreements(checkpoint, half.path, images)[0] >= 0.99
+
+
+def test_float16_that_changes_masks_too_much_is_refused(tmp_path, monkeypatch):
+    def halve_and_round(content):
+        model = onnx.load_from_string(halve_weights(content))
+        for tensor in model.graph.initializer:
+            if tensor.data_type == onnx.TensorProto.FLOAT16:
+                values = onnx.numpy_helper.to_array(tensor)
+                rounded = (values * np.float16(1.2)).astype(np.float16)
+                tensor.CopyFrom(onnx.numpy_helper.from_array(rounded, tensor.name))
+        return model.SerializeToString()
+
+    monkeypatch.setattr("perpixel.exporting.export.halve_weights", halve_and_round)
+    with pytest.raises(PerpixelError, match=r"at least 99\.0% must.* \(0\.01 of it is the limit"):
+        export(checkpoint_of(FPN), tmp_path / "m.onnx", size=(64, 96), half=True, seconds=0)
+    with pytest.raises(UsageError, match=r"m\.pt2: float16 needs ONNX"):
+        export(checkpoint_of(FPN), tmp_path / "m.pt2", half=True)
+    with pytest.raises(UsageError, match="either INT8 or float16"):
+        export(
+            checkpoint_of(FPN), tmp_path / "m.onnx", half=True,
+            calibration=CALIBRATION, labeled=CALIBRATION,
+        )  # fmt: skip
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_file_of_other_masks_than_predict_is_refused_by_its_miou(tmp_path):
