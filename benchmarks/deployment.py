@@ -139,13 +139,14 @@ def main() -> None:
     keep_freed()  # as the command line does
     size = read_size(chosen.size, "--size")
     measured: dict[str, dict[str, Any]] = {}
+    bytes_of: dict[str, int] = {}
     with TemporaryDirectory() as name, progress_bar("export") as update:
         folder = Path(name)
         export = partial(perpixel.export, chosen.model, size=size, seconds=0, progress=update)
         for file, words in FILES.items():
             data = chosen.data if file == "INT8" else None
             path = export(folder / f"{file}.onnx", **words, data=data).path
-            measured[f"ONNX Runtime, {file}"] = {"file_mb": path.stat().st_size / 1e6}
+            bytes_of[f"ONNX Runtime, {file}"] = path.stat().st_size
         image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
         for threads in sorted({1, cores()}):
             ways = runtimes(chosen.model, folder, threads=threads)
@@ -156,6 +157,8 @@ def main() -> None:
                 row[str(threads)] = {"p50": found.p50, "p90": found.p90}
         for way_name, miou in mious(ways, chosen.model, chosen.data, size=size).items():
             measured[way_name]["miou"] = miou
+            if way_name in bytes_of:
+                measured[way_name]["file_mb"] = bytes_of[way_name] / 1e6
     libraries = ("torch", "onnxruntime", *(["openvino"] if find_spec("openvino") else []))
     versions = {library: version(library) for library in libraries}
     result = {"model": Path(chosen.model).stem, "versions": versions, "runtimes": measured}

@@ -122,7 +122,7 @@ def _cells(row: dict[str, Any]) -> dict[str, str]:
     return {
         "recipe": row["name"],
         "method": row["method"],
-        "backbone": f"{row['backbone'].replace('ResNet', 'R')}-D{row['output_stride']}",
+        "backbone": _short_name(row["backbone"], row["output_stride"]),
         "stem": row["stem"] or "-",
         "crop": "x".join(map(str, row["crop"])) if row["crop"] else "whole",
         "steps x images": f"{row['steps'] or 'by data'} x {row['batch_size']}",
@@ -131,6 +131,12 @@ def _cells(row: dict[str, Any]) -> dict[str, str]:
         heading: "-" if row["published"][key] is None else f"{row['published'][key]:.{decimals}f}"
         for key, (heading, decimals) in _FIGURES.items()
     }
+
+
+def _short_name(backbone: str, output_stride: int) -> str:
+    """Returns "R-50-D8"; 32, the usual output stride of the others, is left out of their names."""
+    short = backbone.replace("ResNet", "R")
+    return short if output_stride == 32 and short == backbone else f"{short}-D{output_stride}"
 
 
 def _print(recipes: list["Recipe"]) -> None:

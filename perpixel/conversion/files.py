@@ -120,6 +120,10 @@ def file_kind(path: Path) -> Literal["safetensors", "torch", "npz", "pickle", "c
         raise PerpixelError(f"cannot be read ({error.strerror})") from None
     if not head:
         raise PerpixelError("the file is empty")
+    if path.suffix in {".onnx", ".pt2"}:
+        raise PerpixelError(
+            "an exported file; name the run or checkpoint that it was exported from"
+        )
     if head[7:9] == b"\0{":  # after the header's length, whose first byte may be "<"
         return "safetensors"
     is_net = path.suffix == ".caffemodel" and b"<html" not in head.lower()

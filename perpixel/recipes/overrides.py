@@ -195,7 +195,10 @@ def _assign(values: dict[str, Any], path: str, text: str) -> None:
         if part not in node:
             raise UsageError(
                 f"unknown setting {path!r}: {parent} has {', '.join(sorted(node))}."
-                + _suggest_setting(path, sorted(_flatten(values)))
+                + (
+                    _suggest_type(parents[:depth], part)
+                    or _suggest_setting(path, sorted(_flatten(values)))
+                )
             )
         if depth < len(parents):
             node = node[part]
@@ -231,6 +234,14 @@ def _members(annotation: Any) -> Iterator[Any]:
 
 def _is_spec(annotation: object) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, Spec)
+
+
+def _suggest_type(parents: list[str], part: str) -> str:
+    """Returns the types that have the setting where the group's own type has not, or nothing."""
+    fields = [spec.model_fields for spec in _annotations(parents) if _is_spec(spec)]
+    types = [name for one in fields if part in one and "type" in one
+             for name in get_args(one["type"].annotation)]  # fmt: skip
+    return f" Set {'.'.join(parents)}.type={' or '.join(types)} first." if types else ""
 
 
 def _suggest_setting(path: str, known: list[str]) -> str:

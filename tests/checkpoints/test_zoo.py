@@ -278,6 +278,20 @@ def test_the_table_prints_what_the_sources_print(capsys, monkeypatch):
     assert " ".join(lines[1].split()) == f"{first} 5.7 4.17 72.25 73.36"
 
 
+@pytest.mark.parametrize(
+    ("name", "backbone"),
+    [
+        ("camvid/fcn_mobilenetv2-d8", "mobilenetv2_100-D8"),
+        ("mmseg/fcn_hr18_512x512_20k_voc12aug", "hrnet_w18.ms_aug_in1k"),
+        ("caffe-fcn/siftflow-fcn8s", "VGG-16"),
+        ("camvid/semantic_fpn_r18", "R-18-D32"),
+    ],
+)
+def test_the_table_leaves_the_usual_output_stride_out_of_names(name, backbone, capsys):
+    command.zoo([name])
+    assert backbone in capsys.readouterr().out.split()
+
+
 SHIPPED_NAME = "camvid/fast"
 
 

@@ -340,6 +340,14 @@ def test_no_checkpoint(tmp_path: Path, content: bytes, message: str):
         read_source(path, trust=True)
 
 
+@pytest.mark.parametrize("name", ["camvid.onnx", "camvid.pt2"])
+def test_an_exported_file_is_no_checkpoint(tmp_path: Path, name: str):
+    path = tmp_path / name
+    path.write_bytes(b"\x08\x0a")
+    with pytest.raises(PerpixelError, match=rf"{name}: an exported file; name the run"):
+        read_source(path)
+
+
 def test_no_file(tmp_path: Path):
     with pytest.raises(PerpixelError, match=r"none\.pth: cannot be read \(No such file"):
         read_source(tmp_path / "none.pth")

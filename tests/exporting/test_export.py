@@ -308,7 +308,9 @@ def test_the_shipped_weights_are_exported_as_they_are_evaluated(camvid, tmp_path
     assert [comparison.agreement >= 0.999 for comparison in done.comparisons] == [True]
 
 
-@pytest.mark.parametrize("size", [(31, 57), (90, 41), (45, 60), (36, 48), (1, 300), (54, 72)])
+@pytest.mark.parametrize(
+    "size", [(31, 57), (90, 41), (48, 64), (36, 48), (1, 300), (54, 72), (72, 96)]
+)
 def test_the_graph_resizes_bit_for_bit_as_opencv(size):
     image = np.random.default_rng(0).integers(0, 256, (36, 48, 3), np.uint8)
     resized = graphs.resize_as_opencv(torch.from_numpy(image)[None], size)
