@@ -409,13 +409,20 @@ def test_the_table_of_runtimes_compares_with_onnx_in_float32(modules):
     one, two = {"p50": 0.4, "p90": 0.5}, {"p50": 200.0, "p90": 250.0}
     rows = {
         deployment.BASELINE: {"miou": 73.65, "latency_ms": {"1": two, "2": two}},
-        "ONNX Runtime, INT8": {"miou": 73.5, "latency_ms": {"1": two, "2": one}},
+        "ONNX Runtime, INT8": {
+            "miou": 73.5,
+            "latency_ms": {"1": two, "2": one},
+            "file_mb": 4.704067,
+        },
     }
     result = {"command": "benchmarks/d.py", "machine": {"cpu": "A", "cores": 2}, "runtimes": rows}
     lines = deployment.table({**result, "versions": {"torch": "2"}}).splitlines()
     assert lines[0] == "`python benchmarks/d.py` on A, 2 cores, torch 2:"
-    assert lines[2] == "| | mIoU | 1 thread: p50, p90 | 2 threads: p50, p90 | times faster |"
-    assert lines[5] == "| ONNX Runtime, INT8 | 73.50 | 200, 250 ms | 0.4, 0.5 ms | 500.00 |"
+    assert lines[2] == "| | file | mIoU | 1 thread: p50, p90 | 2 threads: p50, p90 | times faster |"
+    assert lines[4].startswith("| ONNX Runtime, float32 |  | 73.65 |")
+    assert (
+        lines[5] == "| ONNX Runtime, INT8 | 4.7 MB | 73.50 | 200, 250 ms | 0.4, 0.5 ms | 500.00 |"
+    )
 
 
 def test_the_page_of_runtimes_holds_the_result_that_is_kept(modules):
