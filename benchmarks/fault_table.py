@@ -569,7 +569,7 @@ _EXPORT = [
             '"palette": readable_palette(checkpoint.palette),',
             '"palette": [],',
         ),
-        ("export/agreement not required", "    _require_agreement(out, comparisons)\n", ""),
+        ("export/agreement not required", "    _require_agreement(out, comparisons, EXACT)\n", ""),
         (
             "export/file's input is the default one",
             '"input": recipe.input.model_dump',
