@@ -287,7 +287,8 @@ def test_the_table_prints_what_the_sources_print(capsys, monkeypatch):
         ("camvid/semantic_fpn_r18", "R-18-D32"),
     ],
 )
-def test_the_table_leaves_the_usual_output_stride_out_of_names(name, backbone, capsys):
+def test_the_table_leaves_the_usual_output_stride_out_of_names(name, backbone, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     command.zoo([name])
     assert backbone in capsys.readouterr().out.split()
 
