@@ -557,8 +557,8 @@ _EXPORT = [
         ),
         (
             "export/dynamic sizes fixed",
-            "dynamic_shapes=(dims,) if dynamic else None",
-            "dynamic_shapes=None",
+            "(example,), dynamic_shapes=(dims,))",
+            "(example,), dynamic_shapes=None)",
         ),
     ),
     *_faults(

@@ -274,7 +274,7 @@ def export(
     data: str | Path | None = None,
     dataset: str | None = None,
     int8: bool = False,
-    miou_tolerance: float = 1.0,
+    miou_tolerance: float | None = None,
     half: bool = False,
     settings: Iterable[str] = (),
     seconds: float = 1,
@@ -284,9 +284,10 @@ def export(
 
     It takes uint8 RGB images [N, H, W, 3] of `size` (height, width), or with `dynamic` of any
     size, to masks; with `logits` normalized images to logits. data: a data set's root, whose
-    evaluation split gives mIoU of the file and of `predict`. dataset: another data set of the
-    model's classes than its own. int8: quantizes the network, calibrated on the training split,
-    if mIoU falls by `miou_tolerance` (0..100) at most. half: stores weights in float16. settings:
+    evaluation split gives mIoU of the file and of `predict`; the file's may be less by
+    `miou_tolerance` (0..100) at most, by default 0.1, and 1.0 in INT8. dataset: another data set of
+    the model's classes than its own. int8: quantizes the network, calibrated on the training split.
+    half: stores weights in float16. settings:
     changes of how its recipe sees images, as "inference.scales=[1]". See
     perpixel.exporting.export.export. Raises PerpixelError, and writes nothing, when they disagree
     or no file can do what `predict` does.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from perpixel.cli import completion, options
-from perpixel.errors import plural
+from perpixel.errors import UsageError, plural
 
 if TYPE_CHECKING:
     from perpixel.exporting.export import ExportResult
@@ -26,7 +26,11 @@ def export(
         ),
     ] = None,
     dynamic: Annotated[
-        bool, typer.Option("--dynamic", help="Take any number of images of any size from 33x33 on.")
+        bool,
+        typer.Option(
+            "--dynamic",
+            help="Take any number of images of any size from 33x33 (ConvNeXt: 65x65) on.",
+        ),
     ] = False,
     logits: Annotated[
         bool, typer.Option("--logits", help="Export the model alone: normalized images to logits.")
@@ -42,12 +46,13 @@ def export(
     data: Annotated[
         Path | None,
         typer.Option(
-            "--data",
-            "--calibrate",
             metavar="ROOT",
             help="A labeled data set's root folder: compare mIoU with `predict` on the evaluation "
             "split; --int8 calibrates on the training split.",
         ),
+    ] = None,
+    calibrate: Annotated[
+        Path | None, typer.Option(metavar="ROOT", help="--int8: another name of --data.")
     ] = None,
     dataset: options.Dataset = None,
     int8: Annotated[
@@ -55,11 +60,13 @@ def export(
         typer.Option("--int8", help="Quantize the network to 8 bits; needs --data, and ONNX."),
     ] = False,
     miou_tolerance: Annotated[
-        float,
+        float | None,
         typer.Option(
-            min=0, metavar="POINTS", help="How much lower, of 100, mIoU may be with --int8."
+            min=0,
+            metavar="POINTS",
+            help="How much lower, of 100, mIoU on --data may be; by default 0.1, with --int8 1.0.",
         ),
-    ] = 1.0,
+    ] = None,
     half: Annotated[
         bool, typer.Option("--half", help="Store weights in float16: half the size. ONNX alone.")
     ] = False,
@@ -86,11 +93,15 @@ def export(
     falls by no more than --miou-tolerance. Example: perpixel export runs/camvid camvid.onnx --int8
     --data CamVid
 
-    With --half the file is half as large and as fast as before; at least 99% of an image's pixels
+    With --half the file is half as large, and computes as before; at least 99% of an image's pixels
     must agree then, in place of 99.9%.
     """
     import perpixel
 
+    if calibrate is not None:
+        if not int8 or data is not None:
+            raise UsageError("--calibrate ROOT belongs to --int8, and is --data ROOT: give one")
+        data = calibrate
     options.require_writable(out)
     with options.progress_bar("export") as update:
         result = perpixel.export(

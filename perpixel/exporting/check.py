@@ -13,6 +13,7 @@ from perpixel.data.augment import resize
 from perpixel.data.dataset import Dataset, read_pair
 from perpixel.evaluation.metrics import confusion, scores
 from perpixel.exporting.graph import Graph, LogitsModule, Outputs
+from perpixel.inference.exported import open_session
 from perpixel.inference.predictor import Predictor
 from perpixel.io.images import Array, Size
 
@@ -32,8 +33,9 @@ class Limits:
 
 
 EXACT = Limits(agreement=0.999, difference=1e-3)
+"""For the float32 weights of the model."""
 HALF = Limits(agreement=0.99, difference=1e-2)
-"""Of weights that are rounded to float16."""
+"""For weights that are rounded to float16."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,10 @@ class Comparison:
     largest: float
     agreement: float
 
-    def agrees(self, limits: Limits = EXACT) -> bool:
+    def agrees(self, limits: Limits) -> bool:
         """Whether pixel agreement and largest error are within limits; NaN fails."""
-        largest = limits.difference * self.largest
-        return self.agreement >= limits.agreement and self.difference <= largest
+        max_difference = limits.difference * self.largest
+        return self.agreement >= limits.agreement and self.difference <= max_difference
 
 
 @dataclass(frozen=True)
@@ -68,15 +70,8 @@ class MIoU:
 
 
 def onnx_runner(content: bytes, graph: Graph) -> Runner:
-    """Returns a function that runs an ONNX file in ONNX Runtime on the CPU.
-
-    It uses as many threads as PyTorch.
-    """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(content, options, ["CPUExecutionProvider"])
+    """Returns a function that runs an ONNX file in ONNX Runtime."""
+    session = open_session(content)
     return lambda images: tuple(session.run(list(graph.outputs), {graph.input: images.numpy()}))
 
 

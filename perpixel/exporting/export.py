@@ -1,7 +1,6 @@
 """Exports a checkpoint as a file for other programs, after comparing it with PyTorch."""
 
 import json
-import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,9 +28,9 @@ from perpixel.exporting.check import (
     program_runner,
     torch_runner,
 )
-from perpixel.exporting.graph import make_graph, onnx_file, program_file, trace
+from perpixel.exporting.graph import make_graph, min_side, onnx_file, program_file, trace
 from perpixel.exporting.quantize import CALIBRATION_IMAGES, halve_weights, quantize
-from perpixel.inference.exported import MIN_SIDE
+from perpixel.inference.exported import MIN_SIDES, import_onnxruntime
 from perpixel.inference.predictor import Predictor
 from perpixel.io.atomic import atomic_write
 from perpixel.io.images import Array, Bands, Size, read_image, readable_palette, resize_image
@@ -42,8 +41,8 @@ from perpixel.recipes.schema import Recipe
 
 MAX_IMAGES = 8
 """The most images of a folder or a data set to compare on."""
-MIOU_TOLERANCE = 0.1
-"""How much a file's mIoU may be below that of `predict`, 0..100; with INT8 the caller says."""
+MIOU_TOLERANCE, INT8_MIOU_TOLERANCE = 0.1, 1.0
+"""How much a file's mIoU may be below that of `predict`, 0..100, if the caller does not say."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def export(
     check_on: Path | None = None,
     labeled: Dataset | None = None,
     calibration: Dataset | None = None,
-    miou_tolerance: float = 1.0,
+    miou_tolerance: float | None = None,
     half: bool = False,
     settings: Iterable[str] = (),
     seconds: float = 1,
@@ -87,17 +86,19 @@ def export(
     """Writes `out`, ONNX or, if it ends in .pt2, a torch.export program, checked against `predict`.
 
     The file takes images of `size` (by default the last crop size), with `dynamic` of any size
-    from 33x33 on and any number at a time. It maps uint8 RGB [N, H, W, 3] to the masks of
-    `predict`, whose resizing and padding are in the graph; with `logits`, normalized images to
-    logits. `settings` change the recipe's `inference`, as "inference.scales=[1]". The file is
-    compared with `predict` on `check_on`, an image or eight of a folder, or on built-in scenes:
-    resized to `size`, or with `dynamic` in three sizes each. Timed trials take at most `seconds`.
+    from 33x33 on (65x65 for networks that round sizes down) and any number at a time. It maps
+    uint8 RGB [N, H, W, 3] to the masks of `predict`, whose resizing and padding are in the graph;
+    with `logits`, normalized images to logits. `settings` change the recipe's `inference`, as
+    "inference.scales=[1]". The file is compared with `predict` on `check_on`, an image or eight of
+    a folder, or on built-in scenes: resized to `size`, or with `dynamic` in three sizes each. Timed
+    trials take at most `seconds`.
 
     On `labeled`, if given, the mIoU of both is compared, and `check_on` is by default eight of its
-    images. `calibration` makes an INT8 file, its ranges measured on up to 64 images: masks may then
-    differ from those of `predict`, as long as mIoU on `labeled` falls by `miou_tolerance` (0..100)
-    at most. `half` stores weights in float16, within wider limits (HALF in exporting/check.py).
-    `progress` is called with (images done, in all, what is done with them).
+    images; that of the file may be less by `miou_tolerance` (0..100) at most, None being 0.1, and
+    1.0 in INT8. `calibration` makes an INT8 file, its ranges measured on up to 64 images: masks may
+    then differ from those of `predict`. `half` stores weights in float16, within wider limits
+    (HALF in exporting/check.py). `progress` is called with (images done, in all, what is done with
+    them).
 
     Raises UsageError for another suffix, a size that is too small, INT8 or float16 without ONNX,
     both at once, INT8 without `labeled`, and a `predict` that the file cannot do, as with several
@@ -115,7 +116,8 @@ def export(
         raise UsageError("INT8 needs a labeled data set, to compare mIoU with that of `predict`")
     if out.suffix == ".onnx":
         with needs_extra("ONNX (but not .pt2)", "export"):
-            for name in ("onnx", "onnxscript", "onnxruntime"):
+            import_onnxruntime()
+            for name in ("onnx", "onnxscript"):
                 import_module(name)
     if calibration is not None and len(calibration) == 0:
         raise PerpixelError("the training split holds no images to calibrate on")
@@ -123,15 +125,12 @@ def export(
     checkpoint = replace(checkpoint, recipe=recipe)
     size = size or recipe.last_crop_size
     _require_expressible(recipe, dynamic=dynamic, logits=logits)
-    if dynamic and min(size) < MIN_SIDE:
+    least = MIN_SIDES[0]
+    if dynamic and min(size) < least:
         raise UsageError(
-            f"--size {size[0]}x{size[1]}: with --dynamic, sides must be {MIN_SIDE} pixels or more"
+            f"--size {size[0]}x{size[1]}: with --dynamic, sides must be {least} pixels or more"
         )
-    images = [
-        (name, resize_image(image, image_size))
-        for name, image in _read_images(check_on, labeled, size, recipe.input.bands)
-        for image_size in (_sizes_near(image) if dynamic else [size])
-    ]
+    originals = _read_images(check_on, labeled, size, recipe.input.bands)
     graph = make_graph(checkpoint, logits=logits)
     if logits and not dynamic:
         height, width = graph.preprocess(np.zeros((*size, 3), np.uint8)).shape[2:]
@@ -142,6 +141,14 @@ def export(
             )
     program = trace(graph, size, dynamic=dynamic)
     metadata = _metadata(checkpoint)
+    if dynamic:
+        least = min_side(program)
+        metadata["min_side"] = json.dumps(least)
+    images = [
+        (name, resize_image(image, image_size))
+        for name, image in originals
+        for image_size in (_sizes_near(image, least) if dynamic else [size])
+    ]
     if out.suffix == ".onnx":
         content = onnx_file(program, graph, metadata=metadata)
         run_file = onnx_runner(content, graph)
@@ -152,16 +159,16 @@ def export(
     predictor = Predictor.from_checkpoint(checkpoint)
     comparisons = compare(run_file, run_torch, graph, predictor, images=images)
     _require_agreement(out, comparisons, EXACT)
-    if half:
-        content = halve_weights(content)
+    image_size = None if dynamic else size
+    if half or calibration is not None:
+        if calibration is not None:
+            content = quantize(content, graph, _read_some(calibration, image_size, progress))
+        else:
+            content = halve_weights(content)
         run_file = onnx_runner(content, graph)
         comparisons = compare(run_file, run_torch, graph, predictor, images=images)
-        _require_agreement(out, comparisons, HALF)
-    tolerance, image_size = MIOU_TOLERANCE, None if dynamic else size
-    if calibration is not None:
-        content = quantize(content, graph, _read_some(calibration, image_size, progress))
-        run_file, tolerance = onnx_runner(content, graph), miou_tolerance
-        comparisons = compare(run_file, run_torch, graph, predictor, images=images)
+        if half:
+            _require_agreement(out, comparisons, HALF)
     miou = None
     if labeled is not None:
         miou = compare_miou(
@@ -172,7 +179,9 @@ def export(
             size=image_size,
             progress=lambda done, total: progress(done, total, "compare mIoU"),
         )
-        _require_miou(out, miou, tolerance)
+        if miou_tolerance is None:
+            miou_tolerance = MIOU_TOLERANCE if calibration is None else INT8_MIOU_TOLERANCE
+        _require_miou(out, miou, miou_tolerance)
     atomic_write(out, content)
     timings = []
     for shape in dict.fromkeys(image.shape for _, image in images):
@@ -192,21 +201,21 @@ def _require_expressible(recipe: Recipe, *, dynamic: bool, logits: bool) -> None
             "the crops of the original FCN (model.head.type=fcn_skip) are exported for one size: "
             "leave out --dynamic, and name it with --size"
         )
-    now = recipe.inference.model_dump(mode="json")
-    can: dict[str, object] = {"mode": "whole", "flip": False}
-    if len(now["scales"]) > 1 or dynamic or logits:
-        can["scales"] = [1.0]
+    inference = recipe.inference.model_dump(mode="json")
+    expressible: dict[str, object] = {"mode": "whole", "flip": False}
+    if len(inference["scales"]) > 1 or dynamic or logits:
+        expressible["scales"] = [1.0]
     if dynamic or logits:
-        can |= {"base_size": None, "resize_to_multiple": 1}
-    changes = {key: value for key, value in can.items() if value != now[key]}
+        expressible |= {"base_size": None, "resize_to_multiple": 1}
+    changes = {key: value for key, value in expressible.items() if value != inference[key]}
     if changes:
+        present = (f"inference.{key}={json.dumps(inference[key])}" for key in changes)
         settings = (f"--set inference.{key}={json.dumps(changes[key])}" for key in changes)
         raise UsageError(
             f"`predict` uses this model with "
-            f"{', '.join(f'inference.{key}={json.dumps(now[key])}' for key in changes)}, and a "
-            f"file does one pass, resizing images only without --dynamic and --logits: its masks "
-            f"would be others. To export what `predict` gives with other settings: "
-            f"{' '.join(settings)}"
+            f"{', '.join(present)}, and a file does one pass, resizing images only without "
+            f"--dynamic and --logits: its masks would be others. To export what `predict` "
+            f"gives with other settings, which may score less: {' '.join(settings)}"
         )
     if recipe.data.resize and (dynamic or logits):
         raise UsageError(
@@ -231,11 +240,14 @@ def _metadata(checkpoint: Checkpoint) -> dict[str, str]:
     return {key: json.dumps(value) for key, value in values.items()}
 
 
-def _sizes_near(image: Array) -> list[Size]:
-    """Returns an image's own size and two near it with odd sides, the hardest to match."""
+def _sizes_near(image: Array, least: int) -> list[Size]:
+    """Returns an image's own size and two near it with odd sides, the hardest to match.
+
+    Sides are `least` or more.
+    """
     height, width = image.shape[:2]
     odd = [(int(height * factor) | 1, int(width * factor) | 1) for factor in (0.75, 1.25)]
-    return [(max(h, MIN_SIDE), max(w, MIN_SIDE)) for h, w in [(height, width), *odd]]
+    return [(max(h, least), max(w, least)) for h, w in [(height, width), *odd]]
 
 
 def _read_some(
@@ -249,8 +261,8 @@ def _read_some(
         progress(done, len(indices), "calibrate")
 
 
-def _evenly_spaced(count: int, most: int) -> range:
-    return range(0, count, max(1, math.ceil(count / most)))
+def _evenly_spaced(count: int, most: int) -> list[int]:
+    return [index * count // min(count, most) for index in range(min(count, most))]
 
 
 def _read_images(

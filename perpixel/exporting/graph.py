@@ -3,8 +3,10 @@
 import io
 import json
 import operator
+import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 from unittest.mock import patch
@@ -17,7 +19,7 @@ from torch.nn.functional import interpolate, pad
 
 from perpixel.checkpoints.format import Checkpoint, model_from_checkpoint
 from perpixel.errors import PerpixelError
-from perpixel.inference.exported import MIN_SIDE
+from perpixel.inference.exported import MIN_SIDES
 from perpixel.io.atomic import mute_logger
 from perpixel.io.images import Array, Size, scaled_size, stretched_size
 from perpixel.models.normalize import normalize
@@ -109,25 +111,24 @@ def resize_as_opencv(images: Tensor, size: Size) -> Tensor:
     HResizeLinear and VResizeLinear). With weights of float, an eighth of the values are off by one.
     """
     count, height, width, channels = images.shape
-    (left, left_weight), (right, right_weight) = _taps(width, size[1])
-    (top, top_weight), (bottom, bottom_weight) = _taps(height, size[0])
-    # Products of 26 bits; of 24 where, as at 4:3 and 2:1, weights are multiples of 4. The runtimes
-    # are twice as fast in float32.
-    few_bits = not ((top_weight * 2**9) % 1).any()
-    dtype = torch.float32 if few_bits else torch.float64
+    (left, left_weight), (right, right_weight) = _resize_weights(width, size[1])
+    (top, top_weight), (bottom, bottom_weight) = _resize_weights(height, size[0])
+    # The second products have 26 bits; 24, as float32, where weights are multiples of 4: at 4:3
+    # and 2:1.
+    dtype = torch.float64 if (top_weight % 4).any() else torch.float32
 
     pixels = images.float()
     left_part, right_part = (
         # Whole rows at once, as runtimes are slow on the 3 channels of one pixel.
         pixels.index_select(2, torch.from_numpy(index)).reshape(count, height, -1)
-        * torch.from_numpy((weight * 2**7).repeat(channels)).float()
+        * torch.from_numpy(weight.repeat(channels) / 2**4).float()
         for index, weight in ((left, left_weight), (right, right_weight))
     )
     wide = (left_part + right_part).floor().to(dtype)  # exact: the sums have up to 19 bits
     top_part, bottom_part = (
         (
             wide.index_select(1, torch.from_numpy(index))
-            * torch.from_numpy(weight / 2**5)[:, None].to(dtype)
+            * torch.from_numpy(weight[:, None] / 2**16).to(dtype)
         ).floor()
         for index, weight in ((top, top_weight), (bottom, bottom_weight))
     )
@@ -135,16 +136,18 @@ def resize_as_opencv(images: Tensor, size: Size) -> Tensor:
     return resized.reshape(count, *size, channels)
 
 
-def _taps(small: int, large: int) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]]:
+def _resize_weights(
+    small: int, large: int
+) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]]:
     """Returns, for both points that each output mixes, its index and its weight [large].
 
-    Weights are multiples of 2^-11. At the edges both are the same point.
+    Weights are whole numbers of 0..2^11. At the edges both points are the same.
     """
     position = ((np.arange(large) + 0.5) * small / large - 0.5).astype(np.float32)
     first = np.floor(position)
     fraction = position - first
     return [
-        (index.astype(np.int64).clip(0, small - 1), np.rint(weight * 2**11) / 2.0**11)
+        (index.astype(np.int64).clip(0, small - 1), np.rint(weight * 2.0**11))
         for index, weight in ((first, 1 - fraction), (first + 1, fraction))
     ]
 
@@ -183,33 +186,75 @@ def make_graph(checkpoint: Checkpoint, *, logits: bool) -> Graph:
 def trace(graph: Graph, size: Size, *, dynamic: bool) -> torch.export.ExportedProgram:
     """Exports the graph for one image of `size`; with `dynamic` for any batch and image size.
 
-    Sides are then 33 pixels or more. Raises PerpixelError if this torch cannot export dynamic
-    sizes.
+    Sides are then `min_side` pixels or more. Raises PerpixelError if this torch cannot export the
+    network for any size.
     """
-    example = graph.preprocess(np.zeros((*size, 3), np.uint8))
-    if dynamic:  # the tracer would make a batch of one a constant
-        example = torch.cat([example, example])
-    dims = {
-        axis: torch.export.Dim(name, min=1 if name == "batch" else MIN_SIDE)
-        for axis, name in graph.axes.items()
-    }
-    # Before torch 2.12 the size after pooling was computed from a remainder, which made it static.
-    floor_division = patch("torch._meta_registrations.div_rtn", operator.floordiv, create=True)
-    try:
-        with torch.no_grad(), floor_division:
+    if dynamic:
+        program = _trace_dynamic(graph)
+    else:
+        with torch.no_grad():
             program = torch.export.export(
-                graph, (example,), dynamic_shapes=(dims,) if dynamic else None
+                graph, (graph.preprocess(np.zeros((*size, 3), np.uint8)),)
             )
-    except torch._dynamo.exc.UserError as error:
-        if not dynamic:
-            raise
-        raise PerpixelError(
-            f"torch {torch.__version__} cannot export for images of any size: use torch 2.11 or "
-            f"newer, or leave out --dynamic ({str(error).splitlines()[0]})"
-        ) from error
-    for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # paths of this machine, which files would hold
+    for module in program.graph_module.modules():
+        if isinstance(module, torch.fx.GraphModule):  # also what a branch runs
+            for node in module.graph.nodes:
+                node.meta.pop("stack_trace", None)  # paths of this machine, which files would hold
     return program
+
+
+def _trace_dynamic(graph: Graph) -> torch.export.ExportedProgram:
+    image = graph.preprocess(np.zeros((2 * MIN_SIDES[-1], 3 * MIN_SIDES[-1], 3), np.uint8))
+    example = torch.cat([image, image])  # the tracer would make a batch of one a constant
+    # Before torch 2.12 the size after pooling was computed from a remainder, which made it static.
+    patches: list[Any] = [
+        patch("torch._meta_registrations.div_rtn", operator.floordiv, create=True)
+    ]
+    if "timm.layers.conv2d_same" in sys.modules:
+        patches.append(patch("timm.layers.conv2d_same.pad_same", _pad_same))
+    for least in MIN_SIDES:
+        dims = {
+            axis: torch.export.Dim(name, min=1 if name == "batch" else least)
+            for axis, name in graph.axes.items()
+        }
+        with torch.no_grad(), ExitStack() as stack:
+            for replacement in patches:
+                stack.enter_context(replacement)
+            try:
+                return torch.export.export(graph, (example,), dynamic_shapes=(dims,))
+            except torch._dynamo.exc.UserError as error:
+                reason = str(error).splitlines()[0]
+    raise PerpixelError(
+        f"torch {torch.__version__} cannot export this network for images of any size: leave out "
+        f"--dynamic, and give their size with --size ({reason})"
+    )
+
+
+def _pad_same(
+    features: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    dilation: Sequence[int] = (1, 1),
+    value: float = 0,
+) -> Tensor:
+    """timm's pad_same (layers/padding.py), by constant padding and a gather.
+
+    Padding of a size that is not known makes the tracer compute for hours.
+    """
+    for axis, kernel, step, spread in zip((-2, -1), kernel_size, stride, dilation, strict=True):
+        side, reach = features.shape[axis], (kernel - 1) * spread
+        size = (side - 1) // step * step + reach + 1  # what the windows cover
+        before = torch.sym_max(size - side, 0) // 2
+        features = pad(
+            features, (0, 0, reach, reach) if axis == -2 else (reach, reach), value=value
+        )
+        features = features.index_select(axis, torch.arange(size) + reach - before)
+    return features
+
+
+def min_side(program: torch.export.ExportedProgram) -> int:
+    """Returns the least side, in pixels, of images for a program of any size."""
+    return max(int(bounds.lower) for bounds in program.range_constraints.values())
 
 
 def onnx_file(

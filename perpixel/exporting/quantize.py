@@ -1,6 +1,6 @@
 """Smaller files: static quantization of an exported network by ONNX Runtime, float16 weights."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from perpixel.io.atomic import mute_logger
 from perpixel.io.images import Array
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    from onnx import ModelProto, NodeProto
 
 CALIBRATION_IMAGES = 64
 """The most training images that the ranges of the activations are measured on."""
@@ -51,7 +51,7 @@ def quantize(content: bytes, graph: Graph, images: Iterable[Array]) -> bytes:
         )
         quantized = onnx.load(path)
     del quantized.metadata_props[:]  # ONNX Runtime adds notes of its own
-    quantized.metadata_props.extend(onnx.load_from_string(content).metadata_props)
+    quantized.metadata_props.extend(model.metadata_props)
     quantized.producer_name = "perpixel"
     result: bytes = quantized.SerializeToString()
     return result
@@ -90,21 +90,21 @@ def _gather_doublings(model: "ModelProto") -> None:
     Where sizes are not known, and where they do not double, Resize stays.
     """
     from onnx import helper, numpy_helper
+    from onnxruntime.quantization.onnx_model import ONNXModel
 
     sizes = {
         value.name: [side.dim_value for side in value.type.tensor_type.shape.dim[2:]]
-        for value in model.graph.value_info
+        for value in [*model.graph.input, *model.graph.value_info]
+        if len(value.type.tensor_type.shape.dim) == 4
     }
     nodes = []
     for node in model.graph.node:
-        nearest = any(attribute.s == b"nearest" for attribute in node.attribute)
-        new = sizes.get(node.output[0], [0, 0])
-        if not nearest or not all(new) or new != [2 * side for side in sizes[node.input[0]]]:
+        if not _doubles(node, sizes):
             nodes.append(node)
             continue
         value, name = node.input[0], f"{node.output[0]}_channels_last"
         nodes.append(helper.make_node("Transpose", [value], [name], name, perm=[0, 2, 3, 1]))
-        for axis, side in enumerate(new, start=1):
+        for axis, side in enumerate(sizes[node.output[0]], start=1):
             value, name = name, f"{name}_{axis}"
             index = numpy_helper.from_array(np.arange(side) // 2, f"{name}_index")
             model.graph.initializer.append(index)
@@ -112,11 +112,17 @@ def _gather_doublings(model: "ModelProto") -> None:
         nodes.append(
             helper.make_node("Transpose", [name], [node.output[0]], node.name, perm=[0, 3, 1, 2])
         )
-    used = {name for node in nodes for name in node.input}
-    tensors = [tensor for tensor in model.graph.initializer if tensor.name in used]
-    del model.graph.node[:], model.graph.initializer[:]
+    del model.graph.node[:]
     model.graph.node.extend(nodes)
-    model.graph.initializer.extend(tensors)
+    ONNXModel(model).clean_initializers()  # else ONNX Runtime warns of those of the Resize nodes
+
+
+def _doubles(node: "NodeProto", sizes: Mapping[str, list[int]]) -> bool:
+    """Whether it is nearest upsampling from known sides, both above 0, to twice those."""
+    if node.op_type != "Resize" or all(part.s != b"nearest" for part in node.attribute):
+        return False
+    old, new = sizes.get(node.input[0], [0]), sizes.get(node.output[0], [0])
+    return all(old) and new == [2 * side for side in old]
 
 
 def _float_nodes(model: "ModelProto") -> list[str]:

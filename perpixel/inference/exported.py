@@ -1,7 +1,10 @@
 """A file of `perpixel export`, run by ONNX Runtime: a predictor without PyTorch's model."""
 
+import os
 from collections.abc import Iterable, Sequence
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn
 
 import numpy as np
@@ -20,9 +23,9 @@ from perpixel.inference.predictor import ImageLike, Predictor, Result, predict_b
 from perpixel.io.images import Array, Bands, Palette
 from perpixel.recipes.schema import Input
 
-MIN_SIDE = 33
+MIN_SIDES = (33, 65)
 """The least side of an image for a file that takes any size: the tracer makes sides of 1 of a
-feature map constants."""
+feature map constants. The second is for networks that round sizes down, as ConvNeXt."""
 
 _OUT_OF_MEMORY = ("bad_alloc", "Failed to allocate memory")
 """What ONNX Runtime's errors say, which have no class for this."""
@@ -33,7 +36,8 @@ class ExportedPredictor:
 
     It predicts what `Predictor` did when the file was exported, and nothing else: no other scales,
     flips or windows, and masks alone. `size` is the (height, width) of the images that it takes;
-    None is any size from 33x33 on. ONNX Runtime gets as many threads as PyTorch has.
+    None is any size whose sides have `min_side` or more. ONNX Runtime gets as many threads as
+    PyTorch has.
 
     Raises CorruptFileError for a file that ONNX Runtime cannot open, PerpixelError if ONNX Runtime
     is not installed, UsageError for a file that is not of `perpixel export`, or of its `--logits`.
@@ -44,11 +48,9 @@ class ExportedPredictor:
 
     def __init__(self, path: Path) -> None:
         with needs_extra("an exported file", "export"):
-            import onnxruntime
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
+            import_onnxruntime()
         try:
-            session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
+            session = open_session(path)
         except Exception as error:  # its classes have no common base, and are private
             raise CorruptFileError(
                 f"{path}: not an ONNX file that ONNX Runtime can open, or a corrupt one "
@@ -65,6 +67,7 @@ class ExportedPredictor:
             self.palette = _parse(metadata["palette"], Palette)
             self.name = _parse(metadata["recipe"], str)
             self.bands: Bands | None = _parse(metadata["input"], Input).bands
+            self.min_side = _parse(metadata.get("min_side", str(MIN_SIDES[0])), int)
             if inputs != ["images"]:
                 raise KeyError("images")
         except (KeyError, ValidationError):
@@ -121,10 +124,10 @@ class ExportedPredictor:
                 f"{self.size[1]} (height x width) alone: export it with --dynamic, or with --size "
                 f"{height}x{width}"
             )
-        if self.size is None and min(height, width) < MIN_SIDE:
+        if self.size is None and min(height, width) < self.min_side:
             raise PerpixelError(
-                f"an image of {height}x{width}, and the exported file takes sides of {MIN_SIDE} "
-                f"pixels or more"
+                f"an image of {height}x{width}, and the exported file takes sides of "
+                f"{self.min_side} pixels or more"
             )
         groups = [images] if self._takes_several else [[image] for image in images]
         masks: list[Array] = []
@@ -139,6 +142,24 @@ class ExportedPredictor:
                     f"little memory"
                 ) from None
         return masks
+
+
+def import_onnxruntime() -> ModuleType:
+    """Imports ONNX Runtime without its telemetry, unless ORT_DISABLE_TELEMETRY says otherwise.
+
+    Since 1.31, or an earlier one, its import alone writes a device id and a database of events
+    below ~/.cache/Microsoft.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    return import_module("onnxruntime")
+
+
+def open_session(file: Path | bytes) -> Any:
+    """Opens an ONNX file, or its content, on the CPU with as many threads as PyTorch has."""
+    onnxruntime = import_onnxruntime()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    return onnxruntime.InferenceSession(file, options, ["CPUExecutionProvider"])
 
 
 def is_exported(source: str | Path) -> bool:

@@ -3,7 +3,8 @@
 Departures from the paper: dropout before the classifier and batch norm in the scale heads
 (mmsegmentation, sssegmentation; GroupNorm as in the paper and detectron2 by `norm`); the logits
 stay at stride 4 and are upsampled outside the model. `align_corners` holds inside the head
-too (mmsegmentation decode_heads/fpn_head.py, sssegmentation semanticfpn.py).
+too (mmsegmentation decode_heads/fpn_head.py, sssegmentation semanticfpn.py). The last doubling
+of the levels, which is linear, is one of their sum where their sizes are equal and known.
 """
 
 from collections.abc import Sequence
@@ -74,7 +75,7 @@ class SemanticFPNHead(nn.Module):
                 levels[fine + 1], size=levels[fine].shape[-2:], mode="nearest"
             )
         upsample = partial(interpolate, mode="bilinear", align_corners=self._align_corners)
-        halves: list[Tensor] = []
+        stride_8: list[Tensor] = []
         for level, convs in enumerate(self.scales):
             feature = self.output[level](levels[level])
             for index, conv in enumerate(cast(nn.ModuleList, convs)):
@@ -84,13 +85,12 @@ class SemanticFPNHead(nn.Module):
             if level == 0:
                 merged, size = feature, feature.shape[-2:]
                 known = not any(isinstance(side, SymInt) for side in size)
-            elif known and halves and halves[-1].shape == feature.shape:
-                # Upsampling is linear: one for the sum does for both.
-                halves[-1] = halves[-1] + feature
+            elif known and stride_8 and stride_8[-1].shape == feature.shape:
+                stride_8[-1] = stride_8[-1] + feature
             else:
-                halves.append(feature)
-        for half in halves:
-            feature = upsample(half, scale_factor=2.0)
+                stride_8.append(feature)
+        for feature in stride_8:
+            feature = upsample(feature, scale_factor=2.0)
             if not known or feature.shape[-2:] != size:  # at odd sizes doubling overshoots
                 feature = upsample(feature, size=list(size))
             merged = merged + feature

@@ -238,9 +238,13 @@ def _is_spec(annotation: object) -> bool:
 
 def _suggest_type(parents: list[str], part: str) -> str:
     """Returns the types that have the setting where the group's own type has not, or nothing."""
-    fields = [spec.model_fields for spec in _annotations(parents) if _is_spec(spec)]
-    types = [name for one in fields if part in one and "type" in one
-             for name in get_args(one["type"].annotation)]  # fmt: skip
+    specs = [spec.model_fields for spec in _annotations(parents) if _is_spec(spec)]
+    types = [
+        name
+        for fields in specs
+        if part in fields and "type" in fields
+        for name in get_args(fields["type"].annotation)
+    ]
     return f" Set {'.'.join(parents)}.type={' or '.join(types)} first." if types else ""
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import runpy
 import shutil
 import subprocess
@@ -21,7 +22,7 @@ from perpixel.data.datasets.camvid import CLASSES
 from perpixel.data.datasets.synthetic import SyntheticStreets
 from perpixel.errors import PerpixelError, UsageError
 from perpixel.exporting import graph as graphs
-from perpixel.exporting.check import HALF, Comparison, MIoU, onnx_runner
+from perpixel.exporting.check import EXACT, HALF, Comparison, MIoU, onnx_runner
 from perpixel.exporting.export import MIOU_TOLERANCE, ExportResult, _require_miou, export
 from perpixel.exporting.quantize import _gather_doublings, halve_weights
 from perpixel.inference.predictor import Predictor
@@ -245,6 +246,23 @@ def test_a_file_of_other_weights_is_not_kept(logits: bool, tmp_path, monkeypatch
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("backbone", "least"),
+    [("tf_efficientnet_lite0", 33), ("convnext_atto", 65)],
+)
+def test_masks_of_any_size_of_the_recipes_for_own_images(backbone: str, least: int, tmp_path):
+    """TensorFlow's padding depends on the size; ConvNeXt rounds sizes down."""
+    settings = [f"model.backbone.name={backbone}", "inference.base_size=null"]
+    checkpoint = checkpoint_of(perpixel.override(perpixel.recipe("folder/fast"), settings))
+    out = tmp_path / "any.onnx"
+    export(checkpoint, out, size=(64, 96), dynamic=True, seconds=0)
+    scenes = SyntheticStreets("val", count=1, size=(150, 200)).image(0)
+    sizes = [(least, least + 1), (71, 90), (128, 97)]
+    assert min(agreements(checkpoint, out, [resize_image(scenes, size) for size in sizes])) > 0.999
+    with pytest.raises(PerpixelError, match=f"sides of {least} pixels or more"):
+        perpixel.load(out).predict(np.zeros((least - 1, 80, 3), np.uint8))
+
+
 def test_files_hold_no_paths_of_this_machine(fpn, tmp_path):
     checkpoint, done = fpn
     folder = str(Path(perpixel.__file__).parent).encode()
@@ -252,6 +270,7 @@ def test_files_hold_no_paths_of_this_machine(fpn, tmp_path):
     with zipfile.ZipFile(program) as archive:
         parts = [archive.read(name) for name in archive.namelist()]
     assert not any(folder in part for part in [*parts, done.path.read_bytes()])
+    assert not any(b"site-packages" in part for part in parts)
 
 
 @pytest.mark.parametrize(
@@ -260,7 +279,7 @@ def test_files_hold_no_paths_of_this_machine(fpn, tmp_path):
 )
 def test_agreement_has_limits(difference, agreement, agrees):
     comparison = Comparison("a", (1, 1), difference=difference, largest=10, agreement=agreement)
-    assert comparison.agrees() == agrees
+    assert comparison.agrees(EXACT) == agrees
     assert comparison.agrees(HALF) == (agreement >= 0.99 and difference < 0.1)
 
 
@@ -468,6 +487,8 @@ def test_int8_gathers_what_doubles(int8, fpn):
         onnx_runner(file, graph)(image) for file in (content, model.SerializeToString())
     )
     assert all(np.allclose(*pair, atol=1e-4) for pair in zip(before, after, strict=True))
+    kinds = [node.op_type for node in onnx.load(int8[1].path).graph.node]
+    assert kinds.count("Resize") == sum(node.op_type == "Resize" for node in model.graph.node)
     dynamic = onnx.load(fpn[1].path)
     count = len(dynamic.graph.node)
     _gather_doublings(dynamic)
@@ -589,6 +610,27 @@ def test_float16_that_changes_masks_too_much_is_refused(tmp_path, monkeypatch):
             calibration=CALIBRATION, labeled=CALIBRATION,
         )  # fmt: skip
     assert not any(tmp_path.iterdir())
+
+
+def test_the_command_halves_weights_and_has_int8_alone_calibrated(tmp_path):
+    saved, out = tmp_path / "model.safetensors", tmp_path / "m.onnx"
+    write_checkpoint(saved, checkpoint_of(perpixel.override(FCN, SMALL)))
+    words = ["export", str(saved), str(out), "--size", "48x64", "--seconds", "0"]
+    command = [sys.executable, "-m", "perpixel"]
+    refused = subprocess.run(
+        [*command, *words, "--calibrate", "x"], capture_output=True, text=True, check=False
+    )
+    assert refused.returncode == 2
+    assert "--calibrate ROOT belongs to --int8" in refused.stderr
+    home = tmp_path / "home"
+    home.mkdir()
+    done = subprocess.run(
+        [*command, *words, "--half"], check=True, env={**os.environ, "HOME": str(home)}
+    )
+    assert done.returncode == 0
+    kinds = {tensor.data_type for tensor in onnx.load(out).graph.initializer}
+    assert onnx.TensorProto.FLOAT16 in kinds
+    assert not (home / ".cache/Microsoft").exists()  # ONNX Runtime's telemetry
 
 
 def test_a_file_of_other_masks_than_predict_is_refused_by_its_miou(tmp_path):
